@@ -1,0 +1,82 @@
+"""Every configuration key of this project, beside those that Detectron2 has."""
+
+from .host import CfgNode
+
+
+def add_rc2l_config(cfg: CfgNode) -> CfgNode:
+    """Add our keys to a Detectron2 configuration, in place, and return it.
+
+    Keys that MaskFormer also has keep its names and its meaning, so that its configuration files are familiar here.
+    """
+    # --- data ---------------------------------------------------------------------------------------------------
+    # YAML files, each describing one data set (datasets/README.md); their parts can be named in the three below.
+    cfg.DATASETS.DEFINITIONS = ()
+    # Data sets whose images alone are used (DATASETS.TRAIN is the labelled part).
+    cfg.DATASETS.UNLABELED = ()
+    # Photometric distortion of labelled images (brightness, contrast, saturation, hue), as MaskFormer does.
+    cfg.INPUT.COLOR_AUG_SSD = False
+
+    # --- solver -------------------------------------------------------------------------------------------------
+    # Unlabelled images per step, over all processes (SOLVER.IMS_PER_BATCH is the labelled ones).
+    cfg.SOLVER.IMS_PER_BATCH_UNLABELED = 16
+    # "ADAMW" or "SGD".
+    cfg.SOLVER.OPTIMIZER = "ADAMW"
+    # Learning rate of the backbone relative to BASE_LR.
+    cfg.SOLVER.BACKBONE_MULTIPLIER = 1.0
+    # Weight decay of embeddings (the queries).
+    cfg.SOLVER.WEIGHT_DECAY_EMBED = 0.0
+    # Exponent of the polynomial decay to zero: lr = BASE_LR * (1 - iter / MAX_ITER) ** power.
+    cfg.SOLVER.POLY_LR_POWER = 0.9
+
+    # --- the region predictor (MaskFormer's keys) -----------------------------------------------------------------
+    cfg.MODEL.SEM_SEG_HEAD.NAME = "RegionHead"
+    # Channels of the per-pixel features F and of the mask embeddings.
+    cfg.MODEL.SEM_SEG_HEAD.MASK_DIM = 256
+    cfg.MODEL.MASK_FORMER = CfgNode()
+    # A loss on every decoder layer, not on the last alone.
+    cfg.MODEL.MASK_FORMER.DEEP_SUPERVISION = True
+    # Weight of the "no object" class in the classification loss.
+    cfg.MODEL.MASK_FORMER.NO_OBJECT_WEIGHT = 0.1
+    # Weights of Dice and focal mask loss, in the loss and in the matching cost.
+    cfg.MODEL.MASK_FORMER.DICE_WEIGHT = 1.0
+    cfg.MODEL.MASK_FORMER.MASK_WEIGHT = 20.0
+    # Transformer decoder: attention heads, dropout, feed-forward width, layers, pre- or post-norm, model width.
+    cfg.MODEL.MASK_FORMER.NHEADS = 8
+    cfg.MODEL.MASK_FORMER.DROPOUT = 0.1
+    cfg.MODEL.MASK_FORMER.DIM_FEEDFORWARD = 2048
+    cfg.MODEL.MASK_FORMER.DEC_LAYERS = 6
+    cfg.MODEL.MASK_FORMER.PRE_NORM = False
+    cfg.MODEL.MASK_FORMER.HIDDEN_DIM = 256
+    # N, the number of regions that the model can speak of.
+    cfg.MODEL.MASK_FORMER.NUM_OBJECT_QUERIES = 100
+    # Backbone map that the transformer decoder reads.
+    cfg.MODEL.MASK_FORMER.TRANSFORMER_IN_FEATURE = "res5"
+    # Images are padded to a multiple of this many pixels.
+    cfg.MODEL.MASK_FORMER.SIZE_DIVISIBILITY = 32
+
+    # --- the method -----------------------------------------------------------------------------------------------
+    cfg.MODEL.RC2L = CfgNode()
+    # Iterations of supervised training before the teacher is asked.
+    cfg.MODEL.RC2L.BURN_IN_ITERS = 2000
+    # Iterations over which the unlabelled losses rise to their full weight after burn-in.
+    cfg.MODEL.RC2L.RAMP_UP_ITERS = 2000
+    # Largest decay of the teacher's exponential moving average.
+    cfg.MODEL.RC2L.EMA_DECAY = 0.999
+    # Lambda, the weight of all unlabelled losses together, and the weight of each; 0 switches a loss off.
+    cfg.MODEL.RC2L.LOSS_WEIGHT = 1.0
+    cfg.MODEL.RC2L.RMC_WEIGHT = 0.2
+    cfg.MODEL.RC2L.RFC_WEIGHT = 0.1
+    cfg.MODEL.RC2L.RCC_WEIGHT = 0.2
+    cfg.MODEL.RC2L.SMC_WEIGHT = 1.0
+    # Softmax temperatures of Dice similarities (RMC, RCC) and of cosine similarities (RFC).
+    cfg.MODEL.RC2L.MASK_TEMPERATURE = 0.1
+    cfg.MODEL.RC2L.FEATURE_TEMPERATURE = 0.1
+    # A position counts where its confidence exceeds both this probability ...
+    cfg.MODEL.RC2L.CONFIDENCE_THRESHOLD = 0.5
+    # ... and this fraction of the running mean confidence of its class (0: one fixed threshold for all classes).
+    cfg.MODEL.RC2L.CLASS_THRESHOLD_RATIO = 0.95
+    # Smallest pseudo region, in positions of the mask grid (stride 4).
+    cfg.MODEL.RC2L.MIN_REGION_AREA = 4
+    # How strong views are mixed with each other: "cutmix", "classmix" or "none".
+    cfg.MODEL.RC2L.MIX = "cutmix"
+    return cfg

@@ -1,0 +1,42 @@
+"""Data: descriptions in YAML, transforms, mappers, and the two streams. Importing it registers the built-in data sets.
+
+Registering reads only the descriptions that come with the package, no list and no image.
+"""
+
+from pathlib import Path
+
+from .catalog import (
+    DatasetStatus,
+    dataset_status,
+    load_dataset,
+    register_definition,
+    register_definitions,
+    require_registered,
+)
+from .check import check_training_data
+from .definition import DatasetDefinition, load_definition
+from .loader import build_test_loader, build_train_loader
+from .mappers import LabeledMapper, TestMapper, UnlabeledMapper
+from .reading import read_image, read_label
+
+for _file in sorted((Path(__file__).parent / "definitions").glob("*.yaml")):
+    register_definition(_file)
+
+__all__ = [
+    "DatasetDefinition",
+    "DatasetStatus",
+    "LabeledMapper",
+    "TestMapper",
+    "UnlabeledMapper",
+    "build_test_loader",
+    "build_train_loader",
+    "check_training_data",
+    "dataset_status",
+    "load_dataset",
+    "load_definition",
+    "read_image",
+    "read_label",
+    "register_definition",
+    "register_definitions",
+    "require_registered",
+]

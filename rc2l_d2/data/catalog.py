@@ -1,0 +1,158 @@
+"""Data sets by name: what YAML files describe, entered in Detectron2's catalogs, and read back from them.
+
+Every part of a definition is registered as ``<name>_<part>``; no list is read before the data set is used. Data sets
+that others registered (Detectron2's own, or a user's Python) can be named in the same places.
+"""
+
+from __future__ import annotations
+
+import difflib
+import os
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+from ..errors import InputError
+from ..host import CfgNode, DatasetCatalog, MetadataCatalog
+from .definition import DatasetDefinition, load_definition
+
+# Registered name -> its definition and part.
+_REGISTERED: dict[str, tuple[DatasetDefinition, str]] = {}
+
+
+@dataclass(frozen=True)
+class DatasetStatus:
+    """What can be said about a data set without using it.
+
+    Attributes:
+        name: the registered name.
+        found: whether its files are all there.
+        paths: the folders looked at, ready to be printed.
+        num_images: images in it, None where it cannot be read.
+        problem: one sentence on what is wrong, None where nothing is.
+    """
+
+    name: str
+    found: bool
+    paths: tuple[str, ...]
+    num_images: int | None
+    problem: str | None
+
+
+def register_definition(path: str | os.PathLike) -> DatasetDefinition:
+    """Register every part of a data set's YAML file; a second time for one file changes nothing.
+
+    Raises:
+        InputError: the file cannot be used, or another file (or other code) has taken one of the names.
+    """
+    definition = load_definition(path)
+    names = {f"{definition.name}_{part}": part for part in definition.parts}
+    for name in names:
+        known = _REGISTERED.get(name)
+        if known is not None and known[0].file.resolve() == definition.file.resolve():
+            return known[0]
+        if known is not None or name in DatasetCatalog.list():
+            owner = known[0].file if known is not None else "other code"
+            raise InputError(
+                f"{definition.file}: the data set name '{name}' is already taken by {owner}; change the key 'name'."
+            )
+    for name, part in names.items():
+        DatasetCatalog.register(name, partial(definition.entries, part))
+        MetadataCatalog.get(name).set(
+            stuff_classes=list(definition.classes),
+            stuff_colors=[list(color) for color in definition.palette],
+            ignore_label=definition.ignore_value,
+            evaluator_type="sem_seg",
+            definition_file=str(definition.file),
+        )
+        _REGISTERED[name] = (definition, part)
+    return definition
+
+
+def register_definitions(cfg: CfgNode) -> None:
+    """Register the YAML files of ``cfg.DATASETS.DEFINITIONS`` (relative to the current directory).
+
+    Raises:
+        InputError: see :func:`register_definition`.
+    """
+    for path in cfg.DATASETS.DEFINITIONS:
+        if not Path(path).is_file():
+            raise InputError(
+                f"DATASETS.DEFINITIONS names {path}, which is not a file (looked at {Path(path).absolute()}); correct "
+                f"the path: it counts from the current directory."
+            )
+        register_definition(path)
+
+
+def require_registered(name: str, key: str) -> None:
+    """Refuse a name that no data set has.
+
+    Args:
+        name: as given by the user.
+        key: the configuration key that holds it, for the message.
+
+    Raises:
+        InputError: lists the known names, the most similar first.
+    """
+    known = DatasetCatalog.list()
+    if name in known:
+        return
+    close = difflib.get_close_matches(name, known, n=5, cutoff=0.6)
+    others = sorted(set(known) - set(close))
+    meant = f"did you mean {' or '.join(close)}? " if close else ""
+    raise InputError(
+        f"{key} names the data set '{name}', which is not registered; {meant}Known: {', '.join(close + others)}; a data "
+        f"set of your own is described by a YAML file in DATASETS.DEFINITIONS."
+    )
+
+
+def load_dataset(name: str, labelled: bool, key: str = "DATASETS") -> list[dict]:
+    """The dataset dicts of a registered data set, each with "file_name" and "image_id".
+
+    Args:
+        name: the registered name.
+        labelled: every dict must have "sem_seg_file_name"; otherwise labels may be absent.
+        key: the configuration key that names the data set, for messages.
+
+    Raises:
+        InputError: unknown name, missing root, or missing files.
+    """
+    require_registered(name, key)
+    if name in _REGISTERED:
+        definition, part = _REGISTERED[name]
+        return definition.entries(part, labelled)
+    try:
+        entries = [{"image_id": entry["file_name"], **entry} for entry in DatasetCatalog.get(name)]
+    except (OSError, AssertionError) as error:
+        # What Detectron2's own loaders raise where the data is not there.
+        raise InputError(f"{key}: the data set '{name}' cannot be read ({_one_line(error)}); check its folder.") from error
+    bare = [entry["file_name"] for entry in entries if "sem_seg_file_name" not in entry]
+    if labelled and bare:
+        raise InputError(
+            f"{key}: the data set '{name}' has no semantic labels for {len(bare)} images, {bare[0]} among them; name a "
+            f"data set for semantic segmentation."
+        )
+    return entries
+
+
+def dataset_status(name: str, labelled: bool = False) -> DatasetStatus:
+    """Whether a data set is there and where it was looked for; never raises.
+
+    Args:
+        name: a registered name, or one that is not (which is then the problem).
+        labelled: whether the labels must be there too.
+    """
+    paths: tuple[str, ...] = ()
+    if name in _REGISTERED:
+        paths = tuple(shown for shown, _ in _REGISTERED[name][0].candidates())
+    try:
+        entries = load_dataset(name, labelled)
+        if name in _REGISTERED:
+            paths = (str(_REGISTERED[name][0].root()),)
+    except Exception as error:  # A status has to be printable whatever a foreign loader raises.
+        return DatasetStatus(name, False, paths, None, _one_line(error))
+    return DatasetStatus(name, True, paths, len(entries), None)
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split()) or type(error).__name__

@@ -1,0 +1,21 @@
+"""Training: the semi-supervised step, the teacher, checkpoints, and the trainer that puts them together."""
+
+from .checkpoint import RegionCheckpointer
+from .ema import EMAHook, EMATeacher
+from .plan import describe_plan
+from .setup import load_config
+from .solver import build_lr_scheduler, build_optimizer
+from .train_loop import SemiSupervisedTrainer
+from .trainer import RC2LTrainer
+
+__all__ = [
+    "EMAHook",
+    "EMATeacher",
+    "RC2LTrainer",
+    "RegionCheckpointer",
+    "SemiSupervisedTrainer",
+    "build_lr_scheduler",
+    "build_optimizer",
+    "describe_plan",
+    "load_config",
+]

@@ -1,0 +1,114 @@
+"""The teacher: an exponential moving average of the student."""
+
+from __future__ import annotations
+
+import copy
+
+import torch
+from torch import Tensor, nn
+
+from ..host import HookBase, comm
+from ..regions import TeacherView, class_confidence_sums, class_thresholds, semantic_probabilities
+from ..regions import update_class_confidence as updated_confidence
+
+# Confidence that every class is credited with before the teacher has been asked (our reading).
+INITIAL_CONFIDENCE = 0.7
+
+
+class EMATeacher:
+    """A copy of the student that follows it slowly, and what is known about the copy's confidence.
+
+    ``decay = min(max_decay, 1 - 1 / (updates + 1))``: the first update copies the student, later ones average. It is
+    checkpointed under a key of its own, so the model in a checkpoint stays a plain region predictor.
+
+    Attributes:
+        model: the averaged model, in eval mode, without gradients.
+        updates: number of updates so far.
+        class_confidence: (K,), running mean confidence of each class.
+    """
+
+    def __init__(self, student: nn.Module, num_classes: int, max_decay: float):
+        """
+        Args:
+            student: the model to follow (not wrapped for distributed training).
+            num_classes: K.
+            max_decay: largest decay, e.g. 0.999.
+        """
+        self.model = copy.deepcopy(student).eval().requires_grad_(False)
+        self.max_decay = max_decay
+        self.updates = 0
+        device = next(student.parameters()).device
+        self.class_confidence = torch.full((num_classes,), INITIAL_CONFIDENCE, device=device)
+
+    @torch.no_grad()
+    def update(self, student: nn.Module) -> None:
+        """Move towards ``student``: parameters by the moving average, buffers by copy."""
+        decay = min(self.max_decay, 1 - 1 / (self.updates + 1))
+        torch._foreach_lerp_(list(self.model.parameters()), list(student.parameters()), 1 - decay)
+        for mine, theirs in zip(self.model.buffers(), student.buffers(), strict=True):
+            mine.copy_(theirs)
+        self.updates += 1
+
+    def reset(self, student: nn.Module) -> None:
+        """Start again from ``student``, as after loading weights into it."""
+        self.model.load_state_dict(student.state_dict())
+        self.updates = 0
+
+    @torch.no_grad()
+    def view(self, images: Tensor, inside: Tensor) -> TeacherView:
+        """What the teacher says about normalised weak views (B, 3, H, W).
+
+        Args:
+            inside: (B, H, W) bool, False on padding; reduced to the mask grid, where a position counts if its top left
+                pixel does.
+        """
+        regions = self.model.regions(images)
+        stride = images.shape[-1] // regions.mask_logits.shape[-1]
+        return TeacherView(
+            probabilities=semantic_probabilities(regions.class_logits, regions.mask_logits),
+            features=regions.features,
+            inside=inside[:, ::stride, ::stride],
+        )
+
+    def observe(self, view: TeacherView) -> None:
+        """Take the confidence of ``view``, on all processes, into ``class_confidence``."""
+        sums, counts = class_confidence_sums(view)
+        if comm.get_world_size() > 1:
+            both = torch.stack([sums, counts])
+            torch.distributed.all_reduce(both)
+            sums, counts = both
+        self.class_confidence = updated_confidence(self.class_confidence, sums, counts)
+
+    def thresholds(self, floor: float, ratio: float) -> Tensor:
+        """(K,) confidence thresholds, see :func:`rc2l_d2.regions.class_thresholds`."""
+        return class_thresholds(self.class_confidence, floor, ratio)
+
+    def state_dict(self) -> dict:
+        """Weights, number of updates and class confidences, for a checkpoint."""
+        return {
+            "model": self.model.state_dict(),
+            "updates": self.updates,
+            "class_confidence": self.class_confidence,
+        }
+
+    def load_state_dict(self, state: dict) -> None:
+        """Restore what :meth:`state_dict` gave."""
+        self.model.load_state_dict(state["model"])
+        self.updates = state["updates"]
+        self.class_confidence.copy_(state["class_confidence"])
+
+
+class EMAHook(HookBase):
+    """Updates the teacher after each step. Stands before the checkpointer, or checkpoints hold a stale teacher."""
+
+    def __init__(self, teacher: EMATeacher, student: nn.Module):
+        """
+        Args:
+            teacher: to be updated.
+            student: the trained model, not wrapped for distributed training.
+        """
+        self.teacher = teacher
+        self.student = student
+
+    def after_step(self) -> None:
+        self.teacher.update(self.student)

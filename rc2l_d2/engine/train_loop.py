@@ -1,0 +1,114 @@
+"""One step of semi-supervised training: the whole method on one page."""
+
+from __future__ import annotations
+
+import time
+
+import torch
+from torch import Tensor
+
+from ..errors import InputError
+from ..host import CfgNode, SimpleTrainer
+from ..regions import PseudoRegions, TeacherView, classmix_mask, cutmix_mask, mix, pseudo_regions
+from .checkpoint import unwrap
+from .ema import EMATeacher
+
+# Scalars are fetched from the device and gathered over processes this often (iterations), as often as they are written.
+LOG_PERIOD = 20
+
+
+class SemiSupervisedTrainer(SimpleTrainer):
+    """Detectron2's SimpleTrainer with two streams, a teacher and mixed precision.
+
+    A step takes labelled and unlabelled images. After burn-in the teacher looks at the weak views; strong views and the
+    teacher's maps are mixed alike and cut into pseudo regions; the student sees labelled images and mixed strong views
+    in one forward pass. The hook of :mod:`.ema` then moves the teacher.
+    """
+
+    def __init__(self, cfg: CfgNode, model: torch.nn.Module, data_loader, optimizer, teacher: EMATeacher):
+        """
+        Args:
+            cfg: SOLVER.AMP, SOLVER.CLIP_GRADIENTS and MODEL.RC2L are read.
+            model: the student, possibly wrapped for distributed training.
+            data_loader: yields (labelled samples, unlabelled samples).
+            optimizer: over the student's parameters.
+            teacher: gives pseudo regions; not updated here.
+
+        Raises:
+            InputError: a key has a value that is not known.
+        """
+        super().__init__(model, data_loader, optimizer, gather_metric_period=LOG_PERIOD)
+        self.teacher = teacher
+        self.method = cfg.MODEL.RC2L
+        if self.method.MIX not in ("cutmix", "classmix", "none"):
+            raise InputError(f'MODEL.RC2L.MIX is "{self.method.MIX}"; say "cutmix", "classmix" or "none".')
+        clip = cfg.SOLVER.CLIP_GRADIENTS
+        if clip.ENABLED and clip.CLIP_TYPE != "full_model":
+            raise InputError(
+                f'SOLVER.CLIP_GRADIENTS.CLIP_TYPE is "{clip.CLIP_TYPE}", which is not known here; say "full_model".'
+            )
+        self.clip_norm = clip.CLIP_VALUE if clip.ENABLED else None
+        self.device = next(model.parameters()).device
+        # float16 with a scaled loss on GPUs; bfloat16, which needs no scaling, on CPUs.
+        self.amp_enabled = cfg.SOLVER.AMP.ENABLED
+        self.amp_dtype = torch.float16 if self.device.type == "cuda" else torch.bfloat16
+        scaled = self.amp_enabled and self.amp_dtype == torch.float16
+        self.grad_scaler = torch.amp.GradScaler(self.device.type, enabled=scaled)
+
+    def run_step(self) -> None:
+        start = time.perf_counter()
+        labeled, unlabeled = next(self._data_loader_iter)
+        data_time = time.perf_counter() - start
+
+        with torch.autocast(self.device.type, self.amp_dtype, enabled=self.amp_enabled):
+            if unlabeled and self.iter >= self.method.BURN_IN_ITERS:
+                strong, pseudo = self.teach(unlabeled)
+                losses = self.model(labeled, strong, pseudo, self.ramp())
+            else:
+                losses = self.model(labeled)
+
+        self.optimizer.zero_grad()
+        self.grad_scaler.scale(sum(losses.values())).backward()
+        if self.clip_norm is not None:
+            self.grad_scaler.unscale_(self.optimizer)
+            torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.clip_norm)
+        self.grad_scaler.step(self.optimizer)
+        self.grad_scaler.update()
+        self._write_metrics(losses, data_time)
+
+    def ramp(self) -> float:
+        """Weight of the region losses at this iteration: linear from 0 to 1 over RAMP_UP_ITERS after burn-in."""
+        done = self.iter + 1 - self.method.BURN_IN_ITERS
+        return min(1.0, done / max(1, self.method.RAMP_UP_ITERS))
+
+    @torch.no_grad()
+    def teach(self, unlabeled: list[dict]) -> tuple[Tensor, PseudoRegions]:
+        """Mixed strong views (B, 3, H, W), normalised, and the teacher's pseudo regions of them."""
+        student = unwrap(self.model)
+        weak = student.preprocess([sample["image"] for sample in unlabeled]).tensor
+        strong = student.preprocess([sample["strong"] for sample in unlabeled]).tensor
+        inside = student.pad_to(torch.stack([sample["inside"] for sample in unlabeled]), weak.shape[-2:])
+
+        view = self.teacher.view(weak, inside)
+        self.teacher.observe(view)
+        strong, view = self.mixed(strong, view)
+        thresholds = self.teacher.thresholds(self.method.CONFIDENCE_THRESHOLD, self.method.CLASS_THRESHOLD_RATIO)
+        return strong, pseudo_regions(view, thresholds, self.method.MIN_REGION_AREA)
+
+    def mixed(self, strong: Tensor, view: TeacherView) -> tuple[Tensor, TeacherView]:
+        """Strong views and teacher's view mixed by MODEL.RC2L.MIX, with the same random masks."""
+        if self.method.MIX == "none":
+            return strong, view
+        batch, num_classes, *grid = view.probabilities.shape
+        if self.method.MIX == "cutmix":
+            mask = cutmix_mask(torch.rand(batch, 4).to(strong.device, non_blocking=True), tuple(grid))
+        else:
+            mask = classmix_mask(view, torch.rand(batch, num_classes).to(strong.device, non_blocking=True))
+        return mix(strong, view, mask)
+
+    def state_dict(self) -> dict:
+        return {**super().state_dict(), "grad_scaler": self.grad_scaler.state_dict()}
+
+    def load_state_dict(self, state_dict: dict) -> None:
+        super().load_state_dict(state_dict)
+        self.grad_scaler.load_state_dict(state_dict["grad_scaler"])

@@ -1,0 +1,157 @@
+"""The trainer behind train_net.py: Detectron2's DefaultTrainer, with a teacher and two streams of images."""
+
+from __future__ import annotations
+
+import logging
+import weakref
+from collections import OrderedDict
+
+import torch
+from torch import nn
+
+from ..data import build_test_loader, build_train_loader
+from ..host import (
+    META_ARCH_REGISTRY,
+    CfgNode,
+    DefaultTrainer,
+    SemSegEvaluator,
+    build_model,
+    comm,
+    hooks,
+    inference_on_dataset,
+    print_csv_format,
+)
+from .checkpoint import RegionCheckpointer, unwrap
+from .ema import EMAHook, EMATeacher
+from .solver import build_lr_scheduler, build_optimizer
+from .train_loop import LOG_PERIOD, SemiSupervisedTrainer
+
+logger = logging.getLogger(__name__)
+
+
+def _take_buffers_of_main_process(model: nn.Module) -> None:
+    """Make batch statistics, which each process moved after the last broadcast, those that a checkpoint holds."""
+    if comm.get_world_size() > 1:
+        for buffer in model.buffers():
+            torch.distributed.broadcast(buffer, src=0)
+
+
+class RC2LTrainer(DefaultTrainer):
+    """Trains RC2L, or a RegionSegmentor on labelled images alone; both get a teacher, and both are evaluated.
+
+    Attributes:
+        teacher: the :class:`EMATeacher`.
+    """
+
+    def __init__(self, cfg: CfgNode):
+        # DefaultTrainer's own constructor builds one loader, no teacher, and DistributedDataParallel with device ids,
+        # which fails on CPU; so the one above it is called, and the parts are put together here.
+        super(DefaultTrainer, self).__init__()
+        model = self.build_model(cfg)
+        optimizer = self.build_optimizer(cfg, model)
+        self.teacher = EMATeacher(model, cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES, cfg.MODEL.RC2L.EMA_DECAY)
+        if comm.get_world_size() > 1:
+            # Buffers are broadcast so that batch statistics are the same on all ranks.
+            model = nn.parallel.DistributedDataParallel(
+                model, device_ids=[comm.get_local_rank()] if cfg.MODEL.DEVICE.startswith("cuda") else None
+            )
+        self._trainer = SemiSupervisedTrainer(cfg, model, self.build_train_loader(cfg), optimizer, self.teacher)
+        self.scheduler = self.build_lr_scheduler(cfg, optimizer)
+        self.checkpointer = RegionCheckpointer(
+            unwrap(model), cfg.OUTPUT_DIR, trainer=weakref.proxy(self), ema=self.teacher
+        )
+        self.start_iter = 0
+        self.max_iter = cfg.SOLVER.MAX_ITER
+        self.last_results: dict = {}
+        self.cfg = cfg
+        self.register_hooks(self.build_hooks())
+
+    def resume_or_load(self, resume: bool = True) -> None:
+        """Resume from OUTPUT_DIR's last checkpoint, or start from the weights of MODEL.WEIGHTS."""
+        super().resume_or_load(resume=resume)
+        if self.start_iter == 0:
+            self.teacher.reset(unwrap(self.model))
+        self.data_loader.start_iter = self.start_iter
+
+    def load_for_evaluation(self, resume: bool = False) -> None:
+        """Load student and teacher from MODEL.WEIGHTS, or from OUTPUT_DIR's last checkpoint; no training state.
+
+        A file without a teacher (a zoo model) gives its weights to both.
+        """
+        path = self.cfg.MODEL.WEIGHTS
+        if resume and self.checkpointer.has_checkpoint():
+            path = self.checkpointer.get_checkpoint_file()
+        rest = self.checkpointer.load(path, checkpointables=["ema"])
+        if self.teacher.updates == 0:
+            self.teacher.reset(unwrap(self.model))
+        logger.info("Evaluating %s (iteration %s)", path or "untrained weights", rest.get("iteration", "unknown"))
+
+    def build_hooks(self) -> list:
+        """Detectron2's hooks in their order, with the teacher's before the checkpointer's."""
+        main = comm.is_main_process()
+        return [
+            hooks.IterationTimer(),
+            hooks.LRScheduler(),
+            EMAHook(self.teacher, unwrap(self.model)),
+            hooks.PeriodicCheckpointer(self.checkpointer, self.cfg.SOLVER.CHECKPOINT_PERIOD) if main else None,
+            hooks.EvalHook(self.cfg.TEST.EVAL_PERIOD, self.evaluate),
+            hooks.PeriodicWriter(self.build_writers(), period=LOG_PERIOD) if main else None,
+        ]
+
+    def evaluate(self) -> dict:
+        """Results of student (``sem_seg``) and teacher (``sem_seg_teacher``) on DATASETS.TEST."""
+        student = unwrap(self.model)
+        for model in (student, self.teacher.model):
+            _take_buffers_of_main_process(model)
+        self.last_results = self.test(self.cfg, student, self.teacher.model)
+        return self.last_results
+
+    @classmethod
+    def build_model(cls, cfg: CfgNode) -> nn.Module:
+        model = build_model(cfg)
+        logger.info("%s with %.1f M parameters", type(model).__name__, sum(p.numel() for p in model.parameters()) / 1e6)
+        return model
+
+    @classmethod
+    def build_optimizer(cls, cfg: CfgNode, model: nn.Module) -> torch.optim.Optimizer:
+        return build_optimizer(cfg, model)
+
+    @classmethod
+    def build_lr_scheduler(cls, cfg: CfgNode, optimizer: torch.optim.Optimizer):
+        return build_lr_scheduler(cfg, optimizer)
+
+    @classmethod
+    def build_train_loader(cls, cfg: CfgNode):
+        architecture = META_ARCH_REGISTRY.get(cfg.MODEL.META_ARCHITECTURE)
+        return build_train_loader(cfg, cfg.DATASETS.UNLABELED if architecture.uses_unlabeled else ())
+
+    @classmethod
+    def build_test_loader(cls, cfg: CfgNode, dataset_name: str):
+        return build_test_loader(cfg, dataset_name)
+
+    @classmethod
+    def build_evaluator(cls, cfg: CfgNode, dataset_name: str):
+        return SemSegEvaluator(dataset_name, distributed=comm.get_world_size() > 1)
+
+    @classmethod
+    def test(cls, cfg: CfgNode, model: nn.Module, teacher: nn.Module | None = None) -> dict:
+        """Evaluate ``model`` and, if given, ``teacher`` on every data set of DATASETS.TEST.
+
+        Returns:
+            on the main process ``{"sem_seg": {...}, "sem_seg_teacher": {...}}``, one such dictionary a data set under
+            its name if there are several; empty dictionaries elsewhere.
+        """
+        results = OrderedDict()
+        for dataset_name in cfg.DATASETS.TEST:
+            results[dataset_name] = OrderedDict()
+            for task, evaluated in (("sem_seg", model), ("sem_seg_teacher", teacher)):
+                if evaluated is None:
+                    continue
+                loader = cls.build_test_loader(cfg, dataset_name)
+                result = inference_on_dataset(evaluated, loader, cls.build_evaluator(cfg, dataset_name))
+                if comm.is_main_process():
+                    results[dataset_name][task] = result["sem_seg"]
+            if comm.is_main_process():
+                logger.info("Evaluation results for %s in csv format:", dataset_name)
+                print_csv_format(results[dataset_name])
+        return next(iter(results.values())) if len(results) == 1 else results

@@ -1,0 +1,69 @@
+"""Pictures that show what a model does: image, ground truth and prediction side by side."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import matplotlib
+import numpy as np
+import torch
+from torch import nn
+
+from ..data import TestMapper, read_label
+from ..host import CfgNode, DatasetCatalog, MetadataCatalog, Visualizer
+
+matplotlib.use("Agg")
+from matplotlib import pyplot as plt  # noqa: E402  (the backend has to be chosen first)
+from matplotlib.patches import Patch  # noqa: E402
+
+
+@torch.no_grad()
+def draw_comparison(
+    cfg: CfgNode, models: dict[str, nn.Module], dataset_name: str, indices: Sequence[int], path: str
+) -> None:
+    """Write a picture with one row an image: the image, the ground truth, and each model's prediction, with a legend.
+
+    Args:
+        cfg: the models' configuration (how test images are read).
+        models: column title -> model in eval mode.
+        dataset_name: a registered data set with labels.
+        indices: which of its images.
+        path: PNG to write.
+    """
+    metadata = MetadataCatalog.get(dataset_name)
+    records = DatasetCatalog.get(dataset_name)
+    mapper = TestMapper(cfg)
+    titles = ["image", "ground truth", *models]
+    figure, axes = plt.subplots(
+        len(indices), len(titles), figsize=(2.6 * len(titles), 2.6 * len(indices) + 0.8), squeeze=False
+    )
+    for row, index in zip(axes, indices, strict=True):
+        sample = mapper(records[index])
+        image = _as_rgb(sample, cfg.INPUT.FORMAT)
+        pictures = [image, _overlay(image, read_label(records[index]["sem_seg_file_name"]), metadata)]
+        for model in models.values():
+            scores = model([sample])[0]["sem_seg"]
+            pictures.append(_overlay(image, scores.argmax(dim=0).cpu().numpy(), metadata))
+        for axis, picture in zip(row, pictures, strict=True):
+            axis.imshow(picture)
+            axis.axis("off")
+    for axis, title in zip(axes[0], titles, strict=True):
+        axis.set_title(title)
+    colors = np.asarray(metadata.stuff_colors) / 255
+    handles = [
+        Patch(facecolor=c, edgecolor="gray", label=n) for c, n in zip(colors, metadata.stuff_classes, strict=True)
+    ]
+    figure.legend(handles=handles, loc="lower center", ncols=min(len(handles), 2 * len(titles)), frameon=False)
+    figure.tight_layout(rect=(0, 0.8 / figure.get_figheight(), 1, 1))
+    figure.savefig(path, dpi=120)
+    plt.close(figure)
+
+
+def _as_rgb(sample: dict, image_format: str) -> np.ndarray:
+    image = sample["image"].permute(1, 2, 0).numpy()
+    return np.ascontiguousarray(image[..., ::-1] if image_format == "BGR" else image)
+
+
+def _overlay(image: np.ndarray, labels: np.ndarray, metadata) -> np.ndarray:
+    # A class value that no class has (void) is not drawn.
+    return Visualizer(image, metadata).draw_sem_seg(labels, alpha=0.6).get_image()

@@ -1,0 +1,158 @@
+"""Saving and loading checkpoints; files are read without running anything that they contain."""
+
+from __future__ import annotations
+
+import logging
+import pickle
+from collections import OrderedDict
+from typing import Any
+
+import numpy as np
+import torch
+from fvcore.common.checkpoint import Checkpointer
+from iopath.common.file_io import PathHandler
+from torch import Tensor, nn
+
+from . import comm
+
+# What a pickle of numpy arrays and plain containers refers to, under the names that numpy has had for it.
+_ADMITTED = {
+    **{("collections", "OrderedDict"): OrderedDict, ("builtins", "set"): set, ("__builtin__", "set"): set},
+    **{("numpy", "ndarray"): np.ndarray, ("numpy", "dtype"): np.dtype},
+}
+_ADMITTED_NUMPY_FUNCTIONS = {"_reconstruct": "multiarray", "scalar": "multiarray", "_frombuffer": "numeric"}
+
+
+class _ArrayUnpickler(pickle.Unpickler):
+    """Admits numpy arrays, their dtypes and plain containers; refuses everything else."""
+
+    def find_class(self, module: str, name: str) -> Any:
+        if (module, name) in _ADMITTED:
+            return _ADMITTED[module, name]
+        home = _ADMITTED_NUMPY_FUNCTIONS.get(name)
+        if home is not None and module in (f"numpy.core.{home}", f"numpy._core.{home}"):
+            return getattr(getattr(np._core, home), name)
+        if (module, name) == ("_codecs", "encode"):  # bytes, as Python 3 writes them in protocol 2
+            return _latin1_bytes
+        if module == "numpy.dtypes" and name.endswith("DType"):
+            return getattr(np.dtypes, name)
+        raise pickle.UnpicklingError(f"it refers to {module}.{name}, and only numpy arrays are admitted")
+
+
+def _latin1_bytes(text: str, encoding: str) -> bytes:
+    if encoding != "latin1":
+        raise pickle.UnpicklingError(f"it holds bytes encoded as {encoding}")
+    return text.encode("latin1")
+
+
+class _ModelZooHandler(PathHandler):
+    """``detectron2://ImageNetPretrained/...``: files of Detectron2's model zoo, downloaded once."""
+
+    _PREFIX = "detectron2://"
+    _URL = "https://dl.fbaipublicfiles.com/detectron2/"
+
+    def __init__(self, path_manager):
+        super().__init__()
+        self._path_manager = path_manager
+
+    def _get_supported_prefixes(self) -> list[str]:
+        return [self._PREFIX]
+
+    def _get_local_path(self, path: str, force: bool = False, **kwargs) -> str:
+        return self._path_manager.get_local_path(self._URL + path[len(self._PREFIX) :], force=force)
+
+
+class DetectionCheckpointer(Checkpointer):
+    """fvcore's Checkpointer that also reads Detectron2's model zoo; only rank 0 writes.
+
+    Args:
+        model: the model, plain or in DistributedDataParallel.
+        save_dir: where checkpoints go; "" saves nothing.
+        save_to_disk: whether to write; on rank 0 alone if None.
+        checkpointables: further objects with ``state_dict`` and ``load_state_dict``, by the key to keep them under.
+    """
+
+    def __init__(self, model: nn.Module, save_dir: str = "", *, save_to_disk: bool | None = None, **checkpointables):
+        save_to_disk = comm.is_main_process() if save_to_disk is None else save_to_disk
+        super().__init__(model, save_dir, save_to_disk=save_to_disk, **checkpointables)
+        self.path_manager.register_handler(_ModelZooHandler(self.path_manager))
+
+    def _load_file(self, filename: str) -> dict[str, Any]:
+        """Read a checkpoint, from torch (``weights_only``) or, if it ends in ``.pkl``, a pickle of numpy arrays.
+
+        Returns:
+            a dict with at least ``model``, a dict of tensors or arrays by name. A bare dict of arrays becomes that.
+
+        Raises:
+            ValueError: the file is not a checkpoint, holds more than data, or has Caffe2's parameter names.
+        """
+        try:
+            if filename.endswith(".pkl"):
+                with open(filename, "rb") as file:
+                    loaded = _ArrayUnpickler(file, encoding="latin1").load()
+            else:
+                loaded = torch.load(filename, map_location="cpu", weights_only=True)
+        except OSError:
+            raise
+        except Exception as error:  # a damaged file can raise nearly anything
+            reason = str(error).strip().split("\n")[0]
+            raise ValueError(f"{filename} cannot be read as a checkpoint: {reason}.") from error
+        if not isinstance(loaded, dict):
+            raise ValueError(f"{filename} is not a checkpoint: it holds a {type(loaded).__name__}, not a dict.")
+        if "model" in loaded:
+            return loaded
+        if "blobs" in loaded or any("_branch2" in str(name) for name in loaded):
+            raise ValueError(
+                f"{filename} has Caffe2's parameter names, which are not converted here: take the file of the same "
+                "network under detectron2://ImageNetPretrained/torchvision/."
+            )
+        return {"model": loaded}
+
+    def _load_model(self, checkpoint: dict[str, Any]):
+        weights, model = checkpoint["model"], self.model.state_dict()
+        if not isinstance(weights, dict):
+            raise ValueError(f"The checkpoint's 'model' is a {type(weights).__name__}, not a dict of tensors.")
+        foreign = not any(name.startswith(("backbone.", "module.")) or name in model for name in weights)
+        if checkpoint.get("matching_heuristics", False) or foreign:
+            self._convert_ndarray_to_tensor(weights)
+            checkpoint["model"] = match_names_by_suffix(model, weights)
+        incompatible = super()._load_model(checkpoint)
+        for name in ("pixel_mean", "pixel_std"):  # come from the config, older files lack them
+            if name in incompatible.missing_keys:
+                incompatible.missing_keys.remove(name)
+        return incompatible
+
+
+def match_names_by_suffix(model: dict[str, Tensor], weights: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Give weights the names that a model has for them, where a model's name ends in ".<name of the weight>".
+
+    The longest such ending wins: ``stem.conv1.weight`` becomes ``backbone.stem.conv1.weight``. Weights that match
+    nothing, or something of another shape, keep their name.
+
+    Raises:
+        ValueError: one weight would go to two parameters.
+    """
+    logger = logging.getLogger(__name__)
+    matched: dict[str, str] = {}  # name of the weight -> name in the model
+    for name in sorted(model):
+        parts = name.split(".")
+        suffixes = (".".join(parts[start:]) for start in range(len(parts)))
+        source = next((suffix for suffix in suffixes if suffix in weights), None)
+        if source is None:
+            continue
+        if weights[source].shape != model[name].shape:
+            logger.warning(
+                "%s is not loaded: its shape is %s in the checkpoint, %s (%s) in the model.",
+                source, tuple(weights[source].shape), tuple(model[name].shape), name,
+            )  # fmt: skip
+            continue
+        if source in matched:
+            raise ValueError(
+                f"Cannot match one checkpoint key to several of the model: {source} fits {matched[source]} and {name}."
+            )
+        matched[source] = name
+    if not matched:
+        logger.warning("No weights in checkpoint matched with model.")
+    else:
+        logger.info("%d weights of the checkpoint matched by the end of their name.", len(matched))
+    return {matched.get(name, name): value for name, value in weights.items()}

@@ -1,0 +1,95 @@
+"""Talking between the processes of one training run; every call is a no-op where there is only one process."""
+
+from __future__ import annotations
+
+import functools
+import os
+from typing import Any
+
+import numpy as np
+import torch
+import torch.distributed as dist
+
+_local_rank: int | None = None
+
+
+def _initialized() -> bool:
+    return dist.is_available() and dist.is_initialized()
+
+
+def get_world_size() -> int:
+    """Number of processes of this run."""
+    return dist.get_world_size() if _initialized() else 1
+
+
+def get_rank() -> int:
+    """Number of this process over all machines, from 0."""
+    return dist.get_rank() if _initialized() else 0
+
+
+def set_local_rank(local_rank: int) -> None:
+    """Remember which process of its machine this is; :func:`launch` calls it once per process."""
+    global _local_rank
+    _local_rank = local_rank
+
+
+def get_local_rank() -> int:
+    """Number of this process on its machine, from 0.
+
+    Raises:
+        AssertionError: the processes were started neither by ``launch`` nor by torchrun, so nobody knows.
+    """
+    if not _initialized():
+        return 0
+    if _local_rank is not None:
+        return _local_rank
+    assert "LOCAL_RANK" in os.environ, "The local rank is unknown: start the processes with launch() or torchrun."
+    return int(os.environ["LOCAL_RANK"])
+
+
+def is_main_process() -> bool:
+    """Whether this is the process that logs and writes files."""
+    return get_rank() == 0
+
+
+def synchronize() -> None:
+    """Wait until every process has come here."""
+    if get_world_size() == 1:
+        return
+    if dist.get_backend() == dist.Backend.NCCL:
+        dist.barrier(device_ids=[torch.cuda.current_device()])
+    else:
+        dist.barrier()
+
+
+@functools.cache
+def _object_group() -> dist.ProcessGroup:
+    """A gloo group of all processes: objects travel through host memory, whatever the tensors do."""
+    if dist.get_backend() == dist.Backend.NCCL:
+        return dist.new_group(backend="gloo")
+    return dist.group.WORLD
+
+
+def all_gather(data: Any, group: dist.ProcessGroup | None = None) -> list[Any]:
+    """The picklable ``data`` of every process, in order of rank, on every process."""
+    if get_world_size() == 1:
+        return [data]
+    group = group or _object_group()
+    output = [None] * dist.get_world_size(group)
+    dist.all_gather_object(output, data, group=group)
+    return output
+
+
+def gather(data: Any, dst: int = 0, group: dist.ProcessGroup | None = None) -> list[Any]:
+    """The picklable ``data`` of every process, in order of rank, on process ``dst``; an empty list on the others."""
+    if get_world_size() == 1:
+        return [data]
+    group = group or _object_group()
+    output = [None] * dist.get_world_size(group) if dist.get_rank() == dst else None
+    dist.gather_object(data, output, dst=dst, group=group)
+    return output or []
+
+
+def shared_random_seed() -> int:
+    """A seed drawn from rank 0's numpy generator, the same on every process. Every process must call it."""
+    return all_gather(int(np.random.randint(2**31)))[0]

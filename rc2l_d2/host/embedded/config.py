@@ -1,0 +1,251 @@
+"""Configuration: Detectron2's keys as far as a semantic segmentation model reads them, and ``configurable``."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import os
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import yaml
+from fvcore.common.config import BASE_KEY
+from fvcore.common.config import CfgNode as _CfgNode
+
+_VERSION = 2
+
+
+class CfgNode(_CfgNode):
+    """fvcore's configuration node, with files read by the safe YAML loader only.
+
+    A file may name one or several files in ``_BASE_`` (relative to itself) whose values it inherits.
+    """
+
+    @classmethod
+    def load_yaml_with_base(cls, filename: str, allow_unsafe: bool = False) -> dict[str, Any]:
+        """Read a YAML file and the files that it is based on into one dictionary.
+
+        Raises:
+            FileNotFoundError: the file or one of its bases is not there.
+            ValueError: ``allow_unsafe`` (a configuration must not be able to run code), a tag that is not plain data,
+                no valid YAML, not a mapping, or bases that go round in a circle.
+        """
+        if allow_unsafe:
+            raise ValueError(f"{filename}: configuration files are read by the safe YAML loader only")
+        return cls._load(filename, ())
+
+    @classmethod
+    def _load(cls, filename: str, seen: tuple[str, ...]) -> dict[str, Any]:
+        if os.path.abspath(filename) in seen:
+            raise ValueError(f"{filename} is, by way of {BASE_KEY}, based on itself")
+        with cls._open_cfg(filename) as file:
+            try:
+                values = yaml.safe_load(file)
+            except yaml.constructor.ConstructorError as error:
+                raise ValueError(f"{filename} holds something that is not plain data: {error.problem}") from error
+            except yaml.YAMLError as error:
+                raise ValueError(f"{filename} is not valid YAML: {' '.join(str(error).split())}") from error
+        values = {} if values is None else values
+        if not isinstance(values, dict):
+            raise ValueError(f"{filename} must hold keys and values, not a {type(values).__name__}")
+        bases = values.pop(BASE_KEY, [])
+        merged: dict[str, Any] = {}
+        for base in bases if isinstance(bases, list) else [bases]:
+            base = os.path.join(os.path.dirname(filename), os.path.expanduser(base))  # an absolute path stays itself
+            _override(merged, cls._load(base, (*seen, os.path.abspath(filename))), filename)
+        return _override(merged, values, filename)
+
+    def merge_from_file(self, cfg_filename: str, allow_unsafe: bool = False) -> None:
+        """Take over the values of a YAML file.
+
+        Raises:
+            KeyError: a key that does not exist here; the message names it.
+            ValueError: as ``load_yaml_with_base``, a value of another type than the present one, or a file for
+                another version of Detectron2's keys.
+            FileNotFoundError: as ``load_yaml_with_base``.
+        """
+        values = self.load_yaml_with_base(cfg_filename, allow_unsafe=allow_unsafe)
+        if values.get("VERSION", _VERSION) != _VERSION:
+            raise ValueError(f"{cfg_filename}: VERSION is {values['VERSION']}, only {_VERSION} can be read")
+        self.merge_from_other_cfg(type(self)(values))
+
+
+def _override(base: dict[str, Any], values: dict[str, Any], filename: str) -> dict[str, Any]:
+    """Overwrite ``base`` in place by ``values``, key by key through all levels, and return it."""
+    for key, value in values.items():
+        if isinstance(value, dict) and key in base:
+            if not isinstance(base[key], dict):
+                raise ValueError(f"{filename}: {key} is a group of keys here and a single value in its {BASE_KEY}")
+            _override(base[key], value, filename)
+        else:
+            base[key] = value
+    return base
+
+
+def get_cfg() -> CfgNode:
+    """A new configuration with the defaults.
+
+    Names and values are Detectron2's. Beside what this package reads it holds the few keys that MaskFormer's
+    configuration files set for semantic segmentation, so that these load (they are marked).
+    """
+    return CfgNode(
+        {
+            "VERSION": _VERSION,
+            "MODEL": {
+                "META_ARCHITECTURE": "GeneralizedRCNN",
+                "DEVICE": "cuda",
+                # A checkpoint to start from; empty: random weights.
+                "WEIGHTS": "",
+                # Per channel, in the order of INPUT.FORMAT, on the scale 0 to 255.
+                "PIXEL_MEAN": [103.530, 116.280, 123.675],
+                "PIXEL_STD": [1.0, 1.0, 1.0],
+                # FREEZE_AT: 0 trains all, 1 freezes the stem, 2 also res2, and so on to 5.
+                "BACKBONE": {"NAME": "build_resnet_backbone", "FREEZE_AT": 2},
+                "RESNETS": {
+                    "DEPTH": 50,
+                    "OUT_FEATURES": ["res4"],
+                    # "BN", "SyncBN", "FrozenBN", "GN", "LN" or "" (none).
+                    "NORM": "FrozenBN",
+                    # A bottleneck's stride is in its first 1x1 convolution (MSRA's weights), or in the 3x3 (torch's).
+                    "STRIDE_IN_1X1": True,
+                    "STEM_OUT_CHANNELS": 64,
+                    # 64 for ResNet-18 and -34, 256 for the deeper ones.
+                    "RES2_OUT_CHANNELS": 256,
+                    "NUM_GROUPS": 1,
+                    "WIDTH_PER_GROUP": 64,
+                    # 2: res5 keeps the resolution of res4.
+                    "RES5_DILATION": 1,
+                },
+                "SEM_SEG_HEAD": {
+                    "NAME": "SemSegFPNHead",
+                    "IN_FEATURES": ["p2", "p3", "p4", "p5"],
+                    "NUM_CLASSES": 54,
+                    # Label of pixels that count nowhere.
+                    "IGNORE_VALUE": 255,
+                    "CONVS_DIM": 128,
+                    "NORM": "GN",
+                    # Set by MaskFormer's files.
+                    "COMMON_STRIDE": 4,
+                    "LOSS_WEIGHT": 1.0,
+                },
+            },
+            "INPUT": {
+                # Length of the shorter side in pixels: one of these, or from this range ("choice" or "range").
+                "MIN_SIZE_TRAIN": (800,),
+                "MIN_SIZE_TRAIN_SAMPLING": "choice",
+                "MAX_SIZE_TRAIN": 1333,
+                # 0: images are tested at their own size.
+                "MIN_SIZE_TEST": 800,
+                "MAX_SIZE_TEST": 1333,
+                # "horizontal", "vertical" or "none".
+                "RANDOM_FLIP": "horizontal",
+                # SIZE is (height, width): pixels for the type "absolute", fractions for "relative" ones.
+                "CROP": {"ENABLED": False, "TYPE": "relative_range", "SIZE": [0.9, 0.9]},
+                # "BGR" or "RGB".
+                "FORMAT": "BGR",
+            },
+            "DATASETS": {"TRAIN": (), "TEST": ()},
+            # FILTER_EMPTY_ANNOTATIONS: set by MaskFormer's files.
+            "DATALOADER": {"NUM_WORKERS": 4, "FILTER_EMPTY_ANNOTATIONS": True},
+            "SOLVER": {
+                # Images per step over all processes.
+                "IMS_PER_BATCH": 16,
+                "MAX_ITER": 40000,
+                "BASE_LR": 0.001,
+                "LR_SCHEDULER_NAME": "WarmupMultiStepLR",
+                # Iterations at which "WarmupMultiStepLR" multiplies the learning rate by GAMMA.
+                "STEPS": (30000,),
+                "GAMMA": 0.1,
+                # The learning rate rises from WARMUP_FACTOR * BASE_LR over WARMUP_ITERS iterations.
+                "WARMUP_FACTOR": 1.0 / 1000,
+                "WARMUP_ITERS": 1000,
+                "WARMUP_METHOD": "linear",
+                "MOMENTUM": 0.9,
+                "NESTEROV": False,
+                "WEIGHT_DECAY": 0.0001,
+                "WEIGHT_DECAY_NORM": 0.0,
+                # In iterations.
+                "CHECKPOINT_PERIOD": 5000,
+                # CLIP_TYPE: "value" or "norm" (per parameter), "full_model" (the norm of all gradients together).
+                "CLIP_GRADIENTS": {"ENABLED": False, "CLIP_TYPE": "value", "CLIP_VALUE": 1.0, "NORM_TYPE": 2.0},
+                "AMP": {"ENABLED": False},
+            },
+            "TEST": {
+                # Rows of [task, metric, expected value, tolerance], checked after an evaluation.
+                "EXPECTED_RESULTS": [],
+                # In iterations; 0: only at the end.
+                "EVAL_PERIOD": 0,
+                # Set by MaskFormer's files.
+                "AUG": {
+                    "ENABLED": False,
+                    "MIN_SIZES": (400, 500, 600, 700, 800, 900, 1000, 1100, 1200),
+                    "MAX_SIZE": 4000,
+                    "FLIP": True,
+                },
+            },
+            "OUTPUT_DIR": "./output",
+            # Negative: another one each run.
+            "SEED": -1,
+            "CUDNN_BENCHMARK": False,
+        }
+    )
+
+
+def configurable(init_func: Callable | None = None, *, from_config: Callable | None = None) -> Callable:
+    """Let a class or a function be called with a configuration instead of with its arguments.
+
+    ``@configurable`` on ``__init__``: the class has a class method ``from_config(cls, cfg, ...)`` that returns the
+    keyword arguments. ``@configurable(from_config=f)`` on a function: ``f(cfg, ...)`` does. A call whose first
+    argument (or ``cfg=``) is a CfgNode goes through ``from_config``; arguments that this does not name override or add
+    to what it returns. Any other call is passed on as it is.
+
+    Raises:
+        TypeError: on a call, where ``from_config`` is not a class method or does not take ``cfg`` first.
+        AttributeError: on a call, where the class has no ``from_config``.
+    """
+    if init_func is not None:
+        if not inspect.isfunction(init_func) or init_func.__name__ != "__init__" or from_config is not None:
+            raise TypeError("@configurable without arguments decorates __init__; a function needs from_config=")
+
+        @functools.wraps(init_func)
+        def initialise(self: Any, *args: Any, **kwargs: Any) -> None:
+            make = getattr(type(self), "from_config", None)
+            if make is None:
+                raise AttributeError(f"{type(self).__name__} is configurable and needs a class method from_config")
+            if not inspect.ismethod(make):
+                raise TypeError(f"{type(self).__name__}.from_config must be a class method")
+            if _has_config(args, kwargs):
+                init_func(self, **_arguments(make, args, kwargs))
+            else:
+                init_func(self, *args, **kwargs)
+
+        return initialise
+    if from_config is None:
+        return configurable
+
+    def decorate(function: Callable) -> Callable:
+        @functools.wraps(function)
+        def call(*args: Any, **kwargs: Any) -> Any:
+            if _has_config(args, kwargs):
+                return function(**_arguments(from_config, args, kwargs))
+            return function(*args, **kwargs)
+
+        call.from_config = from_config
+        return call
+
+    return decorate
+
+
+def _has_config(args: tuple, kwargs: Mapping[str, Any]) -> bool:
+    return isinstance(args[0] if args else kwargs.get("cfg"), _CfgNode)
+
+
+def _arguments(from_config: Callable, args: tuple, kwargs: dict[str, Any]) -> dict[str, Any]:
+    parameters = inspect.signature(from_config).parameters
+    if next(iter(parameters), None) != "cfg":
+        raise TypeError(f"{from_config.__qualname__} must take cfg as its first argument")
+    if any(p.kind in (p.VAR_POSITIONAL, p.VAR_KEYWORD) for p in parameters.values()):
+        return from_config(*args, **kwargs)
+    known = {name: value for name, value in kwargs.items() if name in parameters}
+    others = {name: value for name, value in kwargs.items() if name not in parameters}
+    return {**from_config(*args, **known), **others}

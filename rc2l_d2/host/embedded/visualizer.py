@@ -1,0 +1,110 @@
+"""Pictures of semantic segmentations: colours over the image and the class names in their regions."""
+
+from __future__ import annotations
+
+import colorsys
+import os
+
+import cv2
+import numpy as np
+from torch import Tensor
+
+from .catalog import Metadata
+
+
+class VisImage:
+    """A finished picture."""
+
+    def __init__(self, image: np.ndarray) -> None:
+        self._image = image
+
+    def get_image(self) -> np.ndarray:
+        """The picture, (H, W, 3) uint8, RGB."""
+        return self._image
+
+    def save(self, filepath: str | os.PathLike) -> None:
+        """Write the picture; the ending of the name says in which format.
+
+        Raises:
+            OSError: it can't be written there.
+        """
+        if not cv2.imwrite(os.fspath(filepath), self._image[:, :, ::-1]):
+            raise OSError(f"The picture {os.fspath(filepath)} can't be written")
+
+
+class Visualizer:
+    """Draws on one image.
+
+    Args:
+        img_rgb: (H, W, 3), RGB, 0 to 255.
+        metadata: ``stuff_classes`` (names, by class number) and ``stuff_colors`` (RGB, 0 to 255). Classes without a
+            name are not drawn (so is the ignore value); without ``stuff_colors`` evenly spread hues are used.
+        scale: size of the picture relative to the image.
+    """
+
+    def __init__(self, img_rgb: np.ndarray, metadata: Metadata | None = None, scale: float = 1.0) -> None:
+        self._image = np.clip(np.asarray(img_rgb), 0, 255).astype(np.uint8)
+        self._metadata = metadata if metadata is not None else Metadata()
+        self._scale = scale
+
+    def draw_sem_seg(
+        self, sem_seg: np.ndarray | Tensor, area_threshold: int | None = None, alpha: float = 0.8
+    ) -> VisImage:
+        """Colour the classes and write their names.
+
+        Args:
+            sem_seg: (H, W) class numbers.
+            area_threshold: connected regions of fewer pixels of the picture are left as they are.
+            alpha: opacity of the colours.
+
+        Raises:
+            AssertionError: ``sem_seg`` has not the size of the image.
+        """
+        labels = sem_seg.detach().cpu().numpy() if isinstance(sem_seg, Tensor) else np.asarray(sem_seg)
+        assert labels.shape == self._image.shape[:2], f"{labels.shape} labels for an image of {self._image.shape[:2]}"
+        height, width = (max(1, round(side * self._scale)) for side in labels.shape)
+        picture = cv2.resize(self._image, (width, height), interpolation=cv2.INTER_LINEAR)
+        names = self._metadata.get("stuff_classes", [])
+        places = []
+        for label in np.unique(labels).tolist():
+            if not 0 <= label < len(names):
+                continue
+            mask = cv2.resize((labels == label).astype(np.uint8), (width, height), interpolation=cv2.INTER_NEAREST)
+            _, components, stats, _ = cv2.connectedComponentsWithStats(mask, connectivity=8)
+            areas = stats[:, cv2.CC_STAT_AREA].copy()
+            areas[0] = 0  # component 0 is what does not belong to the class
+            drawn = areas >= max(area_threshold or 0, 1)
+            region = drawn[components]
+            colour = np.asarray(self._colour(label, len(names)), dtype=np.float32)
+            picture[region] = np.rint((1 - alpha) * picture[region] + alpha * colour).astype(np.uint8)
+            for component in np.flatnonzero(drawn):
+                largest = areas[component] == areas.max()
+                places.append((names[label], components == component, int(areas[component]), largest))
+        for name, region, area, largest in places:
+            self._write(picture, name, region, area, largest)
+        return VisImage(picture)
+
+    def _colour(self, label: int, num_classes: int) -> tuple[int, ...]:
+        colours = self._metadata.get("stuff_colors", [])
+        if label < len(colours):
+            return tuple(colours[label])
+        return tuple(round(255 * channel) for channel in colorsys.hsv_to_rgb(label / num_classes, 0.75, 0.95))
+
+    @staticmethod
+    def _write(picture: np.ndarray, text: str, region: np.ndarray, area: int, always: bool) -> None:
+        """Write where the region is widest; smaller regions than the text stay without, but for ``always``."""
+        height, width = picture.shape[:2]
+        size = float(np.clip(np.sqrt(height * width) / 700, 0.35, 1.5))
+        thickness = 1 if size < 0.9 else 2
+        (text_width, text_height), below = cv2.getTextSize(text, cv2.FONT_HERSHEY_SIMPLEX, size, thickness)
+        if not always and area < 2 * text_width * text_height:
+            return
+        # Padding by zeros lets the border of the picture count as a border of the region.
+        distance = cv2.distanceTransform(np.pad(region.astype(np.uint8), 1), cv2.DIST_L2, 3)[1:-1, 1:-1]
+        y, x = np.unravel_index(int(distance.argmax()), distance.shape)
+        left = int(np.clip(x - text_width // 2, 1, max(width - text_width - 2, 1)))
+        bottom = int(np.clip(y + text_height // 2, text_height + 1, max(height - below - 1, text_height + 1)))
+        for colour, extra in (((0, 0, 0), 2), ((255, 255, 255), 0)):  # white on a dark outline reads on any colour
+            cv2.putText(
+                picture, text, (left, bottom), cv2.FONT_HERSHEY_SIMPLEX, size, colour, thickness + extra, cv2.LINE_AA
+            )

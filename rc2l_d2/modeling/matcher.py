@@ -1,0 +1,83 @@
+"""Hungarian matching of queries and labelled regions, as MaskFormer's training needs it."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from scipy.optimize import linear_sum_assignment
+from torch import Tensor
+from torch.nn import functional as F
+
+# Focal loss: weight of positions inside the region, and the exponent (MaskFormer's values).
+FOCAL_ALPHA = 0.25
+FOCAL_GAMMA = 2
+
+# Stands for a cost that isn't finite: scipy would raise, while a loss that isn't finite is for the trainer to report.
+_UNKNOWN_COST = 1e6
+
+
+def focal_penalty(wrongness: Tensor) -> Tensor:
+    """Focal loss without its alpha: sigmoid(u)^gamma * softplus(u) for u the logit of being wrong, elementwise.
+
+    u is -x where the target is 1 and x where it is 0, for a mask logit x.
+    """
+    return wrongness.sigmoid() ** FOCAL_GAMMA * F.softplus(wrongness)
+
+
+@torch.no_grad()
+def matching_cost(
+    class_logits: Tensor, mask_logits: Tensor, targets: Tensor, valid: Tensor, mask_weight: float, dice_weight: float
+) -> Tensor:
+    """What it costs to give query i the region of class c: -P_i(c) + mask_weight * focal + dice_weight * Dice.
+
+    MaskFormer's cost (its equation of the matching), with one class slot a target; positions that are not valid are
+    left out of both mask terms (our reading: MaskFormer counts them as outside of every region).
+
+    Args:
+        class_logits: (B, N, K+1).
+        mask_logits: (B, N, h, w).
+        targets: (B, K, h, w), 1 where the region of class c is, all zero where the image has none.
+        valid: (B, h, w), 1 where the label is known.
+
+    Returns:
+        (B, N, K), float32, finite.
+    """
+    with torch.autocast(mask_logits.device.type, enabled=False):
+        logits = mask_logits.float().flatten(2)
+        regions = targets.float().flatten(2).transpose(1, 2)  # (B, S, K)
+        known = valid.float().flatten(1)[:, :, None]  # (B, S, 1)
+        # sum of positive terms inside and negative ones outside = (positive - negative) inside + negative everywhere
+        outside = (1 - FOCAL_ALPHA) * focal_penalty(logits)
+        inside = FOCAL_ALPHA * focal_penalty(-logits) - outside
+        focal = (inside @ regions + outside @ known) / known.sum(1, keepdim=True).clamp(min=1)
+        masks = logits.sigmoid()
+        dice = 1 - (2 * masks @ regions + 1) / (masks @ known + regions.sum(1, keepdim=True) + 1)
+        probability = class_logits.float().softmax(-1)[..., :-1]
+        cost = mask_weight * focal + dice_weight * dice - probability
+        return cost.nan_to_num(_UNKNOWN_COST, _UNKNOWN_COST, _UNKNOWN_COST)
+
+
+def hungarian_match(cost: Tensor, present: Tensor) -> Tensor:
+    """The cheapest one-to-one assignment of each image, for each decoder layer on its own.
+
+    Copies to the host once, whatever the number of images and layers.
+
+    Args:
+        cost: (L, B, N, K), finite.
+        present: (B, K) bool, classes that have a region.
+
+    Returns:
+        (L, 3, M) long, on the device of ``cost``: image, query and class of each pair. M is the same for every layer:
+        the sum over images of the smaller of N and the number of its regions.
+    """
+    # Absent classes travel as infinity: so one copy carries both arguments.
+    table = cost.masked_fill(~present[None, :, None, :], torch.inf).cpu().numpy()
+    pairs = []
+    for layer in table:
+        of_layer = [np.zeros((3, 0), dtype=np.int64)]
+        for image, of_image in enumerate(layer):
+            classes = np.flatnonzero(np.isfinite(of_image[0]))
+            queries, columns = linear_sum_assignment(of_image[:, classes])
+            of_layer.append(np.stack((np.full_like(queries, image), queries, classes[columns])))
+        pairs.append(np.concatenate(of_layer, axis=1))
+    return torch.from_numpy(np.stack(pairs)).to(cost.device, non_blocking=True)

@@ -1,0 +1,117 @@
+"""The region predictor as a whole model, trained on labels alone."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from ..host import META_ARCH_REGISTRY, ImageList, build_backbone, build_sem_seg_head, configurable
+from ..regions.semantic import semantic_scores
+from ..regions.types import Regions
+from .set_criterion import SetCriterion
+
+
+@META_ARCH_REGISTRY.register()
+class RegionSegmentor(nn.Module):
+    """Backbone, region head and set criterion: the supervised baseline, and what RC2L trains."""
+
+    @configurable
+    def __init__(
+        self,
+        *,
+        backbone: nn.Module,
+        sem_seg_head: nn.Module,
+        criterion: SetCriterion,
+        pixel_mean: Sequence[float],
+        pixel_std: Sequence[float],
+        size_divisibility: int,
+    ):
+        """
+        Args:
+            backbone: images to maps by name.
+            sem_seg_head: these maps to :class:`Regions`.
+            criterion: the supervised losses.
+            pixel_mean, pixel_std: per channel, in the order of INPUT.FORMAT.
+            size_divisibility: images are padded to a multiple of it; negative: to what the backbone asks for.
+        """
+        super().__init__()
+        self.backbone = backbone
+        self.sem_seg_head = sem_seg_head
+        self.criterion = criterion
+        self.size_divisibility = size_divisibility if size_divisibility >= 0 else backbone.size_divisibility
+        self.register_buffer("pixel_mean", torch.tensor(pixel_mean).view(-1, 1, 1), persistent=False)
+        self.register_buffer("pixel_std", torch.tensor(pixel_std).view(-1, 1, 1), persistent=False)
+
+    @classmethod
+    def from_config(cls, cfg) -> dict:
+        backbone = build_backbone(cfg)
+        criterion = SetCriterion(
+            cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES,
+            ignore_value=cfg.MODEL.SEM_SEG_HEAD.IGNORE_VALUE,
+            no_object_weight=cfg.MODEL.MASK_FORMER.NO_OBJECT_WEIGHT,
+            mask_weight=cfg.MODEL.MASK_FORMER.MASK_WEIGHT,
+            dice_weight=cfg.MODEL.MASK_FORMER.DICE_WEIGHT,
+        )
+        return {
+            "backbone": backbone,
+            "sem_seg_head": build_sem_seg_head(cfg, backbone.output_shape()),
+            "criterion": criterion,
+            "pixel_mean": cfg.MODEL.PIXEL_MEAN,
+            "pixel_std": cfg.MODEL.PIXEL_STD,
+            "size_divisibility": cfg.MODEL.MASK_FORMER.SIZE_DIVISIBILITY,
+        }
+
+    @property
+    def device(self) -> torch.device:
+        """Where the model computes."""
+        return self.pixel_mean.device
+
+    def preprocess(self, images: Sequence[Tensor]) -> ImageList:
+        """Images (3, H_i, W_i) of any number type to one normalised batch, padded with zeros (the mean colour)."""
+        normalised = [(image.to(self.device) - self.pixel_mean) / self.pixel_std for image in images]
+        return ImageList.from_tensors(normalised, self.size_divisibility)
+
+    def preprocess_labels(self, labels: Sequence[Tensor]) -> Tensor:
+        """Labels (H_i, W_i) to one batch (B, H, W), padded like the images, with the ignore value."""
+        on_device = [label.to(self.device) for label in labels]
+        return ImageList.from_tensors(on_device, self.size_divisibility, self.criterion.ignore_value).tensor
+
+    def regions(self, images: Tensor) -> Regions:
+        """What the queries say about normalised images (B, 3, H, W); H and W multiples of ``size_divisibility``."""
+        return self.sem_seg_head(self.backbone(images))
+
+    def supervised_losses(self, regions: Regions, labels: Tensor) -> dict[str, Tensor]:
+        """The weighted losses of ``regions`` against labels (B, H, W): see :class:`SetCriterion`."""
+        return self.criterion(regions, labels)
+
+    def forward(self, batched_inputs: list[dict]) -> dict[str, Tensor] | list[dict[str, Tensor]]:
+        """
+        Args:
+            batched_inputs: samples with "image" (3, h, w); in training also "sem_seg" (h, w); in evaluation
+                optionally "height" and "width", the size wanted (the image's own without them).
+
+        Returns:
+            In training the losses by name; in evaluation ``{"sem_seg": (K, height, width)}`` for each image.
+        """
+        images = self.preprocess([sample["image"] for sample in batched_inputs])
+        regions = self.regions(images.tensor)
+        if self.training:
+            return self.supervised_losses(regions, self.preprocess_labels([s["sem_seg"] for s in batched_inputs]))
+        results = []
+        for index, (sample, (height, width)) in enumerate(zip(batched_inputs, images.image_sizes, strict=True)):
+            # One image at a time: N masks at full size are what takes the memory.
+            scores = _scores_at(regions.images(index, index + 1), images.tensor.shape[-2:])[..., :height, :width]
+            wanted = (sample.get("height", height), sample.get("width", width))
+            if wanted != (height, width):
+                scores = F.interpolate(scores, size=wanted, mode="bilinear", align_corners=False)
+            results.append({"sem_seg": scores[0]})
+        return results
+
+
+def _scores_at(regions: Regions, size: Sequence[int]) -> Tensor:
+    """Semantic scores (B, K, H, W) from mask *logits* brought to ``size`` first, as MaskFormer's inference does."""
+    masks = F.interpolate(regions.mask_logits.float(), size=tuple(size), mode="bilinear", align_corners=False)
+    return semantic_scores(regions.class_logits.float(), masks)

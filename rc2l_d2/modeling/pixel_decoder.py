@@ -1,0 +1,85 @@
+"""The FPN pixel decoder: backbone maps in, one map of per-pixel features out."""
+
+from __future__ import annotations
+
+import fvcore.nn.weight_init as weight_init
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from ..errors import InputError
+from ..host import Conv2d, ShapeSpec, configurable, get_norm
+
+
+class PixelDecoder(nn.Module):
+    """A top-down feature pyramid that ends in the per-pixel features F (MaskFormer's pixel decoder without attention).
+
+    The coarsest map goes through ``layer_n``; every finer map i is widened by ``adapter_i`` (1x1), added to the
+    coarser result brought to its size by nearest neighbour, and smoothed by ``layer_i`` (3x3). Parameter names are
+    those of MaskFormer's checkpoints.
+    """
+
+    @configurable
+    def __init__(self, input_shape: dict[str, ShapeSpec], *, conv_dim: int, mask_dim: int, norm: str):
+        """
+        Args:
+            input_shape: the backbone maps to use, in any order.
+            conv_dim: channels inside the pyramid.
+            mask_dim: C, channels of the features returned.
+            norm: normalisation of the pyramid's convolutions, "" for none.
+        """
+        super().__init__()
+        if norm == "GN" and conv_dim % 32:
+            raise InputError(
+                f"MODEL.SEM_SEG_HEAD.CONVS_DIM is {conv_dim}, but group normalisation needs a multiple of 32; "
+                "change it or set MODEL.SEM_SEG_HEAD.NORM to another one."
+            )
+        ordered = sorted(input_shape.items(), key=lambda item: item[1].stride)
+        self.in_features = [name for name, _ in ordered]
+        self.mask_dim = mask_dim
+        for level, (_, shape) in enumerate(ordered, start=1):
+            coarsest = level == len(ordered)
+            if not coarsest:
+                adapter = Conv2d(
+                    shape.channels, conv_dim, kernel_size=1, bias=norm == "", norm=get_norm(norm, conv_dim)
+                )
+                weight_init.c2_xavier_fill(adapter)
+                self.add_module(f"adapter_{level}", adapter)
+            layer = Conv2d(
+                shape.channels if coarsest else conv_dim,
+                conv_dim,
+                kernel_size=3,
+                padding=1,
+                bias=norm == "",
+                norm=get_norm(norm, conv_dim),
+                activation=F.relu,
+            )
+            weight_init.c2_xavier_fill(layer)
+            self.add_module(f"layer_{level}", layer)
+        self.mask_features = Conv2d(conv_dim, mask_dim, kernel_size=3, padding=1)
+        weight_init.c2_xavier_fill(self.mask_features)
+
+    @classmethod
+    def from_config(cls, cfg, input_shape: dict[str, ShapeSpec]) -> dict:
+        names = cfg.MODEL.SEM_SEG_HEAD.IN_FEATURES
+        missing = [name for name in names if name not in input_shape]
+        if missing or not names:
+            raise InputError(
+                f"MODEL.SEM_SEG_HEAD.IN_FEATURES names {list(names)}, but the backbone gives {sorted(input_shape)}; "
+                "name some of these (and list them in MODEL.RESNETS.OUT_FEATURES)."
+            )
+        return {
+            "input_shape": {name: input_shape[name] for name in names},
+            "conv_dim": cfg.MODEL.SEM_SEG_HEAD.CONVS_DIM,
+            "mask_dim": cfg.MODEL.SEM_SEG_HEAD.MASK_DIM,
+            "norm": cfg.MODEL.SEM_SEG_HEAD.NORM,
+        }
+
+    def forward(self, features: dict[str, Tensor]) -> Tensor:
+        """The per-pixel features (B, C, h, w), at the stride of the finest of the backbone maps ``features``."""
+        levels = len(self.in_features)
+        pyramid = getattr(self, f"layer_{levels}")(features[self.in_features[-1]])
+        for level in range(levels - 1, 0, -1):
+            fine = getattr(self, f"adapter_{level}")(features[self.in_features[level - 1]])
+            pyramid = fine + F.interpolate(pyramid, size=fine.shape[-2:], mode="nearest")
+            pyramid = getattr(self, f"layer_{level}")(pyramid)
+        return self.mask_features(pyramid)

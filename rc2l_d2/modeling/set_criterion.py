@@ -1,0 +1,138 @@
+"""The supervised loss of the region predictor."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from ..host import comm
+from ..regions.types import Regions
+from .matcher import FOCAL_ALPHA, focal_penalty, hungarian_match, matching_cost
+
+
+class SetCriterion(nn.Module):
+    """MaskFormer's set loss: match queries to the classes of an image, then class, focal and Dice loss on the pairs.
+
+    An image has one target for each class that its labels contain: the binary mask of that class.
+
+    Our reading: pixels without a label (the ignore value, so padding too, and any value that is no class) are left
+    out of matching, focal and Dice loss. MaskFormer takes them for "outside" in every mask. For images in which every
+    pixel has a label the numbers are the same.
+
+    Buffers:
+        empty_weight: (K+1,), class weights of the classification loss; the last is that of "no object".
+    """
+
+    def __init__(
+        self,
+        num_classes: int,
+        *,
+        ignore_value: int = 255,
+        no_object_weight: float = 0.1,
+        mask_weight: float = 20.0,
+        dice_weight: float = 1.0,
+    ):
+        super().__init__()
+        self.num_classes = num_classes
+        self.ignore_value = ignore_value
+        self.mask_weight = mask_weight
+        self.dice_weight = dice_weight
+        empty_weight = torch.ones(num_classes + 1)
+        empty_weight[-1] = no_object_weight
+        self.register_buffer("empty_weight", empty_weight)
+
+    def forward(self, regions: Regions, labels: Tensor) -> dict[str, Tensor]:
+        """The weighted losses of a batch, of each decoder layer.
+
+        Args:
+            regions: of B images; a loss is added for every layer in ``regions.auxiliary``.
+            labels: (B, H, W), integer, at the size of the images; masks (h, w) are brought to it bilinearly.
+
+        Returns:
+            ``loss_ce``, ``loss_mask``, ``loss_dice`` of the last layer and the same with suffix ``_0``, ``_1``, ... of
+            the earlier ones, float32 scalars, already multiplied by their weights. Mask losses are sums over matched
+            pairs, divided by the mean number of targets a process. Without any labelled pixel they are zero, and
+            still connected to the graph.
+        """
+        layers = [*regions.auxiliary, (regions.class_logits, regions.mask_logits)]
+        suffixes = [*(f"_{i}" for i in range(len(layers) - 1)), ""]
+        # Autocast would take the sums over positions in half precision.
+        with torch.autocast(labels.device.type, enabled=False):
+            valid = self._valid(labels)
+            present = self._present(labels, valid)
+            pairs = self._match(layers, labels, present)
+            num_masks = _mean_over_processes(present.sum().float()).clamp(min=1)
+            losses = {}
+            for (class_logits, mask_logits), layer_pairs, suffix in zip(layers, pairs, suffixes, strict=True):
+                image, query, label = layer_pairs
+                masks = mask_logits[image, query].float()
+                focal, dice = mask_losses(masks, labels[image] == label[:, None, None], valid[image])
+                losses["loss_ce" + suffix] = self._class_loss(class_logits.float(), layer_pairs)
+                losses["loss_mask" + suffix] = self.mask_weight * focal.sum() / num_masks
+                losses["loss_dice" + suffix] = self.dice_weight * dice.sum() / num_masks
+        return losses
+
+    def _valid(self, labels: Tensor) -> Tensor:
+        return (labels != self.ignore_value) & (labels >= 0) & (labels < self.num_classes)
+
+    def _present(self, labels: Tensor, valid: Tensor) -> Tensor:
+        """(B, K) bool: the classes that an image's labels contain."""
+        slots = labels.long().masked_fill(~valid, self.num_classes).flatten(1)
+        present = torch.zeros(len(labels), self.num_classes + 1, dtype=torch.bool, device=labels.device)
+        return present.scatter_(1, slots, True)[:, :-1]
+
+    def _match(self, layers: list[tuple[Tensor, Tensor]], labels: Tensor, present: Tensor) -> Tensor:
+        """(L, 3, M): see :func:`hungarian_match`. Done at the resolution of the masks."""
+        size = layers[-1][1].shape[-2:]
+        small = F.interpolate(labels[:, None].float(), size=size, mode="nearest")  # (B, 1, h, w)
+        valid = self._valid(small)
+        classes = torch.arange(self.num_classes, device=labels.device)[:, None, None]
+        targets = (small == classes) & valid
+        costs = [
+            matching_cost(class_logits, mask_logits, targets, valid[:, 0], self.mask_weight, self.dice_weight)
+            for class_logits, mask_logits in layers
+        ]
+        return hungarian_match(torch.stack(costs), present)
+
+    def _class_loss(self, class_logits: Tensor, pairs: Tensor) -> Tensor:
+        """Weighted cross-entropy over all queries; unmatched ones should say "no object"."""
+        image, query, label = pairs
+        target = torch.full(class_logits.shape[:2], self.num_classes, device=class_logits.device)
+        target[image, query] = label
+        loss = F.cross_entropy(class_logits.flatten(0, 1), target.flatten(), self.empty_weight, reduction="sum")
+        # A "no object" weight of zero leaves nothing to divide by where no query is matched.
+        return loss / self.empty_weight[target].sum().clamp(min=1e-6)
+
+
+def mask_losses(mask_logits: Tensor, targets: Tensor, valid: Tensor) -> tuple[Tensor, Tensor]:
+    """Focal loss (mean over valid positions) and Dice loss of pairs of masks.
+
+    Focal: alpha_t (1 - p_t)^2 (-log p_t) with alpha 0.25 inside; Dice: 1 - (2 sum(p t) + 1) / (sum p + sum t + 1).
+
+    Args:
+        mask_logits: (M, h, w), brought to the size of the targets bilinearly.
+        targets: (M, H, W) bool.
+        valid: (M, H, W) bool; the other positions don't count.
+
+    Returns:
+        (M,) and (M,).
+    """
+    logits = F.interpolate(mask_logits[:, None], size=targets.shape[-2:], mode="bilinear", align_corners=False)
+    logits = logits[:, 0].flatten(1)
+    known = valid.flatten(1)
+    inside = targets.flatten(1) & known
+    penalty = focal_penalty(torch.where(inside, -logits, logits))
+    focal = torch.where(inside, FOCAL_ALPHA * penalty, (1 - FOCAL_ALPHA) * penalty)
+    focal = (focal * known).sum(1) / known.sum(1).clamp(min=1)
+    masks = logits.sigmoid() * known
+    dice = 1 - (2 * (masks * inside).sum(1) + 1) / (masks.sum(1) + inside.sum(1) + 1)
+    return focal, dice
+
+
+def _mean_over_processes(value: Tensor) -> Tensor:
+    """The mean of a scalar over all processes; every process has to call this."""
+    if comm.get_world_size() > 1:
+        torch.distributed.all_reduce(value)
+        value = value / comm.get_world_size()
+    return value

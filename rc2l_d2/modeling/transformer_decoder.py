@@ -1,0 +1,221 @@
+"""The transformer decoder: learned queries read one backbone map and become a class and a mask embedding each."""
+
+from __future__ import annotations
+
+import math
+
+import fvcore.nn.weight_init as weight_init
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from ..errors import InputError
+from ..host import Conv2d, configurable
+
+
+def sine_position_embedding(height: int, width: int, channels: int, device: torch.device | None = None) -> Tensor:
+    """Fixed position embedding (channels, height, width), float32: DETR's normalised two-dimensional sine embedding.
+
+    The first half of the channels speaks of y, the second of x. A coordinate p = 1, ..., n is scaled to 2 pi p / n;
+    channel pair j holds its sine and cosine at frequency 10000 ** (-2j / half).
+
+    Args:
+        channels: a multiple of 4.
+    """
+    half = channels // 2
+    frequency = 10000.0 ** (-2.0 * torch.arange(half // 2, dtype=torch.float32, device=device) / half)
+
+    def waves(count: int) -> Tensor:
+        position = torch.arange(1, count + 1, dtype=torch.float32, device=device) * (2 * math.pi / (count + 1e-6))
+        angle = position[:, None] * frequency
+        return torch.stack((angle.sin(), angle.cos()), dim=2).flatten(1)  # (count, half), sine and cosine in turn
+
+    y = waves(height)[:, None].expand(height, width, half)
+    x = waves(width)[None].expand(height, width, half)
+    return torch.cat((y, x), dim=2).permute(2, 0, 1)
+
+
+class TransformerDecoderLayer(nn.Module):
+    """Self-attention of the queries, attention to the image, feed-forward; each with a residual and a norm (DETR)."""
+
+    def __init__(self, dim: int, heads: int, feedforward_dim: int, dropout: float, pre_norm: bool):
+        super().__init__()
+        self.pre_norm = pre_norm
+        self.self_attn = nn.MultiheadAttention(dim, heads, dropout=dropout, batch_first=True)
+        self.multihead_attn = nn.MultiheadAttention(dim, heads, dropout=dropout, batch_first=True)
+        self.linear1 = nn.Linear(dim, feedforward_dim)
+        self.linear2 = nn.Linear(feedforward_dim, dim)
+        self.norm1 = nn.LayerNorm(dim)
+        self.norm2 = nn.LayerNorm(dim)
+        self.norm3 = nn.LayerNorm(dim)
+        self.dropout = nn.Dropout(dropout)
+
+    def forward(self, target: Tensor, query_position: Tensor, memory: Tensor, memory_key: Tensor) -> Tensor:
+        """
+        Args:
+            target: (B, N, D), the queries' state.
+            query_position: (B, N, D), added to the state wherever it asks or is asked.
+            memory: (B, S, D), the image's positions: the values of the attention.
+            memory_key: (B, S, D), the same with their position embedding: the keys.
+
+        Returns:
+            (B, N, D), the new state.
+        """
+
+        def among_queries(state: Tensor) -> Tensor:
+            asking = state + query_position
+            return self.self_attn(asking, asking, state, need_weights=False)[0]
+
+        def to_image(state: Tensor) -> Tensor:
+            return self.multihead_attn(state + query_position, memory_key, memory, need_weights=False)[0]
+
+        def feedforward(state: Tensor) -> Tensor:
+            return self.linear2(self.dropout(F.relu(self.linear1(state))))
+
+        for block, norm in ((among_queries, self.norm1), (to_image, self.norm2), (feedforward, self.norm3)):
+            if self.pre_norm:
+                target = target + self.dropout(block(norm(target)))
+            else:
+                target = norm(target + self.dropout(block(target)))
+        return target
+
+
+class TransformerDecoder(nn.Module):
+    """A stack of decoder layers; one final norm is applied to what each of them returns."""
+
+    def __init__(self, layers: int, dim: int, heads: int, feedforward_dim: int, dropout: float, pre_norm: bool):
+        super().__init__()
+        self.layers = nn.ModuleList(
+            TransformerDecoderLayer(dim, heads, feedforward_dim, dropout, pre_norm) for _ in range(layers)
+        )
+        self.norm = nn.LayerNorm(dim)
+
+    def forward(self, query_position: Tensor, memory: Tensor, memory_key: Tensor) -> list[Tensor]:
+        """The normed state (B, N, D) after each layer, first layer first, from a state of zeros (see the layer)."""
+        target = torch.zeros_like(query_position)
+        states = []
+        for layer in self.layers:
+            target = layer(target, query_position, memory, memory_key)
+            states.append(self.norm(target))
+        return states
+
+
+class Transformer(nn.Module):
+    """The decoder on a feature map. MaskFormer has no transformer encoder by default and neither has this one."""
+
+    def __init__(self, layers: int, dim: int, heads: int, feedforward_dim: int, dropout: float, pre_norm: bool):
+        super().__init__()
+        self.decoder = TransformerDecoder(layers, dim, heads, feedforward_dim, dropout, pre_norm)
+        for parameter in self.parameters():
+            if parameter.dim() > 1:
+                nn.init.xavier_uniform_(parameter)
+
+    def forward(self, image: Tensor, query_embed: Tensor) -> list[Tensor]:
+        """The queries' state (B, N, D) after each layer, from a map (B, D, h, w) and their embedding (N, D).
+
+        Padding isn't masked out: MaskFormer's predictor doesn't either, and its checkpoints are trained so.
+        """
+        batch, dim, height, width = image.shape
+        position = sine_position_embedding(height, width, dim, image.device).flatten(1).transpose(0, 1)
+        memory = image.flatten(2).transpose(1, 2)
+        return self.decoder(query_embed.expand(batch, -1, -1), memory, memory + position)
+
+
+class MLP(nn.Module):
+    """Linear layers with ReLU between them."""
+
+    def __init__(self, in_dim: int, hidden_dim: int, out_dim: int, layers: int):
+        super().__init__()
+        widths = [in_dim, *[hidden_dim] * (layers - 1), out_dim]
+        self.layers = nn.ModuleList(nn.Linear(a, b) for a, b in zip(widths[:-1], widths[1:], strict=True))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(..., in_dim) to (..., out_dim)."""
+        for layer in self.layers[:-1]:
+            x = F.relu(layer(x))
+        return self.layers[-1](x)
+
+
+class RegionPredictor(nn.Module):
+    """Learned queries to class logits and masks (MaskFormer's predictor, with its parameter names)."""
+
+    @configurable
+    def __init__(
+        self,
+        in_channels: int,
+        *,
+        num_classes: int,
+        num_queries: int,
+        hidden_dim: int,
+        mask_dim: int,
+        heads: int,
+        feedforward_dim: int,
+        layers: int,
+        dropout: float,
+        pre_norm: bool,
+        deep_supervision: bool,
+    ):
+        """
+        Args:
+            in_channels: channels of the map that the queries read.
+            num_classes: K, without "no object".
+            num_queries: N.
+            hidden_dim: D, width of the transformer.
+            mask_dim: C, channels of the per-pixel features.
+            deep_supervision: whether training also returns what every earlier layer says.
+        """
+        super().__init__()
+        if hidden_dim % 4 or hidden_dim % heads:
+            raise InputError(
+                f"MODEL.MASK_FORMER.HIDDEN_DIM is {hidden_dim}, but it has to be a multiple of 4 and of "
+                f"MODEL.MASK_FORMER.NHEADS ({heads}); change one of them."
+            )
+        if layers < 1 or num_queries < 1:
+            raise InputError(
+                f"MODEL.MASK_FORMER.DEC_LAYERS ({layers}) and NUM_OBJECT_QUERIES ({num_queries}) have to be at least 1."
+            )
+        self.deep_supervision = deep_supervision
+        self.transformer = Transformer(layers, hidden_dim, heads, feedforward_dim, dropout, pre_norm)
+        self.query_embed = nn.Embedding(num_queries, hidden_dim)
+        if in_channels == hidden_dim:
+            self.input_proj = nn.Identity()
+        else:
+            self.input_proj = Conv2d(in_channels, hidden_dim, kernel_size=1)
+            weight_init.c2_xavier_fill(self.input_proj)
+        self.class_embed = nn.Linear(hidden_dim, num_classes + 1)
+        self.mask_embed = MLP(hidden_dim, hidden_dim, mask_dim, 3)
+
+    @classmethod
+    def from_config(cls, cfg, in_channels: int) -> dict:
+        keys = cfg.MODEL.MASK_FORMER
+        return {
+            "in_channels": in_channels,
+            "num_classes": cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES,
+            "num_queries": keys.NUM_OBJECT_QUERIES,
+            "hidden_dim": keys.HIDDEN_DIM,
+            "mask_dim": cfg.MODEL.SEM_SEG_HEAD.MASK_DIM,
+            "heads": keys.NHEADS,
+            "feedforward_dim": keys.DIM_FEEDFORWARD,
+            "layers": keys.DEC_LAYERS,
+            "dropout": keys.DROPOUT,
+            "pre_norm": keys.PRE_NORM,
+            "deep_supervision": keys.DEEP_SUPERVISION,
+        }
+
+    def forward(self, image: Tensor, pixel_features: Tensor) -> list[tuple[Tensor, Tensor]]:
+        """
+        Args:
+            image: (B, in_channels, h', w'), the backbone map that the queries read.
+            pixel_features: (B, C, h, w).
+
+        Returns:
+            ``(class_logits (B, N, K+1), mask_logits (B, N, h, w))`` of every layer in training with deep supervision,
+            first layer first; of the last layer alone otherwise.
+        """
+        states = self.transformer(self.input_proj(image), self.query_embed.weight)
+        if not (self.training and self.deep_supervision):
+            states = states[-1:]
+        return [
+            (self.class_embed(state), torch.einsum("bnc,bchw->bnhw", self.mask_embed(state), pixel_features))
+            for state in states
+        ]

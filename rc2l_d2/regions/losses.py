@@ -1,0 +1,128 @@
+"""The four losses of RC2L between a student's regions and a teacher's pseudo regions.
+
+RMC  region mask contrastive       which region is this query's mask, and which query's mask is this region?
+RFC  region feature contrastive    features of one class agree across images, and differ from other classes'
+RCC  region class consistency      the queries that lie on a region say its class
+SMC  semantic mask consistency     the union of a class's queries covers the union of its regions
+
+The paper names the terms; the formulas are our reading (docs/method.md). Each returns a scalar in at least float32:
+the mean over the present regions of the whole batch, weighted by the teacher's confidence in each region. Without any
+region the value is exactly zero and still hangs on the graph, so that distributed processes stay in step.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from .matching import match_by_class, soft_dice
+from .pseudo_labels import masked_average_pool
+from .semantic import at_least_float32, semantic_probabilities
+from .types import PseudoRegions, Regions
+
+# Stands for minus infinity in logits: exp() of it is 0 in every floating-point type, and 0 * it is not NaN.
+_EXCLUDED = -1e4
+# Smallest probability that a loss sees; bounds -log at 13.8.
+_FLOOR = 1e-6
+
+
+def _weighted_mean(values: Tensor, weights: Tensor) -> Tensor:
+    """sum(values * weights) / sum(weights), zero (and connected to the graph) where all weights are zero."""
+    return (values * weights).sum() / weights.sum().clamp_min(1e-12)
+
+
+def _log_softmax_over_present(similarity: Tensor, present: Tensor) -> Tensor:
+    """Log-softmax over the last dimension, over those entries only that ``present`` (broadcastable) admits."""
+    return similarity.masked_fill(~present, _EXCLUDED).log_softmax(dim=-1)
+
+
+def region_mask_contrastive(regions: Regions, pseudo: PseudoRegions, temperature: float = 0.1) -> Tensor:
+    """RMC: masks of matched queries and regions attract, those of other regions of the image repel (our reading).
+
+    With d_ic the soft Dice of query i and region c, and P_i(c) the (detached) match by class:
+
+        query to region:  -log softmax_c(d_ic / t), weighted by P_i(c)
+        region to query:  -log sum_i P_i(c) exp(d_ic / t) / sum_i exp(d_ic / t)
+
+    half each. The gradient reaches mask logits alone.
+    """
+    match = match_by_class(regions.class_logits, pseudo.present)
+    logits = soft_dice(regions.mask_logits, pseudo.masks, pseudo.valid) / temperature
+
+    log_region = _log_softmax_over_present(logits, pseudo.present.unsqueeze(1))
+    # An excluded entry is -1e4, finite, and its weight is zero.
+    query_to_region = _weighted_mean(-log_region, match * pseudo.weights.unsqueeze(1))
+
+    log_match = at_least_float32(regions.class_logits.detach()).log_softmax(dim=-1)[..., :-1]
+    region_logits = torch.logsumexp(logits + log_match, dim=1) - torch.logsumexp(logits, dim=1)
+    region_to_query = _weighted_mean(-region_logits, pseudo.weights)
+    return 0.5 * (query_to_region + region_to_query)
+
+
+def region_feature_contrastive(
+    regions: Regions,
+    pseudo: PseudoRegions,
+    temperature: float = 0.1,
+    keys: Tensor | None = None,
+    keys_present: Tensor | None = None,
+) -> Tensor:
+    """RFC: InfoNCE between the student's class features and the teacher's region features (our reading).
+
+    Anchors are r_c = MAP(F, s_c * valid), pooled with the student's own semantic map, of the slots that are present;
+    keys are r'_c of all images; positives are the keys of the same class, averaged; similarity is the cosine / t.
+
+    Args:
+        keys, keys_present: (M, K, C) and (M, K), region features gathered from all processes; this process's own
+            (``pseudo.features``) if not given.
+    """
+    if keys is None or keys_present is None:
+        keys, keys_present = pseudo.features, pseudo.present
+    student = semantic_probabilities(regions.class_logits, regions.mask_logits) * pseudo.valid.unsqueeze(1)
+    anchors = F.normalize(masked_average_pool(regions.features, student), dim=-1)
+    keys = F.normalize(at_least_float32(keys.detach()), dim=-1)
+    with torch.autocast(anchors.device.type, enabled=False):
+        similarity = torch.einsum("bkc,mjc->bkmj", anchors, keys.to(anchors.dtype)) / temperature
+
+    batch, num_classes = pseudo.present.shape
+    log_key = _log_softmax_over_present(similarity.flatten(2), keys_present.flatten())
+    log_key = log_key.view(batch, num_classes, -1, num_classes)
+    same_class = torch.eye(num_classes, dtype=torch.bool, device=similarity.device)
+    positive = (same_class.unsqueeze(1) & keys_present).to(similarity.dtype)  # (K, M, K)
+    positive = positive / positive.sum(dim=(1, 2), keepdim=True).clamp_min(1.0)
+    return _weighted_mean(-(log_key * positive).sum(dim=(2, 3)), pseudo.present.to(similarity.dtype))
+
+
+def region_class_consistency(regions: Regions, pseudo: PseudoRegions, temperature: float = 0.1) -> Tensor:
+    """RCC: the queries that lie on a region predict its class (our reading).
+
+    o_ic = softmax over the regions of d_ic / t says (without gradient) on which region query i lies;
+    q_c = sum_i o_ic P_i(c) / sum_i o_ic is what those queries say together; the loss is -log q_c.
+    The gradient reaches class logits alone.
+    """
+    similarity = soft_dice(regions.mask_logits.detach(), pseudo.masks, pseudo.valid)
+    log_lies_on = _log_softmax_over_present(similarity / temperature, pseudo.present.unsqueeze(1))
+    log_class = at_least_float32(regions.class_logits).log_softmax(dim=-1)[..., :-1]
+    # In log space a class that no query predicts still has a gradient; the floor bounds the loss and keeps one too.
+    log_q = torch.logsumexp(log_lies_on + log_class, dim=1) - torch.logsumexp(log_lies_on, dim=1)
+    log_q = torch.logaddexp(log_q, torch.full_like(log_q, _FLOOR).log())
+    return _weighted_mean(-log_q, pseudo.weights)
+
+
+def semantic_mask_consistency(regions: Regions, pseudo: PseudoRegions) -> Tensor:
+    """SMC: the student's semantic map agrees with the pseudo regions (our reading).
+
+    -log s_y(x)(x) on confident positions, averaged over all positions, plus half the Dice loss between s_c and M_c on
+    valid positions for each present class.
+    """
+    student = semantic_probabilities(regions.class_logits, regions.mask_logits)
+    masks = pseudo.masks.to(student.dtype)
+    valid = pseudo.valid.unsqueeze(1)
+
+    of_label = (student * masks).sum(dim=1)
+    cross_entropy = (-(of_label + _FLOOR).log() * pseudo.valid).mean()
+
+    student = student * valid
+    intersection = (student * masks).sum(dim=(2, 3))
+    dice = (2 * intersection + 1) / (student.sum(dim=(2, 3)) + masks.sum(dim=(2, 3)) + 1)
+    return cross_entropy + 0.5 * _weighted_mean(1 - dice, pseudo.weights)

@@ -1,0 +1,48 @@
+"""Student queries meet the teacher's class slots, without an assignment problem.
+
+A query belongs to class slot c to the degree that it predicts class c. That replaces Hungarian matching by one softmax
+and one batched matrix product of fixed shape.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from .semantic import at_least_float32
+
+
+def match_by_class(class_logits: Tensor, present: Tensor) -> Tensor:
+    """Match queries to pseudo regions through their classes: weight P_i(c), zero where slot c holds no region.
+
+    Args:
+        class_logits: (B, N, K+1).
+        present: (B, K) bool.
+
+    Returns:
+        (B, N, K), without gradient: which region a query answers for is a decision, not something to optimise.
+    """
+    probabilities = at_least_float32(class_logits.detach()).softmax(dim=-1)[..., :-1]
+    return probabilities * present.unsqueeze(1)
+
+
+def soft_dice(mask_logits: Tensor, masks: Tensor, valid: Tensor) -> Tensor:
+    """Similarity of every query's mask and every region's, d_ic (our reading: soft Dice on valid positions).
+
+    d_ic = (2 sum_x sigma(m_i) M_c + 1) / (sum_x sigma(m_i) + sum_x M_c + 1); the ones keep empty pairs finite.
+
+    Args:
+        mask_logits: (B, N, h, w).
+        masks: (B, K, h, w), 0 or 1.
+        valid: (B, h, w) bool; other positions count on neither side.
+
+    Returns:
+        (B, N, K) in (0, 1], at least float32.
+    """
+    inside = valid.unsqueeze(1)
+    predicted = (at_least_float32(mask_logits).sigmoid() * inside).flatten(2)
+    target = (masks.to(predicted.dtype) * inside).flatten(2)
+    with torch.autocast(predicted.device.type, enabled=False):
+        intersection = predicted @ target.transpose(1, 2)
+    area = predicted.sum(-1).unsqueeze(2) + target.sum(-1).unsqueeze(1)
+    return (2 * intersection + 1) / (area + 1)

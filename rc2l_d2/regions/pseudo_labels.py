@@ -1,0 +1,92 @@
+"""The teacher's output turned into pseudo regions, one slot a class.
+
+Everything here is without gradient, of fixed shape and on the device: no list of regions, no copy to the host.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from .semantic import at_least_float32
+from .types import PseudoRegions, TeacherView
+
+
+def one_hot_labels(probabilities: Tensor) -> Tensor:
+    """1[argmax_c p_c(x) = c] as a (B, K, h, w) bool tensor, for ``probabilities`` (B, K, h, w)."""
+    classes = torch.arange(probabilities.shape[1], device=probabilities.device).view(1, -1, 1, 1)
+    return probabilities.argmax(dim=1, keepdim=True) == classes
+
+
+def masked_average_pool(features: Tensor, masks: Tensor) -> Tensor:
+    """Region features by mask average pooling: MAP(F, M_c) = sum_x M_c(x) F(x) / sum_x M_c(x).
+
+    Args:
+        features: (B, C, h, w).
+        masks: (B, K, h, w), non-negative weights.
+
+    Returns:
+        (B, K, C), at least float32; zero for an empty mask.
+    """
+    features, masks = at_least_float32(features), at_least_float32(masks)
+    with torch.autocast(masks.device.type, enabled=False):
+        sums = torch.einsum("bkhw,bchw->bkc", masks, features)
+    return sums / masks.sum(dim=(2, 3)).clamp_min(1e-6).unsqueeze(-1)
+
+
+@torch.no_grad()
+def class_confidence_sums(view: TeacherView) -> tuple[Tensor, Tensor]:
+    """Per class, the summed confidence and the number of the positions that the teacher gives to it.
+
+    Two (K,) tensors. They are returned apart so that processes can add theirs up before they divide.
+    """
+    confidence = view.probabilities.amax(dim=1, keepdim=True)
+    labels = one_hot_labels(view.probabilities) & view.inside.unsqueeze(1)
+    return (labels * confidence).sum(dim=(0, 2, 3)), labels.sum(dim=(0, 2, 3)).to(confidence.dtype)
+
+
+@torch.no_grad()
+def update_class_confidence(confidence: Tensor, sums: Tensor, counts: Tensor, momentum: float = 0.98) -> Tensor:
+    """Running mean confidence kappa_c <- momentum * kappa_c + (1 - momentum) * mean v where the label is c.
+
+    Our reading: rare classes are less confident everywhere, and one threshold for all would never let them through.
+
+    Args:
+        confidence: (K,), kappa; start from 0.7.
+        sums, counts: (K,), from :func:`class_confidence_sums`. A class without positions keeps its kappa.
+    """
+    updated = torch.lerp(sums / counts.clamp_min(1.0), confidence, momentum)
+    return torch.where(counts > 0, updated, confidence)
+
+
+def class_thresholds(confidence: Tensor, floor: float, ratio: float) -> Tensor:
+    """Confidence threshold of each class, tau_c = max(floor, ratio * kappa_c), (K,) probabilities (our reading)."""
+    return (ratio * confidence).clamp_min(floor)
+
+
+@torch.no_grad()
+def pseudo_regions(view: TeacherView, thresholds: Tensor, min_area: int) -> PseudoRegions:
+    """Cut the teacher's semantic map into pseudo regions.
+
+    The pseudo label is y(x) = argmax_c s'_c(x) with confidence v(x) = max_c s'_c(x). Slot c is
+    M_c(x) = 1[y(x) = c and v(x) > tau_c]; it is present where it covers ``min_area`` positions.
+
+    Args:
+        view: the teacher's (possibly mixed) view of B images with K classes.
+        thresholds: (K,), tau.
+        min_area: smallest region, in positions of the mask grid.
+    """
+    confidence = view.probabilities.amax(dim=1, keepdim=True)
+    labelled = one_hot_labels(view.probabilities) & view.inside.unsqueeze(1)
+    confident = labelled & (confidence > thresholds.view(1, -1, 1, 1))
+    present = confident.sum(dim=(2, 3)) >= min_area
+    masks = confident & present[..., None, None]
+    dtype = view.probabilities.dtype
+    mean_confidence = (labelled * confidence).sum(dim=(2, 3)) / labelled.sum(dim=(2, 3)).clamp_min(1)
+    return PseudoRegions(
+        masks=masks.to(dtype),
+        present=present,
+        valid=masks.any(dim=1),
+        features=masked_average_pool(view.features, masks.to(dtype)),
+        weights=mean_confidence * present,
+    )

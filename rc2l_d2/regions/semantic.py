@@ -1,0 +1,36 @@
+"""Semantic maps from regions: what the union of all queries says about each position."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+
+def at_least_float32(x: Tensor) -> Tensor:
+    """``x`` in float32, or in float64 where it already is: the losses' precision whatever autocast did before."""
+    return x if x.dtype == torch.float64 else x.float()
+
+
+def semantic_scores(class_logits: Tensor, mask_logits: Tensor) -> Tensor:
+    """Semantic inference, S_c(x) = sum_i softmax(class_i)_c * sigmoid(mask_i(x)) (MaskFormer, section 3.4).
+
+    Args:
+        class_logits: (B, N, K+1), "no object" last.
+        mask_logits: (B, N, h, w).
+
+    Returns:
+        (B, K, h, w), at least float32. Not normalised: duplicate queries can push it above one.
+    """
+    class_probabilities = at_least_float32(class_logits).softmax(dim=-1)[..., :-1]
+    mask_probabilities = at_least_float32(mask_logits).sigmoid()
+    with torch.autocast(mask_logits.device.type, enabled=False):
+        return torch.einsum("bnk,bnhw->bkhw", class_probabilities, mask_probabilities)
+
+
+def semantic_probabilities(class_logits: Tensor, mask_logits: Tensor) -> Tensor:
+    """The normalised semantic map s_c(x) = S_c(x) / sum_c S_c(x) (our reading; design of the consistency terms).
+
+    Shapes as :func:`semantic_scores`. Where no query claims a position, the result tends to zero for all classes.
+    """
+    scores = semantic_scores(class_logits, mask_logits)
+    return scores / scores.sum(dim=1, keepdim=True).clamp_min(1e-6)

@@ -1,0 +1,329 @@
+from __future__ import annotations
+
+import math
+from dataclasses import fields, replace
+from functools import partial
+
+import method_reference as reference
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from method_cases import (
+    EDGE_CASES,
+    PRECISIONS,
+    SIZES,
+    arrays,
+    edge_case,
+    gradients,
+    leaves,
+    precision,
+    random_case,
+)
+
+from rc2l_d2.regions.losses import (
+    region_class_consistency,
+    region_feature_contrastive,
+    region_mask_contrastive,
+    semantic_mask_consistency,
+)
+from rc2l_d2.regions.types import PseudoRegions, Regions
+
+LOSSES = {
+    "rmc": region_mask_contrastive,
+    "rfc": region_feature_contrastive,
+    "rcc": region_class_consistency,
+    "smc": semantic_mask_consistency,
+}
+REACHED = {  # what each loss teaches; the rest of the student gets no gradient from it
+    "rmc": {"mask_logits"},
+    "rfc": {"class_logits", "mask_logits", "features"},
+    "rcc": {"class_logits"},
+    "smc": {"class_logits", "mask_logits"},
+}
+NOTHING_PRESENT = {"no pseudo region", "all pixels unconfident", "no pixel inside"}
+every_loss = pytest.mark.parametrize("name", LOSSES)
+
+
+def reference_value(name: str, regions: Regions, pseudo: PseudoRegions, **options) -> float:
+    student, teacher = arrays(regions), arrays(pseudo)
+    logits = student["class_logits"], student["mask_logits"]
+    return {
+        "rmc": lambda: reference.region_mask_contrastive(*logits, teacher, **options),
+        "rfc": lambda: reference.region_feature_contrastive(*logits, student["features"], teacher, **options),
+        "rcc": lambda: reference.region_class_consistency(*logits, teacher, **options),
+        "smc": lambda: reference.semantic_mask_consistency(*logits, teacher, **options),
+    }[name]()
+
+
+def slots(masks: list, weights: list, features: list | None = None) -> PseudoRegions:
+    """One image of one row: ``masks`` (K, w), every slot with a weight present."""
+    mask = torch.tensor(masks, dtype=torch.float64)[None, :, None]
+    weight = torch.tensor([weights], dtype=torch.float64)
+    feature = torch.zeros(1, len(weights), 1) if features is None else torch.tensor([features])
+    return PseudoRegions(mask, weight > 0, mask.sum(dim=1) > 0, feature.double(), weight)
+
+
+def student(probabilities: list, mask_logits: list, features: list | None = None) -> Regions:
+    """One image of one row: ``probabilities`` (N, K+1), ``mask_logits`` (N, w), ``features`` (C, w)."""
+    masks = torch.tensor(mask_logits, dtype=torch.float64)[None, :, None]
+    feature = torch.zeros(1, masks.shape[-1]) if features is None else torch.tensor(features)
+    return Regions(torch.tensor([probabilities]).double().log(), masks, feature.double()[None, :, None])
+
+
+class TestByHand:
+    def test_one_region_two_queries_with_the_same_mask(self):
+        """Query to region: one candidate, 0. Region to query: -log of the mean of 0.5 and 0.25. RCC: the same mean."""
+        regions = student([[0.5, 0.2, 0.3], [0.25, 0.25, 0.5]], [[1.0, 1.0], [1.0, 1.0]])
+        pseudo = slots([[1, 1], [0, 0]], [0.8, 0.0])
+        assert region_mask_contrastive(regions, pseudo).item() == pytest.approx(0.5 * 0.980829253, abs=1e-8)
+        assert region_class_consistency(regions, pseudo).item() == pytest.approx(0.980829253, abs=1e-5)
+
+    def test_one_query_between_two_regions(self):
+        """Query to region: log 2. Region to query: (0.8 log 2 + 0.4 log 4) / 1.2 = log 2 * 4 / 3. RCC: the same."""
+        regions = student([[0.5, 0.25, 0.25]], [[0.3, 0.3]])
+        pseudo = slots([[1, 0], [0, 1]], [0.8, 0.4])
+        assert region_mask_contrastive(regions, pseudo).item() == pytest.approx(0.808671711, abs=1e-8)
+        assert region_class_consistency(regions, pseudo).item() == pytest.approx(0.924196241, abs=1e-5)
+
+    def test_temperature(self):
+        """Dice 2/3 against 0.4 (masks of one position each, half covered), so a gap of 4/15 over the temperature."""
+        regions = student([[0.5, 0.25, 0.25]], [[0.0, -800.0]])
+        pseudo = slots([[1, 0], [0, 1]], [1.0, 1.0])
+        for temperature in (0.1, 1.0):
+            gap = (2 / 2.5 - 1 / 2.5) / temperature
+            nearer, farther = math.log1p(math.exp(-gap)), math.log1p(math.exp(gap))
+            to_region = (0.5 * nearer + 0.25 * farther) / 0.75
+            to_query = (math.log(2) + math.log(4)) / 2
+            value = region_mask_contrastive(regions, pseudo, temperature=temperature).item()
+            assert value == pytest.approx(0.5 * (to_region + to_query), abs=1e-8)
+
+    def test_features_that_are_all_of_the_first_class(self):
+        """Cosines 1 and 0 over 0.1: log(1 + exp(-10)) for the first anchor, 10 more for the second."""
+        regions = student([[0.5, 0.25, 0.25]], [[0.3, 0.3]], [[2.0, 2.0], [0.0, 0.0]])
+        pseudo = slots([[1, 0], [0, 1]], [0.8, 0.4], [[3.0, 0.0], [0.0, 0.1]])
+        assert region_feature_contrastive(regions, pseudo).item() == pytest.approx(5.000045399, abs=1e-6)
+
+    def test_semantic_mask_of_a_half(self):
+        """Three of four positions valid, s = 0.5: 3 log 2 / 4, plus half of (0.8 / 3 + 0.4 * 3 / 7) / 1.2."""
+        regions = student([[0.4, 0.4, 0.2]], [[0.3, 1.0, -1.0, 2.0]])
+        pseudo = slots([[1, 1, 0, 0], [0, 0, 1, 0]], [0.8, 0.4])
+        expected = 3 * math.log(2) / 4 + 0.5 * (0.8 / 3 + 0.4 * 3 / 7) / 1.2
+        assert semantic_mask_consistency(regions, pseudo).item() == pytest.approx(expected, abs=1e-5)
+        assert expected == pytest.approx(0.7024, abs=1e-4)
+
+
+@every_loss
+@pytest.mark.parametrize("size", SIZES)
+def test_value_against_loops(name, size):
+    for seed, threshold in [(0, 0.5), (1, 0.7), (2, 0.9)]:
+        regions, pseudo = random_case(size, seed, threshold)
+        value = LOSSES[name](regions, pseudo)
+        assert value.shape == () and value.dtype == torch.float64
+        assert value.item() == pytest.approx(reference_value(name, regions, pseudo), rel=1e-7, abs=1e-9)
+
+
+@pytest.mark.parametrize("name", ["rmc", "rfc", "rcc"])
+@pytest.mark.parametrize("temperature", [0.05, 0.5])
+def test_temperature_against_loops(name, temperature):
+    regions, pseudo = random_case(SIZES[0], 4)
+    value = LOSSES[name](regions, pseudo, temperature=temperature).item()
+    assert value == pytest.approx(reference_value(name, regions, pseudo, temperature=temperature), rel=1e-7)
+
+
+def gathered_keys(size, images: int, seed: int = 0) -> dict[str, torch.Tensor]:
+    generator = torch.Generator().manual_seed(seed)
+    keys = torch.randn(images, size[2], size[3], generator=generator, dtype=torch.float64)
+    present = torch.rand(images, size[2], generator=generator) > 0.4
+    present[0] = True
+    return {"keys": keys, "keys_present": present}
+
+
+@pytest.mark.parametrize("images", [1, 5])
+def test_keys_of_other_ranks_against_loops(images):
+    size = SIZES[0]
+    regions, pseudo = random_case(size, 1)
+    options = gathered_keys(size, images)
+    value = region_feature_contrastive(regions, pseudo, **options).item()
+    expected = reference_value("rfc", regions, pseudo, **{key: option.numpy() for key, option in options.items()})
+    assert value == pytest.approx(expected, rel=1e-7)
+
+
+def test_own_regions_as_gathered_keys_change_nothing():
+    regions, pseudo = random_case(SIZES[0], 1)
+    given_keys = region_feature_contrastive(regions, pseudo, keys=pseudo.features, keys_present=pseudo.present)
+    assert given_keys.item() == pytest.approx(region_feature_contrastive(regions, pseudo).item(), rel=1e-12)
+
+
+def test_no_gathered_key_of_the_anchors_class_is_finite():
+    regions, pseudo = random_case(SIZES[0], 1)
+    options = gathered_keys(SIZES[0], 2)
+    for present in (torch.zeros_like(options["keys_present"]), torch.tensor([[True, False, False]] * 2)):
+        regions = leaves(regions)
+        value = region_feature_contrastive(regions, pseudo, keys=options["keys"], keys_present=present)
+        value.backward()
+        assert value.isfinite()
+        assert regions.features.grad.isfinite().all()
+
+
+@every_loss
+@pytest.mark.parametrize("seed", range(2))
+def test_gradient_is_the_derivative_and_stops_where_it_should(name, seed):
+    size = (2, 3, 3, 2, 2, 3)
+    regions, pseudo = random_case(size, seed)
+    assert pseudo.present.any()
+    for field in ("class_logits", "mask_logits", "features"):
+        if field in REACHED[name]:
+            leaf = getattr(regions, field).clone().requires_grad_()
+            torch.autograd.gradcheck(
+                lambda value, field=field: LOSSES[name](replace(regions, **{field: value}), pseudo), (leaf,)
+            )
+    student_leaves = leaves(regions)
+    LOSSES[name](student_leaves, pseudo).backward()
+    for field, gradient in gradients(student_leaves).items():
+        if field in REACHED[name]:
+            assert gradient.abs().sum() > 0, field
+        else:
+            assert gradient is None or gradient.eq(0).all(), field
+
+
+@every_loss
+def test_nothing_reaches_the_teacher(name):
+    regions, pseudo = random_case(SIZES[0], 0)
+    teacher = {
+        field.name: getattr(pseudo, field.name).clone().requires_grad_()
+        for field in fields(pseudo)
+        if getattr(pseudo, field.name).is_floating_point()
+    }
+    options = {}
+    if name == "rfc":
+        options = gathered_keys(SIZES[0], 2)
+        options["keys"].requires_grad_()
+    for option in ({}, options):
+        LOSSES[name](leaves(regions), replace(pseudo, **teacher), **option).backward()
+        for field, tensor in (teacher | option).items():
+            assert tensor.grad is None or tensor.grad.eq(0).all(), field
+
+
+@every_loss
+def test_order_of_queries_and_images_does_not_matter(name):
+    size = (3, 6, 4, 5, 6, 4)
+    regions, pseudo = random_case(size, 0)
+    expected = LOSSES[name](regions, pseudo).item()
+    queries, images = torch.tensor([3, 0, 5, 1, 4, 2]), torch.tensor([2, 0, 1])
+    permuted = Regions(regions.class_logits[:, queries], regions.mask_logits[:, queries], regions.features)
+    assert LOSSES[name](permuted, pseudo).item() == pytest.approx(expected, abs=1e-6)
+    permuted = Regions(*(getattr(regions, field)[images] for field in ("class_logits", "mask_logits", "features")))
+    teacher = PseudoRegions(*(getattr(pseudo, field.name)[images] for field in fields(pseudo)))
+    assert LOSSES[name](permuted, teacher).item() == pytest.approx(expected, abs=1e-6)
+
+
+@every_loss
+@pytest.mark.parametrize("case", EDGE_CASES)
+@pytest.mark.parametrize("number", PRECISIONS)
+def test_edge_cases_are_finite(name, case, number):
+    dtype, context = precision(number)
+    regions, pseudo = edge_case(case, dtype)
+    regions = leaves(regions)
+    with context:
+        value = LOSSES[name](regions, pseudo)
+    assert value.isfinite(), value
+    assert value.grad_fn is not None
+    value.backward()
+    reached = {field: gradient for field, gradient in gradients(regions).items() if gradient is not None}
+    assert set(reached) >= REACHED[name]
+    for field, gradient in reached.items():
+        assert gradient.isfinite().all(), field
+    if case in NOTHING_PRESENT:
+        assert not pseudo.present.any()
+        assert value.item() == 0.0
+        assert all(gradient.eq(0).all() for gradient in reached.values())
+
+
+@every_loss
+@pytest.mark.parametrize("number", PRECISIONS)
+def test_lower_precision_has_the_same_value(name, number):
+    """Dice over a temperature of 0.1 is sensitive: rounded to bfloat16 it would be wrong by up to 0.04."""
+    dtype, context = precision(number)
+    regions, pseudo = random_case((2, 6, 4, 8, 20, 20), 0, dtype=dtype)
+    with context:
+        value = LOSSES[name](regions, pseudo)
+    assert value.item() == pytest.approx(reference_value(name, regions, pseudo), abs=0.02)
+
+
+@every_loss
+@pytest.mark.parametrize("number", PRECISIONS)
+def test_large_maps_do_not_overflow(name, number):
+    """90,000 positions: a sum in float16 would end at 65,504."""
+    dtype, context = precision(number)
+    regions, pseudo = random_case((1, 2, 2, 2, 300, 300), 0, dtype=dtype)
+    regions = leaves(regions)
+    with context:
+        value = LOSSES[name](regions, pseudo)
+    value.backward()
+    double_regions = Regions(*(getattr(regions, field).double() for field in gradients(regions)))
+    double = {f.name: getattr(pseudo, f.name) for f in fields(pseudo)}
+    double = PseudoRegions(**{k: v.double() if v.is_floating_point() else v for k, v in double.items()})
+    assert value.item() == pytest.approx(LOSSES[name](double_regions, double).item(), abs=0.02)
+    assert all(gradient.isfinite().all() for gradient in gradients(regions).values() if gradient is not None)
+
+
+@pytest.mark.parametrize("others", [0.0, -8.0])
+@pytest.mark.parametrize("number", PRECISIONS)
+def test_all_queries_no_object_leaves_a_way_out(others, number):
+    """With every query sure of "no object", RCC still moves the classes, RMC the masks, and SMC both."""
+    dtype, context = precision(number)
+    regions, pseudo = random_case(SIZES[0], 0, dtype=dtype)
+    regions.class_logits[:] = others
+    regions.class_logits[:, :, -1] = 8
+    for name, field in [("rcc", "class_logits"), ("rmc", "mask_logits"), ("smc", "mask_logits")]:
+        student_leaves = leaves(regions)
+        with context:
+            value = LOSSES[name](student_leaves, pseudo)
+        value.backward()
+        gradient = getattr(student_leaves, field).grad
+        assert gradient.isfinite().all()
+        assert gradient.abs().max() > 1e-4, (name, field)
+        if name == "rcc":
+            present = pseudo.present[0, 0], pseudo.present[0, 1]
+            assert any(present)
+            for c in range(2):
+                if present[c]:
+                    assert (gradient[0, :, c] <= 0).all(), "the class must rise"
+
+
+def test_perfect_student_has_small_losses():
+    """Every query owns one region, says its class, and has its mask and the teacher's features."""
+    regions, pseudo = random_case((2, 3, 3, 3, 8, 8), 0, threshold=0.0)
+    assert pseudo.present.all()
+    class_logits = 20 * torch.eye(3, 4, dtype=torch.float64).expand(2, 3, 4)
+    features = 5 * torch.einsum("bchw,cd->bdhw", pseudo.masks, torch.eye(3, dtype=torch.float64))
+    perfect = Regions(class_logits, 40 * pseudo.masks - 20, features)
+    pseudo = replace(pseudo, features=torch.eye(3, dtype=torch.float64).expand(2, 3, 3))
+    for name, loss in LOSSES.items():
+        assert loss(perfect, pseudo).item() < 0.01 < loss(regions, pseudo).item(), name
+
+
+@settings(max_examples=40, deadline=None, derandomize=True)
+@given(
+    size=st.tuples(*[st.integers(1, 4)] * 4, st.integers(1, 6), st.integers(1, 6)),
+    scale=st.sampled_from([0.0, 1.0, 30.0, 1e4]),
+    threshold=st.sampled_from([0.0, 0.5, 0.95]),
+    seed=st.integers(0, 1000),
+)
+def test_any_shape_is_finite(size, scale, threshold, seed):
+    regions, pseudo = random_case(size, seed, threshold, dtype=torch.float32)
+    regions = leaves(Regions(regions.class_logits * scale, regions.mask_logits * scale, regions.features * scale))
+    total = sum(loss(regions, pseudo) for loss in LOSSES.values())
+    total.backward()
+    assert total.isfinite()
+    assert all(gradient.isfinite().all() for gradient in gradients(regions).values())
+    if not pseudo.present.any():
+        assert total.item() == 0
+
+
+def test_losses_are_scalars_on_the_students_graph_only():
+    regions, pseudo = random_case(SIZES[0], 0)
+    for loss in map(partial, LOSSES.values()):
+        assert not loss(regions, pseudo).requires_grad
+        assert loss(leaves(regions), pseudo).requires_grad

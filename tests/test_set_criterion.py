@@ -1,0 +1,295 @@
+"""The supervised losses against float64 loops written from their formulas, and the matching against brute force."""
+
+from __future__ import annotations
+
+import itertools
+import math
+
+import numpy as np
+import pytest
+import torch
+from torch.nn import functional as F
+
+from rc2l_d2.modeling.matcher import hungarian_match, matching_cost
+from rc2l_d2.modeling.set_criterion import SetCriterion, mask_losses
+from rc2l_d2.regions.types import Regions
+
+IGNORE = 255
+
+
+def random_regions(batch=2, queries=6, classes=4, size=(4, 6), auxiliary=2, seed=0) -> Regions:
+    generator = torch.Generator().manual_seed(seed)
+
+    def layer() -> tuple[torch.Tensor, torch.Tensor]:
+        return (
+            torch.randn(batch, queries, classes + 1, generator=generator).requires_grad_(),
+            (3 * torch.randn(batch, queries, *size, generator=generator)).requires_grad_(),
+        )
+
+    return Regions(*layer(), torch.zeros(batch, 1, *size), tuple(layer() for _ in range(auxiliary)))
+
+
+def random_labels(batch=2, classes=4, size=(16, 24), seed=0) -> torch.Tensor:
+    small = torch.randint(classes, (batch, 1, size[0] // 4, size[1] // 8), generator=torch.Generator().manual_seed(seed))
+    return F.interpolate(small.float(), size=size, mode="nearest")[:, 0].to(torch.uint8)
+
+
+# --- independent formulas, one position at a time ---------------------------------------------------------------------
+
+
+def focal_loop(logits, target, known) -> float:
+    total, count = 0.0, 0
+    for x, t, k in zip(np.ravel(logits), np.ravel(target), np.ravel(known), strict=True):
+        if k:
+            p = 1 / (1 + math.exp(-float(x)))
+            total += -0.25 * (1 - p) ** 2 * math.log(p) if t else -0.75 * p**2 * math.log(1 - p)
+            count += 1
+    return total / max(count, 1)
+
+
+def dice_loop(logits, target, known) -> float:
+    both = one = other = 0.0
+    for x, t, k in zip(np.ravel(logits), np.ravel(target), np.ravel(known), strict=True):
+        if k:
+            p = 1 / (1 + math.exp(-float(x)))
+            both, one, other = both + p * bool(t), one + p, other + bool(t)
+    return 1 - (2 * both + 1) / (one + other + 1)
+
+
+def softmax(row) -> np.ndarray:
+    e = np.exp(row - row.max())
+    return e / e.sum()
+
+
+def expected_losses(class_logits, mask_logits, labels, classes, no_object=0.1, mask_weight=20.0, dice_weight=1.0):
+    """All three losses of one layer in numpy float64, the assignment by trying every permutation."""
+    class_logits, mask_logits = class_logits.detach().double().numpy(), mask_logits.detach().double()
+    size = tuple(labels.shape[-2:])
+    step = [big // little for big, little in zip(size, mask_logits.shape[-2:], strict=True)]
+    large = F.interpolate(mask_logits, size=size, mode="bilinear", align_corners=False).numpy()
+    mask_logits, labels = mask_logits.numpy(), labels.numpy()
+    ce = weight = focal = dice = targets = 0.0
+    for b, label in enumerate(labels):
+        present = [c for c in range(classes) if (label == c).any()]
+        targets += len(present)
+        small = label[:: step[0], :: step[1]]
+        queries = range(len(class_logits[b]))
+        probability = [softmax(row) for row in class_logits[b]]
+        cost = {
+            (q, c): mask_weight * focal_loop(mask_logits[b, q], small == c, small != IGNORE)
+            + dice_weight * dice_loop(mask_logits[b, q], small == c, small != IGNORE)
+            - probability[q][c]
+            for q in queries
+            for c in present
+        }
+        best = min(
+            itertools.permutations(queries, len(present)),
+            key=lambda chosen: sum(cost[q, c] for q, c in zip(chosen, present, strict=True)),
+        )
+        of_query = dict(zip(best, present, strict=True))
+        for q in queries:
+            c = of_query.get(q, classes)
+            w = 1.0 if q in of_query else no_object
+            ce, weight = ce - w * math.log(probability[q][c]), weight + w
+            if q in of_query:
+                focal += focal_loop(large[b, q], label == c, label != IGNORE)
+                dice += dice_loop(large[b, q], label == c, label != IGNORE)
+    targets = max(targets, 1)
+    return ce / weight, mask_weight * focal / targets, dice_weight * dice / targets
+
+
+def values(losses: dict[str, torch.Tensor]) -> dict[str, float]:
+    return {name: value.item() for name, value in losses.items()}
+
+
+# --- values -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("void", [False, True])
+def test_losses_equal_independent_loops(void):
+    regions, labels = random_regions(), random_labels()
+    if void:
+        labels[0, 3:9, 5:14] = IGNORE
+        labels[1, :, 20:] = IGNORE
+    losses = values(SetCriterion(4)(regions, labels))
+    layers = {"_0": regions.auxiliary[0], "_1": regions.auxiliary[1], "": (regions.class_logits, regions.mask_logits)}
+    assert len(losses) == 9
+    for suffix, layer in layers.items():
+        expected = expected_losses(*layer, labels, 4)
+        got = [losses[name + suffix] for name in ("loss_ce", "loss_mask", "loss_dice")]
+        assert got == pytest.approx(expected, rel=1e-5), suffix
+
+
+def test_weights_come_from_the_arguments():
+    regions, labels = random_regions(auxiliary=0), random_labels()
+    criterion = SetCriterion(4, no_object_weight=0.5, mask_weight=3.0, dice_weight=2.0)
+    expected = expected_losses(
+        regions.class_logits, regions.mask_logits, labels, 4, no_object=0.5, mask_weight=3.0, dice_weight=2.0
+    )
+    assert list(values(criterion(regions, labels)).values()) == pytest.approx(expected, rel=1e-5)
+
+
+def test_fully_labelled_mask_losses_equal_the_common_form():
+    """The focal loss that detection libraries use, binary cross-entropy times (1 - p_t)^2 times alpha_t."""
+    logits = torch.linspace(-30, 30, 48, dtype=torch.float64).view(2, 4, 6)
+    targets = torch.rand(2, 4, 6, generator=torch.Generator().manual_seed(0)) > 0.5
+    focal, _ = mask_losses(logits, targets, torch.ones_like(targets))
+    t = targets.double()
+    p = logits.sigmoid()
+    right = p * t + (1 - p) * (1 - t)
+    weight = 0.25 * t + 0.75 * (1 - t)
+    expected = F.binary_cross_entropy_with_logits(logits, t, reduction="none") * (1 - right) ** 2 * weight
+    torch.testing.assert_close(focal, expected.mean((1, 2)))
+
+
+def test_mask_losses_have_correct_gradients():
+    logits = torch.randn(2, 3, 4, dtype=torch.float64, generator=torch.Generator().manual_seed(0)).requires_grad_()
+    targets = torch.rand(2, 6, 8, generator=torch.Generator().manual_seed(1)) > 0.5
+    valid = torch.rand(2, 6, 8, generator=torch.Generator().manual_seed(2)) > 0.3
+    assert torch.autograd.gradcheck(lambda x: mask_losses(x, targets, valid), logits)
+
+
+# --- matching ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("queries, classes", [(5, 3), (3, 3), (3, 5), (1, 4)])
+def test_matching_equals_brute_force(queries, classes):
+    generator = torch.Generator().manual_seed(queries * 10 + classes)
+    cost = torch.randn(2, 3, queries, classes, generator=generator)
+    present = torch.rand(3, classes, generator=generator) > 0.3
+    present[1] = False
+    pairs = hungarian_match(cost, present)
+    assert pairs.shape == (2, 3, sum(min(queries, int(n)) for n in present.sum(1)))
+    for layer in range(2):
+        for b in range(3):
+            image, query, label = pairs[layer][:, pairs[layer, 0] == b]
+            columns = present[b].nonzero().flatten().tolist()
+            assert set(label.tolist()) <= set(columns)
+            assert len(set(label.tolist())) == len(set(query.tolist())) == len(label) == min(queries, len(columns))
+            rows, longer = (range(queries), columns) if queries <= len(columns) else (columns, range(queries))
+            best = min(
+                sum(cost[layer, b, r, c].item() if rows is not columns else cost[layer, b, c, r].item()
+                    for r, c in zip(rows, chosen, strict=True))
+                for chosen in itertools.permutations(longer, len(rows))
+            )
+            assert cost[layer, b, query, label].sum().item() == pytest.approx(best, abs=1e-5)
+
+
+def test_cost_of_predictions_that_are_not_finite_is_finite():
+    classes, masks = torch.randn(1, 4, 3), torch.randn(1, 4, 2, 2)
+    classes[0, 0], masks[0, 1], masks[0, 2, 0, 0], masks[0, 3] = torch.nan, torch.nan, torch.inf, -torch.inf
+    targets = torch.zeros(1, 2, 2, 2)
+    targets[:, 0] = 1
+    cost = matching_cost(classes, masks, targets, torch.ones(1, 2, 2), 20.0, 1.0)
+    assert cost.isfinite().all()
+    assert hungarian_match(cost[None], torch.tensor([[True, False]])).shape == (1, 3, 1)
+
+
+def test_a_prediction_that_is_not_a_number_shows_in_the_loss():
+    regions = random_regions(auxiliary=0)
+    with torch.no_grad():
+        regions.class_logits[0, 0] = torch.nan
+    assert SetCriterion(4)(regions, random_labels())["loss_ce"].isnan()
+
+
+# --- what must not matter ---------------------------------------------------------------------------------------------
+
+
+def test_padding_changes_nothing():
+    """The right third of the image without labels, and whatever the masks say beyond their reach, don't count."""
+    regions, labels = random_regions(size=(4, 6), auxiliary=1), random_labels(size=(16, 24))
+    labels[:, :, 12:] = IGNORE
+    before = SetCriterion(4)(regions, labels)
+
+    def far_change(mask: torch.Tensor) -> torch.Tensor:
+        mask = mask.detach().clone()
+        mask[..., 4:] = 100 * torch.randn(mask[..., 4:].shape, generator=torch.Generator().manual_seed(9))
+        return mask
+
+    changed = Regions(
+        regions.class_logits,
+        far_change(regions.mask_logits),
+        regions.features,
+        tuple((classes, far_change(masks)) for classes, masks in regions.auxiliary),
+    )
+    assert values(SetCriterion(4)(changed, labels)) == pytest.approx(values(before), rel=1e-6)
+
+
+def test_queries_and_images_have_no_order():
+    regions, labels = random_regions(), random_labels()
+    queries, images = torch.tensor([4, 2, 0, 5, 1, 3]), torch.tensor([1, 0])
+
+    def permute(x: torch.Tensor) -> torch.Tensor:
+        return x[images][:, queries]
+
+    permuted = Regions(
+        permute(regions.class_logits),
+        permute(regions.mask_logits),
+        regions.features,
+        tuple((permute(classes), permute(masks)) for classes, masks in regions.auxiliary),
+    )
+    criterion = SetCriterion(4)
+    assert values(criterion(permuted, labels[images])) == pytest.approx(values(criterion(regions, labels)), rel=1e-5)
+
+
+def test_label_type_does_not_matter():
+    regions, labels = random_regions(), random_labels()
+    criterion = SetCriterion(4)
+    assert values(criterion(regions, labels.long())) == values(criterion(regions, labels))
+
+
+def test_ignore_value_may_be_any_number():
+    regions, labels = random_regions(), random_labels()
+    labels[0, :8] = IGNORE
+    moved = labels.long().masked_fill(labels == IGNORE, -1)
+    assert values(SetCriterion(4, ignore_value=-1)(regions, moved)) == values(SetCriterion(4)(regions, labels))
+
+
+# --- edges ------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("no_object_weight", [0.1, 0.0])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_no_labelled_pixel_is_finite_and_connected(no_object_weight, dtype):
+    regions = random_regions(auxiliary=1)
+    leaves = [regions.class_logits, regions.mask_logits, *regions.auxiliary[0]]
+    labels = torch.full((2, 16, 24), IGNORE, dtype=torch.uint8)
+    with torch.autocast("cpu", dtype=torch.bfloat16, enabled=dtype is torch.bfloat16):
+        losses = SetCriterion(4, no_object_weight=no_object_weight)(regions, labels)
+    assert losses["loss_mask"] == 0 and losses["loss_dice_0"] == 0
+    sum(losses.values()).backward()
+    for leaf in leaves:
+        assert leaf.grad is not None and leaf.grad.isfinite().all()
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+def test_half_precision_predictions_give_finite_float32_losses(dtype):
+    regions, labels = random_regions(auxiliary=1), random_labels()
+    labels[0] = 2
+    labels[1, :, :8] = IGNORE
+    leaves = [regions.class_logits, regions.mask_logits, *regions.auxiliary[0]]
+    half = Regions(
+        (40 * regions.class_logits).to(dtype),
+        (40 * regions.mask_logits).to(dtype),
+        regions.features,
+        tuple((classes.to(dtype), masks.to(dtype)) for classes, masks in regions.auxiliary),
+    )
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        losses = SetCriterion(4)(half, labels)
+    assert all(loss.dtype is torch.float32 and loss.isfinite() for loss in losses.values())
+    sum(losses.values()).backward()
+    assert all(leaf.grad.isfinite().all() and leaf.grad.any() for leaf in leaves)
+
+
+def test_more_classes_than_queries():
+    regions, labels = random_regions(queries=2), random_labels()
+    losses = SetCriterion(4)(regions, labels)
+    assert all(loss.isfinite() for loss in losses.values())
+
+
+def test_a_class_too_small_for_the_mask_grid_is_still_a_target():
+    regions, labels = random_regions(auxiliary=0, queries=2), torch.zeros(2, 16, 24, dtype=torch.uint8)
+    before = SetCriterion(4)(regions, labels)
+    labels[0, 1, 1] = 3
+    after = SetCriterion(4)(regions, labels)
+    assert after["loss_dice"].isfinite() and after["loss_dice"] != before["loss_dice"]

@@ -1,0 +1,106 @@
+"""The transformer decoder: position embedding, norms, auxiliary layers, independence of images."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+
+from rc2l_d2.errors import InputError
+from rc2l_d2.modeling.transformer_decoder import RegionPredictor, sine_position_embedding
+
+
+def predictor(**changes) -> RegionPredictor:
+    options = {
+        "num_classes": 3,
+        "num_queries": 5,
+        "hidden_dim": 16,
+        "mask_dim": 8,
+        "heads": 4,
+        "feedforward_dim": 32,
+        "layers": 3,
+        "dropout": 0.0,
+        "pre_norm": False,
+        "deep_supervision": True,
+    }
+    torch.manual_seed(0)
+    return RegionPredictor(12, **{**options, **changes})
+
+
+def inputs() -> tuple[torch.Tensor, torch.Tensor]:
+    generator = torch.Generator().manual_seed(1)
+    return torch.randn(2, 12, 3, 4, generator=generator), torch.randn(2, 8, 6, 8, generator=generator)
+
+
+def test_position_embedding_equals_values_by_hand():
+    embedding = sine_position_embedding(2, 4, 8)
+    assert embedding.shape == (8, 2, 4)
+    # y = 1 of 2 is pi, x = 3 of 4 is 3 pi / 2; four channels each, frequencies 1 and 1/100.
+    y, x = math.pi, 1.5 * math.pi
+    expected = [f(v * w) for v in (y, x) for w in (1, 0.01) for f in (math.sin, math.cos)]
+    torch.testing.assert_close(embedding[:, 0, 2], torch.tensor(expected), atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("pre_norm", [False, True])
+def test_every_layer_speaks_in_training_and_the_last_in_evaluation(pre_norm):
+    model = predictor(pre_norm=pre_norm)
+    trained = model.train()(*inputs())
+    evaluated = model.eval()(*inputs())
+    assert len(trained) == 3 and len(evaluated) == 1
+    for classes, masks in trained:
+        assert classes.shape == (2, 5, 4) and masks.shape == (2, 5, 6, 8)
+    torch.testing.assert_close(evaluated[0], trained[-1])
+    assert not torch.allclose(trained[0][0], trained[-1][0])
+
+
+def test_without_deep_supervision_training_has_one_layer_too():
+    assert len(predictor(deep_supervision=False).train()(*inputs())) == 1
+
+
+def test_pre_norm_differs_from_post_norm():
+    post, pre = (predictor(pre_norm=flag).eval()(*inputs())[0][0] for flag in (False, True))
+    assert not torch.allclose(post, pre)
+
+
+def test_images_do_not_see_each_other():
+    model = predictor().eval()
+    image, features = inputs()
+    together = model(image, features)[0]
+    alone = model(image[1:], features[1:])[0]
+    torch.testing.assert_close((together[0][1:], together[1][1:]), alone)
+
+
+def test_permuting_queries_permutes_the_output():
+    model = predictor().eval()
+    before = model(*inputs())[0]
+    order = torch.tensor([3, 0, 4, 1, 2])
+    with torch.no_grad():
+        model.query_embed.weight.copy_(model.query_embed.weight[order])
+    after = model(*inputs())[0]
+    for a, b in zip(after, before, strict=True):
+        torch.testing.assert_close(a, b[:, order])
+
+
+def test_equal_widths_need_no_projection_and_masks_follow_mask_dim():
+    model = predictor(hidden_dim=12, mask_dim=4, heads=3)
+    assert not any(name.startswith("input_proj") for name in model.state_dict())
+    image, _ = inputs()
+    assert model(image, torch.randn(2, 4, 6, 8))[-1][1].shape == (2, 5, 6, 8)
+
+
+@pytest.mark.parametrize("pre_norm", [False, True])
+def test_every_parameter_gets_a_gradient_in_bfloat16(pre_norm):
+    model = predictor(pre_norm=pre_norm).train()
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        layers = model(*inputs())
+    sum(classes.float().square().sum() + masks.float().square().sum() for classes, masks in layers).backward()
+    for name, parameter in model.named_parameters():
+        assert parameter.grad is not None and parameter.grad.isfinite().all(), name
+        assert parameter.grad.any(), name
+
+
+@pytest.mark.parametrize("changes", [{"hidden_dim": 18, "heads": 3}, {"heads": 3}, {"layers": 0}, {"num_queries": 0}])
+def test_impossible_sizes_are_named(changes):
+    with pytest.raises(InputError, match="MODEL.MASK_FORMER"):
+        predictor(**changes)

@@ -1,0 +1,85 @@
+#!/usr/bin/env python3
+"""Train and evaluate RC2L, or the supervised baseline: the command line of every Detectron2 project.
+
+    python train_net.py --config-file configs/toy/rc2l_R18.yaml [--num-gpus N] [--resume | --eval-only] [KEY VALUE ...]
+
+``--dry-run`` prints the plan and stops. A mistake in what was given is told in one sentence, with exit status 2.
+"""
+
+import argparse
+import os
+import sys
+
+import torch
+
+from rc2l_d2.data import check_training_data
+from rc2l_d2.engine import RC2LTrainer, describe_plan, load_config
+from rc2l_d2.errors import InputError
+from rc2l_d2.host import (
+    HOST,
+    HOST_REASON,
+    CfgNode,
+    comm,
+    default_argument_parser,
+    default_setup,
+    launch,
+    setup_logger,
+)
+
+
+def setup(args: argparse.Namespace) -> CfgNode:
+    """Configuration, logging, seeds and threads of this process."""
+    cfg = load_config(args.config_file, args.opts)
+    logger = setup_logger(cfg.OUTPUT_DIR, distributed_rank=comm.get_rank(), name="rc2l_d2")
+    logger.info("Host: %s (%s)", HOST, HOST_REASON)
+    default_setup(cfg, args)
+    if cfg.MODEL.DEVICE == "cpu" and comm.get_world_size() > 1:
+        torch.set_num_threads(max(1, (os.cpu_count() or 1) // comm.get_world_size()))
+    return cfg
+
+
+def main(args: argparse.Namespace) -> dict:
+    """One process of a run; returns the last evaluation's results."""
+    try:
+        cfg = setup(args)
+        check_training_data(cfg)
+        trainer = RC2LTrainer(cfg)
+        if args.eval_only:
+            trainer.load_for_evaluation(resume=args.resume)
+            return trainer.evaluate()
+        trainer.resume_or_load(resume=args.resume)
+        trainer.train()
+        return trainer.last_results
+    except InputError as error:
+        print(f"train_net.py: {error}", file=sys.stderr)
+        sys.exit(2)
+
+
+def run() -> None:
+    """Parse the command line and start one process for each GPU (or as many CPU processes)."""
+    parser = default_argument_parser()
+    parser.add_argument("--dry-run", action="store_true", help="print what would be done, and stop")
+    args = parser.parse_args()
+    if args.dry_run:
+        try:
+            print(describe_plan(load_config(args.config_file, args.opts)))
+        except InputError as error:
+            print(f"train_net.py: {error}", file=sys.stderr)
+            sys.exit(2)
+        return
+    try:
+        launch(
+            main,
+            args.num_gpus,
+            num_machines=args.num_machines,
+            machine_rank=args.machine_rank,
+            dist_url=args.dist_url,
+            args=(args,),
+        )
+    except torch.multiprocessing.ProcessExitedException as error:
+        # A process that met an InputError has said so itself.
+        sys.exit(error.exit_code or 1)
+
+
+if __name__ == "__main__":
+    run()
