@@ -25,6 +25,8 @@ def add_rc2l_config(cfg: CfgNode) -> CfgNode:
     cfg.SOLVER.BACKBONE_MULTIPLIER = 1.0
     # Weight decay of embeddings (the queries).
     cfg.SOLVER.WEIGHT_DECAY_EMBED = 0.0
+    # The one schedule here: linear warm-up, then polynomial decay.
+    cfg.SOLVER.LR_SCHEDULER_NAME = "WarmupPolyLR"
     # Exponent of the polynomial decay to zero: lr = BASE_LR * (1 - iter / MAX_ITER) ** power.
     cfg.SOLVER.POLY_LR_POWER = 0.9
 

@@ -39,7 +39,7 @@ EDGE_CASES = [
     "large positive logits",
     "large negative logits",
 ]
-PRECISIONS = ["float32", "bfloat16", "autocast bfloat16", "autocast float16"]
+PRECISIONS = ["float32", "bfloat16", "float16", "autocast bfloat16", "autocast float16"]
 
 
 def random_view(size, seed: int, sharpness: float = 3.0, dtype=torch.float64) -> TeacherView:
@@ -128,10 +128,8 @@ def edge_case(name: str, dtype=torch.float32) -> tuple[Regions, PseudoRegions]:
 
 def precision(name: str):
     """The dtype of the inputs, and the context in which the functions run."""
-    if name == "float32":
-        return torch.float32, contextlib.nullcontext()
-    if name == "bfloat16":
-        return torch.bfloat16, contextlib.nullcontext()
+    if not name.startswith("autocast"):
+        return getattr(torch, name), contextlib.nullcontext()
     return torch.float32, torch.autocast("cpu", dtype=getattr(torch, name.removeprefix("autocast ")))
 
 

@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import math
 from dataclasses import fields, replace
-from functools import partial
 
 import method_reference as reference
 import pytest
@@ -271,12 +270,12 @@ def test_large_maps_do_not_overflow(name, number):
 @pytest.mark.parametrize("others", [0.0, -8.0])
 @pytest.mark.parametrize("number", PRECISIONS)
 def test_all_queries_no_object_leaves_a_way_out(others, number):
-    """With every query sure of "no object", RCC still moves the classes, RMC the masks, and SMC both."""
+    """With every query sure of "no object", RCC and SMC still move the classes, and RMC the masks."""
     dtype, context = precision(number)
     regions, pseudo = random_case(SIZES[0], 0, dtype=dtype)
     regions.class_logits[:] = others
     regions.class_logits[:, :, -1] = 8
-    for name, field in [("rcc", "class_logits"), ("rmc", "mask_logits"), ("smc", "mask_logits")]:
+    for name, field in [("rcc", "class_logits"), ("rmc", "mask_logits"), ("smc", "class_logits")]:
         student_leaves = leaves(regions)
         with context:
             value = LOSSES[name](student_leaves, pseudo)
@@ -285,15 +284,16 @@ def test_all_queries_no_object_leaves_a_way_out(others, number):
         assert gradient.isfinite().all()
         assert gradient.abs().max() > 1e-4, (name, field)
         if name == "rcc":
-            present = pseudo.present[0, 0], pseudo.present[0, 1]
-            assert any(present)
-            for c in range(2):
-                if present[c]:
-                    assert (gradient[0, :, c] <= 0).all(), "the class must rise"
+            assert pseudo.present.any()
+            of_present = gradient[..., :-1].transpose(1, 2)[pseudo.present]
+            assert (of_present <= 0).all(), "the classes of the regions must rise"
 
 
 def test_perfect_student_has_small_losses():
-    """Every query owns one region, says its class, and has its mask and the teacher's features."""
+    """Every query owns one region, says its class, and has its mask and the teacher's features.
+
+    RFC cannot fall below log 2 there: two images hold every class, and each key shares its anchor with the other's.
+    """
     regions, pseudo = random_case((2, 3, 3, 3, 8, 8), 0, threshold=0.0)
     assert pseudo.present.all()
     class_logits = 20 * torch.eye(3, 4, dtype=torch.float64).expand(2, 3, 4)
@@ -301,10 +301,11 @@ def test_perfect_student_has_small_losses():
     perfect = Regions(class_logits, 40 * pseudo.masks - 20, features)
     pseudo = replace(pseudo, features=torch.eye(3, dtype=torch.float64).expand(2, 3, 3))
     for name, loss in LOSSES.items():
-        assert loss(perfect, pseudo).item() < 0.01 < loss(regions, pseudo).item(), name
+        least = math.log(2) if name == "rfc" else 0.0
+        assert least - 1e-5 < loss(perfect, pseudo).item() < least + 0.01 < loss(regions, pseudo).item(), name
 
 
-@settings(max_examples=40, deadline=None, derandomize=True)
+@settings(max_examples=40, deadline=None, derandomize=True, database=None)
 @given(
     size=st.tuples(*[st.integers(1, 4)] * 4, st.integers(1, 6), st.integers(1, 6)),
     scale=st.sampled_from([0.0, 1.0, 30.0, 1e4]),
@@ -324,6 +325,6 @@ def test_any_shape_is_finite(size, scale, threshold, seed):
 
 def test_losses_are_scalars_on_the_students_graph_only():
     regions, pseudo = random_case(SIZES[0], 0)
-    for loss in map(partial, LOSSES.values()):
+    for loss in LOSSES.values():
         assert not loss(regions, pseudo).requires_grad
         assert loss(leaves(regions), pseudo).requires_grad

@@ -104,3 +104,18 @@ def test_dice_of_masks_larger_than_float16_can_count(name):
     with context:
         dice = soft_dice(mask_logits, masks, torch.ones(1, 300, 300, dtype=torch.bool))
     assert_allclose(dice.float(), np.full((1, 2, 1), (90_000 + 1) / (45_000 + 90_000 + 1)), rtol=1e-2)
+
+
+@pytest.mark.parametrize("name", ["bfloat16", "float16", "autocast bfloat16", "autocast float16"])
+def test_dice_and_match_are_computed_in_float32(name):
+    dtype, context = precision(name)
+    regions, pseudo = random_case((2, 5, 3, 4, 12, 12), 3, dtype=dtype)
+    student, teacher = arrays(regions), arrays(pseudo)
+    with context:
+        dice = soft_dice(regions.mask_logits, pseudo.masks, pseudo.valid)
+        match = match_by_class(regions.class_logits, pseudo.present)
+    assert dice.dtype == match.dtype == torch.float32
+    expected = reference.soft_dice(student["mask_logits"], teacher["masks"], teacher["valid"])
+    assert_allclose(dice, expected, rtol=1e-5, atol=1e-6)
+    expected = reference.match_by_class(student["class_logits"], teacher["present"])
+    assert_allclose(match, expected, rtol=1e-5, atol=1e-6)

@@ -30,7 +30,8 @@ def random_regions(batch=2, queries=6, classes=4, size=(4, 6), auxiliary=2, seed
 
 
 def random_labels(batch=2, classes=4, size=(16, 24), seed=0) -> torch.Tensor:
-    small = torch.randint(classes, (batch, 1, size[0] // 4, size[1] // 8), generator=torch.Generator().manual_seed(seed))
+    generator = torch.Generator().manual_seed(seed)
+    small = torch.randint(classes, (batch, 1, size[0] // 4, size[1] // 8), generator=generator)
     return F.interpolate(small.float(), size=size, mode="nearest")[:, 0].to(torch.uint8)
 
 
@@ -142,6 +143,17 @@ def test_fully_labelled_mask_losses_equal_the_common_form():
     torch.testing.assert_close(focal, expected.mean((1, 2)))
 
 
+def test_mask_losses_leave_out_targets_that_are_not_valid():
+    generator = torch.Generator().manual_seed(0)
+    logits = torch.randn(3, 4, 6, dtype=torch.float64, generator=generator)
+    targets = torch.rand(3, 4, 6, generator=generator) > 0.5
+    valid = torch.rand(3, 4, 6, generator=generator) > 0.3
+    valid[2] = False
+    focal, dice = mask_losses(logits, targets, valid)
+    assert focal.tolist() == pytest.approx([focal_loop(*pair) for pair in zip(logits, targets, valid, strict=True)])
+    assert dice.tolist() == pytest.approx([dice_loop(*pair) for pair in zip(logits, targets, valid, strict=True)])
+
+
 def test_mask_losses_have_correct_gradients():
     logits = torch.randn(2, 3, 4, dtype=torch.float64, generator=torch.Generator().manual_seed(0)).requires_grad_()
     targets = torch.rand(2, 6, 8, generator=torch.Generator().manual_seed(1)) > 0.5
@@ -166,13 +178,27 @@ def test_matching_equals_brute_force(queries, classes):
             columns = present[b].nonzero().flatten().tolist()
             assert set(label.tolist()) <= set(columns)
             assert len(set(label.tolist())) == len(set(query.tolist())) == len(label) == min(queries, len(columns))
-            rows, longer = (range(queries), columns) if queries <= len(columns) else (columns, range(queries))
+            table = cost[layer, b][:, columns].numpy()
+            table = table if len(table) <= len(columns) else table.T  # the shorter side first
             best = min(
-                sum(cost[layer, b, r, c].item() if rows is not columns else cost[layer, b, c, r].item()
-                    for r, c in zip(rows, chosen, strict=True))
-                for chosen in itertools.permutations(longer, len(rows))
+                sum(table[row, column] for row, column in enumerate(chosen))
+                for chosen in itertools.permutations(range(table.shape[1]), len(table))
             )
             assert cost[layer, b, query, label].sum().item() == pytest.approx(best, abs=1e-5)
+
+
+@pytest.mark.parametrize("autocast", [False, True])
+def test_cost_equals_independent_loops(autocast):
+    generator = torch.Generator().manual_seed(0)
+    classes, masks = torch.randn(2, 3, 5, generator=generator), 3 * torch.randn(2, 3, 4, 6, generator=generator)
+    labels = torch.randint(5, (2, 4, 6), generator=generator)  # 4 stands for "no label"
+    targets = labels[:, None] == torch.arange(4)[:, None, None]
+    with torch.autocast("cpu", dtype=torch.bfloat16, enabled=autocast):
+        cost = matching_cost(classes, masks, targets, labels < 4, 20.0, 2.0)
+    for b, q, c in np.ndindex(2, 3, 4):
+        pair = masks[b, q], targets[b, c], labels[b] < 4
+        expected = 20 * focal_loop(*pair) + 2 * dice_loop(*pair) - softmax(classes[b, q].double().numpy())[c]
+        assert cost[b, q, c].item() == pytest.approx(expected, rel=1e-5, abs=1e-6)
 
 
 def test_cost_of_predictions_that_are_not_finite_is_finite():
@@ -243,6 +269,14 @@ def test_ignore_value_may_be_any_number():
     labels[0, :8] = IGNORE
     moved = labels.long().masked_fill(labels == IGNORE, -1)
     assert values(SetCriterion(4, ignore_value=-1)(regions, moved)) == values(SetCriterion(4)(regions, labels))
+
+
+def test_autocast_does_not_matter():
+    regions, labels = random_regions(), random_labels()
+    criterion = SetCriterion(4)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        losses = criterion(regions, labels)
+    assert values(losses) == pytest.approx(values(criterion(regions, labels)), rel=1e-6)
 
 
 # --- edges ------------------------------------------------------------------------------------------------------------

@@ -92,12 +92,19 @@ def test_equal_widths_need_no_projection_and_masks_follow_mask_dim():
 @pytest.mark.parametrize("pre_norm", [False, True])
 def test_every_parameter_gets_a_gradient_in_bfloat16(pre_norm):
     model = predictor(pre_norm=pre_norm).train()
+    for parameter in model.parameters():
+        torch.nn.init.normal_(parameter, std=0.3)
     with torch.autocast("cpu", dtype=torch.bfloat16):
         layers = model(*inputs())
     sum(classes.float().square().sum() + masks.float().square().sum() for classes, masks in layers).backward()
     for name, parameter in model.named_parameters():
         assert parameter.grad is not None and parameter.grad.isfinite().all(), name
-        assert parameter.grad.any(), name
+        # The first state is all zeros: post-norm's first self-attention mixes equal values, pre-norm's norm scales 0.
+        if name not in (
+            "transformer.decoder.layers.0.self_attn.in_proj_weight",
+            "transformer.decoder.layers.0.norm1.weight",
+        ):
+            assert parameter.grad.any(), name
 
 
 @pytest.mark.parametrize("changes", [{"hidden_dim": 18, "heads": 3}, {"heads": 3}, {"layers": 0}, {"num_queries": 0}])

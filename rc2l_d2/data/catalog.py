@@ -101,8 +101,8 @@ def require_registered(name: str, key: str) -> None:
     others = sorted(set(known) - set(close))
     meant = f"did you mean {' or '.join(close)}? " if close else ""
     raise InputError(
-        f"{key} names the data set '{name}', which is not registered; {meant}Known: {', '.join(close + others)}; a data "
-        f"set of your own is described by a YAML file in DATASETS.DEFINITIONS."
+        f"{key} names the data set '{name}', which is not registered; {meant}Known: {', '.join(close + others)}; a "
+        f"data set of your own is described by a YAML file in DATASETS.DEFINITIONS."
     )
 
 
@@ -125,7 +125,8 @@ def load_dataset(name: str, labelled: bool, key: str = "DATASETS") -> list[dict]
         entries = [{"image_id": entry["file_name"], **entry} for entry in DatasetCatalog.get(name)]
     except (OSError, AssertionError) as error:
         # What Detectron2's own loaders raise where the data is not there.
-        raise InputError(f"{key}: the data set '{name}' cannot be read ({_one_line(error)}); check its folder.") from error
+        reason = _one_line(error)
+        raise InputError(f"{key}: the data set '{name}' cannot be read ({reason}); check its folder.") from error
     bare = [entry["file_name"] for entry in entries if "sem_seg_file_name" not in entry]
     if labelled and bare:
         raise InputError(

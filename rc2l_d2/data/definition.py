@@ -229,7 +229,7 @@ def voc_color_map(count: int) -> tuple[tuple[int, int, int], ...]:
 
 
 def _expand(root: str, base: Path) -> tuple[str, Path | None]:
-    """Fill in ${VARIABLE}; a relative path counts from ``base``, after DETECTRON2_DATASETS from the current directory."""
+    """Fill ${VARIABLE}; a relative path counts from ``base``, below DETECTRON2_DATASETS from the current directory."""
     values = {DATASETS_VARIABLE: "datasets", **os.environ}
     unset = [name for name in _VARIABLE.findall(root) if name not in values]
     if unset:
@@ -246,7 +246,9 @@ def _read_list(file: Path, where: str) -> list[str]:
         lines = file.read_text(encoding="utf-8-sig").splitlines()
     except (OSError, UnicodeDecodeError) as error:
         reason = getattr(error, "strerror", None) or "it is not UTF-8 text"
-        raise InputError(f"{where}: the list {file} cannot be read ({reason}); put it there or correct 'list'.") from error
+        raise InputError(
+            f"{where}: the list {file} cannot be read ({reason}); put it there or correct the key 'list'."
+        ) from error
     ids = [line.strip() for line in lines if line.strip()]
     seen: set[str] = set()
     for image_id in ids:
@@ -268,7 +270,9 @@ def _read_yaml(file: Path) -> dict[str, Any]:
     try:
         raw = yaml.safe_load(file.read_text(encoding="utf-8"))
     except OSError as error:
-        raise InputError(f"{file}: the data set's YAML file cannot be read ({error.strerror}); check the path.") from error
+        raise InputError(
+            f"{file}: the data set's YAML file cannot be read ({error.strerror}); check the path."
+        ) from error
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         mark = getattr(error, "problem_mark", None)
         line = f" near line {mark.line + 1}" if mark else ""

@@ -33,7 +33,12 @@ def read_image(path: str | os.PathLike, format: str = "BGR") -> np.ndarray:
     data = _read_bytes(path)
     # OpenCV fills the rest of a truncated JPEG with grey and says nothing; an end marker occurs nowhere else.
     truncated = data.startswith(_JPEG_START) and _JPEG_END not in data
-    image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR) if data and not truncated else None
+    image = None
+    if data and not truncated:
+        try:
+            image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR)
+        except cv2.error:  # Larger than OpenCV's limit; a file that is no image gives None.
+            pass
     if image is None:
         reason = "ends too early" if truncated else "is empty" if not data else "is not an image that can be decoded"
         raise InputError(f"{path}: the image file {reason}; replace it or take it out of the data set.")
@@ -51,7 +56,9 @@ def read_label(path: str | os.PathLike) -> np.ndarray:
             mode = picture.mode
             values = np.array(picture) if mode in _LABEL_MODES else None
     except FileNotFoundError as error:
-        raise InputError(f"{path}: the label file does not exist; complete the data set or correct its list.") from error
+        raise InputError(
+            f"{path}: the label file does not exist; complete the data set or correct its list."
+        ) from error
     except (OSError, SyntaxError, ValueError, UnidentifiedImageError) as error:
         raise InputError(f"{path}: the label file cannot be decoded; replace it.") from error
     if values is None:

@@ -3,6 +3,7 @@
 from .checkpoint import RegionCheckpointer
 from .ema import EMAHook, EMATeacher
 from .plan import describe_plan
+from .progress import ProgressBar
 from .setup import load_config
 from .solver import build_lr_scheduler, build_optimizer
 from .train_loop import SemiSupervisedTrainer
@@ -11,6 +12,7 @@ from .trainer import RC2LTrainer
 __all__ = [
     "EMAHook",
     "EMATeacher",
+    "ProgressBar",
     "RC2LTrainer",
     "RegionCheckpointer",
     "SemiSupervisedTrainer",

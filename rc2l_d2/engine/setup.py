@@ -28,7 +28,7 @@ def load_config(config_file: str = "", overrides: Sequence[str] = ()) -> CfgNode
     if config_file:
         if not os.path.isfile(config_file):
             raise InputError(f"The config file {config_file} does not exist; check --config-file.")
-        _merge(cfg, lambda: cfg.merge_from_file(config_file), config_file)
+        _merge(cfg, lambda: cfg.merge_from_file(config_file, allow_unsafe=False), config_file)
     if len(overrides) % 2:
         raise InputError(f"The override {overrides[-1]} has no value; give config overrides as KEY VALUE pairs.")
     _merge(cfg, lambda: cfg.merge_from_list(list(overrides)), "the command line")

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from ..errors import InputError
-from ..host import CfgNode, SimpleTrainer
+from ..host import CfgNode, ImageList, SimpleTrainer
 from ..regions import PseudoRegions, TeacherView, classmix_mask, cutmix_mask, mix, pseudo_regions
 from .checkpoint import unwrap
 from .ema import EMATeacher
@@ -87,7 +87,8 @@ class SemiSupervisedTrainer(SimpleTrainer):
         student = unwrap(self.model)
         weak = student.preprocess([sample["image"] for sample in unlabeled]).tensor
         strong = student.preprocess([sample["strong"] for sample in unlabeled]).tensor
-        inside = student.pad_to(torch.stack([sample["inside"] for sample in unlabeled]), weak.shape[-2:])
+        inside = [sample["inside"].to(self.device) for sample in unlabeled]
+        inside = ImageList.from_tensors(inside, student.size_divisibility, pad_value=False).tensor
 
         view = self.teacher.view(weak, inside)
         self.teacher.observe(view)

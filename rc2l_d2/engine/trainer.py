@@ -123,7 +123,7 @@ class RC2LTrainer(DefaultTrainer):
     @classmethod
     def build_train_loader(cls, cfg: CfgNode):
         architecture = META_ARCH_REGISTRY.get(cfg.MODEL.META_ARCHITECTURE)
-        return build_train_loader(cfg, cfg.DATASETS.UNLABELED if architecture.uses_unlabeled else ())
+        return build_train_loader(cfg, use_unlabeled=architecture.uses_unlabeled)
 
     @classmethod
     def build_test_loader(cls, cfg: CfgNode, dataset_name: str):

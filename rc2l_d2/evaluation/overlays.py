@@ -4,17 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import matplotlib
 import numpy as np
 import torch
+from matplotlib.figure import Figure
+from matplotlib.patches import Patch
 from torch import nn
 
 from ..data import TestMapper, read_label
 from ..host import CfgNode, DatasetCatalog, MetadataCatalog, Visualizer
-
-matplotlib.use("Agg")
-from matplotlib import pyplot as plt  # noqa: E402  (the backend has to be chosen first)
-from matplotlib.patches import Patch  # noqa: E402
 
 
 @torch.no_grad()
@@ -34,9 +31,9 @@ def draw_comparison(
     records = DatasetCatalog.get(dataset_name)
     mapper = TestMapper(cfg)
     titles = ["image", "ground truth", *models]
-    figure, axes = plt.subplots(
-        len(indices), len(titles), figsize=(2.6 * len(titles), 2.6 * len(indices) + 0.8), squeeze=False
-    )
+    # A figure of its own, not pyplot's: no display and no global state.
+    figure = Figure(figsize=(2.6 * len(titles), 2.6 * len(indices) + 0.8))
+    axes = figure.subplots(len(indices), len(titles), squeeze=False)
     for row, index in zip(axes, indices, strict=True):
         sample = mapper(records[index])
         image = _as_rgb(sample, cfg.INPUT.FORMAT)
@@ -56,7 +53,6 @@ def draw_comparison(
     figure.legend(handles=handles, loc="lower center", ncols=min(len(handles), 2 * len(titles)), frameon=False)
     figure.tight_layout(rect=(0, 0.8 / figure.get_figheight(), 1, 1))
     figure.savefig(path, dpi=120)
-    plt.close(figure)
 
 
 def _as_rgb(sample: dict, image_format: str) -> np.ndarray:

@@ -2,10 +2,9 @@
 
 from .meta_arch import RegionSegmentor
 from .pixel_decoder import PixelDecoder
+from .rc2l import RC2L
 from .region_head import RegionHead
 from .set_criterion import SetCriterion
 from .transformer_decoder import RegionPredictor
 
-# from .rc2l import RC2L
-
-__all__ = ["PixelDecoder", "RegionHead", "RegionPredictor", "RegionSegmentor", "SetCriterion"]
+__all__ = ["RC2L", "PixelDecoder", "RegionHead", "RegionPredictor", "RegionSegmentor", "SetCriterion"]

@@ -42,6 +42,7 @@ def matching_cost(
     Returns:
         (B, N, K), float32, finite.
     """
+    # Autocast would run the matrix products in half precision.
     with torch.autocast(mask_logits.device.type, enabled=False):
         logits = mask_logits.float().flatten(2)
         regions = targets.float().flatten(2).transpose(1, 2)  # (B, S, K)

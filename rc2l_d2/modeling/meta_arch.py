@@ -16,7 +16,13 @@ from .set_criterion import SetCriterion
 
 @META_ARCH_REGISTRY.register()
 class RegionSegmentor(nn.Module):
-    """Backbone, region head and set criterion: the supervised baseline, and what RC2L trains."""
+    """Backbone, region head and set criterion: the supervised baseline, and what RC2L trains.
+
+    Attributes:
+        uses_unlabeled: whether training takes unlabelled images too.
+    """
+
+    uses_unlabeled = False
 
     @configurable
     def __init__(

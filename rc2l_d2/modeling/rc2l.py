@@ -110,7 +110,8 @@ class RC2L(RegionSegmentor):
         """
         if not self.training or strong is None:
             return super().forward(batched_inputs)
-        images, labels = self.labeled_batch(batched_inputs)
+        images = self.preprocess([sample["image"] for sample in batched_inputs]).tensor
+        labels = self.preprocess_labels([sample["sem_seg"] for sample in batched_inputs])
         regions = self.regions(torch.cat([images, strong]))
         count = len(images)
         losses = self.supervised_losses(regions.images(0, count), labels)

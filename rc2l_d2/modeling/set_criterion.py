@@ -57,20 +57,18 @@ class SetCriterion(nn.Module):
         """
         layers = [*regions.auxiliary, (regions.class_logits, regions.mask_logits)]
         suffixes = [*(f"_{i}" for i in range(len(layers) - 1)), ""]
-        # Autocast would take the sums over positions in half precision.
-        with torch.autocast(labels.device.type, enabled=False):
-            valid = self._valid(labels)
-            present = self._present(labels, valid)
-            pairs = self._match(layers, labels, present)
-            num_masks = _mean_over_processes(present.sum().float()).clamp(min=1)
-            losses = {}
-            for (class_logits, mask_logits), layer_pairs, suffix in zip(layers, pairs, suffixes, strict=True):
-                image, query, label = layer_pairs
-                masks = mask_logits[image, query].float()
-                focal, dice = mask_losses(masks, labels[image] == label[:, None, None], valid[image])
-                losses["loss_ce" + suffix] = self._class_loss(class_logits.float(), layer_pairs)
-                losses["loss_mask" + suffix] = self.mask_weight * focal.sum() / num_masks
-                losses["loss_dice" + suffix] = self.dice_weight * dice.sum() / num_masks
+        valid = self._valid(labels)
+        present = self._present(labels, valid)
+        pairs = self._match(layers, labels, present)
+        num_masks = _mean_over_processes(present.sum().float()).clamp(min=1)
+        losses = {}
+        for (class_logits, mask_logits), layer_pairs, suffix in zip(layers, pairs, suffixes, strict=True):
+            image, query, label = layer_pairs
+            masks = mask_logits[image, query].float()
+            focal, dice = mask_losses(masks, labels[image] == label[:, None, None], valid[image])
+            losses["loss_ce" + suffix] = self._class_loss(class_logits.float(), layer_pairs)
+            losses["loss_mask" + suffix] = self.mask_weight * focal.sum() / num_masks
+            losses["loss_dice" + suffix] = self.dice_weight * dice.sum() / num_masks
         return losses
 
     def _valid(self, labels: Tensor) -> Tensor:

@@ -25,10 +25,13 @@ from .types import PseudoRegions, Regions
 _EXCLUDED = -1e4
 # Smallest probability that a loss sees; bounds -log at 13.8.
 _FLOOR = 1e-6
+# Smallest norm that a feature is divided by; a zero feature's gradient then still fits into float16.
+_MIN_NORM = 1e-3
 
 
 def _weighted_mean(values: Tensor, weights: Tensor) -> Tensor:
     """sum(values * weights) / sum(weights), zero (and connected to the graph) where all weights are zero."""
+    weights = at_least_float32(weights)
     return (values * weights).sum() / weights.sum().clamp_min(1e-12)
 
 
@@ -47,6 +50,7 @@ def region_mask_contrastive(regions: Regions, pseudo: PseudoRegions, temperature
 
     half each. The gradient reaches mask logits alone.
     """
+    pseudo = pseudo.detach()
     match = match_by_class(regions.class_logits, pseudo.present)
     logits = soft_dice(regions.mask_logits, pseudo.masks, pseudo.valid) / temperature
 
@@ -76,11 +80,12 @@ def region_feature_contrastive(
         keys, keys_present: (M, K, C) and (M, K), region features gathered from all processes; this process's own
             (``pseudo.features``) if not given.
     """
-    if keys is None or keys_present is None:
+    pseudo = pseudo.detach()
+    if keys is None:
         keys, keys_present = pseudo.features, pseudo.present
     student = semantic_probabilities(regions.class_logits, regions.mask_logits) * pseudo.valid.unsqueeze(1)
-    anchors = F.normalize(masked_average_pool(regions.features, student), dim=-1)
-    keys = F.normalize(at_least_float32(keys.detach()), dim=-1)
+    anchors = F.normalize(masked_average_pool(regions.features, student), dim=-1, eps=_MIN_NORM)
+    keys = F.normalize(at_least_float32(keys.detach()), dim=-1, eps=_MIN_NORM)
     with torch.autocast(anchors.device.type, enabled=False):
         similarity = torch.einsum("bkc,mjc->bkmj", anchors, keys.to(anchors.dtype)) / temperature
 
@@ -90,7 +95,7 @@ def region_feature_contrastive(
     same_class = torch.eye(num_classes, dtype=torch.bool, device=similarity.device)
     positive = (same_class.unsqueeze(1) & keys_present).to(similarity.dtype)  # (K, M, K)
     positive = positive / positive.sum(dim=(1, 2), keepdim=True).clamp_min(1.0)
-    return _weighted_mean(-(log_key * positive).sum(dim=(2, 3)), pseudo.present.to(similarity.dtype))
+    return _weighted_mean(-(log_key * positive).sum(dim=(2, 3)), pseudo.present)
 
 
 def region_class_consistency(regions: Regions, pseudo: PseudoRegions, temperature: float = 0.1) -> Tensor:
@@ -100,6 +105,7 @@ def region_class_consistency(regions: Regions, pseudo: PseudoRegions, temperatur
     q_c = sum_i o_ic P_i(c) / sum_i o_ic is what those queries say together; the loss is -log q_c.
     The gradient reaches class logits alone.
     """
+    pseudo = pseudo.detach()
     similarity = soft_dice(regions.mask_logits.detach(), pseudo.masks, pseudo.valid)
     log_lies_on = _log_softmax_over_present(similarity / temperature, pseudo.present.unsqueeze(1))
     log_class = at_least_float32(regions.class_logits).log_softmax(dim=-1)[..., :-1]
@@ -115,6 +121,7 @@ def semantic_mask_consistency(regions: Regions, pseudo: PseudoRegions) -> Tensor
     -log s_y(x)(x) on confident positions, averaged over all positions, plus half the Dice loss between s_c and M_c on
     valid positions for each present class.
     """
+    pseudo = pseudo.detach()
     student = semantic_probabilities(regions.class_logits, regions.mask_logits)
     masks = pseudo.masks.to(student.dtype)
     valid = pseudo.valid.unsqueeze(1)

@@ -40,7 +40,7 @@ def class_confidence_sums(view: TeacherView) -> tuple[Tensor, Tensor]:
 
     Two (K,) tensors. They are returned apart so that processes can add theirs up before they divide.
     """
-    confidence = view.probabilities.amax(dim=1, keepdim=True)
+    confidence = at_least_float32(view.probabilities).amax(dim=1, keepdim=True)
     labels = one_hot_labels(view.probabilities) & view.inside.unsqueeze(1)
     return (labels * confidence).sum(dim=(0, 2, 3)), labels.sum(dim=(0, 2, 3)).to(confidence.dtype)
 
@@ -76,7 +76,7 @@ def pseudo_regions(view: TeacherView, thresholds: Tensor, min_area: int) -> Pseu
         thresholds: (K,), tau.
         min_area: smallest region, in positions of the mask grid.
     """
-    confidence = view.probabilities.amax(dim=1, keepdim=True)
+    confidence = at_least_float32(view.probabilities).amax(dim=1, keepdim=True)
     labelled = one_hot_labels(view.probabilities) & view.inside.unsqueeze(1)
     confident = labelled & (confidence > thresholds.view(1, -1, 1, 1))
     present = confident.sum(dim=(2, 3)) >= min_area

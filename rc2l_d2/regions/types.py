@@ -70,3 +70,9 @@ class PseudoRegions:
     valid: Tensor
     features: Tensor
     weights: Tensor
+
+    def detach(self) -> PseudoRegions:
+        """Stop-gradient on the teacher: the same regions, through which nothing flows back."""
+        return PseudoRegions(
+            self.masks.detach(), self.present, self.valid, self.features.detach(), self.weights.detach()
+        )

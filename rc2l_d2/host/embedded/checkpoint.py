@@ -15,12 +15,21 @@ from torch import Tensor, nn
 
 from . import comm
 
-# What a pickle of numpy arrays and plain containers refers to, under the names that numpy has had for it.
-_ADMITTED = {
-    **{("collections", "OrderedDict"): OrderedDict, ("builtins", "set"): set, ("__builtin__", "set"): set},
-    **{("numpy", "ndarray"): np.ndarray, ("numpy", "dtype"): np.dtype},
+# What pickles of numpy arrays and plain containers refer to. numpy has moved these functions between modules, so they
+# are taken from what its arrays say of themselves.
+_NUMPY_FUNCTIONS = {
+    ("multiarray", "_reconstruct"): np.zeros(1).__reduce__()[0],
+    ("multiarray", "scalar"): np.float64(0).__reduce__()[0],
+    ("numeric", "_frombuffer"): np.zeros(1).__reduce_ex__(5)[0],
 }
-_ADMITTED_NUMPY_FUNCTIONS = {"_reconstruct": "multiarray", "scalar": "multiarray", "_frombuffer": "numeric"}
+_ADMITTED = {
+    ("numpy", "ndarray"): np.ndarray,
+    ("numpy", "dtype"): np.dtype,
+    ("collections", "OrderedDict"): OrderedDict,
+    ("builtins", "set"): set,
+    ("__builtin__", "set"): set,
+    **{(f"numpy.{core}.{home}", name): f for (home, name), f in _NUMPY_FUNCTIONS.items() for core in ("core", "_core")},
+}
 
 
 class _ArrayUnpickler(pickle.Unpickler):
@@ -29,13 +38,8 @@ class _ArrayUnpickler(pickle.Unpickler):
     def find_class(self, module: str, name: str) -> Any:
         if (module, name) in _ADMITTED:
             return _ADMITTED[module, name]
-        home = _ADMITTED_NUMPY_FUNCTIONS.get(name)
-        if home is not None and module in (f"numpy.core.{home}", f"numpy._core.{home}"):
-            return getattr(getattr(np._core, home), name)
         if (module, name) == ("_codecs", "encode"):  # bytes, as Python 3 writes them in protocol 2
             return _latin1_bytes
-        if module == "numpy.dtypes" and name.endswith("DType"):
-            return getattr(np.dtypes, name)
         raise pickle.UnpicklingError(f"it refers to {module}.{name}, and only numpy arrays are admitted")
 
 
@@ -110,8 +114,8 @@ class DetectionCheckpointer(Checkpointer):
 
     def _load_model(self, checkpoint: dict[str, Any]):
         weights, model = checkpoint["model"], self.model.state_dict()
-        if not isinstance(weights, dict):
-            raise ValueError(f"The checkpoint's 'model' is a {type(weights).__name__}, not a dict of tensors.")
+        if not isinstance(weights, dict) or not all(isinstance(name, str) for name in weights):
+            raise ValueError("The checkpoint's 'model' is not a dict of tensors by name.")
         foreign = not any(name.startswith(("backbone.", "module.")) or name in model for name in weights)
         if checkpoint.get("matching_heuristics", False) or foreign:
             self._convert_ndarray_to_tensor(weights)

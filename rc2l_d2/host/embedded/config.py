@@ -153,9 +153,6 @@ def get_cfg() -> CfgNode:
                 "MAX_ITER": 40000,
                 "BASE_LR": 0.001,
                 "LR_SCHEDULER_NAME": "WarmupMultiStepLR",
-                # Iterations at which "WarmupMultiStepLR" multiplies the learning rate by GAMMA.
-                "STEPS": (30000,),
-                "GAMMA": 0.1,
                 # The learning rate rises from WARMUP_FACTOR * BASE_LR over WARMUP_ITERS iterations.
                 "WARMUP_FACTOR": 1.0 / 1000,
                 "WARMUP_ITERS": 1000,
@@ -166,7 +163,7 @@ def get_cfg() -> CfgNode:
                 "WEIGHT_DECAY_NORM": 0.0,
                 # In iterations.
                 "CHECKPOINT_PERIOD": 5000,
-                # CLIP_TYPE: "value" or "norm" (per parameter), "full_model" (the norm of all gradients together).
+                # Which CLIP_TYPE and LR_SCHEDULER_NAME there are, the trainer says; the defaults are Detectron2's.
                 "CLIP_GRADIENTS": {"ENABLED": False, "CLIP_TYPE": "value", "CLIP_VALUE": 1.0, "NORM_TYPE": 2.0},
                 "AMP": {"ENABLED": False},
             },

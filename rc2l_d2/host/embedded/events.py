@@ -6,7 +6,6 @@ import datetime
 import json
 import logging
 import os
-import time
 from collections import defaultdict
 from functools import cached_property
 
@@ -44,18 +43,11 @@ class EventStorage:
         _storages.pop()
 
     def step(self) -> None:
-        """Go to the next iteration."""
         self.iter += 1
 
     def put_scalar(self, name: str, value, smoothing_hint: bool = True, cur_iter: int | None = None) -> None:
-        """Add one number.
-
-        Args:
-            name: its key; "/" groups in TensorBoard.
-            value: anything that ``float`` takes.
-            smoothing_hint: whether it is noisy, so that writers show a median; always the same for one name.
-            cur_iter: the iteration it belongs to, if not the current one.
-        """
+        """Add one number, of iteration ``cur_iter`` if not the current one. ``smoothing_hint``: it is noisy, so that
+        writers show a median; AssertionError if ``name`` had another hint before."""
         cur_iter = self.iter if cur_iter is None else cur_iter
         known_hint = self._smoothing_hints.setdefault(name, smoothing_hint)
         assert known_hint == smoothing_hint, f"Scalar {name} was put with a different smoothing_hint before."
@@ -103,43 +95,45 @@ class EventStorage:
 
     def latest_with_smoothing_hint(self, window_size: int = 20) -> dict[str, tuple[float, int]]:
         """As :meth:`latest`, but the median over ``window_size`` iterations for scalars that are noisy."""
-        return {name: (self._shown(name, window_size), iteration) for name, (_, iteration) in self._latest.items()}
-
-    def _shown(self, name: str, window_size: int) -> float:
-        if not self._smoothing_hints[name]:
-            return self._latest[name][0]
-        return float(self._history[name].median(self.count_samples(name, window_size)))
+        shown = dict(self._latest)
+        for name, (_, iteration) in self._latest.items():
+            if self._smoothing_hints[name]:
+                median = self._history[name].median(self.count_samples(name, window_size))
+                shown[name] = (float(median), iteration)
+        return shown
 
 
 class EventWriter:
-    """Something that brings what :func:`get_event_storage` holds to somewhere."""
+    """Brings what :func:`get_event_storage` holds to somewhere. Noisy scalars are shown as their median over
+    ``window_size`` iterations."""
+
+    _window_size = 20
+    _last_write = -1
 
     def write(self) -> None:
         raise NotImplementedError
 
-    def close(self) -> None:
-        pass
+    def close(self) -> None: ...
+
+    def _new_scalars(self) -> list[tuple[str, float, int]]:
+        """(name, value, iteration) of the scalars put since the last call."""
+        latest = get_event_storage().latest_with_smoothing_hint(self._window_size)
+        new = [(name, value, iteration) for name, (value, iteration) in latest.items() if iteration > self._last_write]
+        self._last_write = max((iteration for _, _, iteration in new), default=self._last_write)
+        return new
 
 
 class JSONWriter(EventWriter):
-    """Appends scalars to a file, one JSON object a line: those of one iteration, with the key ``iteration``.
-
-    Args:
-        json_file: the file; a resumed run goes on at its end.
-        window_size: iterations over which noisy scalars are smoothed by their median.
-    """
+    """Appends scalars to a file, one JSON object a line: those of one iteration, with the key ``iteration``."""
 
     def __init__(self, json_file: str, window_size: int = 20):
         self._file = open(json_file, "a", encoding="utf-8")
         self._window_size = window_size
-        self._last_write = -1
 
     def write(self) -> None:
         lines: dict[int, dict[str, float]] = defaultdict(dict)
-        for name, (value, iteration) in get_event_storage().latest_with_smoothing_hint(self._window_size).items():
-            if iteration > self._last_write:
-                lines[iteration][name] = value
-        self._last_write = max(lines, default=self._last_write)
+        for name, value, iteration in self._new_scalars():
+            lines[iteration][name] = value
         for iteration, scalars in lines.items():
             self._file.write(json.dumps({**scalars, "iteration": iteration}, sort_keys=True) + "\n")
         self._file.flush()
@@ -150,18 +144,12 @@ class JSONWriter(EventWriter):
 
 
 class TensorboardXWriter(EventWriter):
-    """Writes scalars and images to a TensorBoard event file, which is created at the first write.
-
-    Args:
-        log_dir: folder of the event file.
-        window_size: as for :class:`JSONWriter`.
-        kwargs: further arguments of ``torch.utils.tensorboard.SummaryWriter``.
-    """
+    """Writes scalars and images to a TensorBoard event file in ``log_dir``, created at the first write; ``kwargs`` go
+    to ``torch.utils.tensorboard.SummaryWriter``."""
 
     def __init__(self, log_dir: str, window_size: int = 20, **kwargs):
         self._window_size = window_size
         self._writer_args = {"log_dir": log_dir, **kwargs}
-        self._last_write = -1
 
     @cached_property
     def _writer(self):
@@ -170,14 +158,9 @@ class TensorboardXWriter(EventWriter):
         return SummaryWriter(**self._writer_args)
 
     def write(self) -> None:
-        storage = get_event_storage()
-        newest = self._last_write
-        for name, (value, iteration) in storage.latest_with_smoothing_hint(self._window_size).items():
-            if iteration > self._last_write:
-                self._writer.add_scalar(name, value, iteration)
-                newest = max(newest, iteration)
-        self._last_write = newest
-        for name, image, iteration in storage.pop_images():
+        for name, value, iteration in self._new_scalars():
+            self._writer.add_scalar(name, value, iteration)
+        for name, image, iteration in get_event_storage().pop_images():
             self._writer.add_image(name, image, iteration)
 
     def close(self) -> None:
@@ -186,32 +169,20 @@ class TensorboardXWriter(EventWriter):
 
 
 class CommonMetricPrinter(EventWriter):
-    """Logs one line: time left, iteration, every scalar with "loss" in its name, times, learning rate, GPU memory.
-
-    Args:
-        max_iter: number of iterations of the whole training; without it no time left is shown.
-        window_size: iterations over which losses are smoothed by their median.
-    """
+    """Logs one line: time left (if ``max_iter``, where training stops, is given), iteration, every scalar with "loss"
+    in its name, times, learning rate, GPU memory."""
 
     def __init__(self, max_iter: int | None = None, window_size: int = 20):
         self.logger = logging.getLogger(__name__)
         self._max_iter = max_iter
         self._window_size = window_size
-        self._last_write: tuple[int, float] | None = None  # (iteration, seconds), until "time" is logged
 
     def _eta(self, storage: EventStorage) -> str | None:
-        if self._max_iter is None:
+        if self._max_iter is None or "time" not in storage.histories():
             return None
-        seconds = None
-        if "time" in storage.histories():
-            seconds = storage.history("time").median(1000) * (self._max_iter - storage.iter - 1)
-            storage.put_scalar("eta_seconds", seconds, smoothing_hint=False)
-        else:
-            if self._last_write is not None and storage.iter > self._last_write[0]:
-                step = (time.perf_counter() - self._last_write[1]) / (storage.iter - self._last_write[0])
-                seconds = step * (self._max_iter - storage.iter - 1)
-            self._last_write = (storage.iter, time.perf_counter())
-        return None if seconds is None else str(datetime.timedelta(seconds=int(seconds)))
+        seconds = storage.history("time").median(1000) * (self._max_iter - storage.iter - 1)
+        storage.put_scalar("eta_seconds", seconds, smoothing_hint=False)
+        return str(datetime.timedelta(seconds=int(seconds)))
 
     def write(self) -> None:
         storage = get_event_storage()

@@ -19,11 +19,8 @@ from .train_loop import HookBase
 
 
 class IterationTimer(HookBase):
-    """Stores the seconds of each step as ``time``, and logs a summary in the end. Put it before other hooks.
-
-    Args:
-        warmup_iter: number of first iterations that don't count.
-    """
+    """Stores the seconds of each step but the first ``warmup_iter`` as ``time``, and logs a summary in the end. Put it
+    before other hooks."""
 
     def __init__(self, warmup_iter: int = 3):
         self._warmup_iter = warmup_iter
@@ -70,11 +67,8 @@ def _duration(seconds: float) -> str:
 class LRScheduler(HookBase):
     """Stores the learning rate as ``lr`` and moves the scheduler on after every step; keeps its state.
 
-    The rate shown is that of the parameter group with most parameters; where each parameter has a group of its
-    own, the most frequent rate.
-
-    Args:
-        optimizer, scheduler: torch's; those of the trainer if None.
+    The rate shown is that of the group with most parameters; where each parameter has a group of its own, the most
+    frequent one. Optimizer and scheduler are those of the trainer if None.
     """
 
     def __init__(
@@ -122,12 +116,7 @@ class PeriodicCheckpointer(_PeriodicCheckpointer, HookBase):
 
 
 class PeriodicWriter(HookBase):
-    """Runs writers every ``period`` iterations, after the last one and, with what came in since, in the end.
-
-    Args:
-        writers: the :class:`EventWriter` objects.
-        period: in iterations.
-    """
+    """Runs writers every ``period`` iterations, after the last one and, with what came in since, in the end."""
 
     def __init__(self, writers: Sequence[EventWriter], period: int = 20):
         for writer in writers:

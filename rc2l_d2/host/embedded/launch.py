@@ -37,9 +37,7 @@ def launch(
 
     Args:
         num_gpus_per_machine: processes per machine: at most its GPUs, or any number on CPU.
-        num_machines, machine_rank: number of machines, and which one this is, from 0.
         dist_url: where rank 0 listens, as ``tcp://127.0.0.1:8686``; "auto" takes a free port of this machine.
-        timeout: how long a collective may wait.
 
     Raises:
         AssertionError: "auto" with several machines, no ``dist_url``, or more processes than GPUs.

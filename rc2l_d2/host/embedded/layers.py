@@ -63,6 +63,7 @@ class FrozenBatchNorm2d(nn.Module):
         self.register_buffer("bias", torch.zeros(num_features))
         self.register_buffer("running_mean", torch.zeros(num_features))
         self.register_buffer("running_var", torch.ones(num_features) - eps)
+        self.register_buffer("num_batches_tracked", None)  # a BN that is converted brings it along
 
     def forward(self, x: Tensor) -> Tensor:
         if not x.requires_grad:
@@ -81,7 +82,10 @@ class FrozenBatchNorm2d(nn.Module):
         if version is None or version < 2:
             state_dict.setdefault(prefix + "running_mean", torch.zeros_like(self.running_mean))
             state_dict.setdefault(prefix + "running_var", torch.ones_like(self.running_var))
-        state_dict.pop(prefix + "num_batches_tracked", None)  # BN's counter means nothing here
+        if self.num_batches_tracked is None:
+            state_dict.pop(prefix + "num_batches_tracked", None)  # BN's counter means nothing here
+        else:
+            state_dict.setdefault(prefix + "num_batches_tracked", self.num_batches_tracked)
         super()._load_from_state_dict(state_dict, prefix, local_metadata, strict, *lists)
 
     def extra_repr(self) -> str:
@@ -99,6 +103,7 @@ class FrozenBatchNorm2d(nn.Module):
                 value = getattr(module, name)
                 if value is not None:
                     getattr(frozen, name).copy_(value.detach())
+            frozen.num_batches_tracked = module.num_batches_tracked
             return frozen
         for name, child in module.named_children():
             setattr(module, name, cls.convert_frozen_batchnorm(child))

@@ -68,7 +68,8 @@ def setup_logger(
     if distributed_rank == 0 and f"{name}:terminal" not in present:
         terminal = _TerminalHandler()
         terminal.set_name(f"{name}:terminal")
-        terminal.setFormatter(_ColorfulFormatter(name, name if abbrev_name is None else abbrev_name) if color else plain)
+        colorful = _ColorfulFormatter(name, name if abbrev_name is None else abbrev_name)
+        terminal.setFormatter(colorful if color else plain)
         logger.addHandler(terminal)
 
     if output is not None:

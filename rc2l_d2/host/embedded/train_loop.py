@@ -6,7 +6,7 @@ import concurrent.futures
 import logging
 import time
 import weakref
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 
 import numpy as np
 import torch
@@ -27,20 +27,11 @@ class HookBase:
 
     trainer: TrainerBase
 
-    def before_train(self) -> None:
-        pass
-
-    def after_train(self) -> None:
-        pass
-
-    def before_step(self) -> None:
-        pass
-
-    def after_backward(self) -> None:
-        pass
-
-    def after_step(self) -> None:
-        pass
+    def before_train(self) -> None: ...
+    def after_train(self) -> None: ...
+    def before_step(self) -> None: ...
+    def after_backward(self) -> None: ...
+    def after_step(self) -> None: ...
 
     def state_dict(self) -> dict:
         """What a checkpoint must keep; a hook that returns something defines ``load_state_dict`` too."""
@@ -93,27 +84,26 @@ class TrainerBase:
             finally:
                 self.after_train()
 
-    def before_train(self) -> None:
+    def _call_hooks(self, name: str) -> None:
         for hook in self._hooks:
-            hook.before_train()
+            getattr(hook, name)()
+
+    def before_train(self) -> None:
+        self._call_hooks("before_train")
 
     def after_train(self) -> None:
         self.storage.iter = self.iter
-        for hook in self._hooks:
-            hook.after_train()
+        self._call_hooks("after_train")
 
     def before_step(self) -> None:
         self.storage.iter = self.iter
-        for hook in self._hooks:
-            hook.before_step()
+        self._call_hooks("before_step")
 
     def after_backward(self) -> None:
-        for hook in self._hooks:
-            hook.after_backward()
+        self._call_hooks("after_backward")
 
     def after_step(self) -> None:
-        for hook in self._hooks:
-            hook.after_step()
+        self._call_hooks("after_step")
 
     def run_step(self) -> None:
         raise NotImplementedError
@@ -168,7 +158,7 @@ class SimpleTrainer(TrainerBase):
         self.gather_metric_period = gather_metric_period
         self.zero_grad_before_forward = zero_grad_before_forward
         self.async_write_metrics = async_write_metrics
-        self.concurrent_executor = concurrent.futures.ThreadPoolExecutor(max_workers=1)
+        self._executor = concurrent.futures.ThreadPoolExecutor(max_workers=1)
         self._pending_write: concurrent.futures.Future | None = None
         self._data_loader_iter_obj = None
 
@@ -178,12 +168,6 @@ class SimpleTrainer(TrainerBase):
         if self._data_loader_iter_obj is None:
             self._data_loader_iter_obj = iter(self.data_loader)
         return self._data_loader_iter_obj
-
-    def reset_data_loader(self, data_loader_builder: Callable[[], Iterable]) -> None:
-        """Drop the loader and take a new one."""
-        del self.data_loader
-        self.data_loader = data_loader_builder()
-        self._data_loader_iter_obj = None
 
     def run_step(self) -> None:
         assert self.model.training, "[SimpleTrainer] model was changed to eval mode!"
@@ -204,9 +188,7 @@ class SimpleTrainer(TrainerBase):
         if self.async_write_metrics and comm.get_world_size() == 1:
             if self._pending_write is not None:
                 self._pending_write.result()
-            self._pending_write = self.concurrent_executor.submit(
-                self._write_metrics, losses, data_time, iter=self.iter
-            )
+            self._pending_write = self._executor.submit(self._write_metrics, losses, data_time, iter=self.iter)
         else:
             self._write_metrics(losses, data_time)
         self.optimizer.step()
@@ -226,9 +208,7 @@ class SimpleTrainer(TrainerBase):
             SimpleTrainer.write_metrics(loss_dict, data_time, iter, prefix)
 
     @staticmethod
-    def write_metrics(
-        loss_dict: Mapping[str, torch.Tensor], data_time: float, cur_iter: int, prefix: str = ""
-    ) -> None:
+    def write_metrics(loss_dict: Mapping[str, torch.Tensor], data_time: float, cur_iter: int, prefix: str = "") -> None:
         """Store the mean of each loss over the processes, their sum and the longest data time.
 
         Args:

@@ -92,7 +92,7 @@ class Visualizer:
 
     @staticmethod
     def _write(picture: np.ndarray, text: str, region: np.ndarray, area: int, always: bool) -> None:
-        """Write where the region is widest; smaller regions than the text stay without, but for ``always``."""
+        """Write where the region is widest, near its middle; not in regions smaller than the text unless ``always``."""
         height, width = picture.shape[:2]
         size = float(np.clip(np.sqrt(height * width) / 700, 0.35, 1.5))
         thickness = 1 if size < 0.9 else 2
@@ -101,10 +101,15 @@ class Visualizer:
             return
         # Padding by zeros lets the border of the picture count as a border of the region.
         distance = cv2.distanceTransform(np.pad(region.astype(np.uint8), 1), cv2.DIST_L2, 3)[1:-1, 1:-1]
-        y, x = np.unravel_index(int(distance.argmax()), distance.shape)
+        ys, xs = np.nonzero(distance >= 0.95 * distance.max())
+        rows, columns = np.nonzero(region)
+        nearest = np.argmin((ys - rows.mean()) ** 2 + (xs - columns.mean()) ** 2)
+        y, x = int(ys[nearest]), int(xs[nearest])
         left = int(np.clip(x - text_width // 2, 1, max(width - text_width - 2, 1)))
         bottom = int(np.clip(y + text_height // 2, text_height + 1, max(height - below - 1, text_height + 1)))
-        for colour, extra in (((0, 0, 0), 2), ((255, 255, 255), 0)):  # white on a dark outline reads on any colour
-            cv2.putText(
-                picture, text, (left, bottom), cv2.FONT_HERSHEY_SIMPLEX, size, colour, thickness + extra, cv2.LINE_AA
-            )
+        # White on a dark outline reads on any colour. A greater thickness would not do for the outline: it makes the
+        # letters of OpenCV 5 wider.
+        edge = [(dx, dy) for dx in (-thickness, 0, thickness) for dy in (-thickness, 0, thickness)]
+        for dx, dy, colour in [(*offset, (0, 0, 0)) for offset in edge] + [(0, 0, (255, 255, 255))]:
+            place = (left + dx, bottom + dy)
+            cv2.putText(picture, text, place, cv2.FONT_HERSHEY_SIMPLEX, size, colour, thickness, cv2.LINE_AA)

@@ -1,0 +1,213 @@
+"""Weak and strong views as plain functions of arrays and a NumPy generator.
+
+Images are uint8 (H, W, 3) in OpenCV's BGR order, labels uint8 (H, W). The weak geometry (resize, flip, crop) is drawn
+once and applied to everything that has to stay aligned; the strong view changes colours only, on top of the weak one.
+Photometric work is done before padding, so that padding neither bleeds into a blur nor counts in a mean.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+
+IMAGE_PADDING = 128
+
+
+@dataclass(frozen=True)
+class GeometrySettings:
+    """What the weak geometry is drawn from.
+
+    Attributes:
+        short_edges: lengths of the shortest edge in pixels: a choice, or the two ends of a range; 0 keeps the size.
+        sampling: "choice" or "range".
+        long_edge: the longest edge that a resize may give, in pixels.
+        crop: height and width of the result, in pixels.
+        flip: whether half of the images are mirrored left to right.
+    """
+
+    short_edges: tuple[int, ...]
+    sampling: str
+    long_edge: int
+    crop: tuple[int, int]
+    flip: bool
+
+
+@dataclass(frozen=True)
+class Geometry:
+    """One drawn geometry: resize to ``size`` (h, w), mirror, then cut the ``crop`` at (``top``, ``left``).
+
+    Where the resized image is smaller than the crop it is padded, always at the bottom and at the right.
+    """
+
+    size: tuple[int, int]
+    flip: bool
+    top: int
+    left: int
+    crop: tuple[int, int]
+
+    def cut_image(self, image: np.ndarray) -> np.ndarray:
+        """Image (H, W, 3) -> (at most crop height, at most crop width, 3), not padded yet."""
+        return self._cut(resize_image(image, self.size))
+
+    def cut_label(self, label: np.ndarray) -> np.ndarray:
+        """Label (H, W) -> the same part of it, by nearest neighbour."""
+        return self._cut(resize_label(label, self.size))
+
+    def pad(self, array: np.ndarray, value: int) -> np.ndarray:
+        """What was cut -> exactly the crop's size, filled up with ``value``."""
+        bottom, right = self.crop[0] - array.shape[0], self.crop[1] - array.shape[1]
+        if bottom == 0 and right == 0:
+            return array
+        widths = ((0, bottom), (0, right)) + ((0, 0),) * (array.ndim - 2)
+        return np.pad(array, widths, constant_values=value)
+
+    def inside(self) -> np.ndarray:
+        """Bool, the crop's size, False on padding."""
+        inside = np.zeros(self.crop, dtype=bool)
+        inside[: self.size[0], : self.size[1]] = True
+        return inside
+
+    def _cut(self, array: np.ndarray) -> np.ndarray:
+        if self.flip:
+            array = array[:, ::-1]
+        array = array[self.top : self.top + self.crop[0], self.left : self.left + self.crop[1]]
+        return np.ascontiguousarray(array)
+
+
+def draw_geometry(size: tuple[int, int], settings: GeometrySettings, rng: np.random.Generator) -> Geometry:
+    """Draw resize, flip and crop for an image of ``size`` (h, w)."""
+    if settings.sampling == "range":
+        low, high = min(settings.short_edges), max(settings.short_edges)
+        short_edge = int(rng.integers(low, high + 1))
+    else:
+        short_edge = int(rng.choice(settings.short_edges))
+    height, width = scaled_size(size, short_edge, settings.long_edge)
+    top = int(rng.integers(0, max(height - settings.crop[0], 0) + 1))
+    left = int(rng.integers(0, max(width - settings.crop[1], 0) + 1))
+    flip = settings.flip and bool(rng.random() < 0.5)
+    return Geometry((height, width), flip, top, left, settings.crop)
+
+
+def scaled_size(size: tuple[int, int], short_edge: int, long_edge: int) -> tuple[int, int]:
+    """The (h, w) that has the wanted shortest edge, or a smaller one where the longest would exceed ``long_edge``.
+
+    As Detectron2's ``ResizeShortestEdge``: a ``short_edge`` of 0 keeps the size, whatever ``long_edge`` is.
+    """
+    if short_edge == 0:
+        return size
+    scale = min(short_edge / min(size), long_edge / max(size))
+    return max(1, int(size[0] * scale + 0.5)), max(1, int(size[1] * scale + 0.5))
+
+
+def resize_image(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """Resize (H, W, 3) to ``size`` (h, w): bilinear, by area where it shrinks (no aliasing)."""
+    if image.shape[:2] == tuple(size):
+        return image
+    shrinks = size[0] <= image.shape[0] and size[1] <= image.shape[1]
+    return cv2.resize(image, (size[1], size[0]), interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR)
+
+
+def resize_label(label: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """Resize (H, W) to ``size`` (h, w) by nearest neighbour, no new values."""
+    if label.shape == tuple(size):
+        return label
+    # The plain INTER_NEAREST takes pixel corners for centres, which shifts labels against their image.
+    return cv2.resize(label, (size[1], size[0]), interpolation=cv2.INTER_NEAREST_EXACT)
+
+
+def strong_view(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """The strong photometric view (UniMatch's recipe): jitter (p 0.8), grey (p 0.2), Gaussian blur (p 0.5).
+
+    Jitter: brightness, contrast and saturation by factors from 0.5 to 1.5, hue by up to a quarter of the circle, in
+    random order. Blur: standard deviation 0.1 to 2.0 pixels.
+
+    Args:
+        image: uint8 (H, W, 3), BGR; not changed.
+    """
+    if rng.random() < 0.8:
+        image = color_jitter(image, rng)
+    if rng.random() < 0.2:
+        image = cv2.cvtColor(cv2.cvtColor(image, cv2.COLOR_BGR2GRAY), cv2.COLOR_GRAY2BGR)
+    if rng.random() < 0.5:
+        image = cv2.GaussianBlur(image, (0, 0), rng.uniform(0.1, 2.0))
+    return image
+
+
+def color_jitter(image: np.ndarray, rng: np.random.Generator, strength: float = 0.5, hue: float = 0.25) -> np.ndarray:
+    """Brightness, contrast, saturation by 1 +- up to ``strength``, hue by +- up to ``hue`` turns, in random order."""
+    brightness, contrast, saturation = rng.uniform(1 - strength, 1 + strength, size=3)
+    turn = rng.uniform(-hue, hue)
+    for step in rng.permutation(4):
+        if step == 0:
+            image = adjust_linear(image, brightness, 0.0)
+        elif step == 1:
+            mean = cv2.mean(cv2.cvtColor(image, cv2.COLOR_BGR2GRAY))[0]
+            image = adjust_linear(image, contrast, (1 - contrast) * mean)
+        elif step == 2:
+            gray = cv2.cvtColor(cv2.cvtColor(image, cv2.COLOR_BGR2GRAY), cv2.COLOR_GRAY2BGR)
+            image = cv2.addWeighted(image, saturation, gray, 1 - saturation, 0)
+        else:
+            image = adjust_hsv(image, 1.0, turn)
+    return image
+
+
+def ssd_distortion(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """SSD's photometric distortion (Liu et al., ECCV 2016, section 2.2), as MaskFormer uses it on labelled images.
+
+    Each with probability 0.5: brightness by +-32 levels, contrast and saturation by 0.5 to 1.5, hue by +-18 degrees of
+    OpenCV's 180; contrast comes before or after the two colour steps, with even chances.
+
+    Args:
+        image: uint8 (H, W, 3), BGR; not changed.
+    """
+    brightness, contrast, saturation, hue, contrast_first = rng.random(5) < 0.5
+    if brightness:
+        image = adjust_linear(image, 1.0, rng.uniform(-32, 32))
+    factor = rng.uniform(0.5, 1.5) if contrast else 1.0
+    if contrast_first:
+        image = adjust_linear(image, factor, 0.0)
+    if saturation or hue:
+        image = adjust_hsv(
+            image, rng.uniform(0.5, 1.5) if saturation else 1.0, rng.integers(-18, 19) / 180 if hue else 0.0
+        )
+    if not contrast_first:
+        image = adjust_linear(image, factor, 0.0)
+    return image
+
+
+def adjust_linear(image: np.ndarray, factor: float, offset: float) -> np.ndarray:
+    """``factor * image + offset``, rounded and clipped to 0..255."""
+    if factor == 1.0 and offset == 0.0:
+        return image
+    table = np.clip(np.rint(np.arange(256) * factor + offset), 0, 255).astype(np.uint8)
+    return cv2.LUT(image, table)
+
+
+def adjust_hsv(image: np.ndarray, saturation: float, turn: float) -> np.ndarray:
+    """Scale the saturation of a BGR image and turn its hue by ``turn`` full circles."""
+    hsv = cv2.cvtColor(image, cv2.COLOR_BGR2HSV_FULL)
+    # One table a channel: hue wraps around, saturation is clipped, value stays.
+    levels = np.arange(256)
+    hues = (levels + round(turn * 256)) % 256
+    saturations = np.clip(np.rint(levels * saturation), 0, 255)
+    table = np.stack([hues, saturations, levels], axis=1).astype(np.uint8)[None]
+    return cv2.cvtColor(cv2.LUT(hsv, table), cv2.COLOR_HSV2BGR_FULL)
+
+
+def to_channels_first(image: np.ndarray, format: str) -> np.ndarray:
+    """uint8 (H, W, 3) BGR -> contiguous (3, H, W) in ``format`` order ("BGR" or "RGB")."""
+    if format == "RGB":
+        image = image[:, :, ::-1]
+    return np.ascontiguousarray(image.transpose(2, 0, 1))
+
+
+def values_outside(label: np.ndarray, num_classes: int, ignore_value: int) -> Sequence[int]:
+    """The values of a label image, sorted, that are neither a class index nor the ignore value."""
+    allowed = np.zeros(256, dtype=bool)
+    allowed[:num_classes] = True
+    allowed[ignore_value] = True
+    outside = label[~allowed[label]]
+    return [int(value) for value in np.unique(outside)]

@@ -1,0 +1,24 @@
+"""The names of the door on fvcore, iopath and torch alone, for where Detectron2 is not to be had.
+
+The door (``rc2l_d2.host``) says which of them make up its contract; here they are only gathered.
+"""
+
+# ruff: noqa: F401
+
+from __future__ import annotations
+
+from . import comm, hooks, resnet  # resnet: for the backbones that it registers
+from .catalog import DatasetCatalog, MetadataCatalog
+from .checkpoint import DetectionCheckpointer
+from .config import CfgNode, configurable, get_cfg
+from .engine import DefaultTrainer, default_argument_parser, default_setup, default_writers
+from .evaluation import inference_on_dataset, print_csv_format
+from .events import get_event_storage
+from .image_list import ImageList
+from .launch import launch
+from .layers import Conv2d, ShapeSpec, get_norm
+from .logger import setup_logger
+from .registry import META_ARCH_REGISTRY, SEM_SEG_HEADS_REGISTRY, build_backbone, build_model, build_sem_seg_head
+from .sem_seg_evaluation import SemSegEvaluator
+from .train_loop import HookBase, SimpleTrainer
+from .visualizer import Visualizer

@@ -1,0 +1,85 @@
+"""What several test modules share: where the references lie, a small drawn data set, the real command line."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+
+from rc2l_d2.data.toy import draw_toy_dataset
+from rc2l_d2.host import HOST, HOST_REASON
+
+REPO = Path(__file__).resolve().parent.parent
+SHARED = REPO.parent / "shared"
+
+# A model and a schedule small enough for tests; everything else is the toy configuration's.
+TINY = """
+    MODEL.MASK_FORMER.NUM_OBJECT_QUERIES 10 MODEL.MASK_FORMER.DEC_LAYERS 2 MODEL.MASK_FORMER.HIDDEN_DIM 32
+    MODEL.MASK_FORMER.DIM_FEEDFORWARD 32 MODEL.SEM_SEG_HEAD.CONVS_DIM 32 MODEL.SEM_SEG_HEAD.MASK_DIM 32
+    INPUT.CROP.SIZE (64,64) INPUT.MIN_SIZE_TRAIN (64,80) SOLVER.IMS_PER_BATCH 2 SOLVER.IMS_PER_BATCH_UNLABELED 2
+    SOLVER.MAX_ITER 6 SOLVER.WARMUP_ITERS 2 SOLVER.CHECKPOINT_PERIOD 3 TEST.EVAL_PERIOD 0
+    MODEL.RC2L.BURN_IN_ITERS 2 MODEL.RC2L.RAMP_UP_ITERS 2 MODEL.RC2L.CONFIDENCE_THRESHOLD 0.1
+    MODEL.RC2L.CLASS_THRESHOLD_RATIO 0.0
+""".split()
+
+
+def pytest_configure(config):
+    # Two workers on two cores: more threads than that only wait for each other.
+    torch.set_num_threads(1)
+
+
+def pytest_report_header(config):
+    return f"host under test: {HOST} ({HOST_REASON})"
+
+
+@pytest.fixture(scope="session")
+def toy_definition(tmp_path_factory) -> str:
+    """YAML of a drawn data set of 24 + 6 images of 64 x 64 pixels, its own name and folder; 6 labelled."""
+    root = tmp_path_factory.mktemp("toy")
+    draw_toy_dataset(str(root / "data"), num_train=24, num_val=6, size=(64, 64), seed=3)
+    definition = yaml.safe_load((REPO / "configs/toy/dataset.yaml").read_text())
+    definition.update(name="tiny", root="data")
+    definition["parts"] = {
+        "train": {"list": "ImageSets/Segmentation/train.txt"},
+        "val": {"list": "ImageSets/Segmentation/val.txt"},
+        "labeled": {"of": "train", "fraction": 0.25, "seed": 0},
+        "unlabeled": {"of": "train", "except": "labeled"},
+    }
+    path = root / "tiny.yaml"
+    path.write_text(yaml.safe_dump(definition))
+    return str(path)
+
+
+@pytest.fixture
+def tiny_options(toy_definition, tmp_path) -> list[str]:
+    """Config overrides that make configs/toy train on the tiny set, writing below ``tmp_path / "out"``."""
+    return [
+        *TINY,
+        "DATASETS.DEFINITIONS", f"('{toy_definition}',)",
+        "DATASETS.TRAIN", "('tiny_labeled',)",
+        "DATASETS.UNLABELED", "('tiny_unlabeled',)",
+        "DATASETS.TEST", "('tiny_val',)",
+        "OUTPUT_DIR", str(tmp_path / "out"),
+    ]  # fmt: skip
+
+
+@pytest.fixture
+def command_line():
+    """Run ``python train_net.py ...`` in the checkout, as a user would."""
+
+    def run(*arguments: str, timeout: float = 300) -> subprocess.CompletedProcess:
+        return subprocess.run(
+            [sys.executable, "train_net.py", *arguments],
+            cwd=REPO,
+            env={**os.environ, "OMP_NUM_THREADS": "1"},
+            capture_output=True,
+            text=True,
+            timeout=timeout,
+        )
+
+    return run

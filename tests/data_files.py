@@ -1,0 +1,82 @@
+"""Small real data sets for the tests of ``rc2l_d2.data``: a Pascal-VOC-like folder and its YAML file."""
+
+from __future__ import annotations
+
+from itertools import count
+from pathlib import Path
+
+import cv2
+import numpy as np
+import yaml
+from PIL import Image
+
+from rc2l_d2.config import add_rc2l_config
+from rc2l_d2.host import get_cfg
+
+_NUMBERS = count()
+
+
+def write_image(path: Path, image: np.ndarray) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    assert cv2.imwrite(str(path), image)
+
+
+def write_label(path: Path, label: np.ndarray) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(label).save(path)
+
+
+def write_dataset(folder: Path, train: int = 10, val: int = 3, size=(24, 32), num_classes: int = 3) -> dict:
+    """Images, labels and lists below ``folder``, and what its YAML file would say (with a name used once)."""
+    rng = np.random.default_rng(0)
+    for part, number in (("train", train), ("val", val)):
+        ids = [f"{part}_{index:03d}" for index in range(number)]
+        for image_id in ids:
+            label = rng.integers(0, num_classes, size).astype(np.uint8)
+            label[0, 0] = 255
+            write_image(folder / "images" / f"{image_id}.png", rng.integers(0, 256, (*size, 3)).astype(np.uint8))
+            write_label(folder / "labels" / f"{image_id}.png", label)
+        (folder / f"{part}.txt").write_text("\n".join(ids) + "\n")
+    return {
+        "name": f"small{next(_NUMBERS)}",
+        "root": str(folder),
+        "images": "images",
+        "labels": "labels",
+        "image_suffix": ".png",
+        "label_suffix": ".png",
+        "classes": [f"class{index}" for index in range(num_classes)],
+        "ignore_value": 255,
+        "parts": {
+            "train": {"list": "train.txt"},
+            "val": {"list": "val.txt"},
+            "labeled": {"of": "train", "fraction": 0.4, "seed": 1},
+            "unlabeled": {"of": "train", "except": "labeled"},
+        },
+    }
+
+
+def write_definition(path: Path, content: dict) -> Path:
+    path.write_text(yaml.safe_dump(content, sort_keys=False))
+    return path
+
+
+def small_config(name: str = "", num_classes: int = 3):
+    """A configuration that trains on 16x20 crops of ``name``'s parts, without worker processes."""
+    cfg = add_rc2l_config(get_cfg())
+    cfg.INPUT.CROP.ENABLED = True
+    cfg.INPUT.CROP.TYPE = "absolute"
+    cfg.INPUT.CROP.SIZE = [16, 20]
+    cfg.INPUT.MIN_SIZE_TRAIN = (16, 30)
+    cfg.INPUT.MIN_SIZE_TRAIN_SAMPLING = "range"
+    cfg.INPUT.MIN_SIZE_TEST = 0
+    cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES = num_classes
+    cfg.MODEL.DEVICE = "cpu"
+    cfg.SOLVER.IMS_PER_BATCH = 2
+    cfg.SOLVER.IMS_PER_BATCH_UNLABELED = 4
+    cfg.DATALOADER.NUM_WORKERS = 0
+    cfg.SEED = 7
+    if name:
+        cfg.DATASETS.TRAIN = (f"{name}_labeled",)
+        cfg.DATASETS.UNLABELED = (f"{name}_unlabeled",)
+        cfg.DATASETS.TEST = (f"{name}_val",)
+    return cfg

@@ -1,0 +1,295 @@
+"""Data sets described by YAML files: what is read, what is refused and how, and the catalogs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import yaml
+from data_files import small_config, write_dataset, write_definition
+
+from rc2l_d2.data import (
+    dataset_status,
+    load_dataset,
+    load_definition,
+    register_definition,
+    register_definitions,
+    require_registered,
+)
+from rc2l_d2.data.definition import voc_color_map
+from rc2l_d2.errors import InputError
+from rc2l_d2.host import DatasetCatalog, MetadataCatalog
+
+CHECKOUT = Path(__file__).resolve().parents[1]
+CAMVID = CHECKOUT.parent / "shared" / "camvid"
+
+
+@pytest.fixture
+def content(tmp_path):
+    return write_dataset(tmp_path / "data")
+
+
+def test_parts_are_registered_with_what_the_evaluator_and_the_visualizer_need(tmp_path, content):
+    file = write_definition(tmp_path / "set.yaml", content)
+    register_definition(file)
+    name = content["name"]
+    entries = DatasetCatalog.get(f"{name}_train")
+    assert [entry["image_id"] for entry in entries] == [f"train_{index:03d}" for index in range(10)]
+    assert entries[3] == {
+        "file_name": str(tmp_path / "data/images/train_003.png"),
+        "image_id": "train_003",
+        "sem_seg_file_name": str(tmp_path / "data/labels/train_003.png"),
+    }
+    metadata = MetadataCatalog.get(f"{name}_val")
+    assert metadata.stuff_classes == ["class0", "class1", "class2"]
+    assert metadata.stuff_colors == [[0, 0, 0], [128, 0, 0], [0, 128, 0]]
+    assert (metadata.ignore_label, metadata.evaluator_type) == (255, "sem_seg")
+    assert metadata.definition_file == str(file)
+
+
+def test_drawn_part_and_the_rest_share_nothing_and_keep_the_order(tmp_path, content):
+    definition = load_definition(write_definition(tmp_path / "set.yaml", content))
+    train, labeled, unlabeled = (definition.ids(part) for part in ("train", "labeled", "unlabeled"))
+    assert len(labeled) == 4
+    assert sorted(labeled + unlabeled) == train
+    assert labeled == sorted(labeled) and unlabeled == sorted(unlabeled)
+    assert labeled == definition.ids("labeled")
+    content["parts"]["labeled"]["seed"] = 2
+    other = load_definition(write_definition(tmp_path / "other.yaml", content))
+    assert other.ids("labeled") != labeled
+
+
+def test_a_draw_is_the_same_for_ever(tmp_path, content):
+    definition = load_definition(write_definition(tmp_path / "set.yaml", content))
+    # A published split must not change with a NumPy version: these are RandomState(1)'s first four of ten.
+    assert definition.ids("labeled") == ["train_002", "train_004", "train_006", "train_009"]
+
+
+def test_folder_part_is_recursive_and_needs_no_labels(tmp_path, content):
+    for file in ("more/b.png", "more/deep/a.png", "more/readme.txt.png.bak"):
+        (tmp_path / "data/images" / file).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "data/images" / file).write_bytes(b"x")
+    content["parts"]["extra"] = {"folder": "more"}
+    register_definition(write_definition(tmp_path / "set.yaml", content))
+    entries = load_dataset(f"{content['name']}_extra", labelled=False)
+    assert [entry["image_id"] for entry in entries] == ["more/b", "more/deep/a"]
+    assert all("sem_seg_file_name" not in entry for entry in entries)
+    with pytest.raises(InputError, match=r"2 of 2 label files are missing: .*more/b\.png"):
+        load_dataset(f"{content['name']}_extra", labelled=True)
+
+
+def test_first_label_folder_that_holds_the_label_counts(tmp_path, content):
+    data = tmp_path / "data"
+    (data / "more_labels").mkdir()
+    for image_id in ("train_000", "train_001"):
+        (data / f"more_labels/{image_id}.png").write_bytes((data / f"labels/{image_id}.png").read_bytes())
+    (data / "labels/train_001.png").unlink()
+    content["labels"] = ["labels", "more_labels"]
+    entries = load_definition(write_definition(tmp_path / "set.yaml", content)).entries("train", labelled=True)
+    folders = [Path(entry["sem_seg_file_name"]).parent.name for entry in entries[:3]]
+    assert folders == ["labels", "more_labels", "labels"]
+
+
+def test_registering_twice(tmp_path, content):
+    file = write_definition(tmp_path / "set.yaml", content)
+    assert register_definition(file) is register_definition(tmp_path / "." / "set.yaml")
+    other = write_definition(tmp_path / "other.yaml", content)
+    with pytest.raises(InputError, match=r"other\.yaml.*already taken by .*set\.yaml"):
+        register_definition(other)
+
+
+def test_a_name_taken_by_other_code_is_refused_and_nothing_registered(tmp_path, content):
+    name = content["name"]
+    DatasetCatalog.register(f"{name}_val", lambda: [])
+    with pytest.raises(InputError, match=f"'{name}_val' is already taken by other code"):
+        register_definition(write_definition(tmp_path / "set.yaml", content))
+    assert f"{name}_train" not in DatasetCatalog.list()
+
+
+def test_root_is_the_first_candidate_that_exists(tmp_path, content, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("RC2L_TEST_DATA", str(tmp_path / "nowhere"))
+    content["root"] = ["${RC2L_TEST_UNSET}/a", "${RC2L_TEST_DATA}/b", "${DETECTRON2_DATASETS}/data", "data"]
+    (tmp_path / "configs").mkdir()
+    file = write_definition(tmp_path / "configs/set.yaml", content)
+    monkeypatch.delenv("DETECTRON2_DATASETS", raising=False)
+    with pytest.raises(InputError) as caught:
+        load_definition(file).root()
+    for shown in ("RC2L_TEST_UNSET is not set", "nowhere/b", f"{tmp_path}/datasets/data", f"{tmp_path}/configs/data"):
+        assert shown in str(caught.value)
+    (tmp_path / "configs/data").mkdir()
+    assert load_definition(file).root() == tmp_path / "configs/data"
+    # Relative to the current directory, as in Detectron2.
+    monkeypatch.setenv("DETECTRON2_DATASETS", ".")
+    assert load_definition(file).root() == tmp_path / "data"
+
+
+def _without(key):
+    return lambda content: content.pop(key)
+
+
+def _with(**values):
+    return lambda content: content.update(values)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (_without("classes"), "'classes' is missing"),
+        (_without("root"), "'root' is missing"),
+        (_with(image_sufix=".png"), "unknown key 'image_sufix'"),
+        (_with(classes=["a", "a"]), "'classes'"),
+        (_with(classes=["yes", True]), "'classes'.*quotes"),
+        (_with(ignore_value=1), "'ignore_value'.*outside the 3 class indices"),
+        (_with(palette=[[0, 0, 0]]), "'palette'.*3 colours"),
+        (_with(parts={}), "'parts'"),
+        (_with(parts={"train": {"lists": "a.txt"}}), r"'parts.train'.*\{list: FILE\}"),
+        (_with(parts={"a": {"of": "b", "fraction": 0.5}, "b": {"list": "b.txt"}}), "'parts.a.of'.*not defined above"),
+        (_with(parts={"a": {"list": "a.txt"}, "b": {"of": "a", "fraction": 8}}), "'parts.b.fraction'"),
+        (_with(parts={"a": {"list": "a.txt"}, "b": {"of": "a", "except": "c"}}), "'parts.b.except'"),
+    ],
+)
+def test_what_a_file_may_not_say(tmp_path, content, change, message):
+    change(content)
+    with pytest.raises(InputError, match=message) as caught:
+        load_definition(write_definition(tmp_path / "set.yaml", content))
+    assert str(tmp_path / "set.yaml") in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("name: [a, b", "not valid YAML near line 1"),
+        ("root: [${DETECTRON2_DATASETS}/a, b]", "in quotes"),
+        ("- 1\n", "keys and values"),
+        ("name: !!python/object/apply:os.getcwd []", "not valid YAML"),
+    ],
+)
+def test_files_that_are_not_yaml_or_not_safe(tmp_path, text, message):
+    (tmp_path / "set.yaml").write_text(text)
+    with pytest.raises(InputError, match=message):
+        load_definition(tmp_path / "set.yaml")
+
+
+def test_missing_files_are_counted_and_named(tmp_path, content):
+    register_definition(write_definition(tmp_path / "set.yaml", content))
+    for index in range(3):
+        (tmp_path / f"data/labels/val_{index:03d}.png").unlink()
+    name = f"{content['name']}_val"
+    assert len(load_dataset(name, labelled=False)) == 3
+    with pytest.raises(InputError, match=r"part 'val': 3 of 3 label files are missing: .*val_000\.png, .*val_002\.png"):
+        load_dataset(name, labelled=True)
+    ids = [f"gone_{index}" for index in range(12)]
+    (tmp_path / "data/val.txt").write_text("\n".join(ids))
+    with pytest.raises(InputError, match=r"12 of 12 image files are missing: .*gone_9\.png, \.\.\.") as caught:
+        load_dataset(name, labelled=False)
+    assert "gone_10" not in str(caught.value)
+
+
+def test_bad_lists(tmp_path, content):
+    definition = load_definition(write_definition(tmp_path / "set.yaml", content))
+    (tmp_path / "data/train.txt").write_text("train_000\n\ntrain_001\ntrain_000\n")
+    with pytest.raises(InputError, match=r"train\.txt names 'train_000' twice"):
+        definition.ids("train")
+    (tmp_path / "data/train.txt").unlink()
+    with pytest.raises(InputError, match=r"part 'train': the list .*train\.txt cannot be read"):
+        definition.ids("labeled")
+
+
+def test_labels_cannot_be_wanted_where_there_are_none(tmp_path, content):
+    del content["labels"]
+    definition = load_definition(write_definition(tmp_path / "set.yaml", content))
+    assert len(definition.entries("train")) == 10
+    with pytest.raises(InputError, match="no key 'labels'"):
+        definition.entries("train", labelled=True)
+
+
+def test_status_never_raises(tmp_path, content):
+    register_definition(write_definition(tmp_path / "set.yaml", content))
+    name = f"{content['name']}_train"
+    status = dataset_status(name, labelled=True)
+    assert (status.found, status.num_images, status.problem) == (True, 10, None)
+    assert status.paths == (str(tmp_path / "data"),)
+    (tmp_path / "data/images/train_001.png").unlink()
+    status = dataset_status(name)
+    assert (status.found, status.num_images) == (False, None)
+    assert "1 of 10 image files" in status.problem
+    (tmp_path / "data").rename(tmp_path / "moved")
+    assert str(tmp_path / "data") in dataset_status(name).problem
+    assert "not registered" in dataset_status("no_such_set").problem
+
+
+def test_unknown_names_get_the_known_ones_the_closest_first(tmp_path, content):
+    register_definition(write_definition(tmp_path / "set.yaml", content))
+    name = content["name"]
+    with pytest.raises(InputError, match=rf"DATASETS.TRAIN names .*did you mean {name}_labeled.*voc2012_val"):
+        require_registered(f"{name}_labelled", "DATASETS.TRAIN")
+
+
+def test_definitions_of_a_config(tmp_path, content, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    write_definition(tmp_path / "set.yaml", content)
+    cfg = small_config()
+    cfg.DATASETS.DEFINITIONS = ("set.yaml",)
+    register_definitions(cfg)
+    assert f"{content['name']}_labeled" in DatasetCatalog.list()
+    cfg.DATASETS.DEFINITIONS = ("sett.yaml",)
+    with pytest.raises(InputError, match=r"DATASETS.DEFINITIONS names sett\.yaml"):
+        register_definitions(cfg)
+
+
+def test_data_sets_that_other_code_registered_can_be_used(content):
+    name = content["name"]
+    DatasetCatalog.register(f"{name}_ours", lambda: [{"file_name": "a.png", "sem_seg_file_name": "b.png"}])
+    DatasetCatalog.register(f"{name}_boxes", lambda: [{"file_name": "a.png", "annotations": []}])
+    assert load_dataset(f"{name}_ours", labelled=True)[0]["image_id"] == "a.png"
+    with pytest.raises(InputError, match="no semantic labels for 1 images"):
+        load_dataset(f"{name}_boxes", labelled=True)
+
+
+def test_voc_colors():
+    colors = voc_color_map(21)
+    assert (colors[5], colors[12], colors[15]) == ((128, 0, 128), (64, 0, 128), (192, 128, 128))
+    assert colors[20] == (0, 64, 128)
+
+
+def test_built_in_voc_and_cityscapes(tmp_path, monkeypatch):
+    monkeypatch.setenv("DETECTRON2_DATASETS", str(tmp_path))
+    assert len(MetadataCatalog.get("voc2012_labeled_1_16").stuff_classes) == 21
+    assert len(MetadataCatalog.get("cityscapes_labeled_1_8").stuff_colors) == 19
+    assert str(tmp_path / "VOC2012") in dataset_status("voc2012_val").paths
+
+    frame = "aachen/aachen_000000_000019"
+    image = tmp_path / f"cityscapes/leftImg8bit/train/{frame}_leftImg8bit.png"
+    label = tmp_path / f"cityscapes/gtFine/train/{frame}_gtFine_labelTrainIds.png"
+    for file in (image, label):
+        file.parent.mkdir(parents=True)
+        file.write_bytes(b"x")
+    assert load_dataset("cityscapes_train", labelled=True) == [
+        {"file_name": str(image), "image_id": f"train/{frame}", "sem_seg_file_name": str(label)}
+    ]
+
+
+def test_no_built_in_name_is_one_of_detectron2s(tmp_path):
+    # Detectron2's own, as far as they start alike (detectron2/data/datasets/builtin.py and cityscapes_panoptic.py).
+    ours = [name for name in DatasetCatalog.list() if MetadataCatalog.get(name).get("definition_file")]
+    assert not [name for name in ours if name.startswith(("cityscapes_fine_", "voc_2007_", "voc_2012_"))]
+
+
+@pytest.mark.skipif(not CAMVID.is_dir(), reason="shared/camvid is not beside the checkout")
+def test_camvid_is_complete(monkeypatch):
+    monkeypatch.delenv("DETECTRON2_DATASETS", raising=False)
+    register_definition(CHECKOUT / "configs/camvid/dataset.yaml")
+    parts = ("train", "val", "labeled_1_8", "unlabeled_1_8")
+    sizes = {part: len(load_dataset(f"camvid_{part}", True)) for part in parts}
+    assert sizes == {"train": 367, "val": 101, "labeled_1_8": 46, "unlabeled_1_8": 321}
+    assert len(load_dataset("camvid_labeled_1_30", True)) == 12
+    assert MetadataCatalog.get("camvid_val").stuff_classes == (CAMVID / "classes.txt").read_text().split()
+
+
+def test_readme_example_is_a_definition(tmp_path):
+    text = (CHECKOUT / "datasets/README.md").read_text()
+    example = text.split("```yaml\n")[1].split("```")[0]
+    definition = load_definition(write_definition(tmp_path / "set.yaml", yaml.safe_load(example)))
+    assert len(definition.parts) == 5

@@ -1,0 +1,309 @@
+"""The embedded host's training half: loop, hooks, writers, checkpoints, several processes."""
+
+from __future__ import annotations
+
+import json
+import logging
+
+import pytest
+import torch
+from torch import nn
+
+from rc2l_d2.host.embedded import comm, hooks
+from rc2l_d2.host.embedded.config import get_cfg
+from rc2l_d2.host.embedded.engine import DefaultTrainer, create_ddp_model, default_argument_parser, default_setup
+from rc2l_d2.host.embedded.evaluation import DatasetEvaluator
+from rc2l_d2.host.embedded.events import EventStorage, TensorboardXWriter, get_event_storage
+from rc2l_d2.host.embedded.launch import launch
+from rc2l_d2.host.embedded.logger import setup_logger
+from rc2l_d2.host.embedded.train_loop import HookBase, SimpleTrainer, TrainerBase
+
+
+class Regressor(nn.Module):
+    """Two losses of a linear map."""
+
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(0)
+        self.linear = nn.Linear(3, 1)
+
+    def forward(self, batch):
+        if not self.training:
+            return [self.linear(batch)]
+        inputs, targets = batch
+        error = self.linear(inputs) - targets
+        return {"loss_square": error.square().mean(), "loss_absolute": 0.1 * error.abs().mean()}
+
+
+class Batches:
+    """Batch i is a function of i and the rank alone; a new iterator starts at batch 0."""
+
+    def __iter__(self):
+        index = 0
+        while True:
+            inputs = torch.arange(6.0).view(2, 3).add(index % 5 + comm.get_rank()).div(10)
+            yield inputs, inputs.sum(1, keepdim=True)
+            index += 1
+
+
+class MeanOutput(DatasetEvaluator):
+    def reset(self):
+        self.outputs = []
+
+    def process(self, inputs, outputs):
+        assert not torch.is_grad_enabled()
+        self.outputs += outputs
+
+    def evaluate(self):
+        return {"sem_seg": {"mIoU": torch.stack(self.outputs).mean().item(), "IoU-a": float("nan")}}
+
+
+class Trainer(DefaultTrainer):
+    @classmethod
+    def build_model(cls, cfg):
+        return Regressor()
+
+    @classmethod
+    def build_optimizer(cls, cfg, model):
+        return torch.optim.AdamW(model.parameters(), lr=cfg.SOLVER.BASE_LR)
+
+    @classmethod
+    def build_lr_scheduler(cls, cfg, optimizer):
+        return torch.optim.lr_scheduler.LambdaLR(optimizer, lambda i: 1 - i / 100)
+
+    @classmethod
+    def build_train_loader(cls, cfg):
+        return Batches()
+
+    @classmethod
+    def build_test_loader(cls, cfg, dataset_name):
+        return [torch.ones(2, 3)] * 3
+
+    @classmethod
+    def build_evaluator(cls, cfg, dataset_name):
+        return MeanOutput()
+
+
+def config(folder, max_iter=30):
+    cfg = get_cfg()
+    cfg.OUTPUT_DIR = str(folder)
+    cfg.SOLVER.MAX_ITER = max_iter
+    cfg.SOLVER.BASE_LR = 0.1
+    cfg.SOLVER.CHECKPOINT_PERIOD = 10
+    cfg.DATASETS.TEST = ("anything",)
+    cfg.TEST.EVAL_PERIOD = 20
+    cfg.SEED = 3
+    return cfg
+
+
+def metrics(folder):
+    return [json.loads(line) for line in (folder / "metrics.json").read_text().splitlines()]
+
+
+def test_training_writes_metrics_checkpoints_and_results(tmp_path):
+    trainer = Trainer(config(tmp_path))
+    trainer.resume_or_load(resume=False)
+    trainer.train()
+    lines = metrics(tmp_path)
+    # 19: both the writers' period and the evaluation; 29: the last iteration; 30: what came in after it
+    assert [line["iteration"] for line in lines] == [19, 29, 30]
+    names = {"data_time", "eta_seconds", "iteration", "loss_absolute", "loss_square", "lr", "rank_data_time", "time"}
+    assert names | {"total_loss"} <= set(lines[1])
+    assert lines[0]["lr"] == pytest.approx(0.1 * (1 - 19 / 100))
+    assert lines[1]["lr"] == pytest.approx(0.1 * (1 - 29 / 100))
+    for line in (lines[0], lines[2]):
+        assert set(line) >= {"sem_seg/mIoU", "sem_seg/IoU-a"}
+    assert lines[2]["sem_seg/mIoU"] == pytest.approx(trainer.model.linear(torch.ones(1, 3)).item())
+    assert trainer.model.training
+    assert trainer._last_eval_results["sem_seg"]["mIoU"] == lines[2]["sem_seg/mIoU"]
+    assert (tmp_path / "last_checkpoint").read_text() == "model_final.pth"
+    names = sorted(path.name for path in tmp_path.glob("*.pth"))
+    assert names == ["model_0000009.pth", "model_0000019.pth", "model_0000029.pth", "model_final.pth"]
+    assert list(tmp_path.glob("events.out.tfevents*"))
+
+
+def test_resume_continues_with_optimizer_and_scheduler(tmp_path):
+    cfg = config(tmp_path / "a", max_iter=25)
+    whole = Trainer(cfg)
+    whole.train()
+
+    first = Trainer(config(tmp_path / "b", max_iter=10))
+    first.train()
+    second = Trainer(config(tmp_path / "b", max_iter=25))
+    second.resume_or_load(resume=True)
+    assert second.start_iter == 10  # the batches' period divides it, so replaying them changes nothing
+    assert second.scheduler.last_epoch == 10
+    assert second.optimizer.state_dict()["state"][0]["step"] == 10
+    second.train()
+    for one, other in zip(whole.model.parameters(), second.model.parameters(), strict=True):
+        torch.testing.assert_close(one, other, rtol=0, atol=0)
+    assert second.optimizer.param_groups[0]["lr"] == whole.optimizer.param_groups[0]["lr"]
+
+    # without resume the weights alone are taken
+    cfg = config(tmp_path / "c")
+    cfg.MODEL.WEIGHTS = str(tmp_path / "a" / "model_final.pth")
+    third = Trainer(cfg)
+    third.resume_or_load(resume=False)
+    assert third.start_iter == 0 and third.scheduler.last_epoch == 0 and not third.optimizer.state_dict()["state"]
+    torch.testing.assert_close(third.model.linear.weight, whole.model.linear.weight)
+
+
+def test_expected_results_are_checked(tmp_path):
+    cfg = config(tmp_path, max_iter=1)
+    cfg.TEST.EXPECTED_RESULTS = [["sem_seg", "mIoU", -1000.0, 1.0]]
+    with pytest.raises(SystemExit):
+        Trainer(cfg).train()
+    cfg.TEST.EXPECTED_RESULTS = [["sem_seg", "mIoU", 0.0, 1000.0]]
+    assert "mIoU" in Trainer(cfg).train()["sem_seg"]
+
+
+def test_what_a_subclass_must_define_is_named():
+    with pytest.raises(NotImplementedError, match="build_optimizer"):
+        DefaultTrainer.build_optimizer(None, None)
+    with pytest.raises(NotImplementedError, match="build_evaluator"):
+        DefaultTrainer.build_evaluator(None, "x")
+
+
+@pytest.mark.parametrize("asynchronous", [False, True])
+def test_nan_raises_and_after_train_still_runs(asynchronous):
+    ran = []
+
+    class Note(HookBase):
+        def after_train(self):
+            ran.append(self.trainer.iter)
+
+    class Broken(Regressor):
+        def forward(self, batch):
+            return {"loss": super().forward(batch)["loss_square"] * float("nan")}
+
+    model = Broken()
+    trainer = SimpleTrainer(
+        model, Batches(), torch.optim.SGD(model.parameters(), 0.1), async_write_metrics=asynchronous
+    )
+    evaluation = hooks.EvalHook(0, lambda: ran.append("evaluated"))
+    trainer.register_hooks([None, Note(), evaluation])
+    with pytest.raises(FloatingPointError, match="loss"):
+        trainer.train(0, 5)
+    assert ran == [1 if asynchronous else 0]
+
+
+def test_hooks_order_backward_and_state():
+    calls = []
+
+    class Log(HookBase):
+        def __getattribute__(self, name):
+            if name in {"before_train", "before_step", "after_backward", "after_step", "after_train"}:
+                calls.append(name)
+            return super().__getattribute__(name)
+
+        def state_dict(self):
+            return {"calls": len(calls)}
+
+    model = Regressor()
+    trainer = SimpleTrainer(model, Batches(), torch.optim.SGD(model.parameters(), 0.1))
+    trainer.register_hooks([Log()])
+    trainer.train(7, 9)
+    step = ["before_step", "after_backward", "after_step"]
+    assert calls == ["before_train", *step, *step, "after_train"]
+    state = trainer.state_dict()
+    assert state["iteration"] == 9 and list(state["hooks"]) == [Log.__qualname__] and "optimizer" in state
+    with pytest.raises(NotImplementedError):
+        TrainerBase().run_step()
+
+
+def test_storage_smooths_over_iterations_and_keeps_images_for_tensorboard(tmp_path):
+    with pytest.raises(AssertionError):
+        get_event_storage()
+    with EventStorage(5) as storage:
+        for value in (9.0, 1.0, 2.0, 6.0):
+            storage.put_scalars(noisy=value)
+            storage.put_scalar("exact", value, smoothing_hint=False)
+            storage.step()
+        assert storage.latest_with_smoothing_hint(3) == {"noisy": (2.0, 8), "exact": (6.0, 8)}
+        assert storage.history("noisy").values()[0] == (9.0, 5)
+        with pytest.raises(KeyError, match="absent"):
+            storage.history("absent")
+        with pytest.raises(AssertionError, match="noisy"):
+            storage.put_scalar("noisy", 1.0, smoothing_hint=False)
+        storage.put_image("picture", torch.zeros(3, 8, 8, dtype=torch.uint8))
+        writer = TensorboardXWriter(str(tmp_path))
+        writer.write()
+        writer.close()
+        assert storage.pop_images() == []
+    assert sum(path.stat().st_size for path in tmp_path.iterdir()) > 100
+
+
+def test_logger_has_no_double_handlers_and_one_file_a_rank(tmp_path, capsys):
+    for _ in range(2):
+        setup_logger(name="host_test")
+        logger = setup_logger(str(tmp_path), name="host_test", abbrev_name="h")
+    assert len(logger.handlers) == 2
+    logging.getLogger("host_test.part").warning("twice?")
+    assert capsys.readouterr().out.count("twice?") == 1
+    text = (tmp_path / "log.txt").read_text()
+    assert text.count("twice?") == 1 and "host_test.part WARNING" in text
+    setup_logger(str(tmp_path), distributed_rank=1, name="host_test_1").error("here")
+    assert "here" in (tmp_path / "log.txt.rank1").read_text() and capsys.readouterr().out == ""
+
+
+def test_setup_writes_config_and_seeds(tmp_path):
+    args = default_argument_parser().parse_args(["--num-gpus", "2", "SEED", "3"])
+    assert args.opts == ["SEED", "3"] and args.dist_url.startswith("tcp://127.0.0.1:") and not args.resume
+    cfg = config(tmp_path / "out")
+    draws = []
+    for _ in range(2):
+        default_setup(cfg, args)
+        draws.append(torch.rand(1).item())
+    assert draws[0] == draws[1]
+    again = get_cfg()
+    again.merge_from_file(str(tmp_path / "out" / "config.yaml"))
+    assert again == cfg
+    assert "torch" in (tmp_path / "out" / "log.txt").read_text()
+
+
+def in_each_process(folder):
+    rank = comm.get_rank()
+    result = {
+        "size": comm.get_world_size(),
+        "local": comm.get_local_rank(),
+        "all": comm.all_gather({"rank": rank}),
+        "gathered": comm.gather(rank),
+        "seed": comm.shared_random_seed(),
+    }
+    trainer = Trainer(config(folder / "out", max_iter=3))
+    trainer.train()
+    result["weights"] = trainer.model.module.linear.weight.tolist()
+
+    class OneRankBroken(Regressor):
+        def forward(self, batch):
+            return super().forward(batch)["loss_square"] * (float("nan") if rank == 1 else 1.0)
+
+    model = create_ddp_model(OneRankBroken())
+    try:
+        SimpleTrainer(model, Batches(), torch.optim.SGD(model.parameters(), 0.1)).train(0, 2)
+    except FloatingPointError:
+        result["raised"] = True
+    comm.synchronize()
+    (folder / f"{rank}.json").write_text(json.dumps(result))
+
+
+def test_two_processes_gather_train_alike_and_fail_together(tmp_path):
+    launch(in_each_process, 2, dist_url="auto", args=(tmp_path,))
+    one, other = (json.loads((tmp_path / f"{rank}.json").read_text()) for rank in range(2))
+    assert one["size"] == other["size"] == 2
+    assert (one["local"], other["local"]) == (0, 1)
+    assert one["all"] == other["all"] == [{"rank": 0}, {"rank": 1}]
+    assert (one["gathered"], other["gathered"]) == ([0, 1], [])
+    assert one["seed"] == other["seed"]
+    assert one["weights"] == other["weights"]
+    assert one["raised"] and other["raised"]
+    assert (tmp_path / "out" / "model_final.pth").exists()
+
+
+def test_one_process_runs_here():
+    seen = []
+    launch(seen.append, 1, args=(1,))
+    assert seen == [1]
+    assert (comm.get_world_size(), comm.get_rank(), comm.get_local_rank(), comm.gather(5)) == (1, 0, 0, [5])
+    with pytest.raises(AssertionError, match="auto"):
+        launch(seen.append, 2, num_machines=2, dist_url="auto")

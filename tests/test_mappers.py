@@ -1,0 +1,180 @@
+"""Files to samples: what a reader accepts, what a mapper returns, and the complaints."""
+
+from __future__ import annotations
+
+import cv2
+import numpy as np
+import pytest
+import torch
+from data_files import small_config, write_image, write_label
+from PIL import Image
+
+from rc2l_d2.data import LabeledMapper, TestMapper, UnlabeledMapper, read_image, read_label
+from rc2l_d2.errors import InputError
+
+
+@pytest.fixture
+def entry(tmp_path):
+    rng = np.random.default_rng(0)
+    write_image(tmp_path / "image.png", rng.integers(0, 256, (24, 32, 3)).astype(np.uint8))
+    write_label(tmp_path / "label.png", rng.integers(0, 3, (24, 32)).astype(np.uint8))
+    return {
+        "file_name": str(tmp_path / "image.png"),
+        "image_id": "image",
+        "sem_seg_file_name": str(tmp_path / "label.png"),
+    }
+
+
+def test_images_of_every_kind_become_three_channels_of_8_bits(tmp_path):
+    gray = np.arange(24, dtype=np.uint8).reshape(4, 6)
+    write_image(tmp_path / "gray.png", gray)
+    assert (read_image(tmp_path / "gray.png") == gray[..., None]).all()
+    write_image(tmp_path / "gray16.png", gray.astype(np.uint16) * 256)
+    assert (read_image(tmp_path / "gray16.png") == gray[..., None]).all()
+    color = np.random.default_rng(0).integers(0, 256, (4, 6, 4)).astype(np.uint8)
+    write_image(tmp_path / "alpha.png", color)
+    assert (read_image(tmp_path / "alpha.png") == color[..., :3]).all()
+    assert (read_image(tmp_path / "alpha.png", "RGB") == color[..., 2::-1]).all()
+
+
+def test_exif_rotation_is_applied(tmp_path):
+    picture = Image.new("RGB", (8, 4))
+    exif = picture.getexif()
+    exif[274] = 6  # stored lying on its side
+    picture.save(tmp_path / "turned.jpg", exif=exif)
+    assert read_image(tmp_path / "turned.jpg").shape == (8, 4, 3)
+
+
+def test_palette_labels_keep_their_indices(tmp_path):
+    values = np.array([[0, 1, 2], [3, 20, 255]], np.uint8)
+    picture = Image.fromarray(values)
+    picture.putpalette([value % 256 for value in range(7, 7 + 768)])
+    assert picture.mode == "P"
+    picture.save(tmp_path / "palette.png")
+    assert (read_label(tmp_path / "palette.png") == values).all()
+    write_label(tmp_path / "gray.png", values)
+    assert (read_label(tmp_path / "gray.png") == values).all()
+    write_image(tmp_path / "deep.png", values.astype(np.uint16))
+    assert read_label(tmp_path / "deep.png").dtype == np.uint8
+    assert (read_label(tmp_path / "deep.png") == values).all()
+
+
+def test_labels_that_cannot_be_used(tmp_path):
+    Image.new("RGB", (4, 4)).save(tmp_path / "color.png")
+    with pytest.raises(InputError, match=r"color\.png: the label image is of type RGB"):
+        read_label(tmp_path / "color.png")
+    write_image(tmp_path / "ids.png", np.full((4, 4), 26001, np.uint16))
+    with pytest.raises(InputError, match=r"ids\.png.*26001"):
+        read_label(tmp_path / "ids.png")
+    with pytest.raises(InputError, match=r"none\.png.*does not exist"):
+        read_label(tmp_path / "none.png")
+
+
+def _broken_files(folder):
+    noise = np.random.default_rng(0).integers(0, 256, (64, 64, 3)).astype(np.uint8)
+    files = []
+    for suffix in (".jpg", ".png"):
+        data = cv2.imencode(suffix, noise)[1].tobytes()
+        (folder / f"half{suffix}").write_bytes(data[: len(data) // 2])
+        files.append(folder / f"half{suffix}")
+    (folder / "empty.jpg").write_bytes(b"")
+    (folder / "text.jpg").write_text("no picture")
+    return [*files, folder / "empty.jpg", folder / "text.jpg", folder / "missing.jpg", folder]
+
+
+def test_broken_files_are_named(tmp_path):
+    for file in _broken_files(tmp_path):
+        with pytest.raises(InputError) as caught:
+            read_image(file)
+        assert str(file) in str(caught.value) and "\n" not in str(caught.value)
+        with pytest.raises(InputError) as caught:
+            read_label(file)
+        assert str(file) in str(caught.value)
+
+
+@pytest.mark.parametrize("color_aug", [False, True])
+def test_labeled_sample(entry, color_aug):
+    cfg = small_config()
+    cfg.INPUT.COLOR_AUG_SSD = color_aug
+    mapper = LabeledMapper(cfg)
+    for seed in range(10):
+        sample = mapper(entry, np.random.default_rng(seed))
+        assert set(sample) == {"file_name", "image", "sem_seg"}
+        assert sample["image"].shape == (3, 16, 20) and sample["image"].dtype == torch.uint8
+        assert sample["sem_seg"].shape == (16, 20) and sample["sem_seg"].dtype == torch.uint8
+        assert sample["sem_seg"].max() < 3
+
+
+def test_labeled_padding(entry):
+    cfg = small_config()
+    cfg.INPUT.CROP.SIZE = [40, 50]
+    cfg.INPUT.MIN_SIZE_TRAIN = (0,)
+    cfg.INPUT.MIN_SIZE_TRAIN_SAMPLING = "choice"
+    cfg.INPUT.RANDOM_FLIP = "none"
+    cfg.INPUT.FORMAT = "RGB"
+    sample = LabeledMapper(cfg)(entry, np.random.default_rng(0))
+    image = torch.from_numpy(read_image(entry["file_name"], "RGB")).permute(2, 0, 1)
+    assert (sample["image"][:, :24, :32] == image).all()
+    assert (sample["image"][:, 24:] == 128).all() and (sample["image"][:, :, 32:] == 128).all()
+    assert (sample["sem_seg"][:24, :32].numpy() == read_label(entry["sem_seg_file_name"])).all()
+    assert (sample["sem_seg"][24:] == 255).all() and (sample["sem_seg"][:, 32:] == 255).all()
+
+
+def test_unlabeled_sample_has_aligned_views_and_padding_untouched(entry):
+    cfg = small_config()
+    cfg.INPUT.CROP.SIZE = [40, 50]
+    mapper = UnlabeledMapper(cfg)
+    del entry["sem_seg_file_name"]
+    changed = 0
+    for seed in range(10):
+        sample = mapper(entry, np.random.default_rng(seed))
+        assert set(sample) == {"file_name", "image", "strong", "inside"}
+        assert sample["image"].shape == sample["strong"].shape == (3, 40, 50)
+        inside = sample["inside"]
+        assert inside.dtype == torch.bool and inside.shape == (40, 50) and 0 < inside.sum() < 2000
+        for view in ("image", "strong"):
+            assert (sample[view][:, ~inside] == 128).all()
+        changed += bool((sample["image"] != sample["strong"]).any())
+    assert changed >= 7
+
+
+def test_test_sample(entry):
+    cfg = small_config()
+    sample = TestMapper(cfg)(entry)
+    assert (sample["height"], sample["width"]) == (24, 32)
+    assert sample["image"].shape == (3, 24, 32)
+    assert sample["image_id"] == "image" and sample["sem_seg_file_name"] == entry["sem_seg_file_name"]
+    cfg.INPUT.MIN_SIZE_TEST, cfg.INPUT.MAX_SIZE_TEST = 48, 60
+    sample = TestMapper(cfg)(entry)
+    assert (sample["height"], sample["width"]) == (24, 32)
+    assert sample["image"].shape == (3, 45, 60)
+
+
+def test_label_values_outside_the_classes(entry):
+    with pytest.raises(InputError, match=r"label\.png.*\(0 to 1\).*ignore value 255: 2;"):
+        LabeledMapper(small_config(num_classes=2))(entry, np.random.default_rng(0))
+
+
+def test_label_of_another_size(entry, tmp_path):
+    write_label(tmp_path / "label.png", np.zeros((32, 24), np.uint8))
+    with pytest.raises(InputError, match=r"label\.png: the label is 24x32 pixels, its image .*image\.png 32x24"):
+        LabeledMapper(small_config())(entry, np.random.default_rng(0))
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("INPUT.CROP.ENABLED", False),
+        ("INPUT.CROP.TYPE", "relative"),
+        ("INPUT.CROP.SIZE", [0.5, 0.5]),
+        ("INPUT.RANDOM_FLIP", "vertical"),
+        ("INPUT.MIN_SIZE_TRAIN_SAMPLING", "sometimes"),
+        ("INPUT.MIN_SIZE_TRAIN", (16, 20, 24)),
+        ("INPUT.FORMAT", "YUV"),
+    ],
+)
+def test_keys_that_the_mappers_do_not_know(key, value):
+    cfg = small_config()
+    cfg.merge_from_list([key, value])
+    with pytest.raises(InputError, match=key.rsplit(".", 1)[0]):
+        LabeledMapper(cfg)

@@ -1,0 +1,98 @@
+"""The semi-supervised step: what goes in when, and what gets a gradient."""
+
+import pytest
+import torch
+
+from rc2l_d2.engine import RC2LTrainer, load_config
+from rc2l_d2.errors import InputError
+from rc2l_d2.host import get_event_storage
+
+
+@pytest.fixture
+def make_trainer(tiny_options):
+    def make(*options: str) -> RC2LTrainer:
+        torch.manual_seed(0)
+        overrides = [*tiny_options, *options]
+        trainer = RC2LTrainer(load_config("configs/toy/rc2l_R18.yaml", overrides))
+        trainer.resume_or_load(resume=False)
+        return trainer
+
+    return make
+
+
+@pytest.fixture
+def losses_of_each_step(monkeypatch):
+    """The loss dictionaries of all steps, caught where they go to the log."""
+    seen = []
+
+    def keep(self, losses, data_time, *args, **kwargs):
+        seen.append({name: loss.detach() for name, loss in losses.items()})
+        get_event_storage().put_scalar("seen", len(seen))
+
+    monkeypatch.setattr("rc2l_d2.engine.train_loop.SemiSupervisedTrainer._write_metrics", keep)
+    return seen
+
+
+def test_region_losses_start_after_burn_in_and_ramp_up(make_trainer, losses_of_each_step):
+    trainer = make_trainer("SOLVER.MAX_ITER", "5", "MODEL.RC2L.RAMP_UP_ITERS", "4")
+    ramps = []
+    forward = trainer.model.region_losses
+
+    def watch(*args):
+        ramps.append(trainer._trainer.ramp())
+        return forward(*args)
+
+    trainer.model.region_losses = watch
+    trainer.train()
+    has_region_losses = ["loss_smc" in losses for losses in losses_of_each_step]
+    assert has_region_losses == [False, False, True, True, True]
+    assert ramps == [0.25, 0.5, 0.75]
+    assert all(torch.isfinite(loss) for losses in losses_of_each_step for loss in losses.values())
+
+
+def test_one_seed_gives_one_loss_stream(make_trainer, losses_of_each_step):
+    for _ in range(2):
+        make_trainer("SOLVER.MAX_ITER", "4").train()
+    first, second = losses_of_each_step[:4], losses_of_each_step[4:]
+    assert len(first) == len(second) == 4
+    for one, other in zip(first, second, strict=True):
+        assert one.keys() == other.keys()
+        assert all(torch.equal(one[name], other[name]) for name in one)
+
+
+def test_no_gradient_reaches_the_teacher_and_the_student_has_one(make_trainer):
+    trainer = make_trainer("SOLVER.MAX_ITER", "3")
+    trainer.train()
+    assert all(p.grad is None for p in trainer.teacher.model.parameters())
+    assert all(p.grad is not None for p in trainer.model.parameters())
+
+
+def test_the_teacher_sees_weak_views_and_the_student_mixed_strong_ones(make_trainer):
+    trainer = make_trainer("SOLVER.IMS_PER_BATCH_UNLABELED", "4")
+    step = trainer._trainer
+    labeled, unlabeled = next(iter(trainer.data_loader))
+    assert len(labeled) == 2 and len(unlabeled) == 4
+    strong, pseudo = step.teach(unlabeled)
+    assert strong.shape == (4, 3, 64, 64) and pseudo.masks.shape == (4, 8, 16, 16)
+    plain = trainer.model.preprocess([sample["strong"] for sample in unlabeled]).tensor
+    # Every pixel is the image's own or its partner's, and CutMix pasted some of the partner's into each image.
+    own, partner = strong == plain, strong == plain.roll(1, dims=0)
+    assert (own | partner).all()
+    assert ((~own).flatten(1).any(dim=1)).all()
+    assert torch.equal(pseudo.valid, pseudo.masks.sum(dim=1) > 0)
+    assert (trainer.teacher.class_confidence != 0.7).any()
+
+
+def test_mixed_precision_trains(make_trainer, losses_of_each_step):
+    make_trainer("SOLVER.AMP.ENABLED", "True", "SOLVER.MAX_ITER", "4").train()
+    assert all(torch.isfinite(loss) for losses in losses_of_each_step for loss in losses.values())
+    assert "loss_rmc" in losses_of_each_step[-1]
+
+
+@pytest.mark.parametrize(
+    "options",
+    [("MODEL.RC2L.MIX", "mixup"), ("SOLVER.CLIP_GRADIENTS.CLIP_TYPE", "value")],
+)
+def test_unknown_values_are_told(make_trainer, options):
+    with pytest.raises(InputError, match=f"{options[0]}.*{options[1]}"):
+        make_trainer(*options)

@@ -1,0 +1,162 @@
+"""The real command line, end to end, on a small drawn set: training, resuming, evaluating, two processes, mistakes."""
+
+import json
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+import torch
+import yaml
+from PIL import Image
+
+CONFIG = ("--config-file", "configs/toy/rc2l_R18.yaml")
+
+
+def metrics(folder: Path) -> list[dict]:
+    return [json.loads(line) for line in (folder / "metrics.json").read_text().splitlines()]
+
+
+def final_scores(folder: Path) -> dict:
+    last = [entry for entry in metrics(folder) if "sem_seg/mIoU" in entry][-1]
+    return {key: value for key, value in last.items() if key.startswith("sem_seg")}
+
+
+def assert_one_sentence(result, *fragments: str) -> None:
+    assert result.returncode == 2, result.stderr
+    assert "Traceback" not in result.stderr
+    message = result.stderr.strip().splitlines()[-1]
+    assert message.startswith("train_net.py: ")
+    for fragment in fragments:
+        assert fragment in message
+
+
+def test_train_evaluate_and_resume(command_line, tiny_options, tmp_path):
+    out = tmp_path / "out"
+    result = command_line(*CONFIG, *tiny_options)
+    assert result.returncode == 0, result.stderr
+    for name in ("config.yaml", "metrics.json", "model_0000002.pth", "model_final.pth", "last_checkpoint", "log.txt"):
+        assert (out / name).is_file(), name
+    scores = final_scores(out)
+    assert 0 < scores["sem_seg/mIoU"] < 100 and 0 < scores["sem_seg_teacher/mIoU"] < 100
+
+    checkpoint = torch.load(out / "model_final.pth", weights_only=True)
+    assert set(checkpoint["model"]) == set(checkpoint["ema"]["model"])
+    assert checkpoint["ema"]["updates"] == 6 and checkpoint["iteration"] == 5
+
+    weights = ("MODEL.WEIGHTS", str(out / "model_final.pth"), "OUTPUT_DIR", str(tmp_path / "eval"))
+    result = command_line(*CONFIG, "--eval-only", *tiny_options, *weights)
+    assert result.returncode == 0, result.stderr
+    printed = [line.split("copypaste: ")[1] for line in result.stdout.splitlines() if "copypaste: " in line]
+    by_task = dict(zip(printed[0::3], printed[2::3], strict=True))
+    assert float(by_task["Task: sem_seg"].split(",")[0]) == pytest.approx(scores["sem_seg/mIoU"], abs=5e-5)
+    teacher = float(by_task["Task: sem_seg_teacher"].split(",")[0])
+    assert teacher == pytest.approx(scores["sem_seg_teacher/mIoU"], abs=5e-5)
+
+    result = command_line(*CONFIG, "--resume", *tiny_options, "SOLVER.MAX_ITER", "20")
+    assert result.returncode == 0, result.stderr
+    resumed = torch.load(out / "model_final.pth", weights_only=True)
+    assert resumed["iteration"] == 19 and resumed["ema"]["updates"] == 20
+    assert "Starting training from iteration 6" in result.stdout
+    losses = metrics(out)[-1]
+    for name in ("loss_ce", "loss_mask", "loss_dice", "loss_ce_0", "loss_rmc", "loss_rfc", "loss_rcc", "loss_smc"):
+        assert np.isfinite(losses[name]), name
+
+
+@pytest.mark.parametrize(
+    "options, absent",
+    [
+        (("MODEL.META_ARCHITECTURE", "RegionSegmentor"), {"loss_rmc", "loss_rfc", "loss_rcc", "loss_smc"}),
+        (("MODEL.RC2L.RFC_WEIGHT", "0.0", "MODEL.RC2L.MIX", "classmix"), {"loss_rfc"}),
+    ],
+)
+def test_losses_are_switched_from_the_config(command_line, tiny_options, tmp_path, options, absent):
+    result = command_line(*CONFIG, *tiny_options, *options, "SOLVER.MAX_ITER", "20", "MODEL.RC2L.BURN_IN_ITERS", "18")
+    assert result.returncode == 0, result.stderr
+    logged = set(metrics(tmp_path / "out")[-1])
+    assert {"loss_ce", "loss_mask", "loss_dice"} <= logged
+    region_losses = {"loss_rmc", "loss_rfc", "loss_rcc", "loss_smc"}
+    assert logged & region_losses == region_losses - absent
+
+
+def test_two_processes_end_with_the_same_parameters(command_line, tiny_options, tmp_path):
+    # The ranks compare their parameters themselves, see tests/two_ranks.py; here the command line is what runs.
+    result = command_line(*CONFIG, "--num-gpus", "2", "--dist-url", "auto", *tiny_options)
+    assert result.returncode == 0, result.stderr
+    assert "World size: 2" in result.stdout
+    assert torch.load(tmp_path / "out" / "model_final.pth", weights_only=True)["iteration"] == 5
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        "toy/rc2l_R18", "toy/supervised_R18", "camvid/rc2l_R18_1_8", "camvid/supervised_R18_1_8",
+        "voc2012/rc2l_R101_1_16", "cityscapes/rc2l_R101_1_8",
+    ],
+)  # fmt: skip
+def test_every_config_prints_its_plan(command_line, config):
+    result = command_line("--config-file", f"configs/{config}.yaml", "--dry-run")
+    assert result.returncode == 0, result.stderr
+    for word in ("M parameters", "labelled", "test", "loss_ce x 1", "iterations", "looked at"):
+        assert word in result.stdout
+    assert ("loss_smc x 1" in result.stdout) == ("rc2l" in config)
+
+
+def test_a_missing_data_set_folder_is_named(command_line, tiny_options, toy_definition, tmp_path):
+    definition = yaml.safe_load(Path(toy_definition).read_text())
+    definition["root"] = "nowhere"
+    (tmp_path / "moved.yaml").write_text(yaml.safe_dump(definition))
+    moved = ("DATASETS.DEFINITIONS", f"('{tmp_path / 'moved.yaml'}',)")
+    assert_one_sentence(command_line(*CONFIG, *tiny_options, *moved), str(tmp_path / "nowhere"))
+
+
+def small_set(folder: Path, label_value: int = 1) -> str:
+    """A VOC-layout folder of two images, and its YAML."""
+    for name in ("images", "labels"):
+        (folder / name).mkdir()
+    for name in ("a", "b"):
+        cv2.imwrite(str(folder / f"images/{name}.jpg"), np.full((64, 64, 3), 128, np.uint8))
+        Image.fromarray(np.full((64, 64), label_value, np.uint8)).save(folder / f"labels/{name}.png")
+    (folder / "list.txt").write_text("a\nb\n")
+    definition = {
+        "name": "small", "root": ".", "images": "images", "labels": "labels", "image_suffix": ".jpg",
+        "label_suffix": ".png", "classes": [f"class{i}" for i in range(8)], "ignore_value": 255,
+        "parts": {"train": {"list": "list.txt"}},
+    }  # fmt: skip
+    (folder / "small.yaml").write_text(yaml.safe_dump(definition))
+    return str(folder / "small.yaml")
+
+
+def train_on(definition: str) -> tuple[str, ...]:
+    return ("DATASETS.DEFINITIONS", f"('{definition}',)", "DATASETS.TRAIN", "('small_train',)",
+            "DATASETS.UNLABELED", "('small_train',)", "DATASETS.TEST", "()")  # fmt: skip
+
+
+def test_a_list_that_names_a_missing_file_is_told(command_line, tiny_options, tmp_path):
+    definition = small_set(tmp_path)
+    (tmp_path / "list.txt").write_text("a\nb\nmissing_image\n")
+    assert_one_sentence(command_line(*CONFIG, *tiny_options, *train_on(definition)), "missing_image")
+
+
+def test_a_label_outside_the_classes_is_told(command_line, tiny_options, tmp_path):
+    definition = small_set(tmp_path, label_value=38)
+    assert_one_sentence(command_line(*CONFIG, *tiny_options, *train_on(definition)), ".png", "38")
+
+
+def test_an_unknown_key_is_told_with_the_closest_one(command_line, tiny_options, tmp_path):
+    result = command_line(*CONFIG, *tiny_options, "SOLVER.BASE_LRR", "1")
+    assert_one_sentence(result, "SOLVER.BASE_LRR", "SOLVER.BASE_LR?")
+    (tmp_path / "typo.yaml").write_text("MODEL:\n  RC2L:\n    EMA_DECEY: 0.9\n")
+    result = command_line("--config-file", str(tmp_path / "typo.yaml"))
+    assert_one_sentence(result, "MODEL.RC2L.EMA_DECEY", "MODEL.RC2L.EMA_DECAY?", "typo.yaml")
+
+
+def test_a_checkpoint_that_is_none_is_told(command_line, tiny_options, tmp_path):
+    wrong = tmp_path / "wrong.pth"
+    wrong.write_text("not a checkpoint")
+    assert_one_sentence(command_line(*CONFIG, *tiny_options, "MODEL.WEIGHTS", str(wrong)), "wrong.pth")
+    torch.save({"weights": 1}, wrong)
+    assert_one_sentence(command_line(*CONFIG, *tiny_options, "MODEL.WEIGHTS", str(wrong)), "wrong.pth", '"model"')
+    missing = str(tmp_path / "missing.pth")
+    result = command_line(*CONFIG, "--eval-only", *tiny_options, "MODEL.WEIGHTS", missing)
+    assert_one_sentence(result, "missing.pth", "does not exist")

@@ -1,0 +1,141 @@
+"""Views of images: sizes, alignment, and the photometric steps against values worked out by hand."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from rc2l_d2.data.transforms import (
+    Geometry,
+    GeometrySettings,
+    adjust_hsv,
+    adjust_linear,
+    color_jitter,
+    draw_geometry,
+    resize_image,
+    resize_label,
+    scaled_size,
+    ssd_distortion,
+    strong_view,
+    to_channels_first,
+    values_outside,
+)
+
+
+@pytest.fixture
+def image():
+    return np.random.default_rng(0).integers(0, 256, (40, 60, 3)).astype(np.uint8)
+
+
+@pytest.mark.parametrize(
+    ("size", "short", "long", "expected"),
+    [
+        ((100, 200), 50, 1000, (50, 100)),
+        ((200, 100), 50, 1000, (100, 50)),
+        ((100, 200), 100, 150, (75, 150)),
+        ((100, 200), 0, 10, (100, 200)),
+        ((3, 1000), 5, 50, (1, 50)),
+    ],
+)
+def test_scaled_size(size, short, long, expected):
+    assert scaled_size(size, short, long) == expected
+
+
+def test_label_resize_takes_pixel_centres():
+    label = np.array([[0, 1], [2, 255]], np.uint8)
+    assert (resize_label(label, (4, 4)) == label.repeat(2, 0).repeat(2, 1)).all()
+    # Of three pixels to one, the middle one.
+    assert resize_label(np.array([[1, 2, 3], [4, 5, 6], [7, 8, 9]], np.uint8), (1, 1)) == 5
+
+
+def test_image_resize_averages_when_it_shrinks():
+    board = (np.indices((8, 8)).sum(0) % 2 * 200).astype(np.uint8)[..., None].repeat(3, 2)
+    assert (resize_image(board, (4, 4)) == 100).all()
+
+
+def test_geometry_keeps_image_label_and_inside_together(image):
+    # A label whose values are those of the image: whatever moves one has to move the other.
+    image = (np.indices((40, 60)).sum(0) * 2).astype(np.uint8)[..., None].repeat(3, 2)
+    settings = GeometrySettings((40,), "choice", 1000, (30, 50), True)
+    seen = set()
+    for seed in range(20):
+        geometry = draw_geometry(image.shape[:2], settings, np.random.default_rng(seed))
+        cut = geometry.cut_image(image)
+        assert (cut[..., 0] == geometry.cut_label(image[..., 0].copy())).all()
+        assert cut.shape == (30, 50, 3) and geometry.inside().all()
+        seen.add((geometry.flip, geometry.top, geometry.left))
+    assert {flip for flip, _, _ in seen} == {True, False}
+    assert len(seen) > 15
+
+
+def test_flip_and_crop_by_hand():
+    array = np.arange(12, dtype=np.uint8).reshape(3, 4)
+    geometry = Geometry(size=(3, 4), flip=True, top=1, left=1, crop=(2, 2))
+    assert geometry.cut_label(array).tolist() == [[6, 5], [10, 9]]
+
+
+def test_small_images_are_padded_below_and_right():
+    label = np.ones((4, 6), np.uint8)
+    settings = GeometrySettings((4,), "choice", 1000, (5, 8), False)
+    geometry = draw_geometry((4, 6), settings, np.random.default_rng(0))
+    padded = geometry.pad(geometry.cut_label(label), 255)
+    assert padded.shape == (5, 8)
+    assert ((padded == 1) == geometry.inside()).all()
+    assert (padded[:4, :6] == 1).all() and (padded == 255).sum() == 40 - 24
+
+
+def test_range_and_choice_of_sizes():
+    def heights(sampling):
+        settings = GeometrySettings((10, 14), sampling, 1000, (8, 8), False)
+        return {draw_geometry((20, 30), settings, np.random.default_rng(seed)).size[0] for seed in range(100)}
+
+    assert heights("choice") == {10, 14}
+    assert heights("range") == {10, 11, 12, 13, 14}
+
+
+def test_linear_adjustment_rounds_and_clips():
+    values = np.array([[[0, 100, 255]]], np.uint8)
+    assert adjust_linear(values, 1.5, 0.0).tolist() == [[[0, 150, 255]]]
+    assert adjust_linear(values, 0.5, -10.0).tolist() == [[[0, 40, 118]]]
+
+
+def test_hue_turns_and_saturation_scales():
+    blue = np.zeros((1, 1, 3), np.uint8)
+    blue[..., 0] = 255
+    green = adjust_hsv(blue, 1.0, -1 / 3)
+    assert abs(green.astype(int) - [0, 255, 0]).max() <= 6
+    assert (adjust_hsv(blue, 0.0, 0.0) == 255).all()
+
+
+@pytest.mark.parametrize("view", [strong_view, color_jitter, ssd_distortion])
+def test_photometric_views_are_seeded_and_leave_their_input_alone(view, image):
+    before = image.copy()
+    results = [view(image, np.random.default_rng(seed)) for seed in (1, 1, 2, 3)]
+    assert (image == before).all()
+    assert (results[0] == results[1]).all()
+    assert any((results[0] != other).any() for other in results[2:])
+    assert all(result.shape == image.shape and result.dtype == np.uint8 for result in results)
+
+
+def test_strong_view_does_each_thing_as_often_as_it_should(image):
+    image = np.full((8, 8, 3), (40, 90, 160), np.uint8)
+    image[:, 4:] = (200, 100, 30)
+    gray = sum(np.ptp(strong_view(image, np.random.default_rng(seed)), axis=2).max() == 0 for seed in range(600))
+    assert 0.14 < gray / 600 < 0.28  # 0.2, and the few whose jitter left no colour
+    blurred = 0
+    for seed in range(600):
+        view = strong_view(image, np.random.default_rng(seed))
+        blurred += bool((view[:, 3] != view[:, 0]).any())
+    assert 0.35 < blurred / 600 < 0.52  # 0.5, less the smallest standard deviations
+
+
+def test_channel_order(image):
+    assert (to_channels_first(image, "BGR")[0] == image[..., 0]).all()
+    assert (to_channels_first(image, "RGB")[0] == image[..., 2]).all()
+
+
+def test_values_outside():
+    label = np.array([[0, 2, 255], [3, 7, 3]], np.uint8)
+    assert values_outside(label, 3, 255) == [3, 7]
+    assert values_outside(label, 8, 255) == []
+    assert values_outside(label, 3, 7) == [3, 255]
