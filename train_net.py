@@ -12,7 +12,6 @@ import sys
 
 import torch
 
-from rc2l_d2.data import check_training_data
 from rc2l_d2.engine import RC2LTrainer, describe_plan, load_config
 from rc2l_d2.errors import InputError
 from rc2l_d2.host import (
@@ -42,7 +41,7 @@ def main(args: argparse.Namespace) -> dict:
     """One process of a run; returns the last evaluation's results."""
     try:
         cfg = setup(args)
-        check_training_data(cfg)
+        RC2LTrainer.check_data(cfg)
         trainer = RC2LTrainer(cfg)
         if args.eval_only:
             trainer.load_for_evaluation(resume=args.resume)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import math
 import os
@@ -12,12 +11,11 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from pycocotools import mask
 from torch import nn
 
 from rc2l_d2.host.embedded.catalog import DatasetCatalog, MetadataCatalog
 from rc2l_d2.host.embedded.checkpoint import DetectionCheckpointer
-from rc2l_d2.host.embedded.evaluation import DatasetEvaluator, inference_on_dataset, print_csv_format
+from rc2l_d2.host.embedded.evaluation import inference_on_dataset, print_csv_format
 from rc2l_d2.host.embedded.sem_seg_evaluation import SemSegEvaluator
 
 TRUTH = np.array([[0, 0, 1, 1], [0, 0, 1, 255], [0, 0, 255, 255]], dtype=np.uint8)
@@ -87,18 +85,6 @@ def test_boundary_iou_of_a_shifted_square(tmp_path):
     assert metrics["IoU-b"] == pytest.approx(100 * 380 / 420)
 
 
-def test_predictions_are_written_only_where_asked(dataset, tmp_path):
-    evaluator = SemSegEvaluator(dataset, output_dir=str(tmp_path / "out"))
-    evaluate(evaluator)
-    records = json.loads((tmp_path / "out" / "sem_seg_predictions.json").read_text())
-    assert [record["category_id"] for record in records] == [0, 1, 2]
-    for record in records:
-        assert record["file_name"] == "x.jpg"
-        np.testing.assert_array_equal(mask.decode(record["segmentation"]), PREDICTION == record["category_id"])
-    saved = torch.load(tmp_path / "out" / "sem_seg_evaluation.pth", weights_only=True)
-    assert saved["pACC"] == pytest.approx(100 * 7 / 9)
-
-
 def test_wrong_labels_are_named(dataset):
     with pytest.raises(ValueError, match="label.png has shape"):
         evaluate(SemSegEvaluator(dataset), PREDICTION[:2])
@@ -108,7 +94,7 @@ def test_wrong_labels_are_named(dataset):
         evaluate(SemSegEvaluator(dataset), np.zeros_like(PREDICTION))
 
 
-def test_mode_is_restored_even_after_a_failure():
+def test_mode_is_restored_even_after_a_failure(dataset):
     class Fails(nn.Module):
         def forward(self, batch):
             assert not self.training
@@ -116,7 +102,7 @@ def test_mode_is_restored_even_after_a_failure():
 
     model = Fails()
     with pytest.raises(RuntimeError, match="on purpose"):
-        inference_on_dataset(model, [[1]], DatasetEvaluator())
+        inference_on_dataset(model, [[1]], SemSegEvaluator(dataset))
     assert model.training
 
 

@@ -62,6 +62,7 @@ def main() -> None:
     default_setup(cfg, args)
 
     print(f"Training RC2L for {cfg.SOLVER.MAX_ITER} iterations on the {HOST} host ...")
+    RC2LTrainer.check_data(cfg)
     trainer = RC2LTrainer(cfg)
     trainer.register_hooks([ProgressBar()])
     trainer.resume_or_load(resume=False)

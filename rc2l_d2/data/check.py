@@ -21,7 +21,7 @@ _EXIF_ORIENTATION = 274
 _logger = logging.getLogger(__name__)
 
 
-def check_training_data(cfg: CfgNode, sample: int = 200) -> None:
+def check_training_data(cfg: CfgNode, use_unlabeled: bool = True, sample: int = 200) -> None:
     """Check every data set that ``cfg.DATASETS`` names, as far as that is quick.
 
     All files must exist; the classes must be MODEL.SEM_SEG_HEAD.NUM_CLASSES; no test image may be a labelled training
@@ -30,6 +30,7 @@ def check_training_data(cfg: CfgNode, sample: int = 200) -> None:
 
     Args:
         cfg: the whole configuration.
+        use_unlabeled: False leaves DATASETS.UNLABELED alone, as training a supervised model does.
         sample: label images to read of each of the two parts.
 
     Raises:
@@ -41,16 +42,15 @@ def check_training_data(cfg: CfgNode, sample: int = 200) -> None:
         for name in names:
             entries.setdefault(key, []).extend(load_dataset(name, True, key))
             _check_classes(cfg, name, key)
-    unlabeled = [
-        entry for name in cfg.DATASETS.UNLABELED for entry in load_dataset(name, False, "DATASETS.UNLABELED")
-    ]
+    unlabeled = [entry for name in cfg.DATASETS.UNLABELED for entry in load_dataset(name, False, "DATASETS.UNLABELED")]
     if not entries.get("DATASETS.TRAIN"):
         raise InputError(
             f"DATASETS.TRAIN = {tuple(cfg.DATASETS.TRAIN)} holds no image; name a data set with labelled images."
         )
-    if cfg.DATASETS.UNLABELED and not unlabeled:
+    if use_unlabeled and not unlabeled:
         raise InputError(
-            f"DATASETS.UNLABELED = {tuple(cfg.DATASETS.UNLABELED)} holds no image; name a part that has some, or none."
+            f"DATASETS.UNLABELED = {tuple(cfg.DATASETS.UNLABELED)} holds no image; name a part that has some, or train "
+            f"on labels alone with MODEL.META_ARCHITECTURE RegionSegmentor."
         )
     test = entries.get("DATASETS.TEST", [])
     shared = _overlap(entries["DATASETS.TRAIN"], test)

@@ -278,7 +278,7 @@ def _read_yaml(file: Path) -> dict[str, Any]:
         line = f" near line {mark.line + 1}" if mark else ""
         raise InputError(
             f"{file}: this is not valid YAML{line} ({getattr(error, 'problem', None) or type(error).__name__}); "
-            f'inside [...] put a value with ${{...}} in quotes.'
+            f"inside [...] put a value with ${{...}} in quotes."
         ) from error
     if not isinstance(raw, dict):
         raise InputError(f"{file}: a data set's YAML file holds keys and values (datasets/README.md has an example).")

@@ -77,9 +77,9 @@ class TrainLoader:
 
     def __init__(self, streams: _Streams, sampler: StepSampler, num_workers: int, pin_memory: bool):
         self.sampler = sampler
-        self.loader = _data_loader(
-            streams, num_workers, pin_memory=pin_memory, batch_sampler=sampler, persistent_workers=num_workers > 0
-        )
+        # Not persistent_workers: the iterator has no end, so its workers live as long as it does, and torch's reference
+        # to it would leave them to the garbage collector, which takes five seconds for each.
+        self.loader = _data_loader(streams, num_workers, pin_memory=pin_memory, batch_sampler=sampler)
 
     @property
     def start_iter(self) -> int:

@@ -35,7 +35,7 @@ def describe_plan(cfg: CfgNode) -> str:
     streams.append(("test", cfg.DATASETS.TEST, "all"))
     for stream, names, use in streams:
         for name in names:
-            status = dataset_status(name)
+            status = dataset_status(name, labelled=stream != "unlabelled")
             images = f"{status.num_images} images, {use}" if status.found else f"MISSING: {status.problem}"
             rows.append((stream, f"{name}: {images} (looked at {', '.join(status.paths)})"))
     rows.append(("crop", f"{cfg.INPUT.CROP.SIZE[0]} x {cfg.INPUT.CROP.SIZE[1]} pixels"))

@@ -9,7 +9,7 @@ from collections import OrderedDict
 import torch
 from torch import nn
 
-from ..data import build_test_loader, build_train_loader
+from ..data import build_test_loader, build_train_loader, check_training_data
 from ..host import (
     META_ARCH_REGISTRY,
     CfgNode,
@@ -122,8 +122,17 @@ class RC2LTrainer(DefaultTrainer):
 
     @classmethod
     def build_train_loader(cls, cfg: CfgNode):
-        architecture = META_ARCH_REGISTRY.get(cfg.MODEL.META_ARCHITECTURE)
-        return build_train_loader(cfg, use_unlabeled=architecture.uses_unlabeled)
+        return build_train_loader(cfg, use_unlabeled=cls.uses_unlabeled(cfg))
+
+    @classmethod
+    def uses_unlabeled(cls, cfg: CfgNode) -> bool:
+        """Whether the architecture of ``cfg`` learns from unlabelled images."""
+        return META_ARCH_REGISTRY.get(cfg.MODEL.META_ARCHITECTURE).uses_unlabeled
+
+    @classmethod
+    def check_data(cls, cfg: CfgNode) -> None:
+        """Look at the data before training does, see :func:`rc2l_d2.data.check_training_data`."""
+        check_training_data(cfg, use_unlabeled=cls.uses_unlabeled(cfg))
 
     @classmethod
     def build_test_loader(cls, cfg: CfgNode, dataset_name: str):

@@ -8,36 +8,30 @@ from types import SimpleNamespace
 from typing import Any
 
 
-class _DatasetCatalog(UserDict):
+class _Catalog(UserDict):
+    def list(self) -> list[str]:
+        """All names."""
+        return list(self.keys())
+
+    def remove(self, name: str) -> None:
+        """Forget a name."""
+        self.pop(name)
+
+
+class _DatasetCatalog(_Catalog):
     """Data set name -> function that returns its list of dataset dicts."""
 
     def register(self, name: str, func: Callable[[], list[dict]]) -> None:
-        """Add a data set. ``func`` takes no arguments and returns the same list whenever it is called.
-
-        Raises:
-            AssertionError: ``func`` can't be called, or the name is taken.
-        """
+        """Add a data set; AssertionError where ``func`` can't be called or the name is taken."""
         assert callable(func), f"Data set '{name}' must be registered with a function, not with a {type(func).__name__}"
         assert name not in self, f"Dataset '{name}' is already registered!"
         self[name] = func
 
     def get(self, name: str) -> list[dict]:
-        """The dataset dicts: calls the registered function.
-
-        Raises:
-            KeyError: no such data set; the message lists those that there are.
-        """
+        """The dataset dicts, from the registered function; KeyError, which lists the data sets, for another name."""
         if name not in self:
             raise KeyError(f"Dataset '{name}' is not registered! Available datasets are: {', '.join(self.keys())}")
         return self[name]()
-
-    def list(self) -> list[str]:
-        """The names of all data sets."""
-        return list(self.keys())
-
-    def remove(self, name: str) -> None:
-        """Forget a data set."""
-        self.pop(name)
 
 
 class Metadata(SimpleNamespace):
@@ -50,20 +44,12 @@ class Metadata(SimpleNamespace):
     name: str = "N/A"
 
     def __getattr__(self, key: str) -> Any:
-        raise AttributeError(
-            f"Attribute '{key}' does not exist in the metadata of dataset '{self.name}'. "
-            f"Available keys are {list(self.__dict__)}."
-        )
+        raise AttributeError(f"Dataset '{self.name}' has no metadata '{key}'. Available are {list(self.__dict__)}.")
 
     def __setattr__(self, key: str, value: Any) -> None:
-        if key in self.__dict__:
-            old = self.__dict__[key]
-            assert old == value, (
-                f"Attribute '{key}' in the metadata of '{self.name}' cannot be set to a different value: "
-                f"{old} != {value}"
-            )
-        else:
-            super().__setattr__(key, value)
+        old = self.__dict__.get(key, value)
+        assert old == value, f"'{key}' in the metadata of '{self.name}' has a different value: {old} != {value}"
+        super().__setattr__(key, value)
 
     def set(self, **kwargs: Any) -> Metadata:
         """Set several attributes and return self."""
@@ -75,28 +61,13 @@ class Metadata(SimpleNamespace):
         """The attribute, or ``default`` where it is missing."""
         return getattr(self, key, default)
 
-    def as_dict(self) -> dict[str, Any]:
-        """A copy of all attributes."""
-        return dict(self.__dict__)
 
-
-class _MetadataCatalog(UserDict):
+class _MetadataCatalog(_Catalog):
     """Data set name -> Metadata; one object a name, made on first use."""
 
     def get(self, name: str) -> Metadata:
         """The metadata of a data set; empty where nothing is known yet."""
-        assert len(name), "A data set has a name"
-        if name not in self:
-            self[name] = Metadata(name=name)
-        return self[name]
-
-    def list(self) -> list[str]:
-        """All names that have metadata."""
-        return list(self.keys())
-
-    def remove(self, name: str) -> None:
-        """Forget the metadata of a data set."""
-        self.pop(name)
+        return self.setdefault(name, Metadata(name=name))
 
 
 DatasetCatalog = _DatasetCatalog()

@@ -18,17 +18,19 @@ from . import comm
 # What pickles of numpy arrays and plain containers refer to. numpy has moved these functions between modules, so they
 # are taken from what its arrays say of themselves.
 _NUMPY_FUNCTIONS = {
-    ("multiarray", "_reconstruct"): np.zeros(1).__reduce__()[0],
-    ("multiarray", "scalar"): np.float64(0).__reduce__()[0],
-    ("numeric", "_frombuffer"): np.zeros(1).__reduce_ex__(5)[0],
+    "multiarray._reconstruct": np.zeros(1).__reduce__()[0],
+    "multiarray.scalar": np.float64(0).__reduce__()[0],
+    "numeric._frombuffer": np.zeros(1).__reduce_ex__(5)[0],
 }
 _ADMITTED = {
-    ("numpy", "ndarray"): np.ndarray,
-    ("numpy", "dtype"): np.dtype,
-    ("collections", "OrderedDict"): OrderedDict,
-    ("builtins", "set"): set,
-    ("__builtin__", "set"): set,
-    **{(f"numpy.{core}.{home}", name): f for (home, name), f in _NUMPY_FUNCTIONS.items() for core in ("core", "_core")},
+    "numpy.ndarray": np.ndarray,
+    "numpy.dtype": np.dtype,
+    "collections.OrderedDict": OrderedDict,
+    "builtins.set": set,
+    "__builtin__.set": set,
+    # Bytes, as Python 3 writes them in protocol 2; their encoding is always latin1.
+    "_codecs.encode": lambda text, encoding: text.encode("latin1"),
+    **{f"numpy.{core}.{name}": f for name, f in _NUMPY_FUNCTIONS.items() for core in ("core", "_core")},
 }
 
 
@@ -36,56 +38,38 @@ class _ArrayUnpickler(pickle.Unpickler):
     """Admits numpy arrays, their dtypes and plain containers; refuses everything else."""
 
     def find_class(self, module: str, name: str) -> Any:
-        if (module, name) in _ADMITTED:
-            return _ADMITTED[module, name]
-        if (module, name) == ("_codecs", "encode"):  # bytes, as Python 3 writes them in protocol 2
-            return _latin1_bytes
-        raise pickle.UnpicklingError(f"it refers to {module}.{name}, and only numpy arrays are admitted")
-
-
-def _latin1_bytes(text: str, encoding: str) -> bytes:
-    if encoding != "latin1":
-        raise pickle.UnpicklingError(f"it holds bytes encoded as {encoding}")
-    return text.encode("latin1")
+        if f"{module}.{name}" not in _ADMITTED:
+            raise pickle.UnpicklingError(f"it refers to {module}.{name}, and only numpy arrays are admitted")
+        return _ADMITTED[f"{module}.{name}"]
 
 
 class _ModelZooHandler(PathHandler):
     """``detectron2://ImageNetPretrained/...``: files of Detectron2's model zoo, downloaded once."""
-
-    _PREFIX = "detectron2://"
-    _URL = "https://dl.fbaipublicfiles.com/detectron2/"
 
     def __init__(self, path_manager):
         super().__init__()
         self._path_manager = path_manager
 
     def _get_supported_prefixes(self) -> list[str]:
-        return [self._PREFIX]
+        return ["detectron2://"]
 
     def _get_local_path(self, path: str, force: bool = False, **kwargs) -> str:
-        return self._path_manager.get_local_path(self._URL + path[len(self._PREFIX) :], force=force)
+        url = "https://dl.fbaipublicfiles.com/detectron2/" + path.removeprefix("detectron2://")
+        return self._path_manager.get_local_path(url, force=force)
 
 
 class DetectionCheckpointer(Checkpointer):
-    """fvcore's Checkpointer that also reads Detectron2's model zoo; only rank 0 writes.
-
-    Args:
-        model: the model, plain or in DistributedDataParallel.
-        save_dir: where checkpoints go; "" saves nothing.
-        save_to_disk: whether to write; on rank 0 alone if None.
-        checkpointables: further objects with ``state_dict`` and ``load_state_dict``, by the key to keep them under.
-    """
+    """fvcore's Checkpointer that also reads Detectron2's model zoo; only rank 0 writes unless ``save_to_disk`` says."""
 
     def __init__(self, model: nn.Module, save_dir: str = "", *, save_to_disk: bool | None = None, **checkpointables):
-        save_to_disk = comm.is_main_process() if save_to_disk is None else save_to_disk
+        if save_to_disk is None:
+            save_to_disk = comm.is_main_process()
         super().__init__(model, save_dir, save_to_disk=save_to_disk, **checkpointables)
         self.path_manager.register_handler(_ModelZooHandler(self.path_manager))
 
     def _load_file(self, filename: str) -> dict[str, Any]:
-        """Read a checkpoint, from torch (``weights_only``) or, if it ends in ``.pkl``, a pickle of numpy arrays.
-
-        Returns:
-            a dict with at least ``model``, a dict of tensors or arrays by name. A bare dict of arrays becomes that.
+        """Read a checkpoint, from torch (``weights_only``) or, if it ends in ``.pkl``, a pickle of numpy arrays, to a
+        dict with at least ``model``, a dict of tensors or arrays by name. A bare dict of arrays becomes that.
 
         Raises:
             ValueError: the file is not a checkpoint, holds more than data, or has Caffe2's parameter names.
@@ -107,23 +91,18 @@ class DetectionCheckpointer(Checkpointer):
             return loaded
         if "blobs" in loaded or any("_branch2" in str(name) for name in loaded):
             raise ValueError(
-                f"{filename} has Caffe2's parameter names, which are not converted here: take the file of the same "
-                "network under detectron2://ImageNetPretrained/torchvision/."
+                f"{filename} has Caffe2's parameter names, not read here: take a torchvision model of the zoo."
             )
         return {"model": loaded}
 
     def _load_model(self, checkpoint: dict[str, Any]):
         weights, model = checkpoint["model"], self.model.state_dict()
-        if not isinstance(weights, dict) or not all(isinstance(name, str) for name in weights):
-            raise ValueError("The checkpoint's 'model' is not a dict of tensors by name.")
-        foreign = not any(name.startswith(("backbone.", "module.")) or name in model for name in weights)
-        if checkpoint.get("matching_heuristics", False) or foreign:
+        if not any(name.startswith(("backbone.", "module.")) or name in model for name in weights):
             self._convert_ndarray_to_tensor(weights)
             checkpoint["model"] = match_names_by_suffix(model, weights)
         incompatible = super()._load_model(checkpoint)
-        for name in ("pixel_mean", "pixel_std"):  # come from the config, older files lack them
-            if name in incompatible.missing_keys:
-                incompatible.missing_keys.remove(name)
+        for name in {"pixel_mean", "pixel_std"}.intersection(incompatible.missing_keys):
+            incompatible.missing_keys.remove(name)  # they come from the config, older files lack them
         return incompatible
 
 
@@ -144,19 +123,12 @@ def match_names_by_suffix(model: dict[str, Tensor], weights: dict[str, Tensor]) 
         source = next((suffix for suffix in suffixes if suffix in weights), None)
         if source is None:
             continue
-        if weights[source].shape != model[name].shape:
-            logger.warning(
-                "%s is not loaded: its shape is %s in the checkpoint, %s (%s) in the model.",
-                source, tuple(weights[source].shape), tuple(model[name].shape), name,
-            )  # fmt: skip
+        shapes = tuple(weights[source].shape), tuple(model[name].shape)
+        if shapes[0] != shapes[1]:
+            logger.warning("%s is not loaded: its shape is %s in the checkpoint, %s in the model.", source, *shapes)
             continue
         if source in matched:
-            raise ValueError(
-                f"Cannot match one checkpoint key to several of the model: {source} fits {matched[source]} and {name}."
-            )
+            raise ValueError(f"The checkpoint's {source} fits {matched[source]} and {name}, so it can't be loaded.")
         matched[source] = name
-    if not matched:
-        logger.warning("No weights in checkpoint matched with model.")
-    else:
-        logger.info("%d weights of the checkpoint matched by the end of their name.", len(matched))
+    logger.info("%d of %d weights of the checkpoint matched by the end of their name.", len(matched), len(weights))
     return {matched.get(name, name): value for name, value in weights.items()}

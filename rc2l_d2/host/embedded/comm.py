@@ -10,8 +10,6 @@ import numpy as np
 import torch
 import torch.distributed as dist
 
-_local_rank: int | None = None
-
 
 def _initialized() -> bool:
     return dist.is_available() and dist.is_initialized()
@@ -27,24 +25,9 @@ def get_rank() -> int:
     return dist.get_rank() if _initialized() else 0
 
 
-def set_local_rank(local_rank: int) -> None:
-    """Remember which process of its machine this is; :func:`launch` calls it once per process."""
-    global _local_rank
-    _local_rank = local_rank
-
-
 def get_local_rank() -> int:
-    """Number of this process on its machine, from 0.
-
-    Raises:
-        AssertionError: the processes were started neither by ``launch`` nor by torchrun, so nobody knows.
-    """
-    if not _initialized():
-        return 0
-    if _local_rank is not None:
-        return _local_rank
-    assert "LOCAL_RANK" in os.environ, "The local rank is unknown: start the processes with launch() or torchrun."
-    return int(os.environ["LOCAL_RANK"])
+    """Number of this process on its machine, from 0; KeyError if neither ``launch`` nor torchrun started it."""
+    return int(os.environ["LOCAL_RANK"]) if _initialized() else 0
 
 
 def is_main_process() -> bool:
@@ -54,39 +37,32 @@ def is_main_process() -> bool:
 
 def synchronize() -> None:
     """Wait until every process has come here."""
-    if get_world_size() == 1:
-        return
-    if dist.get_backend() == dist.Backend.NCCL:
-        dist.barrier(device_ids=[torch.cuda.current_device()])
-    else:
-        dist.barrier()
+    if get_world_size() > 1:
+        on_gpu = dist.get_backend() == dist.Backend.NCCL
+        dist.barrier(device_ids=[torch.cuda.current_device()] if on_gpu else None)
 
 
 @functools.cache
 def _object_group() -> dist.ProcessGroup:
     """A gloo group of all processes: objects travel through host memory, whatever the tensors do."""
-    if dist.get_backend() == dist.Backend.NCCL:
-        return dist.new_group(backend="gloo")
-    return dist.group.WORLD
+    return dist.new_group(backend="gloo") if dist.get_backend() == dist.Backend.NCCL else dist.group.WORLD
 
 
-def all_gather(data: Any, group: dist.ProcessGroup | None = None) -> list[Any]:
+def all_gather(data: Any) -> list[Any]:
     """The picklable ``data`` of every process, in order of rank, on every process."""
     if get_world_size() == 1:
         return [data]
-    group = group or _object_group()
-    output = [None] * dist.get_world_size(group)
-    dist.all_gather_object(output, data, group=group)
+    output = [None] * get_world_size()
+    dist.all_gather_object(output, data, group=_object_group())
     return output
 
 
-def gather(data: Any, dst: int = 0, group: dist.ProcessGroup | None = None) -> list[Any]:
+def gather(data: Any, dst: int = 0) -> list[Any]:
     """The picklable ``data`` of every process, in order of rank, on process ``dst``; an empty list on the others."""
     if get_world_size() == 1:
         return [data]
-    group = group or _object_group()
-    output = [None] * dist.get_world_size(group) if dist.get_rank() == dst else None
-    dist.gather_object(data, output, dst=dst, group=group)
+    output = [None] * get_world_size() if get_rank() == dst else None
+    dist.gather_object(data, output, dst=dst, group=_object_group())
     return output or []
 
 

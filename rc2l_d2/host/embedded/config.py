@@ -4,19 +4,17 @@ from __future__ import annotations
 
 import functools
 import inspect
-import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any
 
 import yaml
-from fvcore.common.config import BASE_KEY
 from fvcore.common.config import CfgNode as _CfgNode
 
 _VERSION = 2
 
 
 class CfgNode(_CfgNode):
-    """fvcore's configuration node, with files read by the safe YAML loader only.
+    """fvcore's configuration node, which reads files by the safe YAML loader only.
 
     A file may name one or several files in ``_BASE_`` (relative to itself) whose values it inherits.
     """
@@ -27,33 +25,23 @@ class CfgNode(_CfgNode):
 
         Raises:
             FileNotFoundError: the file or one of its bases is not there.
+            AssertionError: a group of keys here is a single value in a base.
             ValueError: ``allow_unsafe`` (a configuration must not be able to run code), a tag that is not plain data,
                 no valid YAML, not a mapping, or bases that go round in a circle.
         """
         if allow_unsafe:
             raise ValueError(f"{filename}: configuration files are read by the safe YAML loader only")
-        return cls._load(filename, ())
-
-    @classmethod
-    def _load(cls, filename: str, seen: tuple[str, ...]) -> dict[str, Any]:
-        if os.path.abspath(filename) in seen:
-            raise ValueError(f"{filename} is, by way of {BASE_KEY}, based on itself")
-        with cls._open_cfg(filename) as file:
-            try:
-                values = yaml.safe_load(file)
-            except yaml.constructor.ConstructorError as error:
-                raise ValueError(f"{filename} holds something that is not plain data: {error.problem}") from error
-            except yaml.YAMLError as error:
-                raise ValueError(f"{filename} is not valid YAML: {' '.join(str(error).split())}") from error
-        values = {} if values is None else values
+        try:
+            values = super().load_yaml_with_base(filename)
+        except yaml.YAMLError as error:
+            raise ValueError(f"{filename} is not plain YAML data: {' '.join(str(error).split())}") from error
+        except RecursionError as error:
+            raise ValueError(f"{filename} is, by way of _BASE_, based on itself") from error
+        except (TypeError, AttributeError):  # what fvcore makes of an empty file, or of a base that is not a name
+            values = None
         if not isinstance(values, dict):
-            raise ValueError(f"{filename} must hold keys and values, not a {type(values).__name__}")
-        bases = values.pop(BASE_KEY, [])
-        merged: dict[str, Any] = {}
-        for base in bases if isinstance(bases, list) else [bases]:
-            base = os.path.join(os.path.dirname(filename), os.path.expanduser(base))  # an absolute path stays itself
-            _override(merged, cls._load(base, (*seen, os.path.abspath(filename))), filename)
-        return _override(merged, values, filename)
+            raise ValueError(f"{filename} must hold keys and values, and in _BASE_ one or several file names")
+        return values
 
     def merge_from_file(self, cfg_filename: str, allow_unsafe: bool = False) -> None:
         """Take over the values of a YAML file.
@@ -62,24 +50,12 @@ class CfgNode(_CfgNode):
             KeyError: a key that does not exist here; the message names it.
             ValueError: as ``load_yaml_with_base``, a value of another type than the present one, or a file for
                 another version of Detectron2's keys.
-            FileNotFoundError: as ``load_yaml_with_base``.
+            AssertionError, FileNotFoundError: as ``load_yaml_with_base``.
         """
         values = self.load_yaml_with_base(cfg_filename, allow_unsafe=allow_unsafe)
         if values.get("VERSION", _VERSION) != _VERSION:
             raise ValueError(f"{cfg_filename}: VERSION is {values['VERSION']}, only {_VERSION} can be read")
         self.merge_from_other_cfg(type(self)(values))
-
-
-def _override(base: dict[str, Any], values: dict[str, Any], filename: str) -> dict[str, Any]:
-    """Overwrite ``base`` in place by ``values``, key by key through all levels, and return it."""
-    for key, value in values.items():
-        if isinstance(value, dict) and key in base:
-            if not isinstance(base[key], dict):
-                raise ValueError(f"{filename}: {key} is a group of keys here and a single value in its {BASE_KEY}")
-            _override(base[key], value, filename)
-        else:
-            base[key] = value
-    return base
 
 
 def get_cfg() -> CfgNode:
@@ -104,15 +80,13 @@ def get_cfg() -> CfgNode:
                 "RESNETS": {
                     "DEPTH": 50,
                     "OUT_FEATURES": ["res4"],
-                    # "BN", "SyncBN", "FrozenBN", "GN", "LN" or "" (none).
+                    # "BN", "SyncBN", "FrozenBN", "GN" or "" (none).
                     "NORM": "FrozenBN",
                     # A bottleneck's stride is in its first 1x1 convolution (MSRA's weights), or in the 3x3 (torch's).
                     "STRIDE_IN_1X1": True,
                     "STEM_OUT_CHANNELS": 64,
                     # 64 for ResNet-18 and -34, 256 for the deeper ones.
                     "RES2_OUT_CHANNELS": 256,
-                    "NUM_GROUPS": 1,
-                    "WIDTH_PER_GROUP": 64,
                     # 2: res5 keeps the resolution of res4.
                     "RES5_DILATION": 1,
                 },
@@ -163,22 +137,14 @@ def get_cfg() -> CfgNode:
                 "WEIGHT_DECAY_NORM": 0.0,
                 # In iterations.
                 "CHECKPOINT_PERIOD": 5000,
-                # Which CLIP_TYPE and LR_SCHEDULER_NAME there are, the trainer says; the defaults are Detectron2's.
                 "CLIP_GRADIENTS": {"ENABLED": False, "CLIP_TYPE": "value", "CLIP_VALUE": 1.0, "NORM_TYPE": 2.0},
                 "AMP": {"ENABLED": False},
             },
             "TEST": {
-                # Rows of [task, metric, expected value, tolerance], checked after an evaluation.
-                "EXPECTED_RESULTS": [],
                 # In iterations; 0: only at the end.
                 "EVAL_PERIOD": 0,
                 # Set by MaskFormer's files.
-                "AUG": {
-                    "ENABLED": False,
-                    "MIN_SIZES": (400, 500, 600, 700, 800, 900, 1000, 1100, 1200),
-                    "MAX_SIZE": 4000,
-                    "FLIP": True,
-                },
+                "AUG": {"ENABLED": False, "MIN_SIZES": tuple(range(400, 1300, 100)), "MAX_SIZE": 4000, "FLIP": True},
             },
             "OUTPUT_DIR": "./output",
             # Negative: another one each run.
@@ -188,59 +154,31 @@ def get_cfg() -> CfgNode:
     )
 
 
-def configurable(init_func: Callable | None = None, *, from_config: Callable | None = None) -> Callable:
-    """Let a class or a function be called with a configuration instead of with its arguments.
+def configurable(init_func: Callable) -> Callable:
+    """Let a class be called with a configuration instead of with its arguments; decorates its ``__init__``.
 
-    ``@configurable`` on ``__init__``: the class has a class method ``from_config(cls, cfg, ...)`` that returns the
-    keyword arguments. ``@configurable(from_config=f)`` on a function: ``f(cfg, ...)`` does. A call whose first
+    The class has a class method ``from_config(cls, cfg, ...)`` that returns the keyword arguments. A call whose first
     argument (or ``cfg=``) is a CfgNode goes through ``from_config``; arguments that this does not name override or add
     to what it returns. Any other call is passed on as it is.
 
     Raises:
-        TypeError: on a call, where ``from_config`` is not a class method or does not take ``cfg`` first.
-        AttributeError: on a call, where the class has no ``from_config``.
+        TypeError: ``from_config`` is not a class method or does not take ``cfg`` first.
+        AttributeError: the class has no ``from_config``.
     """
-    if init_func is not None:
-        if not inspect.isfunction(init_func) or init_func.__name__ != "__init__" or from_config is not None:
-            raise TypeError("@configurable without arguments decorates __init__; a function needs from_config=")
 
-        @functools.wraps(init_func)
-        def initialise(self: Any, *args: Any, **kwargs: Any) -> None:
-            make = getattr(type(self), "from_config", None)
-            if make is None:
-                raise AttributeError(f"{type(self).__name__} is configurable and needs a class method from_config")
-            if not inspect.ismethod(make):
-                raise TypeError(f"{type(self).__name__}.from_config must be a class method")
-            if _has_config(args, kwargs):
-                init_func(self, **_arguments(make, args, kwargs))
-            else:
-                init_func(self, *args, **kwargs)
+    @functools.wraps(init_func)
+    def initialise(self: Any, *args: Any, **kwargs: Any) -> None:
+        if isinstance(args[0] if args else kwargs.get("cfg"), _CfgNode):
+            kwargs, args = _arguments(type(self).from_config, args, kwargs), ()
+        init_func(self, *args, **kwargs)
 
-        return initialise
-    if from_config is None:
-        return configurable
-
-    def decorate(function: Callable) -> Callable:
-        @functools.wraps(function)
-        def call(*args: Any, **kwargs: Any) -> Any:
-            if _has_config(args, kwargs):
-                return function(**_arguments(from_config, args, kwargs))
-            return function(*args, **kwargs)
-
-        call.from_config = from_config
-        return call
-
-    return decorate
-
-
-def _has_config(args: tuple, kwargs: Mapping[str, Any]) -> bool:
-    return isinstance(args[0] if args else kwargs.get("cfg"), _CfgNode)
+    return initialise
 
 
 def _arguments(from_config: Callable, args: tuple, kwargs: dict[str, Any]) -> dict[str, Any]:
     parameters = inspect.signature(from_config).parameters
-    if next(iter(parameters), None) != "cfg":
-        raise TypeError(f"{from_config.__qualname__} must take cfg as its first argument")
+    if not inspect.ismethod(from_config) or next(iter(parameters), None) != "cfg":
+        raise TypeError(f"{from_config.__qualname__} must be a class method with cfg as its first argument")
     if any(p.kind in (p.VAR_POSITIONAL, p.VAR_KEYWORD) for p in parameters.values()):
         return from_config(*args, **kwargs)
     known = {name: value for name, value in kwargs.items() if name in parameters}

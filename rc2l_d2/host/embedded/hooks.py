@@ -4,11 +4,8 @@ from __future__ import annotations
 
 import datetime
 import logging
-import time
-from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 
-import torch
 from fvcore.common.checkpoint import PeriodicCheckpointer as _PeriodicCheckpointer
 from fvcore.common.timer import Timer
 
@@ -17,92 +14,43 @@ from .evaluation import flatten_results_dict
 from .events import EventWriter
 from .train_loop import HookBase
 
+logger = logging.getLogger(__name__)
+
 
 class IterationTimer(HookBase):
-    """Stores the seconds of each step but the first ``warmup_iter`` as ``time``, and logs a summary in the end. Put it
-    before other hooks."""
+    """Stores the seconds of each step but the first few as ``time``, and logs the total. Put it before other hooks."""
 
     def __init__(self, warmup_iter: int = 3):
         self._warmup_iter = warmup_iter
-        self._step_timer = Timer()
-        self._total_timer = Timer()
-        self._start = time.perf_counter()
-
-    def _restart(self) -> None:
-        self._start = time.perf_counter()
-        self._total_timer.reset()
-        self._total_timer.pause()
 
     def before_train(self) -> None:
-        self._restart()
+        self._total = Timer()
 
     def before_step(self) -> None:
-        self._step_timer.reset()
-        self._total_timer.resume()
+        self._step = Timer()
 
     def after_step(self) -> None:
-        storage = self.trainer.storage
-        if storage.iter - self.trainer.start_iter + 1 >= self._warmup_iter:
-            storage.put_scalar("time", self._step_timer.seconds())
-            self._total_timer.pause()
-        else:
-            self._restart()
+        if self.trainer.iter - self.trainer.start_iter + 1 >= self._warmup_iter:
+            self.trainer.storage.put_scalar("time", self._step.seconds())
 
     def after_train(self) -> None:
-        logger = logging.getLogger(__name__)
-        total = time.perf_counter() - self._start
-        steps = self._total_timer.seconds()
-        count = self.trainer.storage.iter + 1 - self.trainer.start_iter - self._warmup_iter
-        if count > 0 and steps > 0:
-            logger.info(
-                "Overall training speed: %d iterations in %s (%.4f s / it)", count, _duration(steps), steps / count
-            )
-        logger.info("Total training time: %s (%s on hooks)", _duration(total), _duration(total - steps))
-
-
-def _duration(seconds: float) -> str:
-    return str(datetime.timedelta(seconds=int(seconds)))
+        logger.info("Total training time: %s", datetime.timedelta(seconds=int(self._total.seconds())))
 
 
 class LRScheduler(HookBase):
-    """Stores the learning rate as ``lr`` and moves the scheduler on after every step; keeps its state.
-
-    The rate shown is that of the group with most parameters; where each parameter has a group of its own, the most
-    frequent one. Optimizer and scheduler are those of the trainer if None.
-    """
-
-    def __init__(
-        self,
-        optimizer: torch.optim.Optimizer | None = None,
-        scheduler: torch.optim.lr_scheduler.LRScheduler | None = None,
-    ):
-        self._optimizer = optimizer
-        self._scheduler = scheduler
-
-    @property
-    def scheduler(self) -> torch.optim.lr_scheduler.LRScheduler:
-        return self._scheduler or self.trainer.scheduler
-
-    def before_train(self) -> None:
-        self._optimizer = self._optimizer or self.trainer.optimizer
-        groups = self._optimizer.param_groups
-        sizes = [len(group["params"]) for group in groups]
-        if max(sizes) > 1:
-            self._shown = sizes.index(max(sizes))
-        else:
-            rates = [group["lr"] for group in groups]
-            self._shown = rates.index(Counter(rates).most_common(1)[0][0])
+    """Stores the learning rate, that of the group with most parameters, as ``lr``, and moves the trainer's scheduler
+    on after every step; keeps its state."""
 
     def after_step(self) -> None:
-        lr = self._optimizer.param_groups[self._shown]["lr"]
-        self.trainer.storage.put_scalar("lr", lr, smoothing_hint=False)
-        self.scheduler.step()
+        largest = max(self.trainer.optimizer.param_groups, key=lambda group: len(group["params"]))
+        self.trainer.storage.put_scalar("lr", largest["lr"], smoothing_hint=False)
+        self.trainer.scheduler.step()
 
     def state_dict(self) -> dict:
-        return self.scheduler.state_dict()
+        return self.trainer.scheduler.state_dict()
 
     def load_state_dict(self, state_dict: dict) -> None:
-        self.scheduler.load_state_dict(state_dict)
+        self.trainer.scheduler.load_state_dict(state_dict)
 
 
 class PeriodicCheckpointer(_PeriodicCheckpointer, HookBase):
@@ -119,8 +67,6 @@ class PeriodicWriter(HookBase):
     """Runs writers every ``period`` iterations, after the last one and, with what came in since, in the end."""
 
     def __init__(self, writers: Sequence[EventWriter], period: int = 20):
-        for writer in writers:
-            assert isinstance(writer, EventWriter), f"{writer!r} is not an EventWriter."
         self._writers = writers
         self._period = period
 
@@ -137,33 +83,22 @@ class PeriodicWriter(HookBase):
 
 
 class EvalHook(HookBase):
-    """Runs an evaluation periodically and stores its results, flattened: ``{"sem_seg": {"mIoU": x}}`` as
-    ``sem_seg/mIoU``. Every process must have it, or none: it ends with a barrier.
+    """Runs an evaluation every ``eval_period`` iterations (0: never) and after the last (not after a failure).
+
+    Its results are stored flattened: ``{"sem_seg": {"mIoU": x}}`` as ``sem_seg/mIoU``. Every process must have this
+    hook, or none: it ends with a barrier.
 
     Args:
-        eval_period: in iterations; 0 evaluates only in the end.
         eval_function: takes nothing, returns a nested dict of numbers, or nothing.
-        eval_after_train: whether to evaluate after the last iteration (not after a failure).
     """
 
-    def __init__(self, eval_period: int, eval_function: Callable[[], Mapping | None], eval_after_train: bool = True):
+    def __init__(self, eval_period: int, eval_function: Callable[[], Mapping | None]):
         self._period = eval_period
         self._func = eval_function
-        self._eval_after_train = eval_after_train
 
     def _do_eval(self) -> None:
-        results = self._func()
-        if results:
-            assert isinstance(results, dict), f"Eval function must return a dict. Got {results} instead."
-            flat = flatten_results_dict(results)
-            for name, value in flat.items():
-                try:
-                    float(value)
-                except (TypeError, ValueError) as error:
-                    raise ValueError(
-                        f"[EvalHook] eval_function should return a nested dict of float, got '{name}: {value}'."
-                    ) from error
-            self.trainer.storage.put_scalars(**flat, smoothing_hint=False)
+        flat = flatten_results_dict(self._func() or {})
+        self.trainer.storage.put_scalars(**flat, smoothing_hint=False)
         comm.synchronize()
 
     def after_step(self) -> None:
@@ -172,6 +107,6 @@ class EvalHook(HookBase):
             self._do_eval()
 
     def after_train(self) -> None:
-        if self._eval_after_train and self.trainer.iter >= self.trainer.max_iter:
+        if self.trainer.iter >= self.trainer.max_iter:
             self._do_eval()
         del self._func  # often a closure over the trainer

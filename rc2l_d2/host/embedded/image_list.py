@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
-import torch
 from torch import Tensor
 
 
@@ -29,25 +27,14 @@ class ImageList:
         height, width = self.image_sizes[index]
         return self.tensor[index, ..., :height, :width]
 
-    def to(self, *args: Any, **kwargs: Any) -> ImageList:
-        """The same on another device or in another dtype; arguments of ``Tensor.to``."""
-        return ImageList(self.tensor.to(*args, **kwargs), self.image_sizes)
-
-    @property
-    def device(self) -> torch.device:
-        return self.tensor.device
-
     @staticmethod
     def from_tensors(tensors: Sequence[Tensor], size_divisibility: int = 0, pad_value: float = 0.0) -> ImageList:
         """Put images (..., Hi, Wi), alike but for their height and width, into one batch.
 
         Args:
-            tensors: at least one image.
+            tensors: at least one image; AssertionError otherwise, or if they differ in more than height and width.
             size_divisibility: the common height and width become multiples of it; 0 and 1: the largest image's.
             pad_value: what the padding is filled with.
-
-        Raises:
-            AssertionError: no image, or images that differ in more than height and width.
         """
         assert len(tensors) > 0, "An ImageList needs at least one image"
         leading = tensors[0].shape[:-2]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import socket
 from collections.abc import Callable
 from datetime import timedelta
@@ -12,14 +13,6 @@ import torch.multiprocessing as mp
 
 from . import comm
 
-DEFAULT_TIMEOUT = timedelta(minutes=30)
-
-
-def _free_port() -> int:
-    with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as sock:
-        sock.bind(("127.0.0.1", 0))
-        return sock.getsockname()[1]
-
 
 def launch(
     main_func: Callable,
@@ -28,7 +21,6 @@ def launch(
     machine_rank: int = 0,
     dist_url: str | None = None,
     args: tuple = (),
-    timeout: timedelta = DEFAULT_TIMEOUT,
 ) -> None:
     """Call ``main_func(*args)`` in every process of a run; to be called on each machine.
 
@@ -49,30 +41,27 @@ def launch(
         return
     if dist_url == "auto":
         assert num_machines == 1, "dist_url=auto is not supported with several machines: name a host and port."
-        dist_url = f"tcp://127.0.0.1:{_free_port()}"
+        with socket.create_server(("127.0.0.1", 0)) as server:
+            dist_url = f"tcp://127.0.0.1:{server.getsockname()[1]}"
     assert dist_url, "Several processes need a dist_url to meet at, or 'auto'."
-    mp.start_processes(
-        _worker,
-        nprocs=num_gpus_per_machine,
-        args=(main_func, world_size, num_gpus_per_machine, machine_rank, dist_url, args, timeout),
-        daemon=False,
-    )
+    arguments = (main_func, world_size, num_gpus_per_machine, machine_rank, dist_url, args)
+    mp.start_processes(_worker, arguments, nprocs=num_gpus_per_machine)
 
 
-def _worker(local_rank, main_func, world_size, num_gpus_per_machine, machine_rank, dist_url, args, timeout):
+def _worker(local_rank, main_func, world_size, num_gpus_per_machine, machine_rank, dist_url, args):
     has_gpu = torch.cuda.is_available()
     if has_gpu:
         gpus = torch.cuda.device_count()
         assert num_gpus_per_machine <= gpus, f"{num_gpus_per_machine} processes asked for, but there are {gpus} GPUs."
         torch.cuda.set_device(local_rank)
+    os.environ["LOCAL_RANK"] = str(local_rank)
     dist.init_process_group(
         backend="nccl" if has_gpu else "gloo",
         init_method=dist_url,
         world_size=world_size,
         rank=machine_rank * num_gpus_per_machine + local_rank,
-        timeout=timeout,
+        timeout=timedelta(minutes=30),
     )
-    comm.set_local_rank(local_rank)
     comm.synchronize()
     main_func(*args)
     # Not after a failure: destroying a group whose other members still wait can hang.

@@ -27,11 +27,7 @@ class Conv2d(nn.Conv2d):
     """``torch.nn.Conv2d``, then ``norm`` (a module, found as ``.norm``), then ``activation`` (a function)."""
 
     def __init__(
-        self,
-        *args: Any,
-        norm: nn.Module | None = None,
-        activation: Callable[[Tensor], Tensor] | None = None,
-        **kwargs: Any,
+        self, *args: Any, norm: nn.Module | None = None, activation: Callable | None = None, **kwargs: Any
     ) -> None:
         super().__init__(*args, **kwargs)
         self.norm = norm
@@ -53,43 +49,27 @@ class FrozenBatchNorm2d(nn.Module):
     ``bias`` alone, with the statistics folded in (the statistics then stay the identity).
     """
 
-    _version = 3
-
     def __init__(self, num_features: int, eps: float = 1e-5) -> None:
         super().__init__()
-        self.num_features = num_features
         self.eps = eps
         self.register_buffer("weight", torch.ones(num_features))
         self.register_buffer("bias", torch.zeros(num_features))
         self.register_buffer("running_mean", torch.zeros(num_features))
         self.register_buffer("running_var", torch.ones(num_features) - eps)
-        self.register_buffer("num_batches_tracked", None)  # a BN that is converted brings it along
 
     def forward(self, x: Tensor) -> Tensor:
         if not x.requires_grad:
-            return F.batch_norm(
-                x, self.running_mean, self.running_var, self.weight, self.bias, training=False, eps=self.eps
-            )
+            return F.batch_norm(x, self.running_mean, self.running_var, self.weight, self.bias, eps=self.eps)
         # F.batch_norm's backward would compute gradients for weight and bias, which nobody wants.
         scale = self.weight * (self.running_var + self.eps).rsqrt()
         shift = self.bias - self.running_mean * scale
         return x * scale.to(x.dtype)[:, None, None] + shift.to(x.dtype)[:, None, None]
 
-    def _load_from_state_dict(
-        self, state_dict: dict, prefix: str, local_metadata: dict, strict: bool, *lists: list
-    ) -> None:
-        version = local_metadata.get("version")
-        if version is None or version < 2:
-            state_dict.setdefault(prefix + "running_mean", torch.zeros_like(self.running_mean))
-            state_dict.setdefault(prefix + "running_var", torch.ones_like(self.running_var))
-        if self.num_batches_tracked is None:
-            state_dict.pop(prefix + "num_batches_tracked", None)  # BN's counter means nothing here
-        else:
-            state_dict.setdefault(prefix + "num_batches_tracked", self.num_batches_tracked)
-        super()._load_from_state_dict(state_dict, prefix, local_metadata, strict, *lists)
-
-    def extra_repr(self) -> str:
-        return f"num_features={self.num_features}, eps={self.eps}"
+    def _load_from_state_dict(self, state_dict: dict, prefix: str, *args: Any) -> None:
+        state_dict.setdefault(prefix + "running_mean", torch.zeros_like(self.running_mean))
+        state_dict.setdefault(prefix + "running_var", torch.ones_like(self.running_var))
+        state_dict.pop(prefix + "num_batches_tracked", None)  # BN's counter means nothing here
+        super()._load_from_state_dict(state_dict, prefix, *args)
 
     @classmethod
     def convert_frozen_batchnorm(cls, module: nn.Module) -> nn.Module:
@@ -99,11 +79,7 @@ class FrozenBatchNorm2d(nn.Module):
         """
         if isinstance(module, (nn.BatchNorm2d, nn.SyncBatchNorm)):
             frozen = cls(module.num_features, module.eps).to(module.running_mean.device)
-            for name in ("weight", "bias", "running_mean", "running_var"):
-                value = getattr(module, name)
-                if value is not None:
-                    getattr(frozen, name).copy_(value.detach())
-            frozen.num_batches_tracked = module.num_batches_tracked
+            frozen.load_state_dict(module.state_dict())
             return frozen
         for name, child in module.named_children():
             setattr(module, name, cls.convert_frozen_batchnorm(child))
@@ -139,42 +115,23 @@ class SyncBatchNorm(nn.SyncBatchNorm):
         return (centred * scale[:, None, None] + self.bias[:, None, None]).to(input.dtype)
 
 
-class LayerNorm(nn.Module):
-    """Layer norm over the channels of a map (B, C, H, W), position by position."""
-
-    def __init__(self, channels: int, eps: float = 1e-6) -> None:
-        super().__init__()
-        self.weight = nn.Parameter(torch.ones(channels))
-        self.bias = nn.Parameter(torch.zeros(channels))
-        self.eps = eps
-
-    def forward(self, x: Tensor) -> Tensor:
-        x = x.movedim(1, -1)
-        return F.layer_norm(x, self.weight.shape, self.weight, self.bias, self.eps).movedim(-1, 1)
-
-
 _NORMS: dict[str, Callable[[int], nn.Module]] = {
     "BN": nn.BatchNorm2d,
     "SyncBN": SyncBatchNorm,
     "FrozenBN": FrozenBatchNorm2d,
     "GN": lambda channels: nn.GroupNorm(32, channels),
-    "LN": LayerNorm,
 }
 
 
 def get_norm(norm: str | Callable[[int], nn.Module] | None, out_channels: int) -> nn.Module | None:
-    """The norm layer for maps of ``out_channels`` channels; None for None and "".
+    """The norm layer for maps of ``out_channels`` channels.
 
     Args:
-        norm: "BN", "SyncBN", "FrozenBN", "GN" (32 groups), "LN" (over channels), or a function of the channel number.
-
-    Raises:
-        KeyError: an unknown name.
+        norm: "BN", "SyncBN", "FrozenBN", "GN" (32 groups), a function of the channel number, or None or "" for none;
+            KeyError for any other name.
     """
-    if norm is None or norm == "":
+    if not norm:
         return None
-    if isinstance(norm, str):
-        if norm not in _NORMS:
-            raise KeyError(f"There is no norm '{norm}'; there are {', '.join(_NORMS)} and an empty string for none")
-        norm = _NORMS[norm]
-    return norm(out_channels)
+    if isinstance(norm, str) and norm not in _NORMS:
+        raise KeyError(f"There is no norm '{norm}'; there are {', '.join(_NORMS)} and an empty string for none")
+    return (_NORMS[norm] if isinstance(norm, str) else norm)(out_channels)

@@ -21,64 +21,37 @@ class _TerminalHandler(logging.StreamHandler):
 
 
 class _ColorfulFormatter(logging.Formatter):
-    def __init__(self, name: str, abbrev_name: str):
-        super().__init__(colored("[%(asctime)s %(name)s]: ", "green") + "%(message)s", datefmt="%m/%d %H:%M:%S")
-        self._root = name + "."
-        self._short = abbrev_name + "." if abbrev_name else ""
-
     def formatMessage(self, record: logging.LogRecord) -> str:
-        full_name = record.name
-        if full_name.startswith(self._root):
-            record.name = self._short + full_name[len(self._root) :]
-        try:
-            text = super().formatMessage(record)
-        finally:
-            record.name = full_name  # other handlers see the same record
-        if record.levelno >= logging.ERROR:
-            return colored("ERROR", "red", attrs=["underline"]) + " " + text
-        if record.levelno >= logging.WARNING:
-            return colored("WARNING", "red") + " " + text
-        return text
+        text = super().formatMessage(record)
+        return f"{colored(record.levelname, 'red')} {text}" if record.levelno >= logging.WARNING else text
 
 
-def setup_logger(
-    output: str | None = None,
-    distributed_rank: int = 0,
-    *,
-    color: bool = True,
-    name: str = "rc2l_d2",
-    abbrev_name: str | None = None,
-) -> logging.Logger:
+def setup_logger(output: str | None = None, distributed_rank: int = 0, *, name: str = "rc2l_d2") -> logging.Logger:
     """Give the logger ``name`` its handlers; calling it again adds only those that are missing.
 
     Args:
-        output: a file (``.txt`` or ``.log``) or a folder, in which ``log.txt`` is appended to; no file if None.
-            Ranks other than 0 add ``.rankN`` to the name.
+        output: a folder, in which ``log.txt`` (``log.txt.rankN`` on ranks other than 0) is appended to; None: no file.
         distributed_rank: rank of this process; only rank 0 writes to the terminal.
-        color: colours on the terminal.
         name: root name of the logger.
-        abbrev_name: what the terminal shows instead of ``name``; "" shows nothing.
     """
     logger = logging.getLogger(name)
     logger.setLevel(logging.DEBUG)
     logger.propagate = False
-    plain = logging.Formatter("[%(asctime)s] %(name)s %(levelname)s: %(message)s", datefmt="%m/%d %H:%M:%S")
     present = {handler.get_name() for handler in logger.handlers}
 
-    if distributed_rank == 0 and f"{name}:terminal" not in present:
-        terminal = _TerminalHandler()
-        terminal.set_name(f"{name}:terminal")
-        colorful = _ColorfulFormatter(name, name if abbrev_name is None else abbrev_name)
-        terminal.setFormatter(colorful if color else plain)
-        logger.addHandler(terminal)
+    def add(handler: logging.Handler, title: str, formatter: logging.Formatter) -> None:
+        handler.set_name(title)
+        handler.setFormatter(formatter)
+        logger.addHandler(handler)
 
+    if distributed_rank == 0 and f"{name}:terminal" not in present:
+        head = colored("[%(asctime)s %(name)s]: ", "green")
+        add(_TerminalHandler(), f"{name}:terminal", _ColorfulFormatter(head + "%(message)s", "%m/%d %H:%M:%S"))
     if output is not None:
-        path = output if output.endswith((".txt", ".log")) else os.path.join(output, "log.txt")
-        path = os.path.abspath(path) + (f".rank{distributed_rank}" if distributed_rank > 0 else "")
+        file_name = f"log.txt.rank{distributed_rank}" if distributed_rank > 0 else "log.txt"
+        path = os.path.abspath(os.path.join(output, file_name))
         if f"{name}:{path}" not in present:
-            os.makedirs(os.path.dirname(path), exist_ok=True)
-            file = logging.FileHandler(path, mode="a", encoding="utf-8")
-            file.set_name(f"{name}:{path}")
-            file.setFormatter(plain)
-            logger.addHandler(file)
+            os.makedirs(output, exist_ok=True)
+            plain = logging.Formatter("[%(asctime)s] %(name)s %(levelname)s: %(message)s", "%m/%d %H:%M:%S")
+            add(logging.FileHandler(path, encoding="utf-8"), f"{name}:{path}", plain)
     return logger

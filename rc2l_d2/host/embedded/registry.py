@@ -16,31 +16,20 @@ BACKBONE_REGISTRY = Registry("BACKBONE")
 SEM_SEG_HEADS_REGISTRY = Registry("SEM_SEG_HEADS")
 """Heads: called with ``(cfg, input_shape)``, the backbone's ``output_shape()``."""
 
+# Each of the following raises KeyError where nothing of the configured name is registered.
+
 
 def build_model(cfg: CfgNode) -> nn.Module:
-    """The model ``cfg.MODEL.META_ARCHITECTURE``, on ``cfg.MODEL.DEVICE``, without any weights loaded.
-
-    Raises:
-        KeyError: no model of that name is registered.
-    """
+    """The model ``cfg.MODEL.META_ARCHITECTURE``, on ``cfg.MODEL.DEVICE``, without any weights loaded."""
     return META_ARCH_REGISTRY.get(cfg.MODEL.META_ARCHITECTURE)(cfg).to(torch.device(cfg.MODEL.DEVICE))
 
 
 def build_backbone(cfg: CfgNode, input_shape: ShapeSpec | None = None) -> nn.Module:
-    """The backbone ``cfg.MODEL.BACKBONE.NAME``; it takes images of as many channels as PIXEL_MEAN has by default.
-
-    Raises:
-        KeyError: no backbone of that name is registered.
-    """
-    if input_shape is None:
-        input_shape = ShapeSpec(channels=len(cfg.MODEL.PIXEL_MEAN))
+    """The backbone ``cfg.MODEL.BACKBONE.NAME``; it takes images of as many channels as PIXEL_MEAN has by default."""
+    input_shape = input_shape or ShapeSpec(channels=len(cfg.MODEL.PIXEL_MEAN))
     return BACKBONE_REGISTRY.get(cfg.MODEL.BACKBONE.NAME)(cfg, input_shape)
 
 
 def build_sem_seg_head(cfg: CfgNode, input_shape: dict[str, ShapeSpec]) -> nn.Module:
-    """The head ``cfg.MODEL.SEM_SEG_HEAD.NAME`` for feature maps of the given shapes.
-
-    Raises:
-        KeyError: no head of that name is registered.
-    """
+    """The head ``cfg.MODEL.SEM_SEG_HEAD.NAME`` for feature maps of the given shapes."""
     return SEM_SEG_HEADS_REGISTRY.get(cfg.MODEL.SEM_SEG_HEAD.NAME)(cfg, input_shape)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
+from fvcore.nn import weight_init
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -21,67 +23,57 @@ def _conv(in_channels: int, out_channels: int, kernel_size: int, norm: str, *, d
 
 
 def _initialise(*layers: Conv2d | None) -> None:
-    for layer in layers:
-        if layer is not None:
-            nn.init.kaiming_normal_(layer.weight, mode="fan_out", nonlinearity="relu")
+    for layer in filter(None, layers):
+        weight_init.c2_msra_fill(layer)
 
 
-def _freeze(module: nn.Module) -> None:
-    for parameter in module.parameters():
-        parameter.requires_grad = False
-    FrozenBatchNorm2d.convert_frozen_batchnorm(module)
+class _Block(nn.Module):
+    """``layers(x)`` beside a shortcut, which is a projection where the channels change.
 
+    Layers are made and initialised in Detectron2's order: one seed then gives the same weights there.
+    """
 
-# In the blocks the layers are made and initialised in Detectron2's order: one seed then gives the same weights there.
-
-
-class BasicBlock(nn.Module):
-    """Two 3x3 convolutions (ResNet-18, -34); a projection on the shortcut where the channels change."""
-
-    def __init__(self, in_channels: int, out_channels: int, *, stride: int = 1, norm: str = "BN") -> None:
+    def __init__(self, in_channels: int, out_channels: int, stride: int, norm: str) -> None:
         super().__init__()
         self.out_channels, self.stride = out_channels, stride
         change = in_channels != out_channels
         self.shortcut = _conv(in_channels, out_channels, 1, norm, stride=stride) if change else None
+
+    def forward(self, x: Tensor) -> Tensor:
+        out = self.layers(x)
+        out += x if self.shortcut is None else self.shortcut(x)
+        return F.relu_(out)
+
+
+class BasicBlock(_Block):
+    """Two 3x3 convolutions (ResNet-18, -34)."""
+
+    def __init__(self, in_channels: int, out_channels: int, *, stride: int = 1, norm: str = "BN") -> None:
+        super().__init__(in_channels, out_channels, stride, norm)
         self.conv1 = _conv(in_channels, out_channels, 3, norm, stride=stride)
         self.conv2 = _conv(out_channels, out_channels, 3, norm)
         _initialise(self.conv1, self.conv2, self.shortcut)
 
-    def forward(self, x: Tensor) -> Tensor:
-        out = self.conv2(F.relu_(self.conv1(x)))
-        out += x if self.shortcut is None else self.shortcut(x)
-        return F.relu_(out)
+    def layers(self, x: Tensor) -> Tensor:
+        return self.conv2(F.relu_(self.conv1(x)))
 
 
-class BottleneckBlock(nn.Module):
-    """1x1, 3x3 and 1x1 convolution (ResNet-50 and deeper); a projection on the shortcut where the channels change."""
+class BottleneckBlock(_Block):
+    """1x1, 3x3 and 1x1 convolution (ResNet-50 and deeper); the stride is in the first (MSRA) or second (torch)."""
 
     def __init__(
-        self,
-        in_channels: int,
-        out_channels: int,
-        *,
-        bottleneck_channels: int,
-        stride: int = 1,
-        num_groups: int = 1,
-        norm: str = "BN",
-        stride_in_1x1: bool = False,
-        dilation: int = 1,
-    ) -> None:
-        super().__init__()
-        self.out_channels, self.stride = out_channels, stride
-        change, width = in_channels != out_channels, bottleneck_channels
-        stride_1x1, stride_3x3 = (stride, 1) if stride_in_1x1 else (1, stride)
-        self.shortcut = _conv(in_channels, out_channels, 1, norm, stride=stride) if change else None
+        self, in_channels: int, out_channels: int, *, stride: int = 1, norm: str = "BN",
+        stride_in_1x1: bool = False, dilation: int = 1,
+    ) -> None:  # fmt: skip
+        super().__init__(in_channels, out_channels, stride, norm)
+        width, (stride_1x1, stride_3x3) = out_channels // 4, (stride, 1) if stride_in_1x1 else (1, stride)
         self.conv1 = _conv(in_channels, width, 1, norm, stride=stride_1x1)
-        self.conv2 = _conv(width, width, 3, norm, stride=stride_3x3, groups=num_groups, dilation=dilation)
+        self.conv2 = _conv(width, width, 3, norm, stride=stride_3x3, dilation=dilation)
         self.conv3 = _conv(width, out_channels, 1, norm)
         _initialise(self.conv1, self.conv2, self.conv3, self.shortcut)
 
-    def forward(self, x: Tensor) -> Tensor:
-        out = self.conv3(F.relu_(self.conv2(F.relu_(self.conv1(x)))))
-        out += x if self.shortcut is None else self.shortcut(x)
-        return F.relu_(out)
+    def layers(self, x: Tensor) -> Tensor:
+        return self.conv3(F.relu_(self.conv2(F.relu_(self.conv1(x)))))
 
 
 class BasicStem(nn.Module):
@@ -105,11 +97,8 @@ class ResNet(nn.Module):
     Args:
         stem: has ``stride`` and ``out_channels``.
         stages: per stage its blocks, which have ``stride`` and ``out_channels``.
-        out_features: names of the maps to return, of "stem", "res2" ... "res5".
+        out_features: names of the maps to return, of "stem", "res2" ... "res5"; AssertionError for others or none.
         freeze_at: 0 trains all; 1 fixes the stem, 2 also res2, and so on. Norms of fixed stages become FrozenBN.
-
-    Raises:
-        AssertionError: no output, or a name that does not exist.
     """
 
     size_divisibility = 0
@@ -119,25 +108,23 @@ class ResNet(nn.Module):
     ) -> None:
         super().__init__()
         names = ["stem"] + [f"res{number}" for number in range(2, 2 + len(stages))]
-        unknown = [name for name in out_features if name not in names]
-        assert out_features and not unknown, f"OUT_FEATURES must be some of {names}, not {list(out_features)}"
+        known = out_features and set(out_features) <= set(names)
+        assert known, f"MODEL.RESNETS.OUT_FEATURES must be some of {names}, not {list(out_features)}"
         self._out_features = list(out_features)
         # Layers above the last output would get no gradient, which DistributedDataParallel takes as an error.
-        self._names = names[: 1 + max(names.index(name) for name in out_features)]
-        self._shapes = {"stem": ShapeSpec(channels=stem.out_channels, stride=stem.stride)}
-        self.stem = stem
-        stride = stem.stride
-        for name, blocks in zip(self._names[1:], stages, strict=False):
-            for block in blocks:
-                stride *= block.stride
+        names = names[: 1 + max(names.index(name) for name in out_features)]
+        self._shapes, stride = {}, 1
+        for name, blocks in zip(names, [[stem], *stages], strict=False):
+            self.add_module(name, stem if name == "stem" else nn.Sequential(*blocks))
+            stride *= math.prod(block.stride for block in blocks)
             self._shapes[name] = ShapeSpec(channels=blocks[-1].out_channels, stride=stride)
-            self.add_module(name, nn.Sequential(*blocks))
-        self.freeze(freeze_at)
+        for name in names[: max(freeze_at, 0)]:
+            FrozenBatchNorm2d.convert_frozen_batchnorm(getattr(self, name).requires_grad_(False))
 
     def forward(self, x: Tensor) -> dict[str, Tensor]:
         """Images (B, C, H, W), normalised, to the maps of ``out_features`` at the strides of ``output_shape()``."""
         outputs = {}
-        for name in self._names:
+        for name in self._shapes:
             x = getattr(self, name)(x)
             if name in self._out_features:
                 outputs[name] = x
@@ -146,12 +133,6 @@ class ResNet(nn.Module):
     def output_shape(self) -> dict[str, ShapeSpec]:
         """Channels and stride of every map that ``forward`` returns."""
         return {name: self._shapes[name] for name in self._out_features}
-
-    def freeze(self, freeze_at: int = 0) -> ResNet:
-        """Fix the first ``freeze_at`` of stem, res2, res3 ... and return self."""
-        for name in self._names[: max(freeze_at, 0)]:
-            _freeze(getattr(self, name))
-        return self
 
 
 @BACKBONE_REGISTRY.register()
@@ -163,35 +144,22 @@ def build_resnet_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> ResNet:
     """
     res = cfg.MODEL.RESNETS
     assert res.DEPTH in _BLOCKS_PER_STAGE, f"MODEL.RESNETS.DEPTH must be one of {list(_BLOCKS_PER_STAGE)}"
+    channels, block, rest = 256, BottleneckBlock, {"stride_in_1x1": res.STRIDE_IN_1X1}
+    if res.DEPTH < 50:
+        channels, block, rest = 64, BasicBlock, {}
+        assert res.RES5_DILATION == 1, f"MODEL.RESNETS.RES5_DILATION must be 1 for a ResNet-{res.DEPTH}"
+    needed = f"MODEL.RESNETS.RES2_OUT_CHANNELS must be {channels} for a ResNet-{res.DEPTH}"
+    assert res.RES2_OUT_CHANNELS == channels, needed
     assert res.RES5_DILATION in (1, 2), "MODEL.RESNETS.RES5_DILATION must be 1 or 2"
-    basic = res.DEPTH < 50
-    if basic:
-        for key, needed in (("RES2_OUT_CHANNELS", 64), ("RES5_DILATION", 1), ("NUM_GROUPS", 1)):
-            assert res[key] == needed, f"MODEL.RESNETS.{key} must be {needed} for a ResNet-{res.DEPTH}"
     stem = BasicStem(input_shape.channels, res.STEM_OUT_CHANNELS, res.NORM)
-    channels, stages = res.STEM_OUT_CHANNELS, []
+    stages, in_channels = [], res.STEM_OUT_CHANNELS
     for stage, num_blocks in enumerate(_BLOCKS_PER_STAGE[res.DEPTH]):
-        out_channels = res.RES2_OUT_CHANNELS * 2**stage
-        dilation = res.RES5_DILATION if stage == 3 else 1
-        stride = 1 if stage == 0 or dilation == 2 else 2
-        blocks = []
-        for index in range(num_blocks):
-            common = {"stride": stride if index == 0 else 1, "norm": res.NORM}
-            if basic:
-                blocks.append(BasicBlock(channels, out_channels, **common))
-            else:
-                width = res.NUM_GROUPS * res.WIDTH_PER_GROUP * 2**stage
-                blocks.append(
-                    BottleneckBlock(
-                        channels,
-                        out_channels,
-                        bottleneck_channels=width,
-                        num_groups=res.NUM_GROUPS,
-                        stride_in_1x1=res.STRIDE_IN_1X1,
-                        dilation=dilation,
-                        **common,
-                    )
-                )
-            channels = out_channels
-        stages.append(blocks)
+        out_channels = channels * 2**stage
+        stride = 1 if stage == 0 else 2
+        if stage == 3 and res.RES5_DILATION == 2:
+            stride, rest = 1, {**rest, "dilation": 2}
+        first = block(in_channels, out_channels, stride=stride, norm=res.NORM, **rest)
+        others = [block(out_channels, out_channels, norm=res.NORM, **rest) for _ in range(num_blocks - 1)]
+        stages.append([first, *others])
+        in_channels = out_channels
     return ResNet(stem, stages, res.OUT_FEATURES, cfg.MODEL.BACKBONE.FREEZE_AT)

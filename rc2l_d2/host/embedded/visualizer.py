@@ -23,11 +23,7 @@ class VisImage:
         return self._image
 
     def save(self, filepath: str | os.PathLike) -> None:
-        """Write the picture; the ending of the name says in which format.
-
-        Raises:
-            OSError: it can't be written there.
-        """
+        """Write the picture, in the format that the name ends in; OSError if it can't be written there."""
         if not cv2.imwrite(os.fspath(filepath), self._image[:, :, ::-1]):
             raise OSError(f"The picture {os.fspath(filepath)} can't be written")
 
@@ -39,49 +35,32 @@ class Visualizer:
         img_rgb: (H, W, 3), RGB, 0 to 255.
         metadata: ``stuff_classes`` (names, by class number) and ``stuff_colors`` (RGB, 0 to 255). Classes without a
             name are not drawn (so is the ignore value); without ``stuff_colors`` evenly spread hues are used.
-        scale: size of the picture relative to the image.
     """
 
-    def __init__(self, img_rgb: np.ndarray, metadata: Metadata | None = None, scale: float = 1.0) -> None:
+    def __init__(self, img_rgb: np.ndarray, metadata: Metadata) -> None:
         self._image = np.clip(np.asarray(img_rgb), 0, 255).astype(np.uint8)
-        self._metadata = metadata if metadata is not None else Metadata()
-        self._scale = scale
+        self._metadata = metadata
 
-    def draw_sem_seg(
-        self, sem_seg: np.ndarray | Tensor, area_threshold: int | None = None, alpha: float = 0.8
-    ) -> VisImage:
+    def draw_sem_seg(self, sem_seg: np.ndarray | Tensor, *, alpha: float = 0.8) -> VisImage:
         """Colour the classes and write their names.
 
         Args:
-            sem_seg: (H, W) class numbers.
-            area_threshold: connected regions of fewer pixels of the picture are left as they are.
+            sem_seg: (H, W) class numbers; AssertionError if that is not the size of the image.
             alpha: opacity of the colours.
-
-        Raises:
-            AssertionError: ``sem_seg`` has not the size of the image.
         """
         labels = sem_seg.detach().cpu().numpy() if isinstance(sem_seg, Tensor) else np.asarray(sem_seg)
         assert labels.shape == self._image.shape[:2], f"{labels.shape} labels for an image of {self._image.shape[:2]}"
-        height, width = (max(1, round(side * self._scale)) for side in labels.shape)
-        picture = cv2.resize(self._image, (width, height), interpolation=cv2.INTER_LINEAR)
+        picture = self._image.copy()
         names = self._metadata.get("stuff_classes", [])
-        places = []
-        for label in np.unique(labels).tolist():
-            if not 0 <= label < len(names):
-                continue
-            mask = cv2.resize((labels == label).astype(np.uint8), (width, height), interpolation=cv2.INTER_NEAREST)
-            _, components, stats, _ = cv2.connectedComponentsWithStats(mask, connectivity=8)
-            areas = stats[:, cv2.CC_STAT_AREA].copy()
-            areas[0] = 0  # component 0 is what does not belong to the class
-            drawn = areas >= max(area_threshold or 0, 1)
-            region = drawn[components]
-            colour = np.asarray(self._colour(label, len(names)), dtype=np.float32)
+        drawn = [label for label in np.unique(labels).tolist() if 0 <= label < len(names)]
+        for label in drawn:
+            region, colour = labels == label, np.asarray(self._colour(label, len(names)), dtype=np.float32)
             picture[region] = np.rint((1 - alpha) * picture[region] + alpha * colour).astype(np.uint8)
-            for component in np.flatnonzero(drawn):
-                largest = areas[component] == areas.max()
-                places.append((names[label], components == component, int(areas[component]), largest))
-        for name, region, area, largest in places:
-            self._write(picture, name, region, area, largest)
+        for label in drawn:
+            _, components, stats, _ = cv2.connectedComponentsWithStats((labels == label).astype(np.uint8))
+            areas = stats[1:, cv2.CC_STAT_AREA]  # component 0 is what does not belong to the class
+            for component, area in enumerate(areas, start=1):
+                self._write(picture, names[label], components == component, area, always=area == areas.max())
         return VisImage(picture)
 
     def _colour(self, label: int, num_classes: int) -> tuple[int, ...]:
@@ -92,7 +71,7 @@ class Visualizer:
 
     @staticmethod
     def _write(picture: np.ndarray, text: str, region: np.ndarray, area: int, always: bool) -> None:
-        """Write where the region is widest, near its middle; not in regions smaller than the text unless ``always``."""
+        """Write where the region is widest; not in regions smaller than the text unless ``always``."""
         height, width = picture.shape[:2]
         size = float(np.clip(np.sqrt(height * width) / 700, 0.35, 1.5))
         thickness = 1 if size < 0.9 else 2
@@ -102,11 +81,10 @@ class Visualizer:
         # Padding by zeros lets the border of the picture count as a border of the region.
         distance = cv2.distanceTransform(np.pad(region.astype(np.uint8), 1), cv2.DIST_L2, 3)[1:-1, 1:-1]
         ys, xs = np.nonzero(distance >= 0.95 * distance.max())
-        rows, columns = np.nonzero(region)
-        nearest = np.argmin((ys - rows.mean()) ** 2 + (xs - columns.mean()) ** 2)
-        y, x = int(ys[nearest]), int(xs[nearest])
-        left = int(np.clip(x - text_width // 2, 1, max(width - text_width - 2, 1)))
-        bottom = int(np.clip(y + text_height // 2, text_height + 1, max(height - below - 1, text_height + 1)))
+        # Of the widest places, the one nearest to the middle of them all.
+        nearest = np.argmin((ys - ys.mean()) ** 2 + (xs - xs.mean()) ** 2)
+        left = int(np.clip(xs[nearest] - text_width // 2, 1, max(width - text_width - 2, 1)))
+        bottom = int(np.clip(ys[nearest] + text_height // 2, text_height + 1, max(height - below - 1, text_height + 1)))
         # White on a dark outline reads on any colour. A greater thickness would not do for the outline: it makes the
         # letters of OpenCV 5 wider.
         edge = [(dx, dy) for dx in (-thickness, 0, thickness) for dy in (-thickness, 0, thickness)]

@@ -1,0 +1,34 @@
+"""`make demo`'s script, end to end with a tiny model: summary and picture are really made of what the run gave."""
+
+import json
+import os
+import subprocess
+import sys
+
+import cv2
+from conftest import REPO, TINY
+
+
+def test_the_demo_writes_a_true_summary_and_a_picture(tmp_path):
+    out = tmp_path / "demo"
+    schedule = ["SOLVER.MAX_ITER", "40", "MODEL.RC2L.BURN_IN_ITERS", "20", "TEST.EVAL_PERIOD", "20"]
+    result = subprocess.run(
+        [sys.executable, "tools/toy_demo.py", "--output", str(out), *TINY, *schedule],
+        cwd=REPO, env={**os.environ, "OMP_NUM_THREADS": "1"}, capture_output=True, text=True, timeout=300,
+    )  # fmt: skip
+    assert result.returncode == 0, result.stderr
+    assert str(out / "summary.json") in result.stdout and str(out / "overlays.png") in result.stdout
+    assert "40/40" in result.stderr, "no progress bar"
+
+    summary = json.loads((out / "summary.json").read_text())
+    evaluated = [json.loads(line) for line in (out / "metrics.json").read_text().splitlines()]
+    by_iteration = {entry["iteration"] + 1: entry for entry in evaluated if "sem_seg/mIoU" in entry}
+    assert summary["iterations"] == 40 and summary["seconds"] > 0
+    assert summary["mIoU_student_after_burn_in"] == by_iteration[20]["sem_seg/mIoU"]
+    assert summary["mIoU_student"] == by_iteration[40]["sem_seg/mIoU"]
+    assert summary["mIoU_teacher"] == by_iteration[40]["sem_seg_teacher/mIoU"]
+    ious = summary["IoU_teacher"]
+    assert len(ious) == 8 and abs(sum(ious.values()) / 8 - summary["mIoU_teacher"]) < 1e-9
+
+    picture = cv2.imread(str(out / "overlays.png"))
+    assert picture.shape[0] > 6 * 200 and picture.shape[1] > 3 * 200
