@@ -26,12 +26,15 @@ def test_decay_follows_the_schedule_by_hand():
     assert teacher.updates == 4
 
 
-def test_buffers_are_copied_and_gradients_are_off():
+def test_statistics_are_averaged_counters_copied_and_gradients_off():
     model = student(1.0)
-    teacher = EMATeacher(model, num_classes=3, max_decay=0.9)
+    teacher = EMATeacher(model, num_classes=3, max_decay=0.6)
     model.train()(torch.randn(8, 2)).sum().backward()
-    teacher.update(model)
-    assert torch.equal(teacher.model[1].running_mean, model[1].running_mean)
+    for mean in (5.0, 2.0, -1.0):
+        nn.init.constant_(model[1].running_mean, mean)
+        teacher.update(model)
+    # Decays 0, 0.5, 0.6: 5, 3.5, 0.6 * 3.5 - 0.4.
+    assert teacher.model[1].running_mean.item() == pytest.approx(1.7, rel=1e-6)
     assert teacher.model[1].num_batches_tracked == 1
     assert not teacher.model.training
     assert all(p.grad is None and not p.requires_grad for p in teacher.model.parameters())

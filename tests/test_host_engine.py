@@ -11,8 +11,8 @@ import torch
 from torch import nn
 
 from rc2l_d2.host.embedded import comm, hooks
-from rc2l_d2.host.embedded.config import get_cfg
 from rc2l_d2.host.embedded.checkpoint import DetectionCheckpointer
+from rc2l_d2.host.embedded.config import get_cfg
 from rc2l_d2.host.embedded.engine import DefaultTrainer, default_argument_parser, default_setup
 from rc2l_d2.host.embedded.evaluation import inference_on_dataset
 from rc2l_d2.host.embedded.events import EventStorage, TensorboardXWriter, get_event_storage
@@ -210,7 +210,7 @@ def test_storage_smooths_over_iterations_and_keeps_images_for_tensorboard(tmp_pa
         writer = TensorboardXWriter(str(tmp_path))
         writer.write()
         writer.close()
-        assert storage.pop_images() == []
+        assert storage.images == []
     assert sum(path.stat().st_size for path in tmp_path.iterdir()) > 100
 
 

@@ -1,8 +1,8 @@
 """One drawn scene: textured shapes on a cluttered background, and the label of each pixel.
 
-The class of an object is its shape: size, rotation, position and colour are drawn independently of it. Two cues make
-the set learnable from scratch in a few hundred iterations: the background is paler than objects and distractors, and a
-class prefers one kind of texture, which some of its objects do not have and distractors may have. Points are (x, y) in
+The class of an object is its shape: size, rotation, position and texture are drawn independently of it. Two cues
+make the set learnable from scratch in a few hundred iterations: the background is paler than objects and distractors,
+and a class prefers one hue, which some of its objects do not have and distractors may have. Points are (x, y) in
 pixels, where pixel i covers [i, i + 1); "unit" lengths are fractions of the shorter side of the image.
 """
 
@@ -16,10 +16,8 @@ import cv2
 import numpy as np
 
 VOID = 255
-# Probability that an object has the texture that its class prefers. It sets how hard the set is.
-_TEXTURE_PREFERENCE = 0.85
-# Kinds of texture, see Painter._pattern.
-_TEXTURES = 7
+# Probability that an object has the hue that its class prefers. It sets how hard the set is.
+_HUE_PREFERENCE = 0.9
 _SUPERSAMPLING = 4
 _TAU = 2 * np.pi
 
@@ -187,9 +185,8 @@ class Painter:
         self._grid = np.stack([columns, rows])
         self.canvas = np.zeros((*size, 3), np.float32)
 
-    def _waves(self, shortest: float, longest: float) -> tuple[np.ndarray, np.ndarray]:
-        """Two (H, W) sine waves at right angles; their common period in units lies between the two given."""
-        period = self.unit * self.rng.uniform(shortest, longest)
+    def _waves(self) -> tuple[np.ndarray, np.ndarray]:
+        period = self.unit * self.rng.uniform(0.04, 0.14)
         angle, *phases = self.rng.uniform(0, _TAU, 3)
         columns, rows = self._grid
         turned = _rotation(angle) * (_TAU / period)
@@ -204,38 +201,40 @@ class Painter:
         ramp -= ramp.min()
         return ramp / ramp.max()
 
-    def _pattern(self, kind: int) -> np.ndarray:
-        """(H, W) float32 in [0, 1]: fine stripes, wide stripes, checker, dots, blotches, a gradient, next to nothing."""
-        if kind < 4:
-            along, across = self._waves(*((0.05, 0.07), (0.14, 0.2), (0.1, 0.14), (0.1, 0.14))[kind])
-            wave = (along, along, along * across * 2, along + across - 0.9)[kind]
-            return np.clip(0.5 + self.rng.uniform(1, 3) * wave, 0, 1)
+    def _pattern(self) -> np.ndarray:
+        """(H, W) float32 in [0, 1]: stripes, checker, dots, noise, a gradient, or next to nothing."""
+        kind = self.rng.integers(6)
+        if kind < 3:
+            sharpness = self.rng.uniform(0.5, 3)
+            along, across = self._waves()
+            wave = (along, along * across * 2, along * across * 2 - 0.8)[kind]
+            return np.clip(0.5 + sharpness * wave, 0, 1)
+        if kind == 3:
+            coarse = _smooth_noise(self.rng, self.size, self.unit * self.rng.uniform(0.05, 0.25))
+            return 0.7 * coarse + 0.3 * _smooth_noise(self.rng, self.size, self.unit * 0.03)
         if kind == 4:
-            coarse = _smooth_noise(self.rng, self.size, self.unit * self.rng.uniform(0.06, 0.12))
-            return np.clip(3 * (coarse - 0.5) + 0.5, 0, 1)
-        if kind == 5:
             return self._ramp()
         return _smooth_noise(self.rng, self.size, self.unit * 0.04) * 0.3
 
-    def _mixed(self, first: np.ndarray, contrast: float, kind: int) -> np.ndarray:
+    def _mixed(self, first: np.ndarray, contrast: float) -> np.ndarray:
         """(H, W, 3) float32: a pattern mixes the colour with one that lies ``contrast`` away from it."""
         direction = self.rng.normal(size=3)
         second = np.clip(first + direction / np.linalg.norm(direction) * contrast, 0, 255)
         change = (second - first).astype(np.float32)
-        return first.astype(np.float32) + self._pattern(kind)[..., None] * change
+        return first.astype(np.float32) + self._pattern()[..., None] * change
 
     def pale_texture(self) -> np.ndarray:
         """(H, W, 3) float32 in [0, 255], for the background."""
         color = _color(self.rng.random(), self.rng.uniform(0.05, 0.4), self.rng.uniform(0.3, 0.95))
-        return self._mixed(color, self.rng.uniform(20, 60), int(self.rng.integers(_TEXTURES)))
+        return self._mixed(color, self.rng.uniform(20, 80))
 
     def vivid_texture(self, class_index: int) -> np.ndarray:
         """(H, W, 3) float32 in [0, 255], for an object of a class or (0) a distractor."""
-        kind = int(self.rng.integers(_TEXTURES))
-        if class_index and self.rng.random() < _TEXTURE_PREFERENCE:
-            kind = (class_index - 1) % _TEXTURES
-        color = _color(self.rng.random(), self.rng.uniform(0.5, 1.0), self.rng.uniform(0.5, 1.0))
-        return self._mixed(color, self.rng.uniform(90, 160), kind)
+        hue = self.rng.random()
+        if class_index and self.rng.random() < _HUE_PREFERENCE:
+            hue = (class_index - 1) / len(SHAPES) + self.rng.normal(0, 0.03)
+        color = _color(hue % 1.0, self.rng.uniform(0.5, 1.0), self.rng.uniform(0.5, 1.0))
+        return self._mixed(color, self.rng.uniform(20, 110))
 
     def visible_texture(self, class_index: int, coverage: np.ndarray) -> np.ndarray:
         """A texture whose mean differs from what it would cover; after five tries any (some camouflage is welcome)."""

@@ -42,11 +42,19 @@ class EMATeacher:
 
     @torch.no_grad()
     def update(self, student: nn.Module) -> None:
-        """Move towards ``student``: parameters by the moving average, buffers by copy."""
+        """Move towards ``student``.
+
+        Parameters and running statistics are averaged alike: averaged weights give other activations than the newest
+        ones, so the newest statistics would not fit them (UniMatch averages both too). Counters are copied.
+        """
         decay = min(self.max_decay, 1 - 1 / (self.updates + 1))
-        torch._foreach_lerp_(list(self.model.parameters()), list(student.parameters()), 1 - decay)
-        for mine, theirs in zip(self.model.buffers(), student.buffers(), strict=True):
-            mine.copy_(theirs)
+        pairs = [*zip(self.model.parameters(), student.parameters(), strict=True)]
+        pairs += zip(self.model.buffers(), student.buffers(), strict=True)
+        averaged = [pair for pair in pairs if pair[0].is_floating_point()]
+        torch._foreach_lerp_([mine for mine, _ in averaged], [theirs for _, theirs in averaged], 1 - decay)
+        for mine, theirs in pairs:
+            if not mine.is_floating_point():
+                mine.copy_(theirs)
         self.updates += 1
 
     def reset(self, student: nn.Module) -> None:

@@ -62,8 +62,7 @@ class DetectionCheckpointer(Checkpointer):
     """fvcore's Checkpointer that also reads Detectron2's model zoo; only rank 0 writes unless ``save_to_disk`` says."""
 
     def __init__(self, model: nn.Module, save_dir: str = "", *, save_to_disk: bool | None = None, **checkpointables):
-        if save_to_disk is None:
-            save_to_disk = comm.is_main_process()
+        save_to_disk = comm.is_main_process() if save_to_disk is None else save_to_disk
         super().__init__(model, save_dir, save_to_disk=save_to_disk, **checkpointables)
         self.path_manager.register_handler(_ModelZooHandler(self.path_manager))
 
@@ -93,6 +92,8 @@ class DetectionCheckpointer(Checkpointer):
             raise ValueError(
                 f"{filename} has Caffe2's parameter names, not read here: take a torchvision model of the zoo."
             )
+        if not all(isinstance(value, (Tensor, np.ndarray)) for value in loaded.values()):
+            raise ValueError(f'{filename} is not a checkpoint: it holds no "model", and more than tensors.')
         return {"model": loaded}
 
     def _load_model(self, checkpoint: dict[str, Any]):
@@ -123,9 +124,8 @@ def match_names_by_suffix(model: dict[str, Tensor], weights: dict[str, Tensor]) 
         source = next((suffix for suffix in suffixes if suffix in weights), None)
         if source is None:
             continue
-        shapes = tuple(weights[source].shape), tuple(model[name].shape)
-        if shapes[0] != shapes[1]:
-            logger.warning("%s is not loaded: its shape is %s in the checkpoint, %s in the model.", source, *shapes)
+        if weights[source].shape != model[name].shape:
+            logger.warning("%s is not loaded: its shape is not that of the model's %s.", source, name)
             continue
         if source in matched:
             raise ValueError(f"The checkpoint's {source} fits {matched[source]} and {name}, so it can't be loaded.")

@@ -33,7 +33,7 @@ class EventStorage:
         self.iter = start_iter
         self._history: dict[str, HistoryBuffer] = {}
         self._smoothing_hints: dict[str, bool] = {}
-        self._images: list[tuple[str, torch.Tensor, int]] = []
+        self.images: list[tuple[str, torch.Tensor, int]] = []  # name, image, iteration
 
     def __enter__(self) -> EventStorage:
         _storages.append(self)
@@ -57,12 +57,7 @@ class EventStorage:
 
     def put_image(self, img_name: str, img_tensor: torch.Tensor) -> None:
         """Add an RGB image (3, H, W), uint8 in [0, 255] or float in [0, 1], for TensorBoard."""
-        self._images.append((img_name, img_tensor, self.iter))
-
-    def pop_images(self) -> list[tuple[str, torch.Tensor, int]]:
-        """The images put since the last call, as (name, image, iteration)."""
-        images, self._images = self._images, []
-        return images
+        self.images.append((img_name, img_tensor, self.iter))
 
     def histories(self) -> dict[str, HistoryBuffer]:
         """The history of every scalar."""
@@ -134,8 +129,10 @@ class TensorboardXWriter(EventWriter):
     def write(self) -> None:
         for name, value, iteration in self._new_scalars():
             self._writer.add_scalar(name, value, iteration)
-        for name, image, iteration in get_event_storage().pop_images():
+        images = get_event_storage().images
+        for name, image, iteration in images:
             self._writer.add_image(name, image, iteration)
+        images.clear()
 
     def close(self) -> None:
         if "_writer" in self.__dict__:

@@ -14,8 +14,6 @@ from .evaluation import flatten_results_dict
 from .events import EventWriter
 from .train_loop import HookBase
 
-logger = logging.getLogger(__name__)
-
 
 class IterationTimer(HookBase):
     """Stores the seconds of each step but the first few as ``time``, and logs the total. Put it before other hooks."""
@@ -34,7 +32,8 @@ class IterationTimer(HookBase):
             self.trainer.storage.put_scalar("time", self._step.seconds())
 
     def after_train(self) -> None:
-        logger.info("Total training time: %s", datetime.timedelta(seconds=int(self._total.seconds())))
+        total = datetime.timedelta(seconds=int(self._total.seconds()))
+        logging.getLogger(__name__).info("Total training time: %s", total)
 
 
 class LRScheduler(HookBase):
@@ -83,13 +82,10 @@ class PeriodicWriter(HookBase):
 
 
 class EvalHook(HookBase):
-    """Runs an evaluation every ``eval_period`` iterations (0: never) and after the last (not after a failure).
+    """Runs ``eval_function()`` every ``eval_period`` iterations (0: never) and after the last (not after a failure).
 
-    Its results are stored flattened: ``{"sem_seg": {"mIoU": x}}`` as ``sem_seg/mIoU``. Every process must have this
-    hook, or none: it ends with a barrier.
-
-    Args:
-        eval_function: takes nothing, returns a nested dict of numbers, or nothing.
+    Its results, a nested dict of numbers or None, are stored flattened: ``{"sem_seg": {"mIoU": x}}`` as
+    ``sem_seg/mIoU``. Every process must have this hook, or none: it ends with a barrier.
     """
 
     def __init__(self, eval_period: int, eval_function: Callable[[], Mapping | None]):

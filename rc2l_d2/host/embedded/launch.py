@@ -24,8 +24,8 @@ def launch(
 ) -> None:
     """Call ``main_func(*args)`` in every process of a run; to be called on each machine.
 
-    One process in all runs here, without a process group. More are spawned, so ``main_func`` and ``args`` must be
-    picklable, and talk by NCCL where CUDA is available, else by gloo.
+    A single process runs here, without a group. Several are spawned, so ``main_func`` and ``args`` must be picklable,
+    and talk by NCCL where CUDA is available, else by gloo.
 
     Args:
         num_gpus_per_machine: processes per machine: at most its GPUs, or any number on CPU.

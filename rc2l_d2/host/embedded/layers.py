@@ -45,8 +45,8 @@ class Conv2d(nn.Conv2d):
 class FrozenBatchNorm2d(nn.Module):
     """Batch norm whose statistics and affine parameters are all fixed: buffers under the names that BN uses.
 
-    It starts as the identity. Checkpoints that were made with BN load; so do the old ones that hold ``weight`` and
-    ``bias`` alone, with the statistics folded in (the statistics then stay the identity).
+    Checkpoints that were made with BN load; so do old ones that hold ``weight`` and ``bias`` alone, with the statistics
+    folded in.
     """
 
     def __init__(self, num_features: int, eps: float = 1e-5) -> None:
@@ -73,10 +73,7 @@ class FrozenBatchNorm2d(nn.Module):
 
     @classmethod
     def convert_frozen_batchnorm(cls, module: nn.Module) -> nn.Module:
-        """Replace every BN and SyncBN below ``module`` by a frozen one with the same numbers, in place.
-
-        Returns ``module``, or the new layer where ``module`` is such a norm itself.
-        """
+        """Replace every BN and SyncBN below ``module``, in place; the result stands for ``module`` if it is one."""
         if isinstance(module, (nn.BatchNorm2d, nn.SyncBatchNorm)):
             frozen = cls(module.num_features, module.eps).to(module.running_mean.device)
             frozen.load_state_dict(module.state_dict())

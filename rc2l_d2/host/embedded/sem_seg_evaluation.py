@@ -31,9 +31,8 @@ class SemSegEvaluator:
         self._class_names = list(meta.stuff_classes)
         self._num_classes = len(self._class_names)
         self._ignore_label = meta.ignore_label
-        self._label_files = {
-            record["file_name"]: record["sem_seg_file_name"] for record in DatasetCatalog.get(dataset_name)
-        }
+        records = DatasetCatalog.get(dataset_name)
+        self._label_files = {record["file_name"]: record["sem_seg_file_name"] for record in records}
         self.reset()
 
     def reset(self) -> None:

@@ -114,11 +114,7 @@ class SimpleTrainer(TrainerBase):
     """
 
     def __init__(
-        self,
-        model: nn.Module,
-        data_loader: Iterable,
-        optimizer: torch.optim.Optimizer,
-        gather_metric_period: int = 1,
+        self, model: nn.Module, data_loader: Iterable, optimizer: torch.optim.Optimizer, gather_metric_period: int = 1
     ) -> None:
         super().__init__()
         self.model = model.train()
