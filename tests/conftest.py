@@ -51,7 +51,7 @@ def toy_definition(tmp_path_factory) -> str:
         "unlabeled": {"of": "train", "except": "labeled"},
     }
     path = root / "tiny.yaml"
-    path.write_text(yaml.safe_dump(definition))
+    path.write_text(yaml.safe_dump(definition, sort_keys=False))
     return str(path)
 
 

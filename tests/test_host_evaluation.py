@@ -1,11 +1,9 @@
-"""The embedded host's evaluation and checkpoint reading."""
+"""The embedded host's evaluation."""
 
 from __future__ import annotations
 
 import logging
 import math
-import os
-import pickle
 
 import numpy as np
 import pytest
@@ -14,7 +12,6 @@ from PIL import Image
 from torch import nn
 
 from rc2l_d2.host.embedded.catalog import DatasetCatalog, MetadataCatalog
-from rc2l_d2.host.embedded.checkpoint import DetectionCheckpointer
 from rc2l_d2.host.embedded.evaluation import inference_on_dataset, print_csv_format
 from rc2l_d2.host.embedded.sem_seg_evaluation import SemSegEvaluator
 
@@ -116,92 +113,3 @@ def test_csv_shows_main_metrics():
     print_csv_format({"sem_seg": {"mIoU": 12.34567, "IoU-a": 1.0, "pACC": 50.0}})
     logger.removeHandler(handler)
     assert lines == ["copypaste: Task: sem_seg", "copypaste: mIoU,pACC", "copypaste: 12.3457,50.0000"]
-
-
-class Segmentor(nn.Module):
-    def __init__(self):
-        super().__init__()
-        self.backbone = nn.ModuleDict({"stem": nn.Linear(2, 2), "res2": nn.ModuleDict({"stem": nn.Linear(2, 2)})})
-        self.head = nn.Linear(2, 3)
-
-
-ZOO = {
-    "stem.weight": np.full((2, 2), 1, dtype=np.float32),
-    "stem.bias": np.full(2, 2, dtype=np.float32),
-    "res2.stem.weight": np.full((2, 2), 3, dtype=np.float32),
-    "res2.stem.bias": np.full(3, 4, dtype=np.float32),  # another shape
-    "fc.weight": np.zeros((5, 2), dtype=np.float32),
-}
-
-
-@pytest.mark.parametrize("protocol", range(pickle.HIGHEST_PROTOCOL + 1))
-@pytest.mark.parametrize("extra", [{}, {"matching_heuristics": True, "__author__": "torchvision"}])
-def test_zoo_names_are_matched_by_the_longest_suffix(tmp_path, protocol, extra):
-    path = tmp_path / "R-18.pkl"
-    scalar = {"epoch": np.float64(3), "tags": {"a"}}
-    path.write_bytes(pickle.dumps({"model": dict(ZOO), **scalar, **extra}, protocol=protocol))
-    model = Segmentor()
-    head, bias = model.head.weight.clone(), model.backbone["res2"]["stem"].bias.clone()
-    rest = DetectionCheckpointer(model).load(str(path))
-    assert rest["epoch"] == 3
-    assert (model.backbone["stem"].weight == 1).all() and (model.backbone["stem"].bias == 2).all()
-    assert (model.backbone["res2"]["stem"].weight == 3).all()
-    assert torch.equal(model.backbone["res2"]["stem"].bias, bias) and torch.equal(model.head.weight, head)
-
-
-def test_full_names_are_taken_as_they_are(tmp_path):
-    """A weight "bias" is not spread over everything that ends in ".bias" where other names are the model's own."""
-    path = tmp_path / "a.pkl"
-    path.write_bytes(pickle.dumps({"model": {"backbone.stem.bias": np.ones(2, "f4"), "bias": np.ones(3, "f4")}}))
-    model = Segmentor()
-    head = model.head.bias.clone()
-    DetectionCheckpointer(model).load(str(path))
-    assert (model.backbone["stem"].bias == 1).all() and torch.equal(model.head.bias, head)
-
-
-def test_one_weight_for_two_parameters_is_refused(tmp_path):
-    path = tmp_path / "a.pkl"
-    path.write_bytes(pickle.dumps({"model": {"stem.weight": np.ones((2, 2), "f4")}}))
-    with pytest.raises(ValueError, match="stem.weight fits backbone.res2.stem.weight and backbone.stem.weight"):
-        DetectionCheckpointer(Segmentor()).load(str(path))
-
-
-class Hostile:
-    def __init__(self, folder):
-        self.folder = folder
-
-    def __reduce__(self):
-        return os.mkdir, (self.folder,)
-
-
-@pytest.mark.parametrize("suffix", ["pkl", "pth"])
-def test_hostile_files_are_refused_unrun(tmp_path, suffix):
-    path, sign = tmp_path / f"a.{suffix}", tmp_path / "ran"
-    content = {"model": {"head.bias": Hostile(str(sign))}}
-    if suffix == "pkl":
-        path.write_bytes(pickle.dumps(content))
-    else:
-        torch.save(content, path)
-    with pytest.raises(ValueError, match=f"a.{suffix} cannot be read as a checkpoint"):
-        DetectionCheckpointer(Segmentor()).load(str(path))
-    assert not sign.exists()
-
-
-def test_what_is_no_checkpoint_is_said_so(tmp_path):
-    load = DetectionCheckpointer(Segmentor()).load
-    (tmp_path / "text.pth").write_text("not a checkpoint")
-    with pytest.raises(ValueError, match="text.pth cannot be read as a checkpoint"):
-        load(str(tmp_path / "text.pth"))
-    torch.save([1, 2], tmp_path / "list.pth")
-    with pytest.raises(ValueError, match="list.pth is not a checkpoint: it holds a list"):
-        load(str(tmp_path / "list.pth"))
-    (tmp_path / "caffe.pkl").write_bytes(pickle.dumps({"res2_0_branch2a_w": np.zeros(1)}))
-    with pytest.raises(ValueError, match="caffe.pkl has Caffe2's parameter names"):
-        load(str(tmp_path / "caffe.pkl"))
-    with pytest.raises(AssertionError, match="missing.pth not found"):
-        load(str(tmp_path / "missing.pth"))
-    model = Segmentor()
-    torch.save(model.state_dict(), tmp_path / "bare.pth")
-    other = Segmentor()
-    DetectionCheckpointer(other).load(str(tmp_path / "bare.pth"))
-    assert torch.equal(other.head.weight, model.head.weight)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import pickle
 from typing import Any
 
 import torch
@@ -11,6 +10,7 @@ from torch import nn
 
 from ..errors import InputError
 from ..host import DetectionCheckpointer
+from .weights import read_weights
 
 
 class RegionCheckpointer(DetectionCheckpointer):
@@ -41,22 +41,15 @@ class RegionCheckpointer(DetectionCheckpointer):
         Raises:
             InputError: the file is missing or is not a checkpoint.
         """
-        if path and not os.path.isfile(path):
-            raise InputError(f"The checkpoint {path} does not exist; give MODEL.WEIGHTS the path of a .pth or .pkl file.")
+        if path and "://" not in path and not os.path.isfile(path):
+            raise InputError(
+                f"The checkpoint {path} does not exist; give MODEL.WEIGHTS the path of a .pth or .pkl file, or leave "
+                "it empty to train from scratch."
+            )
         return super().load(path, checkpointables)
 
     def _load_file(self, filename: str) -> dict[str, Any]:
-        try:
-            loaded = super()._load_file(filename)
-        except (RuntimeError, pickle.UnpicklingError, EOFError, ValueError, KeyError) as error:
-            reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-            raise InputError(
-                f"{filename} cannot be read as a checkpoint ({reason}); give MODEL.WEIGHTS a file written by "
-                "train_net.py, or a .pkl file of Detectron2's model zoo."
-            ) from error
-        if not isinstance(loaded.get("model"), dict):
-            raise InputError(f'{filename} holds no "model" weights, so it is not a checkpoint; check MODEL.WEIGHTS.')
-        return loaded
+        return read_weights(filename)
 
 
 def unwrap(model: nn.Module) -> nn.Module:

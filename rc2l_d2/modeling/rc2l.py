@@ -18,7 +18,7 @@ from .meta_arch import RegionSegmentor
 
 
 def gather_images(x: Tensor) -> Tensor:
-    """``x`` (B, ...) of all processes, one after the other: (world * B, ...), without gradient; ``x`` if there is one."""
+    """``x`` (B, ...) of all processes, one after the other, (processes * B, ...), without gradient."""
     if comm.get_world_size() == 1:
         return x
     gathered = [torch.empty_like(x) for _ in range(comm.get_world_size())]

@@ -1,0 +1,128 @@
+"""Checkpoints: written whole, read without running anything, zoo files by name, one sentence for what is none."""
+
+from __future__ import annotations
+
+import os
+import pickle
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from rc2l_d2.engine import EMATeacher, RegionCheckpointer
+from rc2l_d2.errors import InputError
+
+
+class Segmentor(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.backbone = nn.ModuleDict({"stem": nn.Linear(2, 2), "res2": nn.ModuleDict({"stem": nn.Linear(2, 2)})})
+        self.head = nn.Linear(2, 3)
+
+
+ZOO = {
+    "stem.weight": np.full((2, 2), 1, dtype=np.float32),
+    "stem.bias": np.full(2, 2, dtype=np.float32),
+    "res2.stem.weight": np.full((2, 2), 3, dtype=np.float32),
+    "res2.stem.bias": np.full(3, 4, dtype=np.float32),  # another shape
+    "fc.weight": np.zeros((5, 2), dtype=np.float32),
+}
+
+
+@pytest.mark.parametrize("protocol", range(pickle.HIGHEST_PROTOCOL + 1))
+@pytest.mark.parametrize("extra", [{}, {"matching_heuristics": True, "__author__": "torchvision"}])
+def test_zoo_names_are_matched_by_the_longest_suffix(tmp_path, protocol, extra):
+    path = tmp_path / "R-18.pkl"
+    scalar = {"epoch": np.float64(3), "tags": {"a"}}
+    path.write_bytes(pickle.dumps({"model": dict(ZOO), **scalar, **extra}, protocol=protocol))
+    model = Segmentor()
+    head, bias = model.head.weight.clone(), model.backbone["res2"]["stem"].bias.clone()
+    rest = RegionCheckpointer(model).load(str(path))
+    assert rest["epoch"] == 3
+    assert (model.backbone["stem"].weight == 1).all() and (model.backbone["stem"].bias == 2).all()
+    assert (model.backbone["res2"]["stem"].weight == 3).all()
+    assert torch.equal(model.backbone["res2"]["stem"].bias, bias) and torch.equal(model.head.weight, head)
+
+
+def test_full_names_are_taken_as_they_are(tmp_path):
+    """A weight "bias" is not spread over everything that ends in ".bias" where other names are the model's own."""
+    path = tmp_path / "a.pkl"
+    path.write_bytes(pickle.dumps({"model": {"backbone.stem.bias": np.ones(2, "f4"), "bias": np.ones(3, "f4")}}))
+    model = Segmentor()
+    head = model.head.bias.clone()
+    RegionCheckpointer(model).load(str(path))
+    assert (model.backbone["stem"].bias == 1).all() and torch.equal(model.head.bias, head)
+
+
+def test_one_weight_for_two_parameters_is_refused(tmp_path):
+    path = tmp_path / "a.pkl"
+    path.write_bytes(pickle.dumps({"model": {"stem.weight": np.ones((2, 2), "f4")}}))
+    with pytest.raises(ValueError, match="stem.weight fits backbone.res2.stem.weight and backbone.stem.weight"):
+        RegionCheckpointer(Segmentor()).load(str(path))
+
+
+class Hostile:
+    def __init__(self, folder):
+        self.folder = folder
+
+    def __reduce__(self):
+        return os.mkdir, (self.folder,)
+
+
+@pytest.mark.parametrize("suffix", ["pkl", "pth"])
+def test_hostile_files_are_refused_unrun(tmp_path, suffix):
+    path, sign = tmp_path / f"a.{suffix}", tmp_path / "ran"
+    content = {"model": {"head.bias": Hostile(str(sign))}}
+    if suffix == "pkl":
+        path.write_bytes(pickle.dumps(content))
+    else:
+        torch.save(content, path)
+    with pytest.raises(InputError, match=f"a.{suffix} cannot be read as a checkpoint"):
+        RegionCheckpointer(Segmentor()).load(str(path))
+    assert not sign.exists()
+
+
+def test_what_is_no_checkpoint_is_said_so(tmp_path):
+    load = RegionCheckpointer(Segmentor()).load
+    (tmp_path / "text.pth").write_text("not a checkpoint")
+    with pytest.raises(InputError, match="text.pth cannot be read as a checkpoint"):
+        load(str(tmp_path / "text.pth"))
+    torch.save([1, 2], tmp_path / "list.pth")
+    with pytest.raises(InputError, match="list.pth is not a checkpoint, it holds a list"):
+        load(str(tmp_path / "list.pth"))
+    (tmp_path / "caffe.pkl").write_bytes(pickle.dumps({"res2_0_branch2a_w": np.zeros(1)}))
+    with pytest.raises(InputError, match="caffe.pkl has Caffe2's parameter names"):
+        load(str(tmp_path / "caffe.pkl"))
+    with pytest.raises(InputError, match="missing.pth does not exist"):
+        load(str(tmp_path / "missing.pth"))
+    model = Segmentor()
+    torch.save(model.state_dict(), tmp_path / "bare.pth")
+    other = Segmentor()
+    RegionCheckpointer(other).load(str(tmp_path / "bare.pth"))
+    assert torch.equal(other.head.weight, model.head.weight)
+
+
+def test_a_checkpoint_is_complete_and_replaces_nothing_until_it_is_whole(tmp_path, monkeypatch):
+    model = Segmentor()
+    teacher = EMATeacher(model, num_classes=2, max_decay=0.5)
+    checkpointer = RegionCheckpointer(model, str(tmp_path), ema=teacher)
+    checkpointer.save("model_0000001", iteration=1)
+    saved = (tmp_path / "model_0000001.pth").read_bytes()
+
+    def fails_halfway(data, file):
+        file.write(b"half")
+        raise OSError("No space left on device")
+
+    monkeypatch.setattr(torch, "save", fails_halfway)
+    with pytest.raises(OSError, match="No space"):
+        checkpointer.save("model_0000001", iteration=2)
+    assert (tmp_path / "model_0000001.pth").read_bytes() == saved
+    assert (tmp_path / "last_checkpoint").read_text() == "model_0000001.pth"
+
+    other = Segmentor()
+    follower = EMATeacher(other, num_classes=2, max_decay=0.5)
+    rest = RegionCheckpointer(other, str(tmp_path), ema=follower).resume_or_load("", resume=True)
+    assert rest["iteration"] == 1
+    assert torch.equal(other.head.weight, model.head.weight)
+    assert torch.equal(follower.model.head.weight, model.head.weight)
