@@ -16,6 +16,12 @@ def add_rc2l_config(cfg: CfgNode) -> CfgNode:
     # Photometric distortion of labelled images (brightness, contrast, saturation, hue), as MaskFormer does.
     cfg.INPUT.COLOR_AUG_SSD = False
 
+    # The strong view: brightness, contrast and saturation are scaled by up to 1 +- these, hue turned by up to +- this
+    # part of the circle ...
+    cfg.INPUT.STRONG_JITTER = (0.5, 0.5, 0.5, 0.25)
+    # ... and this share of strong views loses its colours. Lower both where colour tells classes apart.
+    cfg.INPUT.STRONG_GRAYSCALE = 0.2
+
     # --- solver -------------------------------------------------------------------------------------------------
     # Unlabelled images per step, over all processes (SOLVER.IMS_PER_BATCH is the labelled ones).
     cfg.SOLVER.IMS_PER_BATCH_UNLABELED = 16

@@ -178,3 +178,19 @@ def test_keys_that_the_mappers_do_not_know(key, value):
     cfg.merge_from_list([key, value])
     with pytest.raises(InputError, match=key.rsplit(".", 1)[0]):
         LabeledMapper(cfg)
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("INPUT.STRONG_JITTER", (0.5, 0.5, 0.5)),
+        ("INPUT.STRONG_JITTER", (0.5, 0.5, 1.5, 0.1)),
+        ("INPUT.STRONG_JITTER", (0.5, 0.5, 0.5, 0.6)),
+        ("INPUT.STRONG_GRAYSCALE", 2.0),
+    ],
+)
+def test_strengths_out_of_range(key, value):
+    cfg = small_config()
+    cfg.merge_from_list([key, value])
+    with pytest.raises(InputError, match=key):
+        UnlabeledMapper(cfg)

@@ -8,6 +8,7 @@ import pytest
 from rc2l_d2.data.transforms import (
     Geometry,
     GeometrySettings,
+    StrongViewSettings,
     adjust_hsv,
     adjust_linear,
     color_jitter,
@@ -107,7 +108,17 @@ def test_hue_turns_and_saturation_scales():
     assert (adjust_hsv(blue, 0.0, 0.0) == 255).all()
 
 
-@pytest.mark.parametrize("view", [strong_view, color_jitter, ssd_distortion])
+STRONG = StrongViewSettings()
+
+
+@pytest.mark.parametrize(
+    "view",
+    [
+        lambda image, rng: strong_view(image, STRONG, rng),
+        lambda image, rng: color_jitter(image, STRONG.jitter, rng),
+        ssd_distortion,
+    ],
+)
 def test_photometric_views_are_seeded_and_leave_their_input_alone(view, image):
     before = image.copy()
     results = [view(image, np.random.default_rng(seed)) for seed in (1, 1, 2, 3)]
@@ -120,13 +131,24 @@ def test_photometric_views_are_seeded_and_leave_their_input_alone(view, image):
 def test_strong_view_does_each_thing_as_often_as_it_should(image):
     image = np.full((8, 8, 3), (40, 90, 160), np.uint8)
     image[:, 4:] = (200, 100, 30)
-    gray = sum(np.ptp(strong_view(image, np.random.default_rng(seed)), axis=2).max() == 0 for seed in range(600))
+    views = [strong_view(image, STRONG, np.random.default_rng(seed)) for seed in range(600)]
+    gray = sum(np.ptp(view, axis=2).max() == 0 for view in views)
     assert 0.14 < gray / 600 < 0.28  # 0.2, and the few whose jitter left no colour
-    blurred = 0
-    for seed in range(600):
-        view = strong_view(image, np.random.default_rng(seed))
-        blurred += bool((view[:, 3] != view[:, 0]).any())
+    blurred = sum(bool((view[:, 3] != view[:, 0]).any()) for view in views)
     assert 0.35 < blurred / 600 < 0.52  # 0.5, less the smallest standard deviations
+
+
+def test_strengths_bound_the_jitter(image):
+    still = StrongViewSettings(jitter=(0.0, 0.0, 0.0, 0.0), grayscale=0.0)
+    color = np.full((8, 8, 3), (40, 90, 160), np.uint8)
+    views = [strong_view(color, still, np.random.default_rng(seed)) for seed in range(50)]
+    # Conversion to hue and back rounds.
+    assert max(abs(view.astype(int) - color).max() for view in views) <= 6
+    bright = [color_jitter(color, (0.5, 0.0, 0.0, 0.0), np.random.default_rng(seed)) for seed in range(50)]
+    ratios = [view[..., 1].mean() / 90 for view in bright]
+    assert 0.45 < min(ratios) < 0.6 and 1.4 < max(ratios) < 1.55
+    grey = strong_view(color, StrongViewSettings(grayscale=1.0), np.random.default_rng(0))
+    assert np.ptp(grey, axis=2).max() == 0
 
 
 def test_channel_order(image):

@@ -15,6 +15,7 @@ from .reading import IMAGE_FORMATS, read_image, read_label
 from .transforms import (
     IMAGE_PADDING,
     GeometrySettings,
+    StrongViewSettings,
     draw_geometry,
     resize_image,
     scaled_size,
@@ -63,6 +64,7 @@ class UnlabeledMapper:
 
     def __init__(self, cfg: CfgNode):
         self.geometry = geometry_settings(cfg)
+        self.strong = strong_view_settings(cfg)
         self.format = _image_format(cfg)
 
     def __call__(self, entry: dict, rng: np.random.Generator) -> dict:
@@ -73,7 +75,7 @@ class UnlabeledMapper:
         return {
             "file_name": entry["file_name"],
             "image": _tensor(geometry.pad(weak, IMAGE_PADDING), self.format),
-            "strong": _tensor(geometry.pad(strong_view(weak, rng), IMAGE_PADDING), self.format),
+            "strong": _tensor(geometry.pad(strong_view(weak, self.strong, rng), IMAGE_PADDING), self.format),
             "inside": torch.from_numpy(geometry.inside()),
         }
 
@@ -132,6 +134,23 @@ def geometry_settings(cfg: CfgNode) -> GeometrySettings:
         crop=(int(crop.SIZE[0]), int(crop.SIZE[1])),
         flip=cfg.INPUT.RANDOM_FLIP == "horizontal",
     )
+
+
+def strong_view_settings(cfg: CfgNode) -> StrongViewSettings:
+    """The strong view of ``cfg.INPUT``.
+
+    Raises:
+        InputError: a strength is out of its range.
+    """
+    jitter, grayscale = tuple(map(float, cfg.INPUT.STRONG_JITTER)), float(cfg.INPUT.STRONG_GRAYSCALE)
+    if len(jitter) != 4 or not all(0 <= strength <= 1 for strength in jitter) or jitter[3] > 0.5:
+        raise InputError(
+            f"INPUT.STRONG_JITTER is {jitter}; give four numbers: brightness, contrast and saturation from 0 to 1, hue "
+            f"from 0 to 0.5."
+        )
+    if not 0 <= grayscale <= 1:
+        raise InputError(f"INPUT.STRONG_GRAYSCALE is {grayscale}; give a probability from 0 to 1.")
+    return StrongViewSettings(jitter, grayscale)
 
 
 def check_label(

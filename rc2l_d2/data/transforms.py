@@ -118,28 +118,41 @@ def resize_label(label: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     return cv2.resize(label, (size[1], size[0]), interpolation=cv2.INTER_NEAREST_EXACT)
 
 
-def strong_view(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """The strong photometric view (UniMatch's recipe): jitter (p 0.8), grey (p 0.2), Gaussian blur (p 0.5).
+@dataclass(frozen=True)
+class StrongViewSettings:
+    """How strong the strong view is; the defaults are UniMatch's.
 
-    Jitter: brightness, contrast and saturation by factors from 0.5 to 1.5, hue by up to a quarter of the circle, in
-    random order. Blur: standard deviation 0.1 to 2.0 pixels.
+    Attributes:
+        jitter: brightness, contrast and saturation are scaled by 1 +- up to these, hue is turned by +- up to the last,
+            in circles.
+        grayscale: probability of losing the colours.
+    """
+
+    jitter: tuple[float, float, float, float] = (0.5, 0.5, 0.5, 0.25)
+    grayscale: float = 0.2
+
+
+def strong_view(image: np.ndarray, settings: StrongViewSettings, rng: np.random.Generator) -> np.ndarray:
+    """The strong photometric view (UniMatch's recipe): jitter (p 0.8), grey, Gaussian blur (p 0.5; sigma 0.1 to 2 px).
 
     Args:
         image: uint8 (H, W, 3), BGR; not changed.
     """
     if rng.random() < 0.8:
-        image = color_jitter(image, rng)
-    if rng.random() < 0.2:
+        image = color_jitter(image, settings.jitter, rng)
+    if rng.random() < settings.grayscale:
         image = cv2.cvtColor(cv2.cvtColor(image, cv2.COLOR_BGR2GRAY), cv2.COLOR_GRAY2BGR)
     if rng.random() < 0.5:
         image = cv2.GaussianBlur(image, (0, 0), rng.uniform(0.1, 2.0))
     return image
 
 
-def color_jitter(image: np.ndarray, rng: np.random.Generator, strength: float = 0.5, hue: float = 0.25) -> np.ndarray:
-    """Brightness, contrast, saturation by 1 +- up to ``strength``, hue by +- up to ``hue`` turns, in random order."""
-    brightness, contrast, saturation = rng.uniform(1 - strength, 1 + strength, size=3)
-    turn = rng.uniform(-hue, hue)
+def color_jitter(
+    image: np.ndarray, strengths: tuple[float, float, float, float], rng: np.random.Generator
+) -> np.ndarray:
+    """Brightness, contrast, saturation and hue by up to ``strengths`` (see above), in random order."""
+    brightness, contrast, saturation = (rng.uniform(1 - strength, 1 + strength) for strength in strengths[:3])
+    turn = rng.uniform(-strengths[3], strengths[3])
     for step in rng.permutation(4):
         if step == 0:
             image = adjust_linear(image, brightness, 0.0)
