@@ -24,7 +24,7 @@ from .toy_scene import SHAPES, Scene, draw_scene
 __all__ = ["GENERATOR_VERSION", "SHAPES", "Scene", "draw_image", "draw_toy_dataset"]
 
 # Goes up with every change that changes a pixel, so that sets drawn before are drawn again.
-GENERATOR_VERSION = 4
+GENERATOR_VERSION = 5
 
 _PARTS = ("train", "val")
 _RECORD = "toy.json"

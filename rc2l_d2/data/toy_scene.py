@@ -17,7 +17,7 @@ import numpy as np
 
 VOID = 255
 # Probability that an object has the hue that its class prefers. It sets how hard the set is.
-_HUE_PREFERENCE = 0.9
+_HUE_PREFERENCE = 0.95
 _SUPERSAMPLING = 4
 _TAU = 2 * np.pi
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 import os
+from collections import Counter
 from typing import Any
 
 import torch
@@ -10,7 +12,9 @@ from torch import nn
 
 from ..errors import InputError
 from ..host import DetectionCheckpointer
-from .weights import read_weights
+from .weights import read_weights, with_names_of
+
+logger = logging.getLogger(__name__)
 
 
 class RegionCheckpointer(DetectionCheckpointer):
@@ -39,17 +43,40 @@ class RegionCheckpointer(DetectionCheckpointer):
         """Load ``path`` into the model and into those of ``checkpointables`` (all if None) that it holds.
 
         Raises:
-            InputError: the file is missing or is not a checkpoint.
+            InputError: the file is missing, is not a checkpoint, or holds nothing that fits the model.
         """
         if path and "://" not in path and not os.path.isfile(path):
             raise InputError(
                 f"The checkpoint {path} does not exist; give MODEL.WEIGHTS the path of a .pth or .pkl file, or leave "
                 "it empty to train from scratch."
             )
-        return super().load(path, checkpointables)
+        try:
+            return super().load(path, checkpointables)
+        finally:
+            # Detectron2 keeps it after a load that failed, and then asserts that the next one never happens.
+            self._parsed_url_during_load = None
 
     def _load_file(self, filename: str) -> dict[str, Any]:
+        # All that either host would read a file with: neither one's own unpickling is ever reached.
         return read_weights(filename)
+
+    def _load_model(self, checkpoint: dict[str, Any]):
+        """Load ``checkpoint["model"]`` by name and log what was loaded (the host logs what was not)."""
+        # The request for Detectron2's own matching of names, which raises where ours need not.
+        checkpoint.pop("matching_heuristics", None)
+        model = self.model.state_dict()
+        checkpoint["model"] = with_names_of(model, checkpoint["model"])
+        incompatible = super()._load_model(checkpoint)
+        loaded = model.keys() - set(incompatible.missing_keys)
+        if not loaded:
+            raise InputError(
+                "None of the weights in the checkpoint has a name and shape of the model; give MODEL.WEIGHTS a file "
+                "for this architecture."
+            )
+        parts = Counter(".".join(name.split(".")[:2]) for name in model if name in loaded)
+        listed = ", ".join(f"{part} ({count})" for part, count in parts.items())
+        logger.info("Loaded %d of the model's %d weights: %s", len(loaded), len(model), listed)
+        return incompatible
 
 
 def unwrap(model: nn.Module) -> nn.Module:

@@ -22,11 +22,18 @@ def describe_plan(cfg: CfgNode) -> str:
 
     rows = [
         ("host", f"{HOST} ({HOST_REASON})"),
-        ("model", f"{cfg.MODEL.META_ARCHITECTURE}, ResNet-{cfg.MODEL.RESNETS.DEPTH}"
-         if "resnet" in cfg.MODEL.BACKBONE.NAME else f"{cfg.MODEL.META_ARCHITECTURE}, {cfg.MODEL.BACKBONE.NAME}"),
-        ("", f"{sum(p.numel() for p in model.parameters()) / 1e6:.1f} M parameters, "
-         f"{decoder.NUM_OBJECT_QUERIES} queries, {decoder.DEC_LAYERS} decoder layers, "
-         f"{cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES} classes"),
+        (
+            "model",
+            f"{cfg.MODEL.META_ARCHITECTURE}, ResNet-{cfg.MODEL.RESNETS.DEPTH}"
+            if "resnet" in cfg.MODEL.BACKBONE.NAME
+            else f"{cfg.MODEL.META_ARCHITECTURE}, {cfg.MODEL.BACKBONE.NAME}",
+        ),
+        (
+            "",
+            f"{sum(p.numel() for p in model.parameters()) / 1e6:.1f} M parameters, "
+            f"{decoder.NUM_OBJECT_QUERIES} queries, {decoder.DEC_LAYERS} decoder layers, "
+            f"{cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES} classes",
+        ),
         ("weights", cfg.MODEL.WEIGHTS or "none, from scratch"),
     ]
     streams = [("labelled", cfg.DATASETS.TRAIN, f"{solver.IMS_PER_BATCH} a step")]
@@ -44,11 +51,21 @@ def describe_plan(cfg: CfgNode) -> str:
     rows.append(("losses", _weights(supervised) + f", on {layers} decoder layer(s)"))
     if semi_supervised:
         rows.append(("", _weights({name: w for name, w in model.loss_weights.items() if w > 0}) + ", on the last"))
-    rows.append(("schedule", f"{solver.MAX_ITER} iterations, {solver.OPTIMIZER}, learning rate {solver.BASE_LR:g}, "
-                 f"warm-up {solver.WARMUP_ITERS}, evaluation every {cfg.TEST.EVAL_PERIOD}"))
+    rows.append(
+        (
+            "schedule",
+            f"{solver.MAX_ITER} iterations, {solver.OPTIMIZER}, learning rate {solver.BASE_LR:g}, "
+            f"warm-up {solver.WARMUP_ITERS}, evaluation every {cfg.TEST.EVAL_PERIOD}",
+        )
+    )
     if semi_supervised:
-        rows.append(("", f"burn-in {method.BURN_IN_ITERS}, ramp-up {method.RAMP_UP_ITERS}, EMA decay "
-                     f"{method.EMA_DECAY:g}, mixing {method.MIX}"))
+        rows.append(
+            (
+                "",
+                f"burn-in {method.BURN_IN_ITERS}, ramp-up {method.RAMP_UP_ITERS}, EMA decay "
+                f"{method.EMA_DECAY:g}, mixing {method.MIX}",
+            )
+        )
     rows.append(("output", cfg.OUTPUT_DIR))
     return tabulate(rows, tablefmt="plain")
 

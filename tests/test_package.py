@@ -1,0 +1,61 @@
+"""The package as a whole: what importing it does and takes, and which way imports run."""
+
+import ast
+import subprocess
+import sys
+
+import pytest
+from conftest import REPO
+
+SOURCES = sorted([*(REPO / "rc2l_d2").rglob("*.py"), *(REPO / "tools").glob("*.py"), REPO / "train_net.py"])
+# A package may import from those that stand after it.
+LAYERS = ("engine", "evaluation", "modeling", "data", "regions", "host")
+
+
+def imports(path) -> set[str]:
+    """Absolute names of what a file imports, relative imports resolved."""
+    package = path.relative_to(REPO).with_suffix("").parts
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            base = ".".join(package[: -node.level]) + "." if node.level else ""
+            found.add((base + (node.module or "")).rstrip("."))
+    return found
+
+
+def test_importing_registers_everything_quickly_and_without_torchvision():
+    script = """
+import sys, time
+import rc2l_d2
+from rc2l_d2.host import META_ARCH_REGISTRY, SEM_SEG_HEADS_REGISTRY, DatasetCatalog
+assert "RC2L" in META_ARCH_REGISTRY and "RegionSegmentor" in META_ARCH_REGISTRY
+assert "RegionHead" in SEM_SEG_HEADS_REGISTRY
+assert {"voc2012_train", "voc2012_trainaug", "voc2012_val", "cityscapes_train", "cityscapes_val"} <= set(
+    DatasetCatalog.list()
+)
+if "detectron2" not in sys.modules:
+    assert "torchvision" not in sys.modules
+print(time.process_time())
+"""
+    result = subprocess.run([sys.executable, "-c", script], cwd=REPO, capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr
+    assert float(result.stdout.split()[-1]) < 5, "seconds of processor time"
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=lambda path: str(path.relative_to(REPO)))
+def test_imports_run_one_way(path):
+    names = imports(path)
+    assert not any(name.split(".")[0] == "torchvision" for name in names)
+    parts = path.relative_to(REPO).parts
+    if parts[:2] != ("rc2l_d2", "host"):
+        assert not any(name.split(".")[0] == "detectron2" or "host.embedded" in name for name in names)
+    ours = {name.split(".")[1] for name in names if name.startswith("rc2l_d2.")} & set(LAYERS)
+    if parts[0] == "rc2l_d2" and parts[1] in LAYERS:
+        assert ours <= set(LAYERS[LAYERS.index(parts[1]) :])
+    if parts[:2] == ("rc2l_d2", "regions"):
+        assert {name.split(".")[0] for name in names} <= {"torch", "rc2l_d2", "__future__", "dataclasses"}
+        assert ours <= {"regions"}
+    if parts[:2] == ("rc2l_d2", "host"):
+        assert ours <= {"host"}
