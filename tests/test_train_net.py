@@ -43,7 +43,8 @@ def test_train_evaluate_and_resume(command_line, tiny_options, tmp_path):
     for name in ("config.yaml", "metrics.json", "model_0000014.pth", "model_final.pth", "last_checkpoint", "log.txt"):
         assert (out / name).is_file(), name
     scores = final_scores(out)
-    assert 0 < scores["sem_seg/mIoU"] < 100 and 0 < scores["sem_seg_teacher/mIoU"] < 100
+    # After so few iterations it may well be 0; what counts is that evaluation alone repeats it, below.
+    assert 0 <= scores["sem_seg/mIoU"] < 100 and 0 <= scores["sem_seg_teacher/mIoU"] < 100
     losses = last_losses(out)
     for name in ("loss_ce", "loss_mask", "loss_dice", "loss_ce_0", "loss_rmc", "loss_rfc", "loss_rcc", "loss_smc"):
         assert np.isfinite(losses[name]), name

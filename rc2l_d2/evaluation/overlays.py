@@ -11,7 +11,7 @@ from matplotlib.patches import Patch
 from torch import nn
 
 from ..data import TestMapper, read_label
-from ..host import CfgNode, DatasetCatalog, MetadataCatalog, Visualizer
+from ..host import CfgNode, DatasetCatalog, MetadataCatalog
 
 
 @torch.no_grad()
@@ -28,6 +28,7 @@ def draw_comparison(
         path: PNG to write.
     """
     metadata = MetadataCatalog.get(dataset_name)
+    colors = np.asarray(metadata.stuff_colors)
     records = DatasetCatalog.get(dataset_name)
     mapper = TestMapper(cfg)
     titles = ["image", "ground truth", *models]
@@ -37,18 +38,18 @@ def draw_comparison(
     for row, index in zip(axes, indices, strict=True):
         sample = mapper(records[index])
         image = _as_rgb(sample, cfg.INPUT.FORMAT)
-        pictures = [image, _overlay(image, read_label(records[index]["sem_seg_file_name"]), metadata)]
+        pictures = [image, _overlay(image, read_label(records[index]["sem_seg_file_name"]), colors)]
         for model in models.values():
             scores = model([sample])[0]["sem_seg"]
-            pictures.append(_overlay(image, scores.argmax(dim=0).cpu().numpy(), metadata))
+            pictures.append(_overlay(image, scores.argmax(dim=0).cpu().numpy(), colors))
         for axis, picture in zip(row, pictures, strict=True):
             axis.imshow(picture)
             axis.axis("off")
     for axis, title in zip(axes[0], titles, strict=True):
         axis.set_title(title)
-    colors = np.asarray(metadata.stuff_colors) / 255
     handles = [
-        Patch(facecolor=c, edgecolor="gray", label=n) for c, n in zip(colors, metadata.stuff_classes, strict=True)
+        Patch(facecolor=color / 255, edgecolor="gray", label=name)
+        for color, name in zip(colors, metadata.stuff_classes, strict=True)
     ]
     figure.legend(handles=handles, loc="lower center", ncols=min(len(handles), 2 * len(titles)), frameon=False)
     figure.tight_layout(rect=(0, 0.8 / figure.get_figheight(), 1, 1))
@@ -60,6 +61,9 @@ def _as_rgb(sample: dict, image_format: str) -> np.ndarray:
     return np.ascontiguousarray(image[..., ::-1] if image_format == "BGR" else image)
 
 
-def _overlay(image: np.ndarray, labels: np.ndarray, metadata) -> np.ndarray:
-    # A class value that no class has (void) is not drawn.
-    return Visualizer(image, metadata).draw_sem_seg(labels, alpha=0.6).get_image()
+def _overlay(image: np.ndarray, labels: np.ndarray, colors: np.ndarray) -> np.ndarray:
+    """Class colours over the image, without names (the legend has them); void pixels stay as they are."""
+    is_class = labels < len(colors)
+    picture = image.copy()
+    picture[is_class] = (0.35 * image[is_class] + 0.65 * colors[labels[is_class]]).astype(np.uint8)
+    return picture
