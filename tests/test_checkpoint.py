@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import pickle
 
@@ -11,6 +12,7 @@ import torch
 from torch import nn
 
 from rc2l_d2.engine import EMATeacher, RegionCheckpointer
+from rc2l_d2.engine.weights import with_names_of
 from rc2l_d2.errors import InputError
 
 
@@ -55,6 +57,32 @@ def test_full_names_are_taken_as_they_are(tmp_path):
     assert (model.backbone["stem"].bias == 1).all() and torch.equal(model.head.bias, head)
 
 
+def test_early_names_of_maskformers_zoo_are_understood():
+    model = {f"sem_seg_head.{name}": torch.zeros(1) for name in ("pixel_decoder.layer_1.bias", "predictor.query_embed")}
+    model |= {"backbone.stem.bias": torch.zeros(1), "criterion.empty_weight": torch.zeros(1)}
+    early = {name.replace("pixel_decoder.", ""): value + 1 for name, value in model.items()}
+    other = {"sem_seg_head.gone": torch.ones(1), "backbone.res2.norm.num_batches_tracked": torch.tensor(3)}
+    assert with_names_of(model, {**early, **other}).keys() == model.keys() | {"sem_seg_head.gone"}
+    assert with_names_of(model, model) == model
+
+
+def test_the_log_lists_what_was_loaded_and_what_was_not(tmp_path, caplog):
+    path = tmp_path / "R-18.pkl"
+    path.write_bytes(pickle.dumps({"model": dict(ZOO), "matching_heuristics": True, "__author__": "torchvision"}))
+    with caplog.at_level(logging.INFO):
+        RegionCheckpointer(Segmentor()).load(str(path))
+    assert "Loaded 3 of the model's 6 weights: backbone.stem (2), backbone.res2 (1)" in caplog.text
+    for missing in ("head.{bias, weight}", "backbone.res2.stem.bias"):
+        assert missing in caplog.text.split("not found in the checkpoint")[1]
+    assert "fc.weight" in caplog.text.split("not used by the model")[1]
+
+
+def test_a_checkpoint_of_another_architecture_is_refused(tmp_path):
+    torch.save({"model": {"roi_heads.bias": torch.zeros(1)}}, tmp_path / "other.pth")
+    with pytest.raises(InputError, match="None of the weights"):
+        RegionCheckpointer(Segmentor()).load(str(tmp_path / "other.pth"))
+
+
 def test_one_weight_for_two_parameters_is_refused(tmp_path):
     path = tmp_path / "a.pkl"
     path.write_bytes(pickle.dumps({"model": {"stem.weight": np.ones((2, 2), "f4")}}))
@@ -70,7 +98,7 @@ class Hostile:
         return os.mkdir, (self.folder,)
 
 
-@pytest.mark.parametrize("suffix", ["pkl", "pth"])
+@pytest.mark.parametrize("suffix", ["pkl", "pth", "pyth", "bin"])
 def test_hostile_files_are_refused_unrun(tmp_path, suffix):
     path, sign = tmp_path / f"a.{suffix}", tmp_path / "ran"
     content = {"model": {"head.bias": Hostile(str(sign))}}
@@ -96,6 +124,8 @@ def test_what_is_no_checkpoint_is_said_so(tmp_path):
         load(str(tmp_path / "caffe.pkl"))
     with pytest.raises(InputError, match="missing.pth does not exist"):
         load(str(tmp_path / "missing.pth"))
+    with pytest.raises(InputError, match="nowhere://missing.pth could not be fetched"):
+        load("nowhere://missing.pth")
     model = Segmentor()
     torch.save(model.state_dict(), tmp_path / "bare.pth")
     other = Segmentor()

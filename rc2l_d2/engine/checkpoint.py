@@ -52,6 +52,13 @@ class RegionCheckpointer(DetectionCheckpointer):
             )
         try:
             return super().load(path, checkpointables)
+        except (OSError, AssertionError) as error:
+            if "://" not in path:
+                raise
+            reason = " ".join(str(error).split()).rstrip(".")
+            raise InputError(
+                f"The checkpoint {path} could not be fetched ({reason}); download it and give MODEL.WEIGHTS the file."
+            ) from error
         finally:
             # Detectron2 keeps it after a load that failed, and then asserts that the next one never happens.
             self._parsed_url_during_load = None

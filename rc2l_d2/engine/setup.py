@@ -57,10 +57,17 @@ def _merge(cfg: CfgNode, merge, source: str) -> None:
         raise InputError(f"{key[1]} in {source} is not a config key; {advice}") from error
     except (ValueError, yaml.YAMLError, FileNotFoundError) as error:
         raise InputError(f"The configuration in {source} cannot be used: {_one_line(error)}.") from error
+    except (TypeError, AttributeError, RecursionError) as error:
+        # What Detectron2 makes of a file that is empty or a list, and of bases that are no names or go in a circle.
+        raise InputError(
+            f"The configuration in {source} cannot be used: it must hold keys and values, and in _BASE_ another file."
+        ) from error
 
 
 def _one_line(error: Exception) -> str:
-    return " ".join(str(error.args[0] if error.args else error).split()).rstrip(".")
+    # str() of a KeyError is in quotes; that of a YAML error is all of it, its first argument often None.
+    text = error.args[0] if isinstance(error, KeyError) and error.args else error
+    return " ".join(str(text).split()).rstrip(".")
 
 
 def _keys(node: CfgNode, prefix: str = "") -> list[str]:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from ..errors import InputError
-from ..host import CfgNode, ImageList, SimpleTrainer
+from ..host import CfgNode, ImageList, SimpleTrainer, comm
 from ..regions import PseudoRegions, TeacherView, classmix_mask, cutmix_mask, mix, pseudo_regions
 from .checkpoint import unwrap
 from .ema import EMATeacher
@@ -37,7 +37,8 @@ class SemiSupervisedTrainer(SimpleTrainer):
         Raises:
             InputError: a key has a value that is not known.
         """
-        super().__init__(model, data_loader, optimizer, gather_metric_period=LOG_PERIOD)
+        super().__init__(model, data_loader, optimizer)
+        self.gather_metric_period = LOG_PERIOD  # not an argument: v0.6 of Detectron2 has none, and gathers every step
         self.teacher = teacher
         self.method = cfg.MODEL.RC2L
         if self.method.MIX not in ("cutmix", "classmix", "none"):
@@ -75,6 +76,20 @@ class SemiSupervisedTrainer(SimpleTrainer):
         self.grad_scaler.step(self.optimizer)
         self.grad_scaler.update()
         self._write_metrics(losses, data_time)
+
+    def _write_metrics(self, loss_dict: dict[str, Tensor], data_time: float) -> None:
+        """The host's, after a look at the losses.
+
+        Raises:
+            FloatingPointError: a loss is not finite on some process. Detectron2 raises it on the first one alone, and
+                the processes of other machines would wait for that one until they time out.
+        """
+        if (self.iter + 1) % LOG_PERIOD == 0:
+            mine = {name: loss.item() for name, loss in loss_dict.items() if not torch.isfinite(loss)}
+            everyones = comm.all_gather(mine)
+            if any(everyones):
+                raise FloatingPointError(f"Losses not finite at iteration {self.iter}, process by process: {everyones}")
+        super()._write_metrics(loss_dict, data_time)
 
     def ramp(self) -> float:
         """Weight of the region losses at this iteration: linear from 0 to 1 over RAMP_UP_ITERS after burn-in."""

@@ -15,6 +15,7 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import os
+import warnings
 from types import ModuleType
 
 __all__ = [
@@ -41,7 +42,6 @@ __all__ = [
     "configurable",
     "default_argument_parser",
     "default_setup",
-    "default_writers",
     "get_cfg",
     "get_event_storage",
     "get_norm",
@@ -79,5 +79,9 @@ def _choose() -> tuple[str, str, ModuleType]:
     return "embedded", problem, importlib.import_module(".embedded", __name__)
 
 
-HOST, HOST_REASON, _module = _choose()
+with warnings.catch_warnings():
+    # Both hosts stand on fvcore, which scripts a few functions when it is imported. That is nothing to a user, and from
+    # torch 2.15 on it would stand above every one-sentence error.
+    warnings.filterwarnings("ignore", message="`torch.jit.script` is deprecated")
+    HOST, HOST_REASON, _module = _choose()
 globals().update({name: getattr(_module, name) for name in __all__ if name not in ("HOST", "HOST_REASON")})

@@ -9,6 +9,9 @@ from torch.nn import functional as F
 from ..errors import InputError
 from ..host import Conv2d, ShapeSpec, configurable, get_norm
 
+# Of the masks to the image; MODEL.RC2L.MIN_REGION_AREA counts its positions.
+FINEST_STRIDE = 4
+
 
 class PixelDecoder(nn.Module):
     """A top-down feature pyramid that ends in the per-pixel features F (MaskFormer's pixel decoder without attention).
@@ -66,6 +69,12 @@ class PixelDecoder(nn.Module):
             raise InputError(
                 f"MODEL.SEM_SEG_HEAD.IN_FEATURES names {list(names)}, but the backbone gives {sorted(input_shape)}; "
                 "name some of these (and list them in MODEL.RESNETS.OUT_FEATURES)."
+            )
+        strides = {name: input_shape[name].stride for name in names}
+        if None in strides.values() or min(strides.values()) != FINEST_STRIDE:
+            raise InputError(
+                f"MODEL.SEM_SEG_HEAD.IN_FEATURES names maps of strides {strides}, but the finest has to have stride "
+                f"{FINEST_STRIDE}, that of the masks; name one that has, or choose a backbone that gives it."
             )
         return {
             "input_shape": {name: input_shape[name] for name in names},

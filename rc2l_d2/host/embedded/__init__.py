@@ -11,7 +11,7 @@ from . import comm, hooks, resnet  # resnet: for the backbones that it registers
 from .catalog import DatasetCatalog, MetadataCatalog
 from .checkpoint import DetectionCheckpointer
 from .config import CfgNode, configurable, get_cfg
-from .engine import DefaultTrainer, default_argument_parser, default_setup, default_writers
+from .engine import DefaultTrainer, default_argument_parser, default_setup
 from .evaluation import inference_on_dataset, print_csv_format
 from .events import get_event_storage
 from .image_list import ImageList

@@ -1,0 +1,46 @@
+"""load_config: configuration files that are none, or more than data, are told in one sentence on either host."""
+
+from __future__ import annotations
+
+import pytest
+
+from rc2l_d2.engine import load_config
+from rc2l_d2.errors import InputError
+
+
+@pytest.mark.parametrize(
+    "text, fragment",
+    [
+        ("SEED: !!python/object/apply:os.mkdir [{folder}/ran]\n", "constructor"),
+        ("_BASE_: hostile_base.yaml\nSEED: 3\n", "constructor"),
+        ("SEED: [1\n", "line"),
+        ("", ""),
+        ("- SEED\n", ""),
+        ("SEED\n", ""),
+        ("_BASE_: gone.yaml\n", "gone.yaml"),
+        ("_BASE_: broken.yaml\n", ""),
+        ("_BASE_: 7\n", ""),
+        ("SOLVER: 3\n", "SOLVER"),
+        ("SEED: word\n", "SEED"),
+        ("VERSION: 7\n", ""),
+    ],
+)
+def test_a_file_that_is_no_configuration_is_refused(tmp_path, text, fragment):
+    (tmp_path / "hostile_base.yaml").write_text(f"SEED: !!python/object/apply:os.mkdir [{tmp_path}/ran]\n")
+    path = tmp_path / "broken.yaml"
+    path.write_text(text.replace("{folder}", str(tmp_path)))
+    with pytest.raises(InputError) as caught:
+        load_config(str(path))
+    message = str(caught.value)
+    assert "broken.yaml" in message and fragment in message
+    assert "used: None" not in message and "\n" not in message
+    assert not (tmp_path / "ran").exists()
+
+
+@pytest.mark.parametrize(
+    "overrides, fragment",
+    [(["SEED"], "SEED"), (["SEED", "many"], "SEED"), (["SOLVER", "3"], "SOLVER"), (["NO.KEY", "3"], "NO")],
+)
+def test_overrides_that_do_not_fit_are_refused(overrides, fragment):
+    with pytest.raises(InputError, match=fragment):
+        load_config("", overrides)
