@@ -9,7 +9,7 @@ setup(
     license="Apache-2.0",
     packages=find_packages(include=["rc2l_d2", "rc2l_d2.*"]),
     package_data={"rc2l_d2.data": ["definitions/*.yaml"]},
-    python_requires=">=3.10",
+    python_requires=">=3.11",
     install_requires=[
         "torch>=2.6",
         "fvcore>=0.1.5.post20221221",

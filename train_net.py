@@ -29,6 +29,12 @@ from rc2l_d2.host import (
 def setup(args: argparse.Namespace) -> CfgNode:
     """Configuration, logging, seeds and threads of this process."""
     cfg = load_config(args.config_file, args.opts)
+    try:
+        os.makedirs(cfg.OUTPUT_DIR, exist_ok=True)
+    except OSError as error:
+        raise InputError(
+            f"OUTPUT_DIR {cfg.OUTPUT_DIR!r} cannot be written ({error.strerror}); name another."
+        ) from error
     logger = setup_logger(cfg.OUTPUT_DIR, distributed_rank=comm.get_rank(), name="rc2l_d2")
     logger.info("Host: %s (%s)", HOST, HOST_REASON)
     default_setup(cfg, args)
@@ -41,7 +47,7 @@ def main(args: argparse.Namespace) -> dict:
     """One process of a run; returns the last evaluation's results."""
     try:
         cfg = setup(args)
-        RC2LTrainer.check_data(cfg)
+        RC2LTrainer.check_data(cfg, args.eval_only)
         trainer = RC2LTrainer(cfg)
         if args.eval_only:
             trainer.load_for_evaluation(resume=args.resume)
@@ -66,6 +72,10 @@ def run() -> None:
             print(f"train_net.py: {error}", file=sys.stderr)
             sys.exit(2)
         return
+    if torch.cuda.is_available() and args.num_gpus > torch.cuda.device_count():
+        parser.error(
+            f"--num-gpus is {args.num_gpus}, but this machine has {torch.cuda.device_count()}; ask for no more"
+        )
     try:
         launch(
             main,
@@ -76,8 +86,10 @@ def run() -> None:
             args=(args,),
         )
     except torch.multiprocessing.ProcessExitedException as error:
-        # A process that met an InputError has said so itself.
-        sys.exit(error.exit_code or 1)
+        # A process that met an InputError has said so itself, with status 2.
+        if error.exit_code != 2:
+            print(f"train_net.py: {error}", file=sys.stderr)
+        sys.exit(2 if error.exit_code == 2 else 1)
 
 
 if __name__ == "__main__":

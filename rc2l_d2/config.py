@@ -70,7 +70,7 @@ def add_rc2l_config(cfg: CfgNode) -> CfgNode:
     cfg.MODEL.RC2L.RAMP_UP_ITERS = 2000
     # Largest decay of the teacher's exponential moving average.
     cfg.MODEL.RC2L.EMA_DECAY = 0.999
-    # Lambda, the weight of all unlabelled losses together, and the weight of each; 0 switches a loss off.
+    # Lambda, the weight of all unlabelled losses together, and the weight of each; 0.0 switches a loss off.
     cfg.MODEL.RC2L.LOSS_WEIGHT = 1.0
     cfg.MODEL.RC2L.RMC_WEIGHT = 0.2
     cfg.MODEL.RC2L.RFC_WEIGHT = 0.1

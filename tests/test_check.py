@@ -9,7 +9,7 @@ import pytest
 from data_files import small_config, write_dataset, write_definition, write_image, write_label
 from PIL import Image
 
-from rc2l_d2.data import check_training_data, register_definition
+from rc2l_d2.data import check_test_data, check_training_data, register_definition
 from rc2l_d2.errors import InputError
 
 
@@ -114,3 +114,17 @@ def test_names_and_empty_parts(cfg):
     _refused(cfg, r"DATASETS.TRAIN = \(\) holds no image")
     cfg.DATASETS.TRAIN = ("voc_trian",)
     _refused(cfg, r"DATASETS.TRAIN names the data set 'voc_trian', which is not registered")
+
+
+def test_supervised_training_leaves_the_unlabelled_part_alone(cfg):
+    cfg.DATASETS.UNLABELED = ("not_even_registered",)
+    _refused(cfg, "not_even_registered")
+    check_training_data(cfg, use_unlabeled=False)
+
+
+def test_evaluation_looks_at_the_test_part_alone(cfg, folder):
+    cfg.DATASETS.TRAIN = cfg.DATASETS.UNLABELED = ("not_even_registered",)
+    assert len(check_test_data(cfg)) == 3
+    write_label(folder / "labels/val_001.png", np.full((24, 32), 5, np.uint8))
+    with pytest.raises(InputError, match=r"val_001\.png"):
+        check_test_data(cfg)

@@ -148,6 +148,37 @@ def test_a_label_outside_the_classes_is_told(command_line, tiny_options, tmp_pat
     assert_one_sentence(command_line(*CONFIG, *tiny_options, *train_on(definition)), ".png", "38")
 
 
+def test_a_damaged_image_met_in_training_is_told(command_line, tiny_options, tmp_path):
+    definition = small_set(tmp_path)
+    image = tmp_path / "images/b.jpg"
+    image.write_bytes(image.read_bytes()[:200])
+    result = command_line(*CONFIG, *tiny_options, *train_on(definition))
+    assert_one_sentence(result, "b.jpg")
+    assert "Traceback" not in result.stdout
+
+
+def test_evaluation_needs_no_training_data(command_line, tiny_options, tmp_path):
+    nothing = ("DATASETS.TRAIN", "()", "DATASETS.UNLABELED", "()")
+    assert_one_sentence(command_line(*CONFIG, "--eval-only", *tiny_options, *nothing), "MODEL.WEIGHTS")
+
+
+@pytest.mark.parametrize(
+    "key, value",
+    [
+        ("MODEL.RESNETS.DEPTH", "20"), ("MODEL.SEM_SEG_HEAD.NORM", "XN"), ("SOLVER.MAX_ITER", "0"),
+        ("MODEL.RC2L.EMA_DECAY", "1.5"), ("MODEL.META_ARCHITECTURE", "GeneralizedRCNN"),
+    ],
+)  # fmt: skip
+def test_impossible_values_are_told(command_line, tiny_options, key, value):
+    assert_one_sentence(command_line(*CONFIG, "--dry-run", *tiny_options, key, value), key.split(".")[0])
+
+
+def test_an_output_folder_that_cannot_be_made_is_told(command_line, tiny_options, tmp_path):
+    (tmp_path / "file").write_text("")
+    result = command_line(*CONFIG, *tiny_options, "OUTPUT_DIR", str(tmp_path / "file" / "out"))
+    assert_one_sentence(result, "OUTPUT_DIR")
+
+
 def test_an_unknown_key_is_told_with_the_closest_one(command_line, tiny_options, tmp_path):
     result = command_line(*CONFIG, *tiny_options, "SOLVER.BASE_LRR", "1")
     assert_one_sentence(result, "SOLVER.BASE_LRR", "SOLVER.BASE_LR?")

@@ -54,6 +54,12 @@ def main() -> None:
     draw_toy_dataset(TOY_ROOT, num_train=512, num_val=128)
 
     cfg = load_config(args.config_file, ["OUTPUT_DIR", args.output, *args.opts])
+    burn_in, period = cfg.MODEL.RC2L.BURN_IN_ITERS, cfg.TEST.EVAL_PERIOD
+    if not RC2LTrainer.uses_unlabeled(cfg) or not 0 < burn_in < cfg.SOLVER.MAX_ITER or period < 1 or burn_in % period:
+        raise InputError(
+            "The demo compares RC2L with the end of its burn-in; give MODEL.RC2L.BURN_IN_ITERS a multiple of "
+            "TEST.EVAL_PERIOD below SOLVER.MAX_ITER."
+        )
     metrics_file = os.path.join(cfg.OUTPUT_DIR, "metrics.json")
     if os.path.exists(metrics_file):
         # Metrics are appended, and those of an earlier demo are no part of this one.
@@ -70,13 +76,13 @@ def main() -> None:
 
     student, teacher = trainer.last_results["sem_seg"], trainer.last_results["sem_seg_teacher"]
     dataset = cfg.DATASETS.TEST[0]
-    burn_in = miou_by_iteration(metrics_file)[cfg.MODEL.RC2L.BURN_IN_ITERS]
+    after_burn_in = miou_by_iteration(metrics_file)[burn_in]
     summary = {
         "host": HOST,
         "iterations": cfg.SOLVER.MAX_ITER,
         "seconds": round(time.perf_counter() - start, 1),
-        "mIoU_student_after_burn_in": burn_in[0],
-        "mIoU_teacher_after_burn_in": burn_in[1],
+        "mIoU_student_after_burn_in": after_burn_in[0],
+        "mIoU_teacher_after_burn_in": after_burn_in[1],
         "mIoU_student": student["mIoU"],
         "mIoU_teacher": teacher["mIoU"],
         "IoU_teacher": {name: teacher[f"IoU-{name}"] for name in MetadataCatalog.get(dataset).stuff_classes},

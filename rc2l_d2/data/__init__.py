@@ -13,7 +13,7 @@ from .catalog import (
     register_definitions,
     require_registered,
 )
-from .check import check_training_data
+from .check import check_test_data, check_training_data
 from .definition import DatasetDefinition, load_definition
 from .loader import build_test_loader, build_train_loader
 from .mappers import LabeledMapper, TestMapper, UnlabeledMapper
@@ -30,6 +30,7 @@ __all__ = [
     "UnlabeledMapper",
     "build_test_loader",
     "build_train_loader",
+    "check_test_data",
     "check_training_data",
     "dataset_status",
     "load_dataset",

@@ -21,6 +21,17 @@ _EXIF_ORIENTATION = 274
 _logger = logging.getLogger(__name__)
 
 
+def check_test_data(cfg: CfgNode, sample: int = 200) -> list[dict]:
+    """The entries of ``cfg.DATASETS.TEST``, of which ``sample`` labels fit their images and the classes.
+
+    Raises:
+        InputError: names the file or key and what to do.
+    """
+    entries = _labelled_entries(cfg, cfg.DATASETS.TEST, "DATASETS.TEST")
+    _check_labels(cfg, entries, sample)
+    return entries
+
+
 def check_training_data(cfg: CfgNode, use_unlabeled: bool = True, sample: int = 200) -> None:
     """Check every data set that ``cfg.DATASETS`` names, as far as that is quick.
 
@@ -36,14 +47,10 @@ def check_training_data(cfg: CfgNode, use_unlabeled: bool = True, sample: int = 
     Raises:
         InputError: names the file or key and what to do.
     """
-    keys = {"DATASETS.TRAIN": cfg.DATASETS.TRAIN, "DATASETS.TEST": cfg.DATASETS.TEST}
-    entries: dict[str, list[dict]] = {}
-    for key, names in keys.items():
-        for name in names:
-            entries.setdefault(key, []).extend(load_dataset(name, True, key))
-            _check_classes(cfg, name, key)
-    unlabeled = [entry for name in cfg.DATASETS.UNLABELED for entry in load_dataset(name, False, "DATASETS.UNLABELED")]
-    if not entries.get("DATASETS.TRAIN"):
+    labeled = _labelled_entries(cfg, cfg.DATASETS.TRAIN, "DATASETS.TRAIN")
+    unlabeled_names = cfg.DATASETS.UNLABELED if use_unlabeled else ()
+    unlabeled = [entry for name in unlabeled_names for entry in load_dataset(name, False, "DATASETS.UNLABELED")]
+    if not labeled:
         raise InputError(
             f"DATASETS.TRAIN = {tuple(cfg.DATASETS.TRAIN)} holds no image; name a data set with labelled images."
         )
@@ -52,8 +59,8 @@ def check_training_data(cfg: CfgNode, use_unlabeled: bool = True, sample: int = 
             f"DATASETS.UNLABELED = {tuple(cfg.DATASETS.UNLABELED)} holds no image; name a part that has some, or train "
             f"on labels alone with MODEL.META_ARCHITECTURE RegionSegmentor."
         )
-    test = entries.get("DATASETS.TEST", [])
-    shared = _overlap(entries["DATASETS.TRAIN"], test)
+    test = check_test_data(cfg, sample)
+    shared = _overlap(labeled, test)
     if shared:
         raise InputError(
             f"DATASETS.TRAIN and DATASETS.TEST share {len(shared)} images, {shared[0]} among them; take them out of "
@@ -66,8 +73,15 @@ def check_training_data(cfg: CfgNode, use_unlabeled: bool = True, sample: int = 
             len(seen),
             seen[0],
         )
-    for part in entries.values():
-        _check_labels(cfg, part, sample)
+    _check_labels(cfg, labeled, sample)
+
+
+def _labelled_entries(cfg: CfgNode, names: Sequence[str], key: str) -> list[dict]:
+    entries = []
+    for name in names:
+        entries += load_dataset(name, True, key)
+        _check_classes(cfg, name, key)
+    return entries
 
 
 def _check_classes(cfg: CfgNode, name: str, key: str) -> None:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import os
+
 from tabulate import tabulate
 
 from ..data import dataset_status
-from ..host import HOST, HOST_REASON, CfgNode, build_model
+from ..host import HOST, HOST_REASON, CfgNode
+from .setup import build_model_or_explain
 
 
 def describe_plan(cfg: CfgNode) -> str:
@@ -16,7 +19,7 @@ def describe_plan(cfg: CfgNode) -> str:
     cfg = cfg.clone()
     cfg.defrost()
     cfg.MODEL.DEVICE = "cpu"
-    model = build_model(cfg)
+    model = build_model_or_explain(cfg)
     semi_supervised = model.uses_unlabeled
     solver, method, decoder = cfg.SOLVER, cfg.MODEL.RC2L, cfg.MODEL.MASK_FORMER
 
@@ -34,7 +37,7 @@ def describe_plan(cfg: CfgNode) -> str:
             f"{decoder.NUM_OBJECT_QUERIES} queries, {decoder.DEC_LAYERS} decoder layers, "
             f"{cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES} classes",
         ),
-        ("weights", cfg.MODEL.WEIGHTS or "none, from scratch"),
+        ("weights", _weights_found(cfg.MODEL.WEIGHTS)),
     ]
     streams = [("labelled", cfg.DATASETS.TRAIN, f"{solver.IMS_PER_BATCH} a step")]
     if semi_supervised:
@@ -72,3 +75,9 @@ def describe_plan(cfg: CfgNode) -> str:
 
 def _weights(losses: dict[str, float]) -> str:
     return ", ".join(f"{name} x {weight:g}" for name, weight in losses.items())
+
+
+def _weights_found(path: str) -> str:
+    if not path:
+        return "none, from scratch"
+    return path if "://" in path or os.path.isfile(path) else f"{path}: MISSING (looked at {os.path.abspath(path)})"

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import difflib
+import math
 import os
 import re
 from collections.abc import Sequence
 
 import torch
 import yaml
+from torch import nn
 
 from ..config import add_rc2l_config
 from ..data import register_definitions
 from ..errors import InputError
-from ..host import META_ARCH_REGISTRY, CfgNode, get_cfg
+from ..host import META_ARCH_REGISTRY, CfgNode, build_model, get_cfg
 
 
 def load_config(config_file: str = "", overrides: Sequence[str] = ()) -> CfgNode:
@@ -34,14 +36,43 @@ def load_config(config_file: str = "", overrides: Sequence[str] = ()) -> CfgNode
     _merge(cfg, lambda: cfg.merge_from_list(list(overrides)), "the command line")
     if not torch.cuda.is_available():
         cfg.MODEL.DEVICE = "cpu"
-    if cfg.MODEL.META_ARCHITECTURE not in META_ARCH_REGISTRY:
-        raise InputError(
-            f'MODEL.META_ARCHITECTURE is "{cfg.MODEL.META_ARCHITECTURE}", which is not known; say "RC2L" or '
-            '"RegionSegmentor".'
-        )
+    _check_values(cfg)
     register_definitions(cfg)
     cfg.freeze()
     return cfg
+
+
+def build_model_or_explain(cfg: CfgNode) -> nn.Module:
+    """The host's ``build_model``; what it says of a value that no model can have becomes an InputError."""
+    try:
+        return build_model(cfg)
+    except InputError:
+        raise
+    except (AssertionError, KeyError, ValueError, ZeroDivisionError) as error:
+        reason = _one_line(error) or type(error).__name__
+        raise InputError(f"No model can be built from this configuration ({reason}); check MODEL.*.") from error
+
+
+def _check_values(cfg: CfgNode) -> None:
+    """Refuse values that would fail later, or worse, not fail."""
+    name = cfg.MODEL.META_ARCHITECTURE
+    # Detectron2's registry knows architectures that are not ours.
+    if name not in META_ARCH_REGISTRY or not hasattr(META_ARCH_REGISTRY.get(name), "uses_unlabeled"):
+        raise InputError(
+            f'MODEL.META_ARCHITECTURE is "{name}", which is not one of this project; say "RC2L" or "RegionSegmentor" '
+            "(a file for --config-file usually does)."
+        )
+    ranges = {
+        "SOLVER.MAX_ITER": (cfg.SOLVER.MAX_ITER, 1, math.inf),
+        "SOLVER.CHECKPOINT_PERIOD": (cfg.SOLVER.CHECKPOINT_PERIOD, 1, math.inf),
+        "MODEL.SEM_SEG_HEAD.NUM_CLASSES": (cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES, 1, 254),
+        "MODEL.RC2L.EMA_DECAY": (cfg.MODEL.RC2L.EMA_DECAY, 0, 1),
+        "MODEL.RC2L.MASK_TEMPERATURE": (cfg.MODEL.RC2L.MASK_TEMPERATURE, 1e-3, math.inf),
+        "MODEL.RC2L.FEATURE_TEMPERATURE": (cfg.MODEL.RC2L.FEATURE_TEMPERATURE, 1e-3, math.inf),
+    }
+    for key, (value, low, high) in ranges.items():
+        if not low <= value <= high:
+            raise InputError(f"{key} is {value}; give a value from {low:g} to {high:g}.")
 
 
 def _merge(cfg: CfgNode, merge, source: str) -> None:

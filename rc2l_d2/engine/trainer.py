@@ -9,13 +9,14 @@ from collections import OrderedDict
 import torch
 from torch import nn
 
-from ..data import build_test_loader, build_train_loader, check_training_data
+from ..data import build_test_loader, build_train_loader, check_test_data, check_training_data
+from ..errors import InputError
 from ..host import (
     META_ARCH_REGISTRY,
     CfgNode,
     DefaultTrainer,
     SemSegEvaluator,
-    build_model,
+    SimpleTrainer,
     comm,
     hooks,
     inference_on_dataset,
@@ -23,6 +24,7 @@ from ..host import (
 )
 from .checkpoint import RegionCheckpointer, unwrap
 from .ema import EMAHook, EMATeacher
+from .setup import build_model_or_explain
 from .solver import build_lr_scheduler, build_optimizer
 from .train_loop import LOG_PERIOD, SemiSupervisedTrainer
 
@@ -34,6 +36,10 @@ def _take_buffers_of_main_process(model: nn.Module) -> None:
     if comm.get_world_size() > 1:
         for buffer in model.buffers():
             torch.distributed.broadcast(buffer, src=0)
+
+
+def _is_no_input_error(record: logging.LogRecord) -> bool:
+    return not (record.exc_info and isinstance(record.exc_info[1], InputError))
 
 
 class RC2LTrainer(DefaultTrainer):
@@ -55,7 +61,8 @@ class RC2LTrainer(DefaultTrainer):
             model = nn.parallel.DistributedDataParallel(
                 model, device_ids=[comm.get_local_rank()] if cfg.MODEL.DEVICE.startswith("cuda") else None
             )
-        self._trainer = SemiSupervisedTrainer(cfg, model, self.build_train_loader(cfg), optimizer, self.teacher)
+        # The loader comes with resume_or_load: evaluation alone needs no training data.
+        self._trainer = SemiSupervisedTrainer(cfg, model, None, optimizer, self.teacher)
         self.scheduler = self.build_lr_scheduler(cfg, optimizer)
         self.checkpointer = RegionCheckpointer(
             unwrap(model), cfg.OUTPUT_DIR, trainer=weakref.proxy(self), ema=self.teacher
@@ -69,22 +76,48 @@ class RC2LTrainer(DefaultTrainer):
     def resume_or_load(self, resume: bool = True) -> None:
         """Resume from OUTPUT_DIR's last checkpoint, or start from the weights of MODEL.WEIGHTS."""
         super().resume_or_load(resume=resume)
-        if self.start_iter == 0:
+        if self.teacher.updates == 0:
             self.teacher.reset(unwrap(self.model))
-        self.data_loader.start_iter = self.start_iter
+        self._trainer.data_loader = self.build_train_loader(self.cfg, self.start_iter)
+        method = self.cfg.MODEL.RC2L
+        if self.uses_unlabeled(self.cfg) and method.BURN_IN_ITERS >= self.max_iter:
+            logger.warning(
+                "MODEL.RC2L.BURN_IN_ITERS is %d and SOLVER.MAX_ITER %d: this run ends before it looks at an unlabelled "
+                "image.", method.BURN_IN_ITERS, self.max_iter,
+            )  # fmt: skip
+        if self.uses_unlabeled(self.cfg) and self.cfg.SOLVER.IMS_PER_BATCH_UNLABELED // comm.get_world_size() < 2:
+            logger.warning(
+                "SOLVER.IMS_PER_BATCH_UNLABELED is %d for %d process(es): an image without a neighbour in its batch is "
+                "not mixed.", self.cfg.SOLVER.IMS_PER_BATCH_UNLABELED, comm.get_world_size(),
+            )  # fmt: skip
+
+    def train(self) -> None:
+        """Train from the place that :meth:`resume_or_load` found to the end; evaluates as TEST.EVAL_PERIOD says."""
+        # The host's loop logs what ends it with a traceback; a user's mistake is told in one sentence instead.
+        loop = logging.getLogger(SimpleTrainer.__module__)
+        loop.addFilter(_is_no_input_error)
+        try:
+            super().train()
+        finally:
+            loop.removeFilter(_is_no_input_error)
 
     def load_for_evaluation(self, resume: bool = False) -> None:
         """Load student and teacher from MODEL.WEIGHTS, or from OUTPUT_DIR's last checkpoint; no training state.
 
         A file without a teacher (a zoo model) gives its weights to both.
+
+        Raises:
+            InputError: there are no weights to evaluate, or they do not fit.
         """
         path = self.cfg.MODEL.WEIGHTS
         if resume and self.checkpointer.has_checkpoint():
             path = self.checkpointer.get_checkpoint_file()
+        if not path:
+            raise InputError("There are no weights to evaluate; give MODEL.WEIGHTS the path of a checkpoint.")
         rest = self.checkpointer.load(path, checkpointables=["ema"])
         if self.teacher.updates == 0:
             self.teacher.reset(unwrap(self.model))
-        logger.info("Evaluating %s (iteration %s)", path or "untrained weights", rest.get("iteration", "unknown"))
+        logger.info("Evaluating %s (iteration %s)", path, rest.get("iteration", "unknown"))
 
     def build_hooks(self) -> list:
         """Detectron2's hooks in their order, with the teacher's before the checkpointer's."""
@@ -108,7 +141,7 @@ class RC2LTrainer(DefaultTrainer):
 
     @classmethod
     def build_model(cls, cfg: CfgNode) -> nn.Module:
-        model = build_model(cfg)
+        model = build_model_or_explain(cfg)
         logger.info("%s with %.1f M parameters", type(model).__name__, sum(p.numel() for p in model.parameters()) / 1e6)
         return model
 
@@ -121,8 +154,8 @@ class RC2LTrainer(DefaultTrainer):
         return build_lr_scheduler(cfg, optimizer)
 
     @classmethod
-    def build_train_loader(cls, cfg: CfgNode):
-        return build_train_loader(cfg, use_unlabeled=cls.uses_unlabeled(cfg))
+    def build_train_loader(cls, cfg: CfgNode, start_iter: int = 0):
+        return build_train_loader(cfg, use_unlabeled=cls.uses_unlabeled(cfg), start_iter=start_iter)
 
     @classmethod
     def uses_unlabeled(cls, cfg: CfgNode) -> bool:
@@ -130,9 +163,16 @@ class RC2LTrainer(DefaultTrainer):
         return META_ARCH_REGISTRY.get(cfg.MODEL.META_ARCHITECTURE).uses_unlabeled
 
     @classmethod
-    def check_data(cls, cfg: CfgNode) -> None:
-        """Look at the data before training does, see :func:`rc2l_d2.data.check_training_data`."""
-        check_training_data(cfg, use_unlabeled=cls.uses_unlabeled(cfg))
+    def check_data(cls, cfg: CfgNode, eval_only: bool = False) -> None:
+        """Look at the data before training (or evaluation alone) does.
+
+        Raises:
+            InputError: see :func:`rc2l_d2.data.check_training_data`.
+        """
+        if eval_only:
+            check_test_data(cfg)
+        else:
+            check_training_data(cfg, use_unlabeled=cls.uses_unlabeled(cfg))
 
     @classmethod
     def build_test_loader(cls, cfg: CfgNode, dataset_name: str):

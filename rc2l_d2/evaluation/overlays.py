@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 from torch import nn
 
-from ..data import TestMapper, read_label
+from ..data import TestMapper, read_image, read_label
 from ..host import CfgNode, DatasetCatalog, MetadataCatalog
 
 
@@ -37,7 +37,8 @@ def draw_comparison(
     axes = figure.subplots(len(indices), len(titles), squeeze=False)
     for row, index in zip(axes, indices, strict=True):
         sample = mapper(records[index])
-        image = _as_rgb(sample, cfg.INPUT.FORMAT)
+        # The file's own size, which is that of labels and predictions; the model may see another.
+        image = read_image(records[index]["file_name"])[:, :, ::-1]
         pictures = [image, _overlay(image, read_label(records[index]["sem_seg_file_name"]), colors)]
         for model in models.values():
             scores = model([sample])[0]["sem_seg"]
@@ -54,11 +55,6 @@ def draw_comparison(
     figure.legend(handles=handles, loc="lower center", ncols=min(len(handles), 2 * len(titles)), frameon=False)
     figure.tight_layout(rect=(0, 0.8 / figure.get_figheight(), 1, 1))
     figure.savefig(path, dpi=120)
-
-
-def _as_rgb(sample: dict, image_format: str) -> np.ndarray:
-    image = sample["image"].permute(1, 2, 0).numpy()
-    return np.ascontiguousarray(image[..., ::-1] if image_format == "BGR" else image)
 
 
 def _overlay(image: np.ndarray, labels: np.ndarray, colors: np.ndarray) -> np.ndarray:

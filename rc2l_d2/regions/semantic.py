@@ -28,7 +28,7 @@ def semantic_scores(class_logits: Tensor, mask_logits: Tensor) -> Tensor:
 
 
 def semantic_probabilities(class_logits: Tensor, mask_logits: Tensor) -> Tensor:
-    """The normalised semantic map s_c(x) = S_c(x) / sum_c S_c(x) (our reading; design of the consistency terms).
+    """The normalised semantic map s_c(x) = S_c(x) / sum_c S_c(x) (our reading, see docs/method.md).
 
     Shapes as :func:`semantic_scores`. Where no query claims a position, the result tends to zero for all classes.
     """
