@@ -156,3 +156,13 @@ def test_a_checkpoint_is_complete_and_replaces_nothing_until_it_is_whole(tmp_pat
     assert rest["iteration"] == 1
     assert torch.equal(other.head.weight, model.head.weight)
     assert torch.equal(follower.model.head.weight, model.head.weight)
+
+
+def test_a_teacher_of_another_shape_is_told(tmp_path):
+    model = Segmentor()
+    RegionCheckpointer(model, str(tmp_path), ema=EMATeacher(model, num_classes=2, max_decay=0.5)).save("model_a")
+    other = Segmentor()
+    other.head = nn.Linear(2, 7)
+    checkpointer = RegionCheckpointer(other, str(tmp_path), ema=EMATeacher(other, num_classes=2, max_decay=0.5))
+    with pytest.raises(InputError, match=r"model_a\.pth does not fit this configuration .*head\.weight"):
+        checkpointer.load(str(tmp_path / "model_a.pth"))

@@ -43,7 +43,7 @@ class RegionCheckpointer(DetectionCheckpointer):
         """Load ``path`` into the model and into those of ``checkpointables`` (all if None) that it holds.
 
         Raises:
-            InputError: the file is missing, is not a checkpoint, or holds nothing that fits the model.
+            InputError: the file is missing, is not a checkpoint, or does not fit.
         """
         if path and "://" not in path and not os.path.isfile(path):
             raise InputError(
@@ -58,6 +58,15 @@ class RegionCheckpointer(DetectionCheckpointer):
             reason = " ".join(str(error).split()).rstrip(".")
             raise InputError(
                 f"The checkpoint {path} could not be fetched ({reason}); download it and give MODEL.WEIGHTS the file."
+            ) from error
+        except InputError:
+            raise
+        except (RuntimeError, KeyError, ValueError) as error:
+            # What torch says where the teacher, the optimizer or the scaler is that of another configuration.
+            reason = " ".join(str(error).split())[:200].rstrip(".")
+            raise InputError(
+                f"{path} does not fit this configuration ({reason}); use the configuration that wrote it, or other "
+                "weights."
             ) from error
         finally:
             # Detectron2 keeps it after a load that failed, and then asserts that the next one never happens.
