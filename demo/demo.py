@@ -100,7 +100,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--config-file", required=True, metavar="FILE", help="the model's configuration")
     parser.add_argument("--input", required=True, nargs="+", help="pictures, folders of pictures, or globs in quotes")
-    parser.add_argument("--output", default="output/demo", metavar="FOLDER", help="where to write (%(default)s)")
+    parser.add_argument("--output", default="output/pictures", metavar="FOLDER", help="where to write (%(default)s)")
     parser.add_argument("--labels", action="store_true", help="also write label images in FOLDER/labels")
     parser.add_argument("--student", action="store_true", help="use the student, not the teacher")
     parser.add_argument("--opts", default=[], nargs=argparse.REMAINDER, help="last: KEY VALUE pairs, as MODEL.WEIGHTS")
