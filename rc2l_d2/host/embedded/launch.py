@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import socket
 from collections.abc import Callable
@@ -64,5 +65,9 @@ def _worker(local_rank, main_func, world_size, num_gpus_per_machine, machine_ran
     )
     comm.synchronize()
     main_func(*args)
-    # Not after a failure: destroying a group whose other members still wait can hang.
+    # What is left of the model in reference cycles goes while the interpreter still runs: threads of torch that free
+    # Python objects later, at its end, abort the process now and then.
+    gc.collect()
+    # All together, for rank 0 holds the store; and not after a failure, when other members may still wait.
+    comm.synchronize()
     dist.destroy_process_group()
