@@ -17,7 +17,7 @@ from rc2l_d2.data.toy import draw_toy_dataset
 from rc2l_d2.engine import ProgressBar, RC2LTrainer, load_config
 from rc2l_d2.errors import InputError
 from rc2l_d2.evaluation import draw_comparison
-from rc2l_d2.host import HOST, MetadataCatalog, default_setup, setup_logger
+from rc2l_d2.host import HOST, HOST_REASON, MetadataCatalog, default_setup, setup_logger
 
 TOY_ROOT = "datasets/toy"
 
@@ -65,6 +65,7 @@ def main() -> None:
         # Metrics are appended, and those of an earlier demo are no part of this one.
         os.remove(metrics_file)
     log_to_file(cfg.OUTPUT_DIR)
+    logging.getLogger("rc2l_d2").info("Host: %s (%s)", HOST, HOST_REASON)
     default_setup(cfg, args)
 
     print(f"Training RC2L for {cfg.SOLVER.MAX_ITER} iterations on the {HOST} host ...")
