@@ -30,7 +30,7 @@ class SemiSupervisedTrainer(SimpleTrainer):
         Args:
             cfg: SOLVER.AMP, SOLVER.CLIP_GRADIENTS and MODEL.RC2L are read.
             model: the student, possibly wrapped for distributed training.
-            data_loader: yields (labelled samples, unlabelled samples).
+            data_loader: yields (labelled samples, unlabelled samples); may come later, before the first step.
             optimizer: over the student's parameters.
             teacher: gives pseudo regions; not updated here.
 

@@ -23,7 +23,7 @@ from .types import PseudoRegions, Regions
 
 # Stands for minus infinity in logits: exp() of it is 0 in every floating-point type, and 0 * it is not NaN.
 _EXCLUDED = -1e4
-# Smallest probability that a loss sees; bounds -log at 13.8.
+# Smallest probability that RCC and SMC see; bounds their -log at 13.8.
 _FLOOR = 1e-6
 # Smallest norm that a feature is divided by; a zero feature's gradient then still fits into float16.
 _MIN_NORM = 1e-3
