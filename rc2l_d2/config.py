@@ -87,4 +87,20 @@ def add_rc2l_config(cfg: CfgNode) -> CfgNode:
     cfg.MODEL.RC2L.MIN_REGION_AREA = 4
     # How strong views are mixed with each other: "cutmix", "classmix" or "none".
     cfg.MODEL.RC2L.MIX = "cutmix"
+    # How RMC and RCC match queries and pseudo regions: "class", or "hungarian" (MaskFormer's assignment, on the host).
+    cfg.MODEL.RC2L.MATCHING = "class"
+    # Log how good pseudo labels are, where unlabelled images have labels on disk. Training doesn't see these labels.
+    cfg.MODEL.RC2L.MEASURE_PSEUDO_LABELS = False
+
+    # --- pixel-level baselines (MODEL.META_ARCHITECTURE PixelConsistency and PixelContrast) --------------------------
+    # They share all of MODEL.RC2L but the weights and temperatures of the four losses and MATCHING.
+    cfg.MODEL.PIXEL = CfgNode()
+    # Weights of the cross-entropy against pseudo labels and of the contrastive loss (PixelContrast alone has that one);
+    # MODEL.RC2L.LOSS_WEIGHT multiplies both, 0.0 switches a loss off.
+    cfg.MODEL.PIXEL.CONSISTENCY_WEIGHT = 1.0
+    cfg.MODEL.PIXEL.CONTRAST_WEIGHT = 0.1
+    # Softmax temperature of the cosine similarities of pixel features.
+    cfg.MODEL.PIXEL.CONTRAST_TEMPERATURE = 0.1
+    # Positions an image that are contrasted, drawn at each step; 0 for all, at a cost that grows with their square.
+    cfg.MODEL.PIXEL.CONTRAST_SAMPLES = 256
     return cfg

@@ -9,7 +9,7 @@ from conftest import REPO
 
 SOURCES = sorted([*(REPO / "rc2l_d2").rglob("*.py"), *(REPO / "tools").glob("*.py"), REPO / "train_net.py"])
 # A package may import from those that stand after it.
-LAYERS = ("engine", "evaluation", "modeling", "data", "regions", "host")
+LAYERS = ("reporting", "engine", "evaluation", "modeling", "data", "pixels", "regions", "host")
 
 
 def imports(path) -> set[str]:
@@ -30,7 +30,8 @@ def test_importing_registers_everything_quickly_and_without_torchvision():
 import sys, time
 import rc2l_d2
 from rc2l_d2.host import META_ARCH_REGISTRY, SEM_SEG_HEADS_REGISTRY, DatasetCatalog
-assert "RC2L" in META_ARCH_REGISTRY and "RegionSegmentor" in META_ARCH_REGISTRY
+for name in ("RC2L", "RegionSegmentor", "PixelConsistency", "PixelContrast"):
+    assert name in META_ARCH_REGISTRY
 assert "RegionHead" in SEM_SEG_HEADS_REGISTRY
 assert {"voc2012_train", "voc2012_trainaug", "voc2012_val", "cityscapes_train", "cityscapes_val"} <= set(
     DatasetCatalog.list()

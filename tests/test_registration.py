@@ -59,7 +59,7 @@ def test_importing_touches_nothing_of_detectron2s_or_its_projects():
     )  # fmt: skip
     assert result.returncode == 0, result.stderr
     registered, datasets = map(ast.literal_eval, result.stdout.strip().splitlines()[-2:])
-    assert registered == ["RC2L", "RegionHead", "RegionSegmentor"]
+    assert registered == ["PixelConsistency", "PixelContrast", "RC2L", "RegionHead", "RegionSegmentor"]
     assert datasets and all(name.startswith(("voc2012_", "cityscapes_")) for name in datasets), datasets
 
 

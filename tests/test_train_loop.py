@@ -36,13 +36,13 @@ def losses_of_each_step(monkeypatch):
 def test_region_losses_start_after_burn_in_and_ramp_up(make_trainer, losses_of_each_step):
     trainer = make_trainer("SOLVER.MAX_ITER", "5", "MODEL.RC2L.RAMP_UP_ITERS", "4")
     ramps = []
-    forward = trainer.model.region_losses
+    forward = trainer.model.unlabeled_losses
 
     def watch(*args):
         ramps.append(trainer._trainer.ramp())
         return forward(*args)
 
-    trainer.model.region_losses = watch
+    trainer.model.unlabeled_losses = watch
     trainer.train()
     has_region_losses = ["loss_smc" in losses for losses in losses_of_each_step]
     assert has_region_losses == [False, False, True, True, True]
@@ -72,7 +72,7 @@ def test_the_teacher_sees_weak_views_and_the_student_mixed_strong_ones(make_trai
     step = trainer._trainer
     labeled, unlabeled = next(iter(trainer.data_loader))
     assert len(labeled) == 2 and len(unlabeled) == 4
-    strong, pseudo = step.teach(unlabeled)
+    strong, pseudo, _ = step.teach(unlabeled)
     assert strong.shape == (4, 3, 64, 64) and pseudo.masks.shape == (4, 8, 16, 16)
     plain = trainer.model.preprocess([sample["strong"] for sample in unlabeled]).tensor
     # Every pixel is the image's own or its partner's, and CutMix pasted some of the partner's into each image.

@@ -59,25 +59,36 @@ class UnlabeledMapper:
     """Training sample without label: a weak and a strong view of one geometry.
 
     Returns {"file_name", "image": weak view, uint8 (3, h, w), "strong": uint8 (3, h, w), "inside": bool (h, w), False
-    on padding} with (h, w) = INPUT.CROP.SIZE.
+    on padding} with (h, w) = INPUT.CROP.SIZE. With MODEL.RC2L.MEASURE_PSEUDO_LABELS also "sem_seg": uint8 (h, w), the
+    label of the same part for who measures pseudo labels; the ignore value everywhere where the image has none.
     """
 
     def __init__(self, cfg: CfgNode):
         self.geometry = geometry_settings(cfg)
         self.strong = strong_view_settings(cfg)
         self.format = _image_format(cfg)
+        self.with_label = cfg.MODEL.RC2L.MEASURE_PSEUDO_LABELS
+        self.num_classes = cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES
+        self.ignore_value = cfg.MODEL.SEM_SEG_HEAD.IGNORE_VALUE
 
     def __call__(self, entry: dict, rng: np.random.Generator) -> dict:
-        """Raises InputError where the image cannot be read."""
+        """Raises InputError where the image cannot be read, or a label to measure by does not fit."""
         image = read_image(entry["file_name"])
         geometry = draw_geometry(image.shape[:2], self.geometry, rng)
         weak = geometry.cut_image(image)
-        return {
+        sample = {
             "file_name": entry["file_name"],
             "image": _tensor(geometry.pad(weak, IMAGE_PADDING), self.format),
             "strong": _tensor(geometry.pad(strong_view(weak, self.strong, rng), IMAGE_PADDING), self.format),
             "inside": torch.from_numpy(geometry.inside()),
         }
+        if self.with_label:
+            label = np.full(image.shape[:2], self.ignore_value, np.uint8)
+            if "sem_seg_file_name" in entry:
+                label = read_label(entry["sem_seg_file_name"])
+                check_label(label, image.shape[:2], entry, self.num_classes, self.ignore_value)
+            sample["sem_seg"] = torch.from_numpy(geometry.pad(geometry.cut_label(label), self.ignore_value))
+        return sample
 
 
 class TestMapper:

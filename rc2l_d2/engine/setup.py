@@ -59,8 +59,8 @@ def _check_values(cfg: CfgNode) -> None:
     # Detectron2's registry knows architectures that are not ours.
     if name not in META_ARCH_REGISTRY or not hasattr(META_ARCH_REGISTRY.get(name), "uses_unlabeled"):
         raise InputError(
-            f'MODEL.META_ARCHITECTURE is "{name}", which is not one of this project; say "RC2L" or "RegionSegmentor" '
-            "(a file for --config-file usually does)."
+            f'MODEL.META_ARCHITECTURE is "{name}", which is not one of this project; say "RC2L", "RegionSegmentor", '
+            '"PixelConsistency" or "PixelContrast" (a file for --config-file usually does).'
         )
     ranges = {
         "SOLVER.MAX_ITER": (cfg.SOLVER.MAX_ITER, 1, math.inf),
@@ -69,6 +69,8 @@ def _check_values(cfg: CfgNode) -> None:
         "MODEL.RC2L.EMA_DECAY": (cfg.MODEL.RC2L.EMA_DECAY, 0, 1),
         "MODEL.RC2L.MASK_TEMPERATURE": (cfg.MODEL.RC2L.MASK_TEMPERATURE, 1e-3, math.inf),
         "MODEL.RC2L.FEATURE_TEMPERATURE": (cfg.MODEL.RC2L.FEATURE_TEMPERATURE, 1e-3, math.inf),
+        "MODEL.PIXEL.CONTRAST_TEMPERATURE": (cfg.MODEL.PIXEL.CONTRAST_TEMPERATURE, 1e-3, math.inf),
+        "MODEL.PIXEL.CONTRAST_SAMPLES": (cfg.MODEL.PIXEL.CONTRAST_SAMPLES, 0, math.inf),
     }
     for key, (value, low, high) in ranges.items():
         if not low <= value <= high:

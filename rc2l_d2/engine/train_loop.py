@@ -8,10 +8,20 @@ import torch
 from torch import Tensor
 
 from ..errors import InputError
-from ..host import CfgNode, ImageList, SimpleTrainer, comm
-from ..regions import PseudoRegions, TeacherView, classmix_mask, cutmix_mask, mix, pseudo_regions
+from ..host import CfgNode, ImageList, SimpleTrainer, comm, get_event_storage
+from ..regions import (
+    PseudoRegions,
+    TeacherView,
+    classmix_mask,
+    coverage_counts,
+    cutmix_mask,
+    mix,
+    pseudo_regions,
+    quality_counts,
+)
 from .checkpoint import unwrap
 from .ema import EMATeacher
+from .telemetry import PseudoLabelTelemetry
 
 # Scalars are fetched from the device and gathered over processes this often (iterations), as often as they are written.
 LOG_PERIOD = 20
@@ -40,6 +50,7 @@ class SemiSupervisedTrainer(SimpleTrainer):
         super().__init__(model, data_loader, optimizer)
         self.gather_metric_period = LOG_PERIOD  # not an argument: v0.6 of Detectron2 has none, and gathers every step
         self.teacher = teacher
+        self.telemetry = PseudoLabelTelemetry()
         self.method = cfg.MODEL.RC2L
         if self.method.MIX not in ("cutmix", "classmix", "none"):
             raise InputError(f'MODEL.RC2L.MIX is "{self.method.MIX}"; say "cutmix", "classmix" or "none".')
@@ -63,8 +74,8 @@ class SemiSupervisedTrainer(SimpleTrainer):
 
         with torch.autocast(self.device.type, self.amp_dtype, enabled=self.amp_enabled):
             if unlabeled and self.iter >= self.method.BURN_IN_ITERS:
-                strong, pseudo = self.teach(unlabeled)
-                losses = self.model(labeled, strong, pseudo, self.ramp())
+                strong, pseudo, view = self.teach(unlabeled)
+                losses = self.model(labeled, strong, pseudo, view, self.ramp(), self.telemetry.add)
             else:
                 losses = self.model(labeled)
 
@@ -78,7 +89,7 @@ class SemiSupervisedTrainer(SimpleTrainer):
         self._write_metrics(losses, data_time)
 
     def _write_metrics(self, loss_dict: dict[str, Tensor], data_time: float) -> None:
-        """The host's, after a look at the losses.
+        """The host's, after a look at the losses; and the telemetry of the pseudo labels.
 
         Raises:
             FloatingPointError: a loss is not finite on some process. Detectron2 raises it on the first one alone, and
@@ -90,15 +101,18 @@ class SemiSupervisedTrainer(SimpleTrainer):
             if any(everyones):
                 raise FloatingPointError(f"Losses not finite at iteration {self.iter}, process by process: {everyones}")
         super()._write_metrics(loss_dict, data_time)
+        if (self.iter + 1) % LOG_PERIOD == 0:
+            # Not smoothed by the writers: these are means over the period already.
+            get_event_storage().put_scalars(**self.telemetry.read(), smoothing_hint=False)
 
     def ramp(self) -> float:
-        """Weight of the region losses at this iteration: linear from 0 to 1 over RAMP_UP_ITERS after burn-in."""
+        """Weight of the unlabelled losses at this iteration: linear from 0 to 1 over RAMP_UP_ITERS after burn-in."""
         done = self.iter + 1 - self.method.BURN_IN_ITERS
         return min(1.0, done / max(1, self.method.RAMP_UP_ITERS))
 
     @torch.no_grad()
-    def teach(self, unlabeled: list[dict]) -> tuple[Tensor, PseudoRegions]:
-        """Mixed strong views (B, 3, H, W), normalised, and the teacher's pseudo regions of them."""
+    def teach(self, unlabeled: list[dict]) -> tuple[Tensor, PseudoRegions, TeacherView]:
+        """Mixed strong views (B, 3, H, W), normalised, the teacher's pseudo regions of them, and its mixed view."""
         student = unwrap(self.model)
         weak = student.preprocess([sample["image"] for sample in unlabeled]).tensor
         strong = student.preprocess([sample["strong"] for sample in unlabeled]).tensor
@@ -107,9 +121,20 @@ class SemiSupervisedTrainer(SimpleTrainer):
 
         view = self.teacher.view(weak, inside)
         self.teacher.observe(view)
-        strong, view = self.mixed(strong, view)
         thresholds = self.teacher.thresholds(self.method.CONFIDENCE_THRESHOLD, self.method.CLASS_THRESHOLD_RATIO)
-        return strong, pseudo_regions(view, thresholds, self.method.MIN_REGION_AREA)
+        if self.method.MEASURE_PSEUDO_LABELS:
+            self.measure(pseudo_regions(view, thresholds, self.method.MIN_REGION_AREA), unlabeled)
+        strong, view = self.mixed(strong, view)
+        pseudo = pseudo_regions(view, thresholds, self.method.MIN_REGION_AREA)
+        self.telemetry.add(coverage_counts(view, pseudo))
+        return strong, pseudo, view
+
+    def measure(self, pseudo: PseudoRegions, unlabeled: list[dict]) -> None:
+        """Compare pseudo labels, before mixing, with the labels that the images have on disk; for the log alone."""
+        labels = unwrap(self.model).preprocess_labels([sample["sem_seg"] for sample in unlabeled])
+        stride = labels.shape[-1] // pseudo.masks.shape[-1]
+        # The pixel next to the middle of each position.
+        self.telemetry.add(quality_counts(pseudo, labels[:, stride // 2 :: stride, stride // 2 :: stride]))
 
     def mixed(self, strong: Tensor, view: TeacherView) -> tuple[Tensor, TeacherView]:
         """Strong views and teacher's view mixed by MODEL.RC2L.MIX, with the same random masks."""

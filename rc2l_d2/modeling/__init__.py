@@ -1,10 +1,22 @@
-"""The region predictor and its supervised training; importing this registers the architectures."""
+"""The region predictor and the ways to train it; importing this registers the architectures."""
 
 from .meta_arch import RegionSegmentor
+from .pixel_baselines import PixelConsistency, PixelContrast
 from .pixel_decoder import PixelDecoder
 from .rc2l import RC2L
 from .region_head import RegionHead
+from .semi_supervised import SemiSupervisedSegmentor
 from .set_criterion import SetCriterion
 from .transformer_decoder import RegionPredictor
 
-__all__ = ["RC2L", "PixelDecoder", "RegionHead", "RegionPredictor", "RegionSegmentor", "SetCriterion"]
+__all__ = [
+    "RC2L",
+    "PixelConsistency",
+    "PixelContrast",
+    "PixelDecoder",
+    "RegionHead",
+    "RegionPredictor",
+    "RegionSegmentor",
+    "SemiSupervisedSegmentor",
+    "SetCriterion",
+]

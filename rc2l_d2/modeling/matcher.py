@@ -1,4 +1,4 @@
-"""Hungarian matching of queries and labelled regions, as MaskFormer's training needs it."""
+"""Hungarian matching of queries and regions, as MaskFormer's training needs it."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ import torch
 from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 from torch.nn import functional as F
+
+from ..regions.types import PseudoRegions, Regions
 
 # Focal loss: weight of positions inside the region, and the exponent (MaskFormer's values).
 FOCAL_ALPHA = 0.25
@@ -82,3 +84,21 @@ def hungarian_match(cost: Tensor, present: Tensor) -> Tensor:
             of_layer.append(np.stack((np.full_like(queries, image), queries, classes[columns])))
         pairs.append(np.concatenate(of_layer, axis=1))
     return torch.from_numpy(np.stack(pairs)).to(cost.device, non_blocking=True)
+
+
+def assign_regions(regions: Regions, pseudo: PseudoRegions, mask_weight: float, dice_weight: float) -> Tensor:
+    """MaskFormer's assignment of queries to pseudo regions, in place of the match by class.
+
+    Arguments as :func:`matching_cost`; copies to the host.
+
+    Returns:
+        (B, N, K), float32: 1 where a query is assigned to a region. Of each image's N queries and R regions, the
+        smaller number is assigned, each to one.
+    """
+    cost = matching_cost(
+        regions.class_logits, regions.mask_logits, pseudo.masks, pseudo.valid, mask_weight, dice_weight
+    )
+    image, query, label = hungarian_match(cost[None], pseudo.present)[0]
+    assignment = torch.zeros_like(cost)
+    assignment[image, query, label] = 1
+    return assignment

@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import cache
+
 import torch
 from torch import Tensor
 
+from ..errors import InputError
 from ..host import META_ARCH_REGISTRY, CfgNode, comm, configurable
 from ..regions import (
     PseudoRegions,
     Regions,
+    TeacherView,
     region_class_consistency,
     region_feature_contrastive,
     region_mask_contrastive,
     semantic_mask_consistency,
 )
-from .meta_arch import RegionSegmentor
+from .matcher import assign_regions
+from .semi_supervised import SemiSupervisedSegmentor
 
 
 def gather_images(x: Tensor) -> Tensor:
@@ -27,14 +33,8 @@ def gather_images(x: Tensor) -> Tensor:
 
 
 @META_ARCH_REGISTRY.register()
-class RC2L(RegionSegmentor):
-    """A :class:`RegionSegmentor` that also learns from pseudo regions.
-
-    The teacher is not part of it: it is an exponential moving average of this model, kept by the trainer, so that the
-    weights are those of a plain region predictor.
-    """
-
-    uses_unlabeled = True
+class RC2L(SemiSupervisedSegmentor):
+    """A region predictor that also learns from pseudo regions."""
 
     @configurable
     def __init__(
@@ -46,6 +46,7 @@ class RC2L(RegionSegmentor):
         smc_weight: float,
         mask_temperature: float,
         feature_temperature: float,
+        matching: str,
         **segmentor,
     ):
         """
@@ -53,17 +54,22 @@ class RC2L(RegionSegmentor):
             rmc_weight, rfc_weight, rcc_weight, smc_weight: weight of each loss; 0 leaves it out altogether.
             mask_temperature: of the Dice similarities in RMC and RCC.
             feature_temperature: of the cosine similarities in RFC.
+            matching: how RMC and RCC match queries and regions: "class", or "hungarian", MaskFormer's assignment, which
+                copies its costs to the host at each step.
             segmentor: the arguments of :class:`RegionSegmentor`.
         """
-        super().__init__(**segmentor)
-        self.loss_weights = {
+        if matching not in ("class", "hungarian"):
+            raise InputError(f'MODEL.RC2L.MATCHING is "{matching}"; say "class" or "hungarian".')
+        loss_weights = {
             "loss_rmc": rmc_weight,
             "loss_rfc": rfc_weight,
             "loss_rcc": rcc_weight,
             "loss_smc": smc_weight,
         }
+        super().__init__(loss_weights=loss_weights, **segmentor)
         self.mask_temperature = mask_temperature
         self.feature_temperature = feature_temperature
+        self.matching = matching
 
     @classmethod
     def from_config(cls, cfg: CfgNode) -> dict:
@@ -76,44 +82,25 @@ class RC2L(RegionSegmentor):
             "smc_weight": method.LOSS_WEIGHT * method.SMC_WEIGHT,
             "mask_temperature": method.MASK_TEMPERATURE,
             "feature_temperature": method.FEATURE_TEMPERATURE,
+            "matching": method.MATCHING,
         }
 
-    def region_losses(self, regions: Regions, pseudo: PseudoRegions) -> dict[str, Tensor]:
-        """RMC, RFC, RCC and SMC of the student's ``regions`` against ``pseudo``, each times its weight."""
+    def loss_terms(self, regions: Regions, pseudo: PseudoRegions, view: TeacherView) -> dict[str, Callable[[], Tensor]]:
+        """RMC, RFC, RCC and SMC of the student's ``regions`` against ``pseudo``."""
+
+        @cache
+        def assignment() -> Tensor | None:
+            if self.matching == "class":
+                return None
+            return assign_regions(regions, pseudo, self.criterion.mask_weight, self.criterion.dice_weight)
 
         def feature_contrast() -> Tensor:
             keys, present = gather_images(pseudo.features), gather_images(pseudo.present)
             return region_feature_contrastive(regions, pseudo, self.feature_temperature, keys, present)
 
-        losses = {
-            "loss_rmc": lambda: region_mask_contrastive(regions, pseudo, self.mask_temperature),
+        return {
+            "loss_rmc": lambda: region_mask_contrastive(regions, pseudo, self.mask_temperature, assignment()),
             "loss_rfc": feature_contrast,
-            "loss_rcc": lambda: region_class_consistency(regions, pseudo, self.mask_temperature),
+            "loss_rcc": lambda: region_class_consistency(regions, pseudo, self.mask_temperature, assignment()),
             "loss_smc": lambda: semantic_mask_consistency(regions, pseudo),
         }
-        return {name: weight * losses[name]() for name, weight in self.loss_weights.items() if weight > 0}
-
-    def forward(
-        self,
-        batched_inputs: list[dict],
-        strong: Tensor | None = None,
-        pseudo: PseudoRegions | None = None,
-        ramp: float = 1.0,
-    ) -> dict[str, Tensor] | list[dict[str, Tensor]]:
-        """In training, the losses of both streams from one pass of the student; in evaluation, as the parent's.
-
-        Args:
-            batched_inputs: labelled samples (training) or test samples (evaluation).
-            strong: (B, 3, H, W), normalised strong views of unlabelled images, mixed; of the labelled images' size.
-            pseudo: the teacher's regions of the same views. None of both before the end of burn-in.
-            ramp: factor on the region losses, 0 to 1.
-        """
-        if not self.training or strong is None:
-            return super().forward(batched_inputs)
-        images = self.preprocess([sample["image"] for sample in batched_inputs]).tensor
-        labels = self.preprocess_labels([sample["sem_seg"] for sample in batched_inputs])
-        regions = self.regions(torch.cat([images, strong]))
-        count = len(images)
-        losses = self.supervised_losses(regions.images(0, count), labels)
-        region_losses = self.region_losses(regions.images(count, count + len(strong)), pseudo)
-        return {**losses, **{name: ramp * loss for name, loss in region_losses.items()}}

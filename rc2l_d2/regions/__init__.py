@@ -1,6 +1,7 @@
 """RC2L's method: regions, pseudo regions, matching by class, four losses. Pure tensor code on torch alone."""
 
 from .losses import (
+    confident_cross_entropy,
     region_class_consistency,
     region_feature_contrastive,
     region_mask_contrastive,
@@ -16,20 +17,25 @@ from .pseudo_labels import (
     update_class_confidence,
 )
 from .semantic import semantic_probabilities, semantic_scores
+from .statistics import agreement_counts, coverage_counts, quality_counts
 from .types import PseudoRegions, Regions, TeacherView
 
 __all__ = [
     "PseudoRegions",
     "Regions",
     "TeacherView",
+    "agreement_counts",
     "class_confidence_sums",
     "class_thresholds",
     "classmix_mask",
+    "confident_cross_entropy",
+    "coverage_counts",
     "cutmix_mask",
     "masked_average_pool",
     "match_by_class",
     "mix",
     "pseudo_regions",
+    "quality_counts",
     "region_class_consistency",
     "region_feature_contrastive",
     "region_mask_contrastive",

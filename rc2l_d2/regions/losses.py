@@ -40,7 +40,9 @@ def _log_softmax_over_present(similarity: Tensor, present: Tensor) -> Tensor:
     return similarity.masked_fill(~present, _EXCLUDED).log_softmax(dim=-1)
 
 
-def region_mask_contrastive(regions: Regions, pseudo: PseudoRegions, temperature: float = 0.1) -> Tensor:
+def region_mask_contrastive(
+    regions: Regions, pseudo: PseudoRegions, temperature: float = 0.1, assignment: Tensor | None = None
+) -> Tensor:
     """RMC: masks of matched queries and regions attract, those of other regions of the image repel (our reading).
 
     With d_ic the soft Dice of query i and region c, and P_i(c) the (detached) match by class:
@@ -49,18 +51,27 @@ def region_mask_contrastive(regions: Regions, pseudo: PseudoRegions, temperature
         region to query:  -log sum_i P_i(c) exp(d_ic / t) / sum_i exp(d_ic / t)
 
     half each. The gradient reaches mask logits alone.
+
+    Args:
+        assignment: (B, N, K), one where a query is assigned to a region, for P_i(c); a region that no query is assigned
+            to (there are fewer queries than regions) is left out. None: the match by class.
     """
     pseudo = pseudo.detach()
-    match = match_by_class(regions.class_logits, pseudo.present)
+    if assignment is None:
+        match = match_by_class(regions.class_logits, pseudo.present)
+        log_match = at_least_float32(regions.class_logits.detach()).log_softmax(dim=-1)[..., :-1]
+        weights = pseudo.weights
+    else:
+        match, log_match = assignment, _EXCLUDED * (1 - assignment)
+        weights = pseudo.weights * assignment.amax(dim=1)
     logits = soft_dice(regions.mask_logits, pseudo.masks, pseudo.valid) / temperature
 
     log_region = _log_softmax_over_present(logits, pseudo.present.unsqueeze(1))
     # An excluded entry is -1e4, finite, and its weight is zero.
     query_to_region = _weighted_mean(-log_region, match * pseudo.weights.unsqueeze(1))
 
-    log_match = at_least_float32(regions.class_logits.detach()).log_softmax(dim=-1)[..., :-1]
     region_logits = torch.logsumexp(logits + log_match, dim=1) - torch.logsumexp(logits, dim=1)
-    region_to_query = _weighted_mean(-region_logits, pseudo.weights)
+    region_to_query = _weighted_mean(-region_logits, weights)
     return 0.5 * (query_to_region + region_to_query)
 
 
@@ -98,38 +109,57 @@ def region_feature_contrastive(
     return _weighted_mean(-(log_key * positive).sum(dim=(2, 3)), pseudo.present)
 
 
-def region_class_consistency(regions: Regions, pseudo: PseudoRegions, temperature: float = 0.1) -> Tensor:
+def region_class_consistency(
+    regions: Regions, pseudo: PseudoRegions, temperature: float = 0.1, assignment: Tensor | None = None
+) -> Tensor:
     """RCC: the queries that lie on a region predict its class (our reading).
 
     o_ic = softmax over the regions of d_ic / t says (without gradient) on which region query i lies;
     q_c = sum_i o_ic P_i(c) / sum_i o_ic is what those queries say together; the loss is -log q_c.
     The gradient reaches class logits alone.
+
+    Args:
+        assignment: (B, N, K), one where a query is assigned to a region, for o_ic (``temperature`` is not used then); a
+            region that no query is assigned to is left out. None: o_ic from the masks.
     """
     pseudo = pseudo.detach()
-    similarity = soft_dice(regions.mask_logits.detach(), pseudo.masks, pseudo.valid)
-    log_lies_on = _log_softmax_over_present(similarity / temperature, pseudo.present.unsqueeze(1))
+    weights = pseudo.weights
+    if assignment is None:
+        similarity = soft_dice(regions.mask_logits.detach(), pseudo.masks, pseudo.valid)
+        log_lies_on = _log_softmax_over_present(similarity / temperature, pseudo.present.unsqueeze(1))
+    else:
+        log_lies_on = _EXCLUDED * (1 - assignment)
+        weights = weights * assignment.amax(dim=1)
     log_class = at_least_float32(regions.class_logits).log_softmax(dim=-1)[..., :-1]
     # In log space a class that no query predicts still has a gradient; the floor bounds the loss and keeps one too.
     log_q = torch.logsumexp(log_lies_on + log_class, dim=1) - torch.logsumexp(log_lies_on, dim=1)
     log_q = torch.logaddexp(log_q, torch.full_like(log_q, _FLOOR).log())
-    return _weighted_mean(-log_q, pseudo.weights)
+    return _weighted_mean(-log_q, weights)
+
+
+def confident_cross_entropy(student: Tensor, pseudo: PseudoRegions) -> Tensor:
+    """-log s_y(x)(x) on confident positions, averaged over all positions: FixMatch's loss on semantic maps.
+
+    Args:
+        student: (B, K, h, w), the normalised semantic map s.
+        pseudo: the pseudo labels y(x), as regions; ``valid`` are the confident positions.
+    """
+    of_label = (student * pseudo.masks.to(student.dtype)).sum(dim=1)
+    return (-(of_label + _FLOOR).log() * pseudo.valid).mean()
 
 
 def semantic_mask_consistency(regions: Regions, pseudo: PseudoRegions) -> Tensor:
     """SMC: the student's semantic map agrees with the pseudo regions (our reading).
 
-    -log s_y(x)(x) on confident positions, averaged over all positions, plus half the Dice loss between s_c and M_c on
-    valid positions for each present class.
+    :func:`confident_cross_entropy`, plus half the Dice loss between s_c and M_c on valid positions for each present
+    class.
     """
     pseudo = pseudo.detach()
     student = semantic_probabilities(regions.class_logits, regions.mask_logits)
+    cross_entropy = confident_cross_entropy(student, pseudo)
+
     masks = pseudo.masks.to(student.dtype)
-    valid = pseudo.valid.unsqueeze(1)
-
-    of_label = (student * masks).sum(dim=1)
-    cross_entropy = (-(of_label + _FLOOR).log() * pseudo.valid).mean()
-
-    student = student * valid
+    student = student * pseudo.valid.unsqueeze(1)
     intersection = (student * masks).sum(dim=(2, 3))
     dice = (2 * intersection + 1) / (student.sum(dim=(2, 3)) + masks.sum(dim=(2, 3)) + 1)
     return cross_entropy + 0.5 * _weighted_mean(1 - dice, pseudo.weights)

@@ -1,0 +1,71 @@
+"""Numbers about the pseudo labels, for the log."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from ..host import comm
+
+# Name in the log -> the counts whose quotient it is.
+SHARES = {
+    "pseudo/confident_share": ("confident", "positions"),
+    "pseudo/regions_per_image": ("regions", "images"),
+    "pseudo/classes_present": ("classes_present", "classes"),
+    "pseudo/agreement": ("agreed", "asked"),
+}
+
+
+class PseudoLabelTelemetry:
+    """Counts (:mod:`rc2l_d2.regions.statistics`) summed over steps on the device; read, all at once, when logged.
+
+    What it logs, over all images of all processes since the last time:
+
+    - ``pseudo/confident_share``: of the positions inside the images, the share in a pseudo region;
+    - ``pseudo/regions_per_image``;
+    - ``pseudo/classes_present``: share of the classes that have a pseudo region in a process's batch, mean over steps;
+    - ``pseudo/agreement``: of the confident positions, the share where the student, on the mixed strong view, says the
+      same class;
+
+    and, where labels are at hand, of the images before mixing:
+
+    - ``pseudo/accuracy``: of the confident positions with a known label, the share whose pseudo label is right;
+    - ``pseudo/precision``: the same class by class of the pseudo label, mean over the classes that were given;
+    - ``pseudo/recall``: of the positions of a class, the share with the right, confident pseudo label, mean over the
+      classes that occur. A class that the teacher loses shows here.
+
+    A number without anything to divide by is left out.
+    """
+
+    def __init__(self) -> None:
+        self._sums: dict[str, Tensor] = {}
+
+    def add(self, counts: dict[str, Tensor]) -> None:
+        """Add counts, scalars or (K,), by their names; nothing is copied to the host."""
+        for name, count in counts.items():
+            self._sums[name] = self._sums[name] + count if name in self._sums else count
+
+    def read(self) -> dict[str, float]:
+        """The numbers since the last call. Every process has to call it, each having added the same names."""
+        if not self._sums:
+            return {}
+        # float64 holds every count that a run can reach.
+        sums = torch.cat([count.flatten() for count in self._sums.values()]).double()
+        if comm.get_world_size() > 1:
+            torch.distributed.all_reduce(sums)
+        parts = sums.cpu().split([count.numel() for count in self._sums.values()])
+        totals = dict(zip(self._sums, parts, strict=True))
+        self._sums = {}
+        shares = {name: _mean_quotient(totals[part], totals[whole]) for name, (part, whole) in SHARES.items()}
+        if "claimed" in totals:
+            labelled, claimed, correct = (totals[name] for name in ("labelled", "claimed", "correct"))
+            shares["pseudo/accuracy"] = _mean_quotient(correct.sum(), claimed.sum())
+            shares["pseudo/precision"] = _mean_quotient(correct, claimed)
+            shares["pseudo/recall"] = _mean_quotient(correct, labelled)
+        return {name: share for name, share in shares.items() if share is not None}
+
+
+def _mean_quotient(part: Tensor, whole: Tensor) -> float | None:
+    """The mean of ``part / whole`` where ``whole`` is not zero; None where it is nowhere."""
+    some = whole > 0
+    return (part[some] / whole[some]).mean().item() if some.any() else None

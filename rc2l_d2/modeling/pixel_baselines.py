@@ -1,0 +1,74 @@
+"""The baselines that RC2L is measured against: the same student, teacher, views and pseudo labels, losses on pixels."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from ..host import META_ARCH_REGISTRY, CfgNode, configurable
+from ..pixels import pixel_consistency, pixel_contrastive
+from ..regions import PseudoRegions, Regions, TeacherView
+from .semi_supervised import SemiSupervisedSegmentor
+
+
+@META_ARCH_REGISTRY.register()
+class PixelConsistency(SemiSupervisedSegmentor):
+    """Pixel-level consistency (the scheme of FixMatch and mean teacher): cross-entropy against pseudo labels."""
+
+    @configurable
+    def __init__(self, *, consistency_weight: float, **segmentor):
+        """
+        Args:
+            consistency_weight: weight of the cross-entropy; 0 leaves it out altogether.
+            segmentor: the arguments of :class:`RegionSegmentor`.
+        """
+        super().__init__(loss_weights={"loss_pixel_consistency": consistency_weight}, **segmentor)
+
+    @classmethod
+    def from_config(cls, cfg: CfgNode) -> dict:
+        weight = cfg.MODEL.RC2L.LOSS_WEIGHT * cfg.MODEL.PIXEL.CONSISTENCY_WEIGHT
+        return {**super().from_config(cfg), "consistency_weight": weight}
+
+    def loss_terms(self, regions: Regions, pseudo: PseudoRegions, view: TeacherView) -> dict[str, Callable[[], Tensor]]:
+        """The cross-entropy of the student's semantic map against the pseudo labels."""
+        return {"loss_pixel_consistency": lambda: pixel_consistency(regions, pseudo)}
+
+
+@META_ARCH_REGISTRY.register()
+class PixelContrast(PixelConsistency):
+    """Pixel-level consistency and contrast (PC2Seg's kind): InfoNCE between the two views' pixel features on top."""
+
+    @configurable
+    def __init__(self, *, contrast_weight: float, contrast_temperature: float, contrast_samples: int, **consistency):
+        """
+        Args:
+            contrast_weight: weight of the contrastive loss; 0 leaves it out altogether.
+            contrast_temperature: of the cosine similarities.
+            contrast_samples: positions an image, drawn at each step; 0 for all.
+            consistency: the arguments of :class:`PixelConsistency`.
+        """
+        super().__init__(**consistency)
+        self.loss_weights["loss_pixel_contrast"] = contrast_weight
+        self.contrast_temperature = contrast_temperature
+        self.contrast_samples = contrast_samples
+
+    @classmethod
+    def from_config(cls, cfg: CfgNode) -> dict:
+        pixel = cfg.MODEL.PIXEL
+        return {
+            **super().from_config(cfg),
+            "contrast_weight": cfg.MODEL.RC2L.LOSS_WEIGHT * pixel.CONTRAST_WEIGHT,
+            "contrast_temperature": pixel.CONTRAST_TEMPERATURE,
+            "contrast_samples": pixel.CONTRAST_SAMPLES,
+        }
+
+    def loss_terms(self, regions: Regions, pseudo: PseudoRegions, view: TeacherView) -> dict[str, Callable[[], Tensor]]:
+        """The cross-entropy, and the contrast of the student's and the teacher's pixel features."""
+
+        def contrast() -> Tensor:
+            draw = torch.rand(view.inside.flatten(1).shape, device=view.inside.device)
+            return pixel_contrastive(regions.features, view, draw, self.contrast_samples, self.contrast_temperature)
+
+        return {**super().loss_terms(regions, pseudo, view), "loss_pixel_contrast": contrast}

@@ -1,0 +1,5 @@
+"""What region-level learning is measured against: the same teacher, views and pseudo labels, losses on pixels."""
+
+from .losses import pixel_consistency, pixel_contrastive
+
+__all__ = ["pixel_consistency", "pixel_contrastive"]

@@ -1,0 +1,66 @@
+"""What can be said about a step's pseudo labels, as counts that add up over steps and processes.
+
+Everything here is without gradient, of fixed shape and on the device: shares are formed from the sums, on the host,
+when somebody wants to read them.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from .semantic import semantic_scores
+from .types import PseudoRegions, Regions, TeacherView
+
+
+@torch.no_grad()
+def coverage_counts(view: TeacherView, pseudo: PseudoRegions) -> dict[str, Tensor]:
+    """How much the teacher is confident of.
+
+    Returns:
+        Scalars: "positions" inside the images, of which "confident" are in a pseudo region; "images"; their "regions";
+        "classes", K, of which "classes_present" have a region somewhere in the batch.
+    """
+    images, classes = pseudo.present.shape
+    confident = pseudo.valid.sum()
+    return {
+        "positions": view.inside.sum(),
+        "confident": confident,
+        "images": torch.full_like(confident, images),
+        "regions": pseudo.present.sum(),
+        "classes": torch.full_like(confident, classes),
+        "classes_present": pseudo.present.any(dim=0).sum(),
+    }
+
+
+@torch.no_grad()
+def agreement_counts(regions: Regions, pseudo: PseudoRegions) -> dict[str, Tensor]:
+    """Where the student's most probable class is the pseudo label.
+
+    Returns:
+        Scalars: "asked", the confident positions, and how many of them are "agreed" on.
+    """
+    said = semantic_scores(regions.class_logits, regions.mask_logits).argmax(dim=1)
+    agreed = (said == pseudo.masks.argmax(dim=1)) & pseudo.valid
+    return {"asked": pseudo.valid.sum(), "agreed": agreed.sum()}
+
+
+@torch.no_grad()
+def quality_counts(pseudo: PseudoRegions, labels: Tensor) -> dict[str, Tensor]:
+    """How often pseudo labels are right, class by class.
+
+    Args:
+        pseudo: of B images with K classes.
+        labels: (B, h, w), integer, what the positions are; any value that is no class says nothing.
+
+    Returns:
+        (K,) each: "labelled", positions of each class; "claimed", confident positions given to each class whose label
+        is known; "correct", those of them that are of this class.
+    """
+    classes = pseudo.masks.shape[1]
+    known = (labels >= 0) & (labels < classes)
+    truth = F.one_hot(labels.long().where(known, 0), classes).movedim(-1, 1).bool() & known.unsqueeze(1)
+    claimed = pseudo.masks.bool() & known.unsqueeze(1)
+    counts = {"labelled": truth, "claimed": claimed, "correct": claimed & truth}
+    return {name: where.sum(dim=(0, 2, 3)) for name, where in counts.items()}
