@@ -6,6 +6,7 @@ Written from the formulas alone, to be compared with ``rc2l_d2.regions``; clear 
 
 from __future__ import annotations
 
+import itertools
 import math
 
 import numpy as np
@@ -303,3 +304,93 @@ def mix(array: np.ndarray, mask: np.ndarray) -> np.ndarray:
                 if mask[b, y // stride, x // stride]:
                     result[b, ..., y, x] = array[(b - 1) % array.shape[0], ..., y, x]
     return result
+
+
+def pixel_contrastive(features, probabilities, teacher_features, inside, temperature=0.1) -> float:
+    """Over all positions inside."""
+    images, _, height, width = features.shape
+    positions = [(b, y, x) for b in range(images) for y in range(height) for x in range(width) if inside[b, y, x]]
+    losses = []
+    for b, y, x in positions:
+        of_positive = cosine(features[b, :, y, x], teacher_features[b, :, y, x]) / temperature
+        weighted = math.exp(of_positive)
+        for other in positions:
+            if other != (b, y, x):
+                m, v, u = other
+                same_class = sum(
+                    p * q for p, q in zip(probabilities[b, :, y, x], probabilities[m, :, v, u], strict=True)
+                )
+                similarity = cosine(features[b, :, y, x], teacher_features[m, :, v, u]) / temperature
+                weighted += (1 - same_class) * math.exp(similarity)
+        losses.append(math.log(weighted) - of_positive)
+    return sum(losses) / len(losses) if losses else 0.0
+
+
+def pixel_consistency(class_logits, mask_logits, pseudo) -> float:
+    shares = semantic_probabilities(class_logits, mask_logits)
+    images, slots, height, width = shares.shape
+    total = 0.0
+    for b in range(images):
+        for y in range(height):
+            for x in range(width):
+                for c in range(slots):
+                    if pseudo["valid"][b, y, x] and pseudo["masks"][b, c, y, x] == 1:
+                        total -= math.log(shares[b, c, y, x] + LOG_FLOOR)
+    return total / (images * height * width)
+
+
+def matching_cost(class_logits, mask_logits, pseudo, mask_weight, dice_weight) -> np.ndarray:
+    """-P + weighted focal and Dice loss of every query and slot, sums over the valid positions."""
+    classes, masks = class_probabilities(class_logits), mask_probabilities(mask_logits)
+    images, queries, height, width = masks.shape
+    cost = np.zeros((images, queries, classes.shape[2] - 1))
+    for b, i, c in np.ndindex(*cost.shape):
+        focal, both, own, other, number = 0.0, 0.0, 0.0, 0.0, 0
+        for y in range(height):
+            for x in range(width):
+                if pseudo["valid"][b, y, x]:
+                    p, target = masks[b, i, y, x], pseudo["masks"][b, c, y, x]
+                    focal += -0.25 * (1 - p) ** 2 * math.log(p) if target else -0.75 * p**2 * math.log(1 - p)
+                    both, own, other, number = both + p * target, own + p, other + target, number + 1
+        dice = 1 - (2 * both + 1) / (own + other + 1)
+        cost[b, i, c] = mask_weight * focal / max(number, 1) + dice_weight * dice - classes[b, i, c]
+    return cost
+
+
+def assignment(cost: np.ndarray, present: np.ndarray) -> np.ndarray:
+    """The cheapest one-to-one assignment by trying all of them."""
+    result = np.zeros_like(cost)
+    for b in range(cost.shape[0]):
+        slots = [c for c in range(cost.shape[2]) if present[b, c]]
+        size = min(len(slots), cost.shape[1])
+        pairings = [
+            list(zip(chosen, columns, strict=True))
+            for columns in itertools.combinations(slots, size)
+            for chosen in itertools.permutations(range(cost.shape[1]), size)
+        ]
+        for i, c in min(pairings, key=lambda pairs: sum(cost[b, i, c] for i, c in pairs)):
+            result[b, i, c] = 1
+    return result
+
+
+def region_mask_contrastive_of_pairs(mask_logits, pseudo, pairs, temperature=0.1) -> float:
+    """RMC with Hungarian matching; ``pairs`` is an assignment (B, N, K)."""
+    dice = soft_dice(mask_logits, pseudo["masks"], pseudo["valid"]) / temperature
+    to_region, to_query, total_weight = 0.0, 0.0, 0.0
+    for b, i, c in zip(*np.nonzero(pairs), strict=True):
+        slots = [k for k in range(dice.shape[2]) if pseudo["present"][b, k]]
+        weight = pseudo["weights"][b, c]
+        to_region += weight * (log_sum_exp([dice[b, i, k] for k in slots]) - dice[b, i, c])
+        to_query += weight * (log_sum_exp([dice[b, j, c] for j in range(dice.shape[1])]) - dice[b, i, c])
+        total_weight += weight
+    return 0.5 * (to_region + to_query) / total_weight if total_weight > 0 else 0.0
+
+
+def region_class_consistency_of_pairs(class_logits, pseudo, pairs) -> float:
+    """RCC with Hungarian matching."""
+    classes = class_probabilities(class_logits)
+    total, total_weight = 0.0, 0.0
+    for b, i, c in zip(*np.nonzero(pairs), strict=True):
+        total -= pseudo["weights"][b, c] * math.log(classes[b, i, c] + LOG_FLOOR)
+        total_weight += pseudo["weights"][b, c]
+    return total / total_weight if total_weight > 0 else 0.0

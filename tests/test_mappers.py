@@ -138,6 +138,31 @@ def test_unlabeled_sample_has_aligned_views_and_padding_untouched(entry):
     assert changed >= 7
 
 
+def test_unlabeled_sample_with_the_label_to_measure_by(entry):
+    cfg = small_config()
+    cfg.INPUT.CROP.SIZE = [40, 50]
+    without = UnlabeledMapper(cfg)
+    cfg.MODEL.RC2L.MEASURE_PSEUDO_LABELS = True
+    mapper, labelled = UnlabeledMapper(cfg), LabeledMapper(cfg)
+    for seed in range(5):
+        plain = without(entry, np.random.default_rng(seed))
+        sample = mapper(entry, np.random.default_rng(seed))
+        assert set(sample) == {*plain, "sem_seg"}
+        assert all(torch.equal(sample[key], plain[key]) for key in ("image", "strong", "inside"))
+        assert torch.equal(sample["sem_seg"], labelled(entry, np.random.default_rng(seed))["sem_seg"])
+        assert (sample["sem_seg"][~sample["inside"]] == 255).all() and sample["sem_seg"].dtype == torch.uint8
+    del entry["sem_seg_file_name"]
+    assert (mapper(entry, np.random.default_rng(0))["sem_seg"] == 255).all()
+
+
+def test_a_label_to_measure_by_has_to_fit(entry):
+    cfg = small_config(num_classes=2)
+    UnlabeledMapper(cfg)(entry, np.random.default_rng(0))
+    cfg.MODEL.RC2L.MEASURE_PSEUDO_LABELS = True
+    with pytest.raises(InputError, match=r"label\.png.*no class.*: 2;"):
+        UnlabeledMapper(cfg)(entry, np.random.default_rng(0))
+
+
 def test_test_sample(entry):
     cfg = small_config()
     sample = TestMapper(cfg)(entry)

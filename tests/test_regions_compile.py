@@ -12,7 +12,9 @@ import torch
 from method_cases import leaves, random_regions, random_view
 from torch._subclasses import FakeTensorMode
 
+import rc2l_d2.pixels
 import rc2l_d2.regions
+from rc2l_d2.pixels import pixel_consistency, pixel_contrastive
 from rc2l_d2.regions.losses import (
     region_class_consistency,
     region_feature_contrastive,
@@ -27,15 +29,17 @@ from rc2l_d2.regions.pseudo_labels import (
     update_class_confidence,
 )
 from rc2l_d2.regions.semantic import semantic_probabilities
+from rc2l_d2.regions.statistics import agreement_counts, coverage_counts, quality_counts
 from rc2l_d2.regions.types import Regions, TeacherView
 
 SIZE = (2, 5, 3, 4, 6, 8)
-SOURCES = sorted(Path(rc2l_d2.regions.__file__).parent.rglob("*.py"))
+PACKAGES = [Path(package.__file__).parent for package in (rc2l_d2.regions, rc2l_d2.pixels)]
+SOURCES = sorted(path for package in PACKAGES for path in package.rglob("*.py"))
 HOST_COPIES = {"item", "cpu", "tolist", "numpy", "nonzero", "argwhere", "masked_select", "unique"}
 
 
 def chain(classes, masks, features, teacher_classes, teacher_masks, teacher_features, inside, images, confidence, draw):
-    """The unlabelled half of a step: weak view, mixing, pseudo regions, four losses."""
+    """The unlabelled half of a step: weak view, mixing, pseudo regions, all losses, what is counted for the log."""
     view = TeacherView(semantic_probabilities(teacher_classes, teacher_masks), teacher_features, inside)
     confidence = update_class_confidence(confidence, *class_confidence_sums(view))
     images, view = mix(images, view, cutmix_mask(draw[:, :4], view.inside.shape[-2:]))
@@ -48,8 +52,13 @@ def chain(classes, masks, features, teacher_classes, teacher_masks, teacher_feat
         region_feature_contrastive(student, pseudo, keys=pseudo.features[:1], keys_present=pseudo.present[:1]),
         region_class_consistency(student, pseudo),
         semantic_mask_consistency(student, pseudo),
+        pixel_consistency(student, pseudo),
+        pixel_contrastive(features, view, None),
+        pixel_contrastive(features, view, images[:, 0, ::4, ::4].flatten(1), samples=7),
     )
-    return sum(losses), images, confidence
+    labels = (images[:, 1, ::4, ::4] * 5).to(torch.uint8)
+    counts = coverage_counts(view, pseudo) | agreement_counts(student, pseudo) | quality_counts(pseudo, labels)
+    return sum(losses), images, torch.cat([confidence, *(count.flatten() for count in counts.values())])
 
 
 def inputs() -> list[torch.Tensor]:
@@ -92,14 +101,15 @@ def test_one_graph(autocast):
     assert all(tensor.grad.isfinite().all() for tensor in tensors[:3])
 
 
-@pytest.mark.parametrize("source", SOURCES, ids=lambda path: path.name)
+@pytest.mark.parametrize("source", SOURCES, ids=lambda path: f"{path.parent.name}/{path.name}")
 def test_source_stands_on_torch_alone_and_never_leaves_the_device(source):
     tree = ast.parse(source.read_text(encoding="utf-8"))
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
             modules = [alias.name for alias in node.names]
         elif isinstance(node, ast.ImportFrom):
-            assert node.level <= 1, f"line {node.lineno} reaches out of regions/"
+            to_regions = source.parent.name == "pixels" and (node.module or "").startswith("regions")
+            assert node.level <= (2 if to_regions else 1), f"line {node.lineno} reaches out of {source.parent.name}/"
             modules = [] if node.level else [node.module]
         else:
             modules = []
@@ -113,4 +123,6 @@ def test_source_stands_on_torch_alone_and_never_leaves_the_device(source):
 
 
 def test_there_are_sources_to_check():
-    assert {"semantic.py", "pseudo_labels.py", "matching.py", "losses.py", "mixing.py"} <= {p.name for p in SOURCES}
+    names = {f"{p.parent.name}/{p.name}" for p in SOURCES}
+    of_regions = ("semantic", "pseudo_labels", "matching", "losses", "mixing", "statistics")
+    assert {*(f"regions/{name}.py" for name in of_regions), "pixels/losses.py"} <= names

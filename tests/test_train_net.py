@@ -84,6 +84,45 @@ def test_losses_are_switched_from_the_config(command_line, tiny_options, tmp_pat
     assert logged & region_losses == region_losses - absent
 
 
+COVERAGE = {"pseudo/confident_share", "pseudo/regions_per_image", "pseudo/classes_present", "pseudo/agreement"}
+QUALITY = {"pseudo/accuracy", "pseudo/precision", "pseudo/recall"}
+
+
+@pytest.mark.parametrize(
+    "architecture, options, own_losses",
+    [
+        ("PixelConsistency", ("MODEL.RC2L.MEASURE_PSEUDO_LABELS", "True"), {"loss_pixel_consistency"}),
+        ("PixelContrast", ("MODEL.PIXEL.CONTRAST_SAMPLES", "64"), {"loss_pixel_consistency", "loss_pixel_contrast"}),
+        ("RC2L", ("MODEL.RC2L.MATCHING", "hungarian"), {"loss_rmc", "loss_rfc", "loss_rcc", "loss_smc"}),
+    ],
+)
+def test_every_method_trains_and_logs_its_losses_and_telemetry(
+    command_line, tiny_options, tmp_path, architecture, options, own_losses
+):
+    schedule = ("SOLVER.MAX_ITER", "20", "MODEL.RC2L.BURN_IN_ITERS", "14")
+    result = command_line(*CONFIG, *tiny_options, "MODEL.META_ARCHITECTURE", architecture, *options, *schedule)
+    assert result.returncode == 0, result.stderr
+    logged = last_losses(tmp_path / "out")
+    unlabeled = {name for name in logged if name.startswith(("loss_r", "loss_s", "loss_pixel"))}
+    assert unlabeled == own_losses and all(np.isfinite(logged[name]) for name in own_losses)
+    telemetry = {name for name in logged if name.startswith("pseudo/")}
+    assert telemetry == (COVERAGE | QUALITY if "MODEL.RC2L.MEASURE_PSEUDO_LABELS" in options else COVERAGE)
+    assert logged["pseudo/regions_per_image"] <= 8
+    assert all(0 <= logged[name] <= 1 for name in telemetry - {"pseudo/regions_per_image"})
+    assert logged["pseudo/confident_share"] > 0
+    assert 0 <= final_scores(tmp_path / "out")["sem_seg_teacher/mIoU"] <= 100
+
+
+@pytest.mark.parametrize("architecture, losses", [
+    ("PixelConsistency", "loss_pixel_consistency x 1, on"),
+    ("PixelContrast", "loss_pixel_consistency x 1, loss_pixel_contrast x 0.1, on"),
+])  # fmt: skip
+def test_a_baselines_plan_names_its_losses(command_line, architecture, losses):
+    result = command_line(*CONFIG, "--dry-run", "MODEL.META_ARCHITECTURE", architecture)
+    assert result.returncode == 0, result.stderr
+    assert f"model       {architecture}," in result.stdout and losses in result.stdout
+
+
 def test_two_processes_end_with_the_same_parameters(command_line, tiny_options, tmp_path):
     # The ranks compare their parameters themselves, see tests/two_ranks.py; here the command line is what runs.
     result = command_line(*CONFIG, "--num-gpus", "2", "--dist-url", "auto", *tiny_options)
@@ -167,6 +206,7 @@ def test_evaluation_needs_no_training_data(command_line, tiny_options, tmp_path)
     [
         ("MODEL.RESNETS.DEPTH", "20"), ("MODEL.SEM_SEG_HEAD.NORM", "XN"), ("SOLVER.MAX_ITER", "0"),
         ("MODEL.RC2L.EMA_DECAY", "1.5"), ("MODEL.META_ARCHITECTURE", "GeneralizedRCNN"),
+        ("MODEL.RC2L.MATCHING", "greedy"), ("MODEL.PIXEL.CONTRAST_SAMPLES", "-1"),
     ],
 )  # fmt: skip
 def test_impossible_values_are_told(command_line, tiny_options, key, value):

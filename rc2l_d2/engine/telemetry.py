@@ -7,12 +7,15 @@ from torch import Tensor
 
 from ..host import comm
 
-# Name in the log -> the counts whose quotient it is.
+# Name in the log -> the counts whose quotient it is; for counts of each class, the mean of the quotients.
 SHARES = {
     "pseudo/confident_share": ("confident", "positions"),
     "pseudo/regions_per_image": ("regions", "images"),
     "pseudo/classes_present": ("classes_present", "classes"),
     "pseudo/agreement": ("agreed", "asked"),
+    "pseudo/accuracy": ("correct_of_all", "claimed_of_all"),
+    "pseudo/precision": ("correct", "claimed"),
+    "pseudo/recall": ("correct", "labelled"),
 }
 
 
@@ -56,16 +59,10 @@ class PseudoLabelTelemetry:
         parts = sums.cpu().split([count.numel() for count in self._sums.values()])
         totals = dict(zip(self._sums, parts, strict=True))
         self._sums = {}
-        shares = {name: _mean_quotient(totals[part], totals[whole]) for name, (part, whole) in SHARES.items()}
-        if "claimed" in totals:
-            labelled, claimed, correct = (totals[name] for name in ("labelled", "claimed", "correct"))
-            shares["pseudo/accuracy"] = _mean_quotient(correct.sum(), claimed.sum())
-            shares["pseudo/precision"] = _mean_quotient(correct, claimed)
-            shares["pseudo/recall"] = _mean_quotient(correct, labelled)
-        return {name: share for name, share in shares.items() if share is not None}
-
-
-def _mean_quotient(part: Tensor, whole: Tensor) -> float | None:
-    """The mean of ``part / whole`` where ``whole`` is not zero; None where it is nowhere."""
-    some = whole > 0
-    return (part[some] / whole[some]).mean().item() if some.any() else None
+        totals |= {f"{name}_of_all": total.sum() for name, total in totals.items()}
+        shares = {}
+        for name, (part, whole) in SHARES.items():
+            if part in totals and totals[whole].any():
+                some = totals[whole] > 0
+                shares[name] = (totals[part][some] / totals[whole][some]).mean().item()
+        return shares

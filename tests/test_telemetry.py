@@ -1,0 +1,145 @@
+"""The numbers about pseudo labels in the log: sums over steps and processes, and what they don't disturb."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from rc2l_d2.engine import RC2LTrainer, load_config
+from rc2l_d2.engine.telemetry import PseudoLabelTelemetry
+from rc2l_d2.engine.train_loop import SemiSupervisedTrainer
+from rc2l_d2.host import comm, launch
+from rc2l_d2.regions import pseudo_regions
+
+COVERAGE = {"confident": 3, "positions": 4, "regions": 5, "images": 2, "classes_present": 2, "classes": 4}
+STUDENT = {"asked": 4, "agreed": 1}
+QUALITY = {"labelled": [4, 2, 0, 2], "claimed": [2, 0, 1, 4], "correct": [1, 0, 0, 1]}
+
+
+def counts(values: dict) -> dict[str, torch.Tensor]:
+    return {name: torch.tensor(value) for name, value in values.items()}
+
+
+def test_numbers_by_hand():
+    telemetry = PseudoLabelTelemetry()
+    for part in (COVERAGE, STUDENT, QUALITY):
+        telemetry.add(counts(part))
+    assert telemetry.read() == pytest.approx({
+        "pseudo/confident_share": 0.75, "pseudo/regions_per_image": 2.5, "pseudo/classes_present": 0.5,
+        "pseudo/agreement": 0.25, "pseudo/accuracy": 2 / 7, "pseudo/precision": (1 / 2 + 0 + 1 / 4) / 3,
+        "pseudo/recall": (1 / 4 + 0 + 1 / 2) / 3,
+    })  # fmt: skip
+
+
+def test_sums_over_steps_and_starts_again_when_read():
+    telemetry = PseudoLabelTelemetry()
+    assert telemetry.read() == {}
+    for agreed in (4, 1, 1):
+        telemetry.add(counts(COVERAGE))
+        telemetry.add(counts({"asked": 4, "agreed": agreed}))
+    assert telemetry.read()["pseudo/agreement"] == 0.5
+    assert telemetry.read() == {}
+    telemetry.add(counts({**COVERAGE, **STUDENT}))
+    assert telemetry.read()["pseudo/agreement"] == 0.25
+
+
+def test_what_has_nothing_to_divide_by_is_left_out():
+    telemetry = PseudoLabelTelemetry()
+    nothing = {name: [0] * 4 for name in QUALITY}
+    telemetry.add(counts({**COVERAGE, "confident": 0, "asked": 0, "agreed": 0, **nothing}))
+    read = telemetry.read()
+    assert read["pseudo/confident_share"] == 0
+    assert set(read) == {"pseudo/confident_share", "pseudo/regions_per_image", "pseudo/classes_present"}
+
+
+def read_on_one_of_two(folder: str) -> None:
+    telemetry = PseudoLabelTelemetry()
+    telemetry.add(counts({**COVERAGE, "asked": 4, "agreed": [1, 3][comm.get_rank()], **QUALITY}))
+    Path(folder, f"rank{comm.get_rank()}").write_text(json.dumps(telemetry.read()))
+
+
+def test_processes_add_up(tmp_path):
+    launch(read_on_one_of_two, 2, dist_url="auto", args=(str(tmp_path),))
+    one, other = (json.loads((tmp_path / f"rank{rank}").read_text()) for rank in (0, 1))
+    assert one == other
+    assert one["pseudo/agreement"] == 0.5 and one["pseudo/accuracy"] == pytest.approx(2 / 7)
+
+
+@pytest.fixture
+def make_trainer(tiny_options):
+    def make(*options: str) -> RC2LTrainer:
+        torch.manual_seed(0)
+        trainer = RC2LTrainer(load_config("configs/toy/rc2l_R18.yaml", [*tiny_options, *options]))
+        trainer.resume_or_load(resume=False)
+        return trainer
+
+    return make
+
+
+MEASURED = ("MODEL.RC2L.MEASURE_PSEUDO_LABELS", "True")
+
+
+def test_measuring_changes_no_loss(make_trainer, monkeypatch):
+    streams = []
+
+    def keep(self, losses, data_time):
+        streams[-1].append({name: loss.item() for name, loss in losses.items()})
+        self.storage_seen = self.telemetry.read()
+
+    monkeypatch.setattr(SemiSupervisedTrainer, "_write_metrics", keep)
+    for options in ((), MEASURED):
+        streams.append([])
+        trainer = make_trainer("SOLVER.MAX_ITER", "4", "DATASETS.TEST", "()", *options)
+        trainer.train()
+        assert ("pseudo/accuracy" in trainer._trainer.storage_seen) == bool(options)
+    assert len(streams[0]) == 4 and "loss_smc" in streams[0][-1]
+    assert streams[0] == streams[1]
+
+
+def test_accuracy_is_that_of_the_pseudo_labels_before_mixing(make_trainer):
+    step = make_trainer("SOLVER.IMS_PER_BATCH_UNLABELED", "4", *MEASURED)._trainer
+    unlabeled = next(iter(step.data_loader))[1]
+    strong, pseudo, view = step.teach(unlabeled)
+    read = step.telemetry.read()
+    student = step.model
+    weak = student.preprocess([sample["image"] for sample in unlabeled]).tensor
+    unmixed = step.teacher.view(weak, torch.stack([sample["inside"] for sample in unlabeled]))
+    thresholds = step.teacher.thresholds(0.1, 0.0)
+    expected = pseudo_regions(unmixed, thresholds, step.method.MIN_REGION_AREA)
+    right = claimed = 0
+    for image, sample in enumerate(unlabeled):
+        for y in range(16):
+            for x in range(16):
+                truth = int(sample["sem_seg"][4 * y + 2, 4 * x + 2])
+                if truth != 255 and expected.valid[image, y, x]:
+                    claimed += 1
+                    right += int(expected.masks[image, :, y, x].argmax()) == truth
+    assert claimed > 100
+    assert read["pseudo/accuracy"] == pytest.approx(right / claimed, abs=1e-9)
+    # The others are of the mixed images, as the student sees them.
+    assert read["pseudo/confident_share"] == pytest.approx((pseudo.valid.sum() / view.inside.sum()).item())
+    assert read["pseudo/regions_per_image"] == pytest.approx(pseudo.present.sum(1).double().mean().item())
+
+
+def test_agreement_is_the_students(make_trainer):
+    """A student that is the teacher, on views that are not distorted, agrees everywhere."""
+    trainer = make_trainer("MODEL.RC2L.MIX", "none", "INPUT.STRONG_JITTER", "(0.,0.,0.,0.)")
+    step = trainer._trainer
+    labeled, unlabeled = next(iter(step.data_loader))
+    for sample in unlabeled:
+        sample["strong"] = sample["image"]
+    # Batch statistics would tell the two apart.
+    for module in step.model.modules():
+        if isinstance(module, torch.nn.modules.batchnorm._BatchNorm):
+            module.eval()
+    strong, pseudo, view = step.teach(unlabeled)
+    step.model(labeled, strong, pseudo, view, 1.0, step.telemetry.add)
+    assert step.telemetry.read()["pseudo/agreement"] > 0.99
+    with torch.no_grad():
+        step.model.sem_seg_head.predictor.class_embed.bias[3] += 100
+    step.model(labeled, strong, pseudo, view, 1.0, step.telemetry.add)
+    label_3 = (pseudo.masks[:, 3].sum() / pseudo.valid.sum()).item()
+    assert step.telemetry.read()["pseudo/agreement"] == pytest.approx(label_3, abs=0.01)
