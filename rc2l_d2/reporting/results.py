@@ -1,0 +1,106 @@
+"""What finished runs gave: metrics.json read back, and means over seeds."""
+
+from __future__ import annotations
+
+import json
+import math
+import statistics
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+STUDENT, TEACHER = "sem_seg", "sem_seg_teacher"
+
+
+@dataclass(frozen=True)
+class RunResult:
+    """One run.
+
+    Attributes:
+        evaluations: iterations done -> the evaluation then, as metrics.json names it ("sem_seg/mIoU": percent).
+        max_iter: iterations of the whole run.
+        iterations: the last iteration that was logged, counted from 1; 0 before the first line.
+        seconds: mean seconds an iteration over what was logged (forward, backward, update; no evaluation), or None.
+    """
+
+    evaluations: Mapping[int, Mapping[str, float]]
+    max_iter: int
+    iterations: int
+    seconds: float | None
+
+    @property
+    def complete(self) -> bool:
+        """Whether student and teacher were evaluated after the last iteration."""
+        last = self.evaluations.get(self.max_iter, {})
+        return all(f"{task}/mIoU" in last for task in (STUDENT, TEACHER))
+
+    def curve(self, task: str) -> dict[int, float]:
+        """Iterations done -> mIoU in percent."""
+        return {done: scores[f"{task}/mIoU"] for done, scores in sorted(self.evaluations.items())}
+
+    def last(self, task: str) -> float:
+        """mIoU in percent after the last iteration."""
+        return self.evaluations[self.max_iter][f"{task}/mIoU"]
+
+    def best(self, task: str) -> float:
+        """Highest mIoU in percent of the run's evaluations."""
+        return max(self.curve(task).values())
+
+    def class_ious(self, task: str) -> dict[str, float]:
+        """Class -> IoU in percent after the last iteration; NaN for a class that no test image holds."""
+        prefix = f"{task}/IoU-"
+        last = self.evaluations[self.max_iter]
+        return {key.removeprefix(prefix): value for key, value in last.items() if key.startswith(prefix)}
+
+
+@dataclass(frozen=True)
+class Cell:
+    """The complete runs of one method on one draw, by seed, of so many that were planned."""
+
+    method: str
+    draw: str
+    runs: Mapping[int, RunResult]
+    planned: int
+
+    def class_means(self, task: str) -> dict[str, float]:
+        """Class -> mean IoU over seeds; empty without a run."""
+        ious = [run.class_ious(task) for run in self.runs.values()]
+        return {name: mean_and_std(iou[name] for iou in ious)[0] for name in (ious[0] if ious else ())}
+
+    def mean_curve(self, task: str) -> dict[int, tuple[float, float]]:
+        """Iterations done -> (mean, standard deviation) over the seeds evaluated then (0 for one)."""
+        curves = [run.curve(task) for run in self.runs.values()]
+        iterations = sorted({done for curve in curves for done in curve})
+        return {done: mean_and_std(curve[done] for curve in curves if done in curve) for done in iterations}
+
+
+def read_result(metrics_file: Path, max_iter: int) -> RunResult:
+    """Read a run's metrics.json; a file that does not exist is a run that was never evaluated.
+
+    A resumed run repeats iterations: the last line counts. A line that a killed run left unfinished is passed over.
+    """
+    evaluations: dict[int, dict[str, float]] = {}
+    seconds: dict[int, float] = {}
+    iterations = 0
+    lines = metrics_file.read_text(encoding="utf-8").splitlines() if metrics_file.is_file() else []
+    for line in lines:
+        try:
+            entry = json.loads(line)
+        except json.JSONDecodeError:
+            continue
+        # Within training a line names the iteration that was just done, after training the one that would be next.
+        done = min(entry["iteration"] + 1, max_iter)
+        iterations = max(iterations, done)
+        if f"{STUDENT}/mIoU" in entry:
+            evaluations[done] = {key: value for key, value in entry.items() if key.startswith(STUDENT)}
+        if "time" in entry:
+            seconds[done] = entry["time"]
+    return RunResult(evaluations, max_iter, iterations, statistics.fmean(seconds.values()) if seconds else None)
+
+
+def mean_and_std(values: Iterable[float]) -> tuple[float, float]:
+    """Mean and sample standard deviation (0 for a single value)."""
+    numbers = list(values)
+    if not all(math.isfinite(number) for number in numbers):
+        return math.nan, math.nan
+    return statistics.fmean(numbers), statistics.stdev(numbers) if len(numbers) > 1 else 0.0

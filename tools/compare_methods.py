@@ -1,0 +1,96 @@
+#!/usr/bin/env python3
+"""Compare methods on the same labels and seeds: run what is missing of a matrix, and report on all of it.
+
+    python tools/compare_methods.py configs/comparison/toy.yaml [--output output/comparison/toy] [--jobs N]
+        [--report-only | --dry-run] [--document docs/results.md]
+
+Each run is one ``train_net.py`` below OUTPUT/runs; one that was interrupted is resumed, one that is done is left alone.
+Writes table.md, table.csv, curves.png and bars.png to the output folder. Exit status: 1 if runs failed (the others went
+on), 2 for a mistake in what was given, 130 when interrupted: the same command goes on from there.
+"""
+
+import argparse
+import shlex
+import sys
+from pathlib import Path
+
+from rc2l_d2.errors import InputError
+from rc2l_d2.reporting import (
+    Comparison,
+    PlannedRun,
+    Runner,
+    collect,
+    draw_bars,
+    draw_curves,
+    load_comparison,
+    markdown,
+    picture_prefix,
+    plan_runs,
+    write_csv,
+    write_section,
+)
+
+TRAIN_NET = Path(__file__).resolve().parent.parent / "train_net.py"
+
+
+def report(comparison: Comparison, plan: list[PlannedRun], output: Path, document: Path | None, command: str) -> None:
+    """Write tables and pictures of what is done, and print the table's targets."""
+    results = collect(comparison, plan)
+    pictures = [output / "curves.png", output / "bars.png"]
+    output.mkdir(parents=True, exist_ok=True)
+    draw_curves(comparison, results.cells, pictures[0])
+    draw_bars(comparison, results.cells, pictures[1])
+    write_csv(results, output / "table.csv")
+    table = output / "table.md"
+    table.write_text(f"# {comparison.title}\n\n{markdown(results, plan, command, '')}", encoding="utf-8")
+    if document is not None:
+        text = markdown(results, plan, command, picture_prefix(comparison.name))
+        write_section(document, comparison.name, comparison.title, text, pictures)
+    for verdict in results.verdicts():
+        print(f"{verdict.outcome.upper()}: {verdict.target}: {verdict.figures}")
+    print(f"Report: {table}" + (f" and {document}" if document else ""))
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("comparison", help="YAML file of the comparison")
+    parser.add_argument("--output", type=Path, help="folder of runs and report (default: output/comparison/NAME)")
+    parser.add_argument("--jobs", type=int, default=1, help="runs at a time, which share the cores (default: 1)")
+    parser.add_argument("--document", type=Path, help="Markdown file in which to rewrite this comparison's section")
+    what = parser.add_mutually_exclusive_group()
+    what.add_argument("--report-only", action="store_true", help="run nothing, report on what is done")
+    what.add_argument("--dry-run", action="store_true", help="print the runs and their state, and stop")
+    args = parser.parse_args()
+    if args.jobs < 1:
+        parser.error(f"--jobs is {args.jobs}; give a number from 1")
+
+    comparison = load_comparison(args.comparison)
+    output = args.output or Path("output/comparison") / comparison.name
+    plan = plan_runs(comparison, output)
+    if args.dry_run:
+        for planned in plan:
+            state = planned.state()
+            print(f"{state:7}{shlex.join(['python', 'train_net.py', *planned.arguments(state == 'resume')])}")
+        return 0
+    failures = [] if args.report_only else Runner(TRAIN_NET, args.jobs, say).run(plan, output)
+    jobs = f" --jobs {args.jobs}" if args.jobs > 1 else ""
+    report(comparison, plan, output, args.document, f"python tools/compare_methods.py {args.comparison}{jobs}")
+    for failure in failures:
+        print(f"compare_methods.py: {failure}", file=sys.stderr)
+    return 1 if failures else 0
+
+
+def say(line: str) -> None:
+    # At once, also into a file or pipe: a comparison takes hours.
+    print(line, flush=True)
+
+
+if __name__ == "__main__":
+    try:
+        sys.exit(main())
+    except InputError as error:
+        print(f"compare_methods.py: {error}", file=sys.stderr)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        print("compare_methods.py: interrupted; the same command goes on from here.", file=sys.stderr)
+        sys.exit(130)
