@@ -164,6 +164,8 @@ def test_pictures_and_document(finished):
 def test_a_second_call_runs_nothing(copied):
     file, out = copied
     before = {path: path.read_bytes() for path in [*(out / "runs").rglob("metrics.json"), out / "table.csv"]}
+    dry = compare(file, "--output", out, "--dry-run")
+    assert [line.split()[0] for line in dry.stdout.splitlines()] == ["done"] * 4
     result = compare(file, "--output", out)
     assert result.returncode == 0 and "4 runs: 4 done, 0 to do." in result.stdout, result.stderr
     assert {path: path.read_bytes() for path in before} == before
@@ -223,7 +225,7 @@ def test_a_failed_run_is_told_and_the_others_go_on(copied, toy_definition):
 
 
 @pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="finds the run's process in /proc")
-def test_an_interrupted_matrix_goes_on(toy_definition, tmp_path):
+def test_an_interrupted_matrix_goes_on(toy_definition, tmp_path, monkeypatch):
     raw = description(toy_definition, seeds=[1], targets=[])
     raw["overrides"].update({"SOLVER.MAX_ITER": 12, "SOLVER.CHECKPOINT_PERIOD": 4, "TEST.EVAL_PERIOD": 0})
     del raw["methods"]["rc2l"]
@@ -270,7 +272,8 @@ def test_an_interrupted_matrix_goes_on(toy_definition, tmp_path):
     assert tool.returncode == 130 and "interrupted" in said and "resumed" in printed
     assert ended(taken)
 
-    assert compare(file, "--output", out, "--dry-run").stdout.startswith("resume")
+    monkeypatch.chdir(REPO)
+    assert plan_runs(load_comparison(str(file)), out)[0].state() == "resume"
     result = compare(file, "--output", out)
     assert result.returncode == 0 and "supervised, 1_4, seed 1: resumed" in result.stdout, result.stderr
     starts = re.findall(r"Starting training from iteration (\d+)", (run / "output.log").read_text())
@@ -397,7 +400,8 @@ def test_mistakes_in_the_file_are_told_in_one_sentence(change, fragments, tmp_pa
         assert fragment in message
 
 
-def test_mistakes_in_a_configuration_name_the_run(toy_definition, tmp_path):
+def test_mistakes_in_a_configuration_name_the_run(toy_definition, tmp_path, monkeypatch):
+    monkeypatch.chdir(REPO)
     raw = description(toy_definition)
     raw["methods"]["rc2l"]["overrides"]["MODEL.RC2L.EMA_DEKAY"] = 0.9
     comparison = load_comparison(str(written(tmp_path, raw)))
@@ -407,7 +411,8 @@ def test_mistakes_in_a_configuration_name_the_run(toy_definition, tmp_path):
     assert missing.returncode == 2 and missing.stderr.count("\n") == 1 and "none.yaml" in missing.stderr
 
 
-def test_seeds_fill_the_draws_name_and_pass_through_the_command_line(toy_definition, tmp_path):
+def test_seeds_fill_the_draws_name_and_pass_through_the_command_line(toy_definition, tmp_path, monkeypatch):
+    monkeypatch.chdir(REPO)
     raw = description(toy_definition)
     raw["draws"]["1_4"]["overrides"] = {"DATASETS.TRAIN": ["tiny_labeled_{seed}"], "SOLVER.BASE_LR": "5e-4"}
     plan = plan_runs(load_comparison(str(written(tmp_path, raw))), tmp_path)
