@@ -14,7 +14,7 @@ from rc2l_d2.data import TestMapper
 from rc2l_d2.engine import load_config
 from rc2l_d2.errors import InputError
 from rc2l_d2.evaluation import Predictor, check_test_settings
-from rc2l_d2.evaluation.inference import window_starts
+from rc2l_d2.evaluation.inference import WINDOW_BATCH, window_starts
 from rc2l_d2.host import build_model
 
 
@@ -86,7 +86,9 @@ def test_overlapping_windows_are_averaged(size, crop, stride):
             count[top : top + height, left : left + width] += 1
     assert count.min() >= 1
     np.testing.assert_allclose(scores.numpy(), total / count, rtol=0, atol=1e-6)
-    assert len(model.batches) == 1 and set(model.batches[0]) == {(height, width)}, "one batch of windows of one size"
+    windows = [len(batch) for batch in model.batches]
+    assert {shape for batch in model.batches for shape in batch} == {(height, width)}, "windows of one size"
+    assert max(windows) <= WINDOW_BATCH and len(windows) == -(-sum(windows) // WINDOW_BATCH), "in full batches"
 
 
 @pytest.fixture(scope="module")

@@ -12,6 +12,9 @@ from ..data.mappers import augmented_sizes
 from ..errors import InputError
 from ..host import CfgNode
 
+# Windows that go through the model together: an image of 24 megapixels has hundreds, and each takes memory.
+WINDOW_BATCH = 9
+
 
 def window_starts(length: int, window: int, stride: int) -> list[int]:
     """Where windows of ``window`` pixels begin that cover ``length`` (not less): ``stride`` apart, the last flush."""
@@ -86,17 +89,21 @@ class Predictor(nn.Module):
         return F.interpolate(scores[None], size=wanted, mode="bilinear", align_corners=False)[0]
 
     def _scores_by_window(self, image: Tensor) -> Tensor:
-        """(K, h, w) for an image (3, h, w): all windows are one batch; where they overlap, their mean."""
+        """(K, h, w) for an image (3, h, w): windows in batches; where they overlap, their mean."""
         size = image.shape[-2:]
         # An image smaller than the window is its own window.
         height, width = window = tuple(map(min, size, self.window))
         corners = [*product(*map(window_starts, size, window, self.stride))]
-        results = self.model([{"image": image[:, y : y + height, x : x + width]} for y, x in corners])
-        scores = results[0]["sem_seg"]
-        total, count = scores.new_zeros(len(scores), *size), scores.new_zeros(size)
-        for (y, x), result in zip(corners, results, strict=True):
-            total[:, y : y + height, x : x + width] += result["sem_seg"]
-            count[y : y + height, x : x + width] += 1
+        total: Tensor | None = None
+        for first in range(0, len(corners), WINDOW_BATCH):
+            batch = corners[first : first + WINDOW_BATCH]
+            results = self.model([{"image": image[:, y : y + height, x : x + width]} for y, x in batch])
+            for (y, x), result in zip(batch, results, strict=True):
+                scores = result["sem_seg"]
+                if total is None:
+                    total, count = scores.new_zeros(len(scores), *size), scores.new_zeros(size)
+                total[:, y : y + height, x : x + width] += scores
+                count[y : y + height, x : x + width] += 1
         return total.div_(count)
 
 

@@ -4,9 +4,9 @@ Two conventions of the mean over classes are in use, and they differ where a cla
 from the whole ground truth:
 
 - ``mIoU``, the one to compare with published tables: the mean over all classes that occur in the prediction or in the
-  ground truth; a class that is only predicted counts with 0. It is what the evaluation of UniMatch, ST++, U2PL and CPS
-  amounts to (they average over all classes), what the servers of Pascal VOC and Cityscapes do, and what Detectron2 did
-  up to its release v0.6.
+  ground truth; a class that is only predicted counts with 0. Code of the field that averages over all classes, as
+  UniMatch's, differs from it only where a class is nowhere at all (there it counts with 0). Detectron2 did the same up
+  to its release v0.6.
 - ``mIoU_gt``: the mean over classes of the ground truth alone. It is Detectron2's ``mIoU`` at its head of 2026.
 
 On the usual validation sets every class is in the ground truth, and the two are one number.
