@@ -12,6 +12,7 @@ import sys
 
 import torch
 
+from rc2l_d2.data import dead_worker
 from rc2l_d2.engine import RC2LTrainer, describe_plan, load_config
 from rc2l_d2.errors import InputError
 from rc2l_d2.host import (
@@ -55,8 +56,11 @@ def main(args: argparse.Namespace) -> dict:
         trainer.resume_or_load(resume=args.resume)
         trainer.train()
         return trainer.last_results
-    except InputError as error:
-        print(f"train_net.py: {error}", file=sys.stderr)
+    except (InputError, RuntimeError) as error:
+        message = str(error) if isinstance(error, InputError) else dead_worker(error)
+        if message is None:
+            raise
+        print(f"train_net.py: {message}", file=sys.stderr)
         sys.exit(2)
 
 

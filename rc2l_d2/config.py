@@ -13,6 +13,12 @@ def add_rc2l_config(cfg: CfgNode) -> CfgNode:
     cfg.DATASETS.DEFINITIONS = ()
     # Data sets whose images alone are used (DATASETS.TRAIN is the labelled part).
     cfg.DATASETS.UNLABELED = ()
+    # Text files, from the current directory, in any of the field's formats (datasets/README.md): where one is given it
+    # names the images, and DATASETS.TRAIN (or UNLABELED) the one data set whose folders and classes they have.
+    cfg.DATASETS.LABELED_LIST = ""
+    cfg.DATASETS.UNLABELED_LIST = ""
+    # Whether labelled images may be among the unlabelled ones, as some lists of the field have them.
+    cfg.DATASETS.ALLOW_OVERLAP = False
     # Photometric distortion of labelled images (brightness, contrast, saturation, hue), as MaskFormer does.
     cfg.INPUT.COLOR_AUG_SSD = False
 
@@ -35,6 +41,15 @@ def add_rc2l_config(cfg: CfgNode) -> CfgNode:
     cfg.SOLVER.LR_SCHEDULER_NAME = "WarmupPolyLR"
     # Exponent of the polynomial decay to zero: lr = BASE_LR * (1 - iter / MAX_ITER) ** power.
     cfg.SOLVER.POLY_LR_POWER = 0.9
+
+    # --- evaluation ---------------------------------------------------------------------------------------------
+    # (TEST.AUG, several sizes and mirroring, is Detectron2's.) Ask the model about windows of the test image (at its
+    # INPUT.MIN_SIZE_TEST) of this height and width, this far apart vertically and horizontally, all in pixels; the last
+    # window of a row or column ends with the image, and scores are averaged where windows overlap.
+    cfg.TEST.SLIDING_WINDOW = CfgNode()
+    cfg.TEST.SLIDING_WINDOW.ENABLED = False
+    cfg.TEST.SLIDING_WINDOW.CROP_SIZE = [512, 512]
+    cfg.TEST.SLIDING_WINDOW.STRIDE = [341, 341]
 
     # --- the region predictor (MaskFormer's keys) -----------------------------------------------------------------
     cfg.MODEL.SEM_SEG_HEAD.NAME = "RegionHead"

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
+from typing import get_args
 
+import numpy as np
 import pytest
 import yaml
 from data_files import small_config, write_dataset, write_definition
@@ -16,12 +19,20 @@ from rc2l_d2.data import (
     register_definitions,
     require_registered,
 )
-from rc2l_d2.data.definition import voc_color_map
+from rc2l_d2.data.definition import _OPTIONAL, _REQUIRED, Part, voc_color_map
+from rc2l_d2.data.file_list import FileList
+from rc2l_d2.data.label_map import LabelMap
+from rc2l_d2.data.parts import part_entries, part_images
 from rc2l_d2.errors import InputError
 from rc2l_d2.host import DatasetCatalog, MetadataCatalog
 
 CHECKOUT = Path(__file__).resolve().parents[1]
 CAMVID = CHECKOUT.parent / "shared" / "camvid"
+
+
+def ids(definition, part):
+    """The ids of a part, without looking whether the files exist."""
+    return [Path(path).stem for path in part_images(definition, part).images]
 
 
 @pytest.fixture
@@ -39,7 +50,9 @@ def test_parts_are_registered_with_what_the_evaluator_and_the_visualizer_need(tm
         "file_name": str(tmp_path / "data/images/train_003.png"),
         "image_id": "train_003",
         "sem_seg_file_name": str(tmp_path / "data/labels/train_003.png"),
+        "label_map": None,
     }
+    assert isinstance(entries, FileList)
     metadata = MetadataCatalog.get(f"{name}_val")
     assert metadata.stuff_classes == ["class0", "class1", "class2"]
     assert metadata.stuff_colors == [[0, 0, 0], [128, 0, 0], [0, 128, 0]]
@@ -49,20 +62,20 @@ def test_parts_are_registered_with_what_the_evaluator_and_the_visualizer_need(tm
 
 def test_drawn_part_and_the_rest_share_nothing_and_keep_the_order(tmp_path, content):
     definition = load_definition(write_definition(tmp_path / "set.yaml", content))
-    train, labeled, unlabeled = (definition.ids(part) for part in ("train", "labeled", "unlabeled"))
+    train, labeled, unlabeled = (ids(definition, part) for part in ("train", "labeled", "unlabeled"))
     assert len(labeled) == 4
     assert sorted(labeled + unlabeled) == train
     assert labeled == sorted(labeled) and unlabeled == sorted(unlabeled)
-    assert labeled == definition.ids("labeled")
+    assert labeled == ids(definition, "labeled")
     content["parts"]["labeled"]["seed"] = 2
     other = load_definition(write_definition(tmp_path / "other.yaml", content))
-    assert other.ids("labeled") != labeled
+    assert ids(other, "labeled") != labeled
 
 
 def test_a_draw_is_the_same_for_ever(tmp_path, content):
     definition = load_definition(write_definition(tmp_path / "set.yaml", content))
     # A published split must not change with a NumPy version: these are RandomState(1)'s first four of ten.
-    assert definition.ids("labeled") == ["train_002", "train_004", "train_006", "train_009"]
+    assert ids(definition, "labeled") == ["train_002", "train_004", "train_006", "train_009"]
 
 
 def test_folder_part_is_recursive_and_needs_no_labels(tmp_path, content):
@@ -85,9 +98,9 @@ def test_first_label_folder_that_holds_the_label_counts(tmp_path, content):
         (data / f"more_labels/{image_id}.png").write_bytes((data / f"labels/{image_id}.png").read_bytes())
     (data / "labels/train_001.png").unlink()
     content["labels"] = ["labels", "more_labels"]
-    entries = load_definition(write_definition(tmp_path / "set.yaml", content)).entries("train", labelled=True)
-    folders = [Path(entry["sem_seg_file_name"]).parent.name for entry in entries[:3]]
-    assert folders == ["labels", "more_labels", "labels"]
+    entries = part_entries(load_definition(write_definition(tmp_path / "set.yaml", content)), "train", "all")
+    folders = [Path(entry["sem_seg_file_name"]).parent.name for entry in entries]
+    assert folders == ["labels", "more_labels", *["labels"] * 8]
 
 
 def test_registering_twice(tmp_path, content):
@@ -147,6 +160,28 @@ def _with(**values):
         (_with(parts={"a": {"of": "b", "fraction": 0.5}, "b": {"list": "b.txt"}}), "'parts.a.of'.*not defined above"),
         (_with(parts={"a": {"list": "a.txt"}, "b": {"of": "a", "fraction": 8}}), "'parts.b.fraction'"),
         (_with(parts={"a": {"list": "a.txt"}, "b": {"of": "a", "except": "c"}}), "'parts.b.except'"),
+        (_with(parts={"a": {"list": "a.txt", "folder": "a"}}), r"'parts.a'.*\{folder: FOLDER\}"),
+        (_with(parts={"a": {"list": "a.txt"}, "b": {"of": "a", "fraction": 0.5, "seed": -1}}), "'parts.b.seed'"),
+        (_with(parts={"a": {"list": "a.txt"}, "b": {"of": ["a"], "except": "a"}}), "'parts.b.of'"),
+        (_with(parts={"a": {"list": "a.txt"}, "b": {"of": {"x": 1}, "fraction": 0.5}}), "'parts.b.of'"),
+        (_with(parts={1: {"list": "a.txt"}}), "'parts.1'.*quotes"),
+        (_with(parts={"a": "a.txt"}), "'parts.a'"),
+        (_with(parts=["a.txt"]), "'parts'"),
+        (_with(labels={"suffix": ".png"}), "'labels'.*must be a folder, or"),
+        (_with(labels=["a", {"folder": "b", "sufix": ".png"}]), r"'labels\[1\]'.*must be a folder, or"),
+        (_with(labels={"folder": "a", "replace": {"x": 1}}), "'labels'.*must be a folder, or"),
+        (_with(labels={"folder": "a", "replace": ["x"]}), "'labels'"),
+        (_with(labels={"folder": 7}), "'labels'.*text"),
+        (_with(labels={"folder": "a", "map": {0: "class9"}}), r"'labels\.map'.*'class9', which is no class"),
+        (_with(label_map={0: "class9"}), "'label_map'.*'class9', which is no class"),
+        (_with(label_map={0: "class0", "#ffffff": "class1"}), "'label_map'.*values and colours"),
+        (_with(label_map="colours"), "'label_map'.*the word palette"),
+        (_with(label_map={"other": "ignore"}), "'label_map'"),
+        (_with(image_suffix=[]), "'image_suffix'.*not empty"),
+        (_with(name=5), "'name'.*quotes"),
+        (_with(root=[None]), "'root'"),
+        (_with(palette=[[0, 0, 300]] * 3), "'palette'.*0 to 255"),
+        (_with(classes=[f"c{number}" for number in range(256)]), "'classes'.*at most 255"),
     ],
 )
 def test_what_a_file_may_not_say(tmp_path, content, change, message):
@@ -190,19 +225,21 @@ def test_missing_files_are_counted_and_named(tmp_path, content):
 def test_bad_lists(tmp_path, content):
     definition = load_definition(write_definition(tmp_path / "set.yaml", content))
     (tmp_path / "data/train.txt").write_text("train_000\n\ntrain_001\ntrain_000\n")
-    with pytest.raises(InputError, match=r"train\.txt names 'train_000' twice"):
-        definition.ids("train")
+    with pytest.raises(InputError, match=r"train\.txt names 1 image twice, '.*/images/train_000\.png'"):
+        part_images(definition, "train")
     (tmp_path / "data/train.txt").unlink()
     with pytest.raises(InputError, match=r"part 'train': the list .*train\.txt cannot be read"):
-        definition.ids("labeled")
+        part_images(definition, "labeled")
 
 
 def test_labels_cannot_be_wanted_where_there_are_none(tmp_path, content):
     del content["labels"]
     definition = load_definition(write_definition(tmp_path / "set.yaml", content))
-    assert len(definition.entries("train")) == 10
+    for labels in ("none", "existing"):
+        entries = part_entries(definition, "train", labels)
+        assert len(entries) == 10 and not any("sem_seg_file_name" in entry for entry in entries)
     with pytest.raises(InputError, match="no key 'labels'"):
-        definition.entries("train", labelled=True)
+        part_entries(definition, "train", "all")
 
 
 def test_status_never_raises(tmp_path, content):
@@ -266,9 +303,18 @@ def test_built_in_voc_and_cityscapes(tmp_path, monkeypatch):
     for file in (image, label):
         file.parent.mkdir(parents=True)
         file.write_bytes(b"x")
-    assert load_dataset("cityscapes_train", labelled=True) == [
-        {"file_name": str(image), "image_id": f"train/{frame}", "sem_seg_file_name": str(label)}
-    ]
+    entry = {"file_name": str(image), "image_id": f"train/{frame}", "sem_seg_file_name": str(label), "label_map": None}
+    assert list(load_dataset("cityscapes_train", labelled=True)) == [entry]
+    # As downloaded, without any preparation.
+    downloaded = label.rename(label.with_name(label.name.replace("TrainIds", "Ids")))
+    found = load_dataset("cityscapes_train", labelled=True)[0]
+    assert found["sem_seg_file_name"] == str(downloaded)
+    table = found["label_map"]
+    # cityscapesScripts' table: label ids with a train id, in the order of the train ids.
+    with_train_id = [7, 8, 11, 12, 13, 17, 19, 20, 21, 22, 23, 24, 25, 26, 27, 28, 31, 32, 33]
+    assert isinstance(table, LabelMap) and sorted(table.keys) == list(range(34))
+    expected = [with_train_id.index(value) if value in with_train_id else 255 for value in range(34)]
+    assert [table.targets[table.keys.index(value)] for value in range(34)] == expected
 
 
 def test_no_built_in_name_is_one_of_detectron2s(tmp_path):
@@ -290,6 +336,21 @@ def test_camvid_is_complete(monkeypatch):
 
 def test_readme_example_is_a_definition(tmp_path):
     text = (CHECKOUT / "datasets/README.md").read_text()
-    example = text.split("```yaml\n")[1].split("```")[0]
-    definition = load_definition(write_definition(tmp_path / "set.yaml", yaml.safe_load(example)))
-    assert len(definition.parts) == 5
+    example = yaml.safe_load(text.split("```yaml\n")[1].split("```")[0])
+    definition = load_definition(write_definition(tmp_path / "set.yaml", example))
+    # It shows every key, and every kind of part.
+    assert set(example) == set(_REQUIRED + _OPTIONAL)
+    assert {type(part) for part in definition.parts.values()} == set(get_args(Part))
+    (rule,) = definition.labels
+    assert rule.path("a/b") == "masks/a/b.png"
+    assert rule.label_map.apply(np.array([[0, 1, 2, 3, 4]], np.uint8)).tolist() == [[255, 0, 1, 2, 1]]
+
+
+def test_readme_label_rule_finds_what_it_says(tmp_path):
+    text = (CHECKOUT / "datasets/README.md").read_text()
+    found = re.search(r"`(\{folder: scenes[^`]*)` finds\s+`([^`]*)` for the id `([^`]*)`", text)
+    example = yaml.safe_load(text.split("```yaml\n")[1].split("```")[0])
+    example.update(labels=[yaml.safe_load(found[1])])
+    (rule,) = load_definition(write_definition(tmp_path / "set.yaml", example)).labels
+    assert rule.path(found[3]) == found[2]
+    assert rule.label_map.apply(np.array([[0, 255]], np.uint8)).tolist() == [[0, 1]]

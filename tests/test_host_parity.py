@@ -28,7 +28,8 @@ except Exception as error:  # a build that doesn't fit its torch raises anything
 
 REPO = Path(__file__).resolve().parent.parent
 HOSTS = {"embedded": embedded, "detectron2": real}
-NAMES = sorted(set(door) - {"HOST", "HOST_REASON"})
+# HOST_EVALUATOR is a class of Detectron2 and nothing here: the one name that is not the same thing twice.
+NAMES = sorted(set(door) - {"HOST", "HOST_EVALUATOR", "HOST_REASON"})
 SOURCES = [
     path
     for pattern in ("rc2l_d2/**/*.py", "tools/*.py", "demo/*.py", "train_net.py")
@@ -62,9 +63,6 @@ INDIRECT_CALLS = [
     ("HookBase.after_step", ("self",), ()),
     ("HookBase.after_train", ("self",), ()),
     ("Visualizer.draw_sem_seg", ("self", "sem_seg"), ("alpha",)),
-    ("SemSegEvaluator.reset", ("self",), ()),
-    ("SemSegEvaluator.process", ("self", "inputs", "outputs"), ()),
-    ("SemSegEvaluator.evaluate", ("self",), ()),
     ("CfgNode.merge_from_file", ("self", "file"), ("allow_unsafe",)),
     ("CfgNode.merge_from_list", ("self", "list"), ()),
     ("CfgNode.clone", ("self",), ()),
@@ -117,6 +115,8 @@ def test_every_call_that_the_project_makes_fits(host):
     assert len(calls) > 30
     for name, positional, keywords in calls:
         thing = look_up(HOSTS[host], name)
+        if thing is None:  # HOST_EVALUATOR
+            continue
         inspect.signature(thing).bind(*[None] * positional, **dict.fromkeys(keywords))
     for name, positional, keywords in INDIRECT_CALLS:
         inspect.signature(look_up(HOSTS[host], name)).bind(*positional, **dict.fromkeys(keywords))
@@ -178,7 +178,13 @@ def run(host: str, file: Path, mode: str, options: list[str]) -> dict:
     assert result.returncode == 0, result.stderr
     report = json.loads(file.read_text())
     assert report["host"] == host
-    report["printed"] = [line.split("copypaste: ")[1] for line in result.stdout.splitlines() if "copypaste: " in line]
+    printed = [line.split("copypaste: ")[1] for line in result.stdout.splitlines() if "copypaste: " in line]
+    report["printed"] = {
+        task: dict(zip(names.split(","), values.split(","), strict=True))
+        for task, names, values in zip(printed[0::3], printed[1::3], printed[2::3], strict=True)
+    }
+    for metrics in report["printed"].values():
+        assert (metrics.pop("mIoU_detectron2", None) is None) == (host == "embedded")
     return report
 
 
@@ -212,13 +218,17 @@ def test_one_seed_gives_one_stream_of_losses_and_one_evaluation(streams):
     assert ours["weights"] == theirs["weights"], "the models began differently"
     assert len(ours["losses"]) == 20 and "loss_smc" in ours["losses"][-1]
     assert difference(ours["losses"], theirs["losses"]) <= 1e-5
-    assert len(ours["printed"]) == 6 and ours["printed"] == theirs["printed"]
+    assert len(ours["printed"]) == 2 and ours["printed"] == theirs["printed"]
+    theirs_alone = {task: metrics.pop("mIoU_detectron2") for task, metrics in theirs["results"].items()}
     assert leaves(ours["results"]) == pytest.approx(leaves(theirs["results"]), rel=1e-9, nan_ok=True)
+    for task, metrics in ours["results"].items():
+        assert theirs_alone[task] == pytest.approx(metrics["mIoU_gt"], rel=1e-9)
 
     def keys(host: str) -> set[str]:
         return {key for line in (folder / host / "metrics.json").read_text().splitlines() for key in json.loads(line)}
 
-    assert keys("embedded") == keys("detectron2")
+    assert keys("detectron2") - keys("embedded") == {"sem_seg/mIoU_detectron2", "sem_seg_teacher/mIoU_detectron2"}
+    assert keys("embedded") <= keys("detectron2")
 
 
 @pytest.mark.parametrize("writer, reader", [("embedded", "detectron2"), ("detectron2", "embedded")])

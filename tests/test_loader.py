@@ -2,15 +2,25 @@
 
 from __future__ import annotations
 
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
 from itertools import islice
+from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
-from data_files import small_config, write_dataset, write_definition, write_label
+from conftest import REPO, TINY
+from data_files import small_config, write_dataset, write_definition, write_image, write_label
 
-from rc2l_d2.data import build_test_loader, build_train_loader, register_definition
+from rc2l_d2.data import build_test_loader, build_train_loader, dead_worker, load_definition, register_definition
 from rc2l_d2.data.loader import StepSampler, share
 from rc2l_d2.errors import InputError
+from rc2l_d2.host import comm
 
 
 @pytest.fixture
@@ -48,11 +58,31 @@ def test_without_unlabeled_data(name):
     assert all(len(labeled) == 2 and unlabeled == [] for labeled, unlabeled in _take(cfg, 3))
 
 
-def test_workers_change_nothing(name):
+@pytest.mark.parametrize("workers", [1, 2])
+def test_workers_change_nothing(name, workers):
     cfg = small_config(name)
     expected = _take(cfg, 6)
-    cfg.DATALOADER.NUM_WORKERS = 2
+    cfg.DATALOADER.NUM_WORKERS = workers
     _assert_same(_take(cfg, 6), expected)
+    # Nor does the place from which a run is resumed.
+    _assert_same(_take(cfg, 3, start_iter=3), expected[3:])
+
+
+def _files(steps):
+    return [[sample["file_name"] for sample in stream] for step in steps for stream in step]
+
+
+def test_the_order_depends_on_the_seed_alone(name):
+    cfg = small_config(name)
+    expected = _files(_take(cfg, 6))
+    # Neither on what else was drawn nor on how the images are cut.
+    torch.manual_seed(5)
+    np.random.seed(5)
+    cfg.INPUT.CROP.SIZE = [8, 8]
+    cfg.INPUT.COLOR_AUG_SSD = True
+    assert _files(_take(cfg, 6)) == expected
+    cfg.SEED += 1
+    assert _files(_take(cfg, 6)) != expected
 
 
 def test_resuming_is_continuing(name):
@@ -107,6 +137,30 @@ def test_processes_share_each_step_of_one_process(world_size):
     assert sum(map(len, seen)) == 8 and set.union(*seen) == set(range(8))
 
 
+def test_the_samples_of_two_processes_are_disjoint_and_complete(name, monkeypatch):
+    """The loaders of both ranks in one process: what each of them reads, not what its sampler says."""
+    cfg = small_config(name)
+    cfg.DATASETS.TRAIN = (f"{name}_train",)  # 10 images and 2 a step, 6 and 2 a step: epochs of 5 and of 3 steps.
+    cfg.SOLVER.IMS_PER_BATCH_UNLABELED = 2
+    alone = _take(cfg, 15)
+    monkeypatch.setattr(comm, "get_world_size", lambda: 2)
+    ranks = []
+    for rank in range(2):
+        monkeypatch.setattr(comm, "get_rank", lambda rank=rank: rank)
+        ranks.append(_take(cfg, 15))
+    for stream, epoch in ((0, 5), (1, 3)):
+        for start in range(0, 15, epoch):
+            files = [[s["file_name"] for step in steps[start : start + epoch] for s in step[stream]] for steps in ranks]
+            whole = {s["file_name"] for step in alone[start : start + epoch] for s in step[stream]}
+            assert [len(files[0]), len(files[1])] == [epoch, epoch]
+            assert not set(files[0]) & set(files[1]) and set(files[0]) | set(files[1]) == whole
+            assert len(whole) == 2 * epoch
+    # Each step holds the very samples that one process alone would have.
+    for step, first, second in zip(alone, *ranks, strict=True):
+        for samples, one, other in zip(step, first, second, strict=True):
+            _assert_same([(samples,)], [([one[0], other[0]],)])
+
+
 @pytest.mark.parametrize("workers", [0, 2])
 def test_a_bad_label_is_one_sentence_whoever_meets_it(name, tmp_path, workers):
     for file in (tmp_path / "data/labels").iterdir():
@@ -152,3 +206,118 @@ def test_shares_are_contiguous_even_and_complete(count, world_size):
     shares = [range(*share(count, rank, world_size)) for rank in range(world_size)]
     assert [index for part in shares for index in part] == list(range(count))
     assert max(map(len, shares)) - min(map(len, shares)) <= 1
+
+
+class KilledAt:
+    """A mapper whose process is killed at one file."""
+
+    def __init__(self, mapper, file: str):
+        self.mapper, self.file = mapper, file
+
+    def __call__(self, entry, *rng):
+        if entry["file_name"] == self.file:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return self.mapper(entry, *rng)
+
+
+def lose_a_worker(definition: str, when: str) -> None:
+    """Read with two workers, one of which is killed; print what is told of it."""
+    register_definition(definition)
+    cfg = small_config(load_definition(definition).name)
+    cfg.DATALOADER.NUM_WORKERS = 2
+    loader = build_test_loader(cfg, cfg.DATASETS.TEST[0]) if when == "test" else build_train_loader(cfg)
+    data = loader.loader.dataset
+    if when == "test":
+        data.mapper = KilledAt(data.mapper, data.entries[1]["file_name"])
+    elif when == "train":
+        data.mappers[1] = KilledAt(data.mappers[1], data.entries[1][3]["file_name"])
+    try:
+        for _ in islice(loader, 30):
+            if when == "between" and (workers := _data_workers(os.getpid())):
+                time.sleep(0.5)  # The workers have read ahead and wait.
+                os.kill(workers[0], signal.SIGKILL)
+                when = "done"
+    except RuntimeError as error:
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+        print(dead_worker(error))
+
+
+@pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="needs Linux' /proc")
+@pytest.mark.parametrize(
+    ("when", "where"),
+    [
+        ("train", "while it was reading {folder}/images/train_0..\\.png"),
+        ("test", "while it was reading {folder}/images/val_001\\.png"),
+        ("between", "between two files"),
+    ],
+)
+def test_a_worker_that_dies_is_told_with_its_file(tmp_path, when, where):
+    # In a process of its own: torch may raise what it has to say of the worker at any place from now on.
+    write_definition(tmp_path / "set.yaml", write_dataset(tmp_path / "data"))
+    program = f"import test_loader; test_loader.lose_a_worker({str(tmp_path / 'set.yaml')!r}, {when!r})"
+    environment = {**os.environ, "PYTHONPATH": f"{REPO / 'tests'}{os.pathsep}{REPO}", "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, "-c", program]
+    result = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60)
+    killed = "(is killed by signal: Killed|exited unexpectedly)"
+    where = where.format(folder=re.escape(str(tmp_path / "data")))
+    assert re.fullmatch(rf"A data worker \(process \d+\) {killed} {where}; look at .*\.\n", result.stdout), result
+
+
+@pytest.mark.parametrize("error", [RuntimeError("CUDA out of memory"), ValueError("DataLoader"), KeyError(1)])
+def test_other_errors_are_not_taken_for_dead_workers(error):
+    assert dead_worker(error) is None
+
+
+def _data_workers(process: int) -> list[int]:
+    """The processes that ``process`` forked, by its own command line."""
+    found = []
+    for entry in Path("/proc").iterdir():
+        if not entry.name.isdigit():
+            continue
+        try:
+            parent = int((entry / "stat").read_text().rpartition(")")[2].split()[1])
+            same = (entry / "cmdline").read_bytes() == Path(f"/proc/{process}/cmdline").read_bytes()
+        except OSError:
+            continue
+        if parent == process and same:
+            found.append(int(entry.name))
+    return found
+
+
+@pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="needs Linux' /proc")
+def test_killing_a_worker_of_a_real_run_ends_in_one_sentence(tmp_path):
+    content = write_dataset(tmp_path / "data", train=4, val=1, size=(64, 64))
+    # Images so large that workers are always reading.
+    large = np.random.default_rng(0).integers(0, 256, (3000, 3000, 3)).astype(np.uint8)
+    for number in range(3):
+        write_image(tmp_path / f"data/images/large/{number}.png", large)
+    content["parts"]["large"] = {"folder": "large"}
+    write_definition(tmp_path / "set.yaml", content)
+    options = [
+        *TINY, "DATASETS.DEFINITIONS", f"('{tmp_path}/set.yaml',)", "DATASETS.TRAIN", f"('{content['name']}_train',)",
+        "DATASETS.UNLABELED", f"('{content['name']}_large',)", "DATASETS.TEST", "()", "OUTPUT_DIR", f"{tmp_path}/out",
+        "MODEL.SEM_SEG_HEAD.NUM_CLASSES", "3", "DATALOADER.NUM_WORKERS", "2", "SOLVER.MAX_ITER", "1000",
+        "MODEL.RC2L.BURN_IN_ITERS", "900",
+    ]  # fmt: skip
+    command = [sys.executable, "train_net.py", "--config-file", "configs/toy/rc2l_R18.yaml", *options]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    with subprocess.Popen(
+        command, cwd=REPO, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as run:
+        try:
+            deadline = time.monotonic() + 60
+            while len(workers := _data_workers(run.pid)) < 2 and run.poll() is None and time.monotonic() < deadline:
+                time.sleep(0.05)
+            time.sleep(1)
+            os.kill(workers[0], signal.SIGKILL)
+            _, errors = run.communicate(timeout=60)
+        finally:
+            run.kill()
+    assert run.returncode == 2, errors
+    # But for what torch may log of itself.
+    (message,) = [line for line in errors.strip().splitlines() if not re.match(r"W\d+ .*torch/", line)]
+    assert re.match(
+        rf"train_net\.py: A data worker \(process {workers[0]}\) (is killed by signal: Killed|exited unexpectedly) "
+        rf"while it was reading {re.escape(str(tmp_path))}/data/images/.*\.png; look at that",
+        message,
+    )

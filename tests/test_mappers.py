@@ -1,15 +1,14 @@
-"""Files to samples: what a reader accepts, what a mapper returns, and the complaints."""
+"""Dataset dicts to samples: what a mapper returns, and the complaints."""
 
 from __future__ import annotations
 
-import cv2
 import numpy as np
 import pytest
 import torch
 from data_files import small_config, write_image, write_label
-from PIL import Image
 
 from rc2l_d2.data import LabeledMapper, TestMapper, UnlabeledMapper, read_image, read_label
+from rc2l_d2.data.label_map import LabelMap
 from rc2l_d2.errors import InputError
 
 
@@ -23,73 +22,6 @@ def entry(tmp_path):
         "image_id": "image",
         "sem_seg_file_name": str(tmp_path / "label.png"),
     }
-
-
-def test_images_of_every_kind_become_three_channels_of_8_bits(tmp_path):
-    gray = np.arange(24, dtype=np.uint8).reshape(4, 6)
-    write_image(tmp_path / "gray.png", gray)
-    assert (read_image(tmp_path / "gray.png") == gray[..., None]).all()
-    write_image(tmp_path / "gray16.png", gray.astype(np.uint16) * 256)
-    assert (read_image(tmp_path / "gray16.png") == gray[..., None]).all()
-    color = np.random.default_rng(0).integers(0, 256, (4, 6, 4)).astype(np.uint8)
-    write_image(tmp_path / "alpha.png", color)
-    assert (read_image(tmp_path / "alpha.png") == color[..., :3]).all()
-    assert (read_image(tmp_path / "alpha.png", "RGB") == color[..., 2::-1]).all()
-
-
-def test_exif_rotation_is_applied(tmp_path):
-    picture = Image.new("RGB", (8, 4))
-    exif = picture.getexif()
-    exif[274] = 6  # stored lying on its side
-    picture.save(tmp_path / "turned.jpg", exif=exif)
-    assert read_image(tmp_path / "turned.jpg").shape == (8, 4, 3)
-
-
-def test_palette_labels_keep_their_indices(tmp_path):
-    values = np.array([[0, 1, 2], [3, 20, 255]], np.uint8)
-    picture = Image.fromarray(values)
-    picture.putpalette([value % 256 for value in range(7, 7 + 768)])
-    assert picture.mode == "P"
-    picture.save(tmp_path / "palette.png")
-    assert (read_label(tmp_path / "palette.png") == values).all()
-    write_label(tmp_path / "gray.png", values)
-    assert (read_label(tmp_path / "gray.png") == values).all()
-    write_image(tmp_path / "deep.png", values.astype(np.uint16))
-    assert read_label(tmp_path / "deep.png").dtype == np.uint8
-    assert (read_label(tmp_path / "deep.png") == values).all()
-
-
-def test_labels_that_cannot_be_used(tmp_path):
-    Image.new("RGB", (4, 4)).save(tmp_path / "color.png")
-    with pytest.raises(InputError, match=r"color\.png: the label image is of type RGB"):
-        read_label(tmp_path / "color.png")
-    write_image(tmp_path / "ids.png", np.full((4, 4), 26001, np.uint16))
-    with pytest.raises(InputError, match=r"ids\.png.*26001"):
-        read_label(tmp_path / "ids.png")
-    with pytest.raises(InputError, match=r"none\.png.*does not exist"):
-        read_label(tmp_path / "none.png")
-
-
-def _broken_files(folder):
-    noise = np.random.default_rng(0).integers(0, 256, (64, 64, 3)).astype(np.uint8)
-    files = []
-    for suffix in (".jpg", ".png"):
-        data = cv2.imencode(suffix, noise)[1].tobytes()
-        (folder / f"half{suffix}").write_bytes(data[: len(data) // 2])
-        files.append(folder / f"half{suffix}")
-    (folder / "empty.jpg").write_bytes(b"")
-    (folder / "text.jpg").write_text("no picture")
-    return [*files, folder / "empty.jpg", folder / "text.jpg", folder / "missing.jpg", folder]
-
-
-def test_broken_files_are_named(tmp_path):
-    for file in _broken_files(tmp_path):
-        with pytest.raises(InputError) as caught:
-            read_image(file)
-        assert str(file) in str(caught.value) and "\n" not in str(caught.value)
-        with pytest.raises(InputError) as caught:
-            read_label(file)
-        assert str(file) in str(caught.value)
 
 
 @pytest.mark.parametrize("color_aug", [False, True])
@@ -173,6 +105,19 @@ def test_test_sample(entry):
     sample = TestMapper(cfg)(entry)
     assert (sample["height"], sample["width"]) == (24, 32)
     assert sample["image"].shape == (3, 45, 60)
+
+
+def test_label_map_of_the_entry(entry, tmp_path):
+    mask = np.zeros((24, 32), np.uint8)
+    mask[:12] = 255
+    write_label(tmp_path / "label.png", mask)
+    entry["label_map"] = LabelMap.from_yaml({0: "ignore", 255: "thing"}, ["background", "thing"], [], 255)
+    cfg = small_config(num_classes=2)
+    cfg.INPUT.CROP.SIZE = [24, 32]
+    cfg.INPUT.MIN_SIZE_TRAIN = (0,)
+    cfg.INPUT.MIN_SIZE_TRAIN_SAMPLING = "choice"
+    sample = LabeledMapper(cfg)(entry, np.random.default_rng(0))
+    assert (sample["sem_seg"][:12] == 1).all() and (sample["sem_seg"][12:] == 255).all()
 
 
 def test_label_values_outside_the_classes(entry):

@@ -60,12 +60,20 @@ def test_train_evaluate_and_resume(command_line, tiny_options, tmp_path):
     by_task = dict(zip(printed[0::3], printed[2::3], strict=True))
     for task in ("sem_seg", "sem_seg_teacher"):
         assert by_task[f"Task: {task}"].split(",")[0] == f"{scores[f'{task}/mIoU']:.4f}"
+        assert scores[f"{task}/mIoU_best"] == scores[f"{task}/mIoU"] and f"{task}/mIoU_gt" in scores
 
     result = command_line(*CONFIG, "--resume", *options, "SOLVER.MAX_ITER", "82")
     assert result.returncode == 0, result.stderr
     assert "Starting training from iteration 80" in result.stdout
     resumed = torch.load(out / "model_final.pth", weights_only=True)
     assert resumed["iteration"] == 81 and resumed["ema"]["updates"] == 82
+    # Two evaluations by now, one before and one after resuming: the better of them is told beside the last.
+    rows = [entry for entry in metrics(out) if "sem_seg/mIoU" in entry]
+    assert len(rows) == 2
+    for task in ("sem_seg", "sem_seg_teacher"):
+        best = max(rows, key=lambda row: row[f"{task}/mIoU"])
+        assert rows[-1][f"{task}/mIoU_best"] == best[f"{task}/mIoU"]
+        assert rows[-1][f"{task}/mIoU_best_iteration"] == best["iteration"]
 
 
 @pytest.mark.parametrize(
@@ -173,7 +181,8 @@ def small_set(folder: Path, label_value: int = 1) -> str:
 
 def train_on(definition: str) -> tuple[str, ...]:
     return ("DATASETS.DEFINITIONS", f"('{definition}',)", "DATASETS.TRAIN", "('small_train',)",
-            "DATASETS.UNLABELED", "('small_train',)", "DATASETS.TEST", "()")  # fmt: skip
+            "DATASETS.UNLABELED", "('small_train',)", "DATASETS.ALLOW_OVERLAP", "True",
+            "DATASETS.TEST", "()")  # fmt: skip
 
 
 def test_a_list_that_names_a_missing_file_is_told(command_line, tiny_options, tmp_path):
@@ -188,11 +197,15 @@ def test_a_label_outside_the_classes_is_told(command_line, tiny_options, tmp_pat
 
 
 def test_a_damaged_image_met_in_training_is_told(command_line, tiny_options, tmp_path):
+    # The check before training reads only the header of a labelled image.
     definition = small_set(tmp_path)
+    (tmp_path / "unlabeled.txt").write_text("a\n")
     image = tmp_path / "images/b.jpg"
-    image.write_bytes(image.read_bytes()[:200])
-    result = command_line(*CONFIG, *tiny_options, *train_on(definition))
-    assert_one_sentence(result, "b.jpg")
+    image.write_bytes(image.read_bytes()[:-40])
+    unlabeled = ("DATASETS.UNLABELED_LIST", str(tmp_path / "unlabeled.txt"))
+    result = command_line(*CONFIG, *tiny_options, *train_on(definition), *unlabeled)
+    assert_one_sentence(result, "b.jpg", "ends too early")
+    assert "Start training" in result.stdout or "Starting training" in result.stdout
     assert "Traceback" not in result.stdout
 
 

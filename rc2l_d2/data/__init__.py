@@ -8,14 +8,16 @@ from pathlib import Path
 from .catalog import (
     DatasetStatus,
     dataset_status,
+    described_part,
     load_dataset,
     register_definition,
     register_definitions,
     require_registered,
+    stream_entries,
 )
 from .check import check_test_data, check_training_data
 from .definition import DatasetDefinition, load_definition
-from .loader import build_test_loader, build_train_loader
+from .loader import build_test_loader, build_train_loader, dead_worker
 from .mappers import LabeledMapper, TestMapper, UnlabeledMapper
 from .reading import read_image, read_label
 
@@ -33,6 +35,8 @@ __all__ = [
     "check_test_data",
     "check_training_data",
     "dataset_status",
+    "dead_worker",
+    "described_part",
     "load_dataset",
     "load_definition",
     "read_image",
@@ -40,4 +44,5 @@ __all__ = [
     "register_definition",
     "register_definitions",
     "require_registered",
+    "stream_entries",
 ]

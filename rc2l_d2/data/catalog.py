@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import difflib
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -15,6 +16,8 @@ from pathlib import Path
 from ..errors import InputError
 from ..host import CfgNode, DatasetCatalog, MetadataCatalog
 from .definition import DatasetDefinition, load_definition
+from .file_list import JoinedList
+from .parts import list_entries, part_entries
 
 # Registered name -> its definition and part.
 _REGISTERED: dict[str, tuple[DatasetDefinition, str]] = {}
@@ -57,7 +60,7 @@ def register_definition(path: str | os.PathLike) -> DatasetDefinition:
                 f"{definition.file}: the data set name '{name}' is already taken by {owner}; change the key 'name'."
             )
     for name, part in names.items():
-        DatasetCatalog.register(name, partial(definition.entries, part))
+        DatasetCatalog.register(name, partial(part_entries, definition, part, "existing"))
         MetadataCatalog.get(name).set(
             stuff_classes=list(definition.classes),
             stuff_colors=[list(color) for color in definition.palette],
@@ -84,6 +87,18 @@ def register_definitions(cfg: CfgNode) -> None:
         register_definition(path)
 
 
+def described_part(name: str) -> tuple[DatasetDefinition, str]:
+    """The description that a registered data set comes from, and its part in it.
+
+    Raises:
+        InputError: unknown name, or a data set that no YAML file describes.
+    """
+    require_registered(name, "The command line")
+    if name not in _REGISTERED:
+        raise InputError(f"No YAML file describes the data set '{name}'; name one that has a description.")
+    return _REGISTERED[name]
+
+
 def require_registered(name: str, key: str) -> None:
     """Refuse a name that no data set has.
 
@@ -106,21 +121,53 @@ def require_registered(name: str, key: str) -> None:
     )
 
 
-def load_dataset(name: str, labelled: bool, key: str = "DATASETS") -> list[dict]:
+def stream_entries(cfg: CfgNode, stream: str) -> Sequence[dict]:
+    """The entries that one of the keys of ``cfg.DATASETS`` names, as a stream of images uses them.
+
+    Args:
+        cfg: with DATASETS.LABELED_LIST (or UNLABELED_LIST), TRAIN (or UNLABELED) names one data set, for its folders
+            and classes, and the list names the images.
+        stream: "TRAIN" and "TEST", whose images must all have labels, or "UNLABELED", whose labels are not looked at.
+
+    Raises:
+        InputError: as :func:`load_dataset`; or a list with not exactly one data set.
+    """
+    names, key, labelled = tuple(cfg.DATASETS[stream]), f"DATASETS.{stream}", stream != "UNLABELED"
+    list_key = {"TRAIN": "LABELED_LIST", "UNLABELED": "UNLABELED_LIST"}.get(stream)
+    list_file = cfg.DATASETS[list_key] if list_key else ""
+    if list_file and len(names) != 1:
+        raise InputError(
+            f"DATASETS.{list_key} is {list_file}, but {key} is {names}; name there one data set, for its folders and "
+            f"classes."
+        )
+    lists = [load_dataset(name, labelled, key, list_file) for name in names]
+    return lists[0] if len(lists) == 1 else JoinedList(lists)
+
+
+def load_dataset(name: str, labelled: bool, key: str = "DATASETS", list_file: str = "") -> Sequence[dict]:
     """The dataset dicts of a registered data set, each with "file_name" and "image_id".
 
     Args:
         name: the registered name.
-        labelled: every dict must have "sem_seg_file_name"; otherwise labels may be absent.
+        labelled: every dict must have "sem_seg_file_name"; otherwise labels are not looked for.
         key: the configuration key that names the data set, for messages.
+        list_file: a list whose images are taken instead of the part's.
 
     Raises:
-        InputError: unknown name, missing root, or missing files.
+        InputError: unknown name, missing root, missing files, or a list for a data set that has no YAML file.
     """
     require_registered(name, key)
+    labels = "all" if labelled else "none"
     if name in _REGISTERED:
         definition, part = _REGISTERED[name]
-        return definition.entries(part, labelled)
+        if list_file:
+            return list_entries(definition, list_file, labels, key)
+        return part_entries(definition, part, labels)
+    if list_file:
+        raise InputError(
+            f"{key} names '{name}', which no YAML file describes, so the list {list_file} cannot be used with it; "
+            f"describe the data set (datasets/README.md)."
+        )
     try:
         entries = [{"image_id": entry["file_name"], **entry} for entry in DatasetCatalog.get(name)]
     except (OSError, AssertionError) as error:
@@ -136,18 +183,19 @@ def load_dataset(name: str, labelled: bool, key: str = "DATASETS") -> list[dict]
     return entries
 
 
-def dataset_status(name: str, labelled: bool = False) -> DatasetStatus:
+def dataset_status(name: str, labelled: bool = False, list_file: str = "") -> DatasetStatus:
     """Whether a data set is there and where it was looked for; never raises.
 
     Args:
         name: a registered name, or one that is not (which is then the problem).
         labelled: whether the labels must be there too.
+        list_file: as for :func:`load_dataset`.
     """
     paths: tuple[str, ...] = ()
     if name in _REGISTERED:
         paths = tuple(shown for shown, _ in _REGISTERED[name][0].candidates())
     try:
-        entries = load_dataset(name, labelled)
+        entries = load_dataset(name, labelled, list_file=list_file)
         if name in _REGISTERED:
             paths = (str(_REGISTERED[name][0].root()),)
     except Exception as error:  # A status has to be printable whatever a foreign loader raises.

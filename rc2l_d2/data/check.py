@@ -5,83 +5,237 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
-from functools import partial
-
-import numpy as np
-from PIL import Image, UnidentifiedImageError
+from dataclasses import dataclass
 
 from ..errors import InputError
 from ..host import CfgNode, MetadataCatalog
-from .catalog import load_dataset
-from .mappers import check_label
-from .reading import read_label
+from .catalog import load_dataset, register_definition, stream_entries
+from .file_list import common_files, repeated_files
+from .scan import KINDS, ScanReport, ScanSettings, scan
 
-_EXIF_ORIENTATION = 274
 _logger = logging.getLogger(__name__)
 
 
-def check_test_data(cfg: CfgNode, sample: int = 200) -> list[dict]:
+@dataclass(frozen=True)
+class Remark:
+    """One thing that is wrong; as text, one sentence.
+
+    Attributes:
+        fatal: whether it spoils training, or is a warning.
+        what: what is wrong with what.
+        names: the first ten of the files (or classes) that are meant.
+        count: how many there are.
+        advice: what to do, "" where nothing has to be done.
+    """
+
+    fatal: bool
+    what: str
+    names: tuple[str, ...] = ()
+    count: int = 0
+    advice: str = ""
+
+    def __str__(self) -> str:
+        shown = ": " + ", ".join(self.names) if self.names else ""
+        more = ", ..." if self.count > len(self.names) else ""
+        return f"{self.what}{shown}{more}{'; ' if self.advice else ''}{self.advice}."
+
+
+@dataclass(frozen=True)
+class Part:
+    """Images that are checked together.
+
+    Attributes:
+        name: what the user calls them.
+        entries: their dataset dicts.
+        labelled: whether each needs its label.
+        classes: the class names.
+        ignore_value: the label value for "no class".
+        for_training: whether its labels may be what a model learns from.
+        note: what else is to be said of them.
+    """
+
+    name: str
+    entries: Sequence[dict]
+    labelled: bool
+    classes: tuple[str, ...]
+    ignore_value: int
+    for_training: bool = False
+    note: Remark | None = None
+
+    def scan(self, limit: int | None = None, decode_images: bool = True, **options) -> ScanReport:
+        """Read the files, see :func:`rc2l_d2.data.scan.scan`; unlabelled images are always decoded."""
+        decode_images = decode_images or not self.labelled
+        settings = ScanSettings(self.labelled, len(self.classes), self.ignore_value, decode_images)
+        return scan(self.entries, settings, limit, **options)
+
+
+def check_test_data(cfg: CfgNode, sample: int = 200) -> Sequence[dict]:
     """The entries of ``cfg.DATASETS.TEST``, of which ``sample`` labels fit their images and the classes.
 
     Raises:
-        InputError: names the file or key and what to do.
+        InputError: names the files or the key and what to do.
     """
-    entries = _labelled_entries(cfg, cfg.DATASETS.TEST, "DATASETS.TEST")
-    _check_labels(cfg, entries, sample)
-    return entries
+    part = _config_part(cfg, "TEST")
+    _check_sample(cfg, part, sample)
+    return part.entries
 
 
 def check_training_data(cfg: CfgNode, use_unlabeled: bool = True, sample: int = 200) -> None:
-    """Check every data set that ``cfg.DATASETS`` names, as far as that is quick.
+    """Check every data set that ``cfg.DATASETS`` names, as far as that is quick; warnings are logged.
 
-    All files must exist; the classes must be MODEL.SEM_SEG_HEAD.NUM_CLASSES; no test image may be a labelled training
-    image; and of the labelled and of the test part, ``sample`` label images each (all if there are fewer; drawn with
-    the run's seed) must fit their images and the classes.
+    All files must exist; the classes must be MODEL.SEM_SEG_HEAD.NUM_CLASSES; no image may be in a stream twice, or in
+    two streams (:func:`shared_images`). Of the labelled and of the test part ``sample`` labels each, and half as many
+    of the unlabelled images, are read (all if there are fewer; drawn with the run's seed) and must fit; of the
+    labelled images only the header.
 
     Args:
         cfg: the whole configuration.
         use_unlabeled: False leaves DATASETS.UNLABELED alone, as training a supervised model does.
-        sample: label images to read of each of the two parts.
+        sample: labels to read of each of the two parts.
 
     Raises:
-        InputError: names the file or key and what to do.
+        InputError: names the files or the key and what to do.
     """
-    labeled = _labelled_entries(cfg, cfg.DATASETS.TRAIN, "DATASETS.TRAIN")
-    unlabeled_names = cfg.DATASETS.UNLABELED if use_unlabeled else ()
-    unlabeled = [entry for name in unlabeled_names for entry in load_dataset(name, False, "DATASETS.UNLABELED")]
-    if not labeled:
+    parts = config_parts(cfg, use_unlabeled)
+    for problem in shared_images(cfg, parts):
+        raise InputError(str(problem))
+    for part in parts.values():
+        _check_sample(cfg, part, sample if part.labelled else sample // 2)
+
+
+def config_parts(cfg: CfgNode, use_unlabeled: bool = True) -> dict[str, Part]:
+    """What ``cfg.DATASETS`` names: "TRAIN", with ``use_unlabeled`` "UNLABELED", and "TEST".
+
+    Raises:
+        InputError: an unknown data set, missing files, classes that differ from the configuration's, or no image to
+            train on.
+    """
+    streams = ("TRAIN", "UNLABELED", "TEST") if use_unlabeled else ("TRAIN", "TEST")
+    parts = {stream: _config_part(cfg, stream) for stream in streams}
+    if not len(parts["TRAIN"].entries):
         raise InputError(
             f"DATASETS.TRAIN = {tuple(cfg.DATASETS.TRAIN)} holds no image; name a data set with labelled images."
         )
-    if use_unlabeled and not unlabeled:
+    if use_unlabeled and not len(parts["UNLABELED"].entries):
         raise InputError(
             f"DATASETS.UNLABELED = {tuple(cfg.DATASETS.UNLABELED)} holds no image; name a part that has some, or train "
             f"on labels alone with MODEL.META_ARCHITECTURE RegionSegmentor."
         )
-    test = check_test_data(cfg, sample)
-    shared = _overlap(labeled, test)
-    if shared:
-        raise InputError(
-            f"DATASETS.TRAIN and DATASETS.TEST share {len(shared)} images, {shared[0]} among them; take them out of "
-            f"one of the two, or the result means nothing."
-        )
-    seen = _overlap(unlabeled, test)
-    if seen:
-        _logger.warning(
-            "DATASETS.UNLABELED and DATASETS.TEST share %d images, %s among them: the result is transductive.",
-            len(seen),
-            seen[0],
-        )
-    _check_labels(cfg, labeled, sample)
+    return parts
 
 
-def _labelled_entries(cfg: CfgNode, names: Sequence[str], key: str) -> list[dict]:
-    entries = []
-    for name in names:
-        entries += load_dataset(name, True, key)
-        _check_classes(cfg, name, key)
-    return entries
+def definition_parts(path: str | os.PathLike, names: Sequence[str] = ()) -> list[Part]:
+    """The parts of a data set's YAML file; labelled are those that have a label for every image.
+
+    Args:
+        path: the YAML file.
+        names: the parts to take; none takes all.
+
+    Raises:
+        InputError: the file cannot be used, it has no such part, or images are missing.
+    """
+    definition = register_definition(path)
+    unknown = [name for name in names if name not in definition.parts]
+    if unknown:
+        raise InputError(f"{path}: there is no part '{unknown[0]}'; the parts are {', '.join(definition.parts)}.")
+    parts = []
+    for name in names or definition.parts:
+        registered, labelled, note = f"{definition.name}_{name}", bool(definition.labels), None
+        try:
+            entries = load_dataset(registered, labelled, f"part '{name}'")
+        except InputError as error:
+            # What is wrong with the images is said again here; what remains is wrong with the labels.
+            entries = load_dataset(registered, False, f"part '{name}'")
+            reason = str(error).removesuffix(".")
+            note = Remark(False, f"part '{name}' is checked without labels, as not all are there: {reason}")
+            labelled = False
+        title = f"part '{name}'"
+        parts.append(Part(title, entries, labelled, definition.classes, definition.ignore_value, labelled, note))
+    return parts
+
+
+def shared_images(cfg: CfgNode, parts: dict[str, Part]) -> list[Remark]:
+    """The ways in which images are used twice.
+
+    An image may be in a training stream once; in no training stream if it is a test image; and, unless
+    DATASETS.ALLOW_OVERLAP, not in both of them. (Data sets of DATASETS.TEST are evaluated one by one and may overlap.)
+    """
+    remarks = []
+
+    def note(what: str, images: Sequence[str], advice: str) -> None:
+        if images:
+            number = f"{len(images)} image{'s' if len(images) > 1 else ''}"
+            remarks.append(Remark(True, f"{what} {number}", tuple(images[:10]), len(images), advice))
+
+    for stream in ("TRAIN", "UNLABELED"):
+        if stream not in parts:
+            continue
+        part = parts[stream]
+        advice = "name only data sets that have none in common"
+        note(f"{part.name} repeats", repeated_files(part.entries), advice)
+        advice = "take them out of one of the two, or the result means nothing"
+        shared = common_files(part.entries, parts["TEST"].entries)
+        note(f"DATASETS.{stream} and DATASETS.TEST share", shared, advice)
+    if "UNLABELED" in parts and not cfg.DATASETS.ALLOW_OVERLAP:
+        advice = (
+            "take them out of one of the two, or set DATASETS.ALLOW_OVERLAP to True if labelled images shall be used "
+            "as unlabelled ones too"
+        )
+        shared = common_files(parts["TRAIN"].entries, parts["UNLABELED"].entries)
+        note("DATASETS.TRAIN and DATASETS.UNLABELED share", shared, advice)
+    return remarks
+
+
+def remarks_on(part: Part, report: ScanReport) -> list[Remark]:
+    """What was found in the files of a part, and as a warning the classes that none of its labels has."""
+    remarks = []
+    read = "read" if report.complete else f"read, of {report.total} in all"
+    for kind in KINDS:
+        if kind in report.findings:
+            finding = report.findings[kind]
+            what = f"{part.name} has {report.title(kind)} ({finding.count} of {report.scanned} {read})"
+            names = tuple(finding.examples)
+            remarks.append(Remark(report.is_fatal(kind), what, names, finding.count, kind.advice))
+    absent = [part.classes[index] for index in report.absent] if report.labels else []
+    if absent:
+        number = f"{len(absent)} of {len(part.classes)} classes ({report.labels} labels {read})"
+        remarks.append(Remark(False, f"{part.name} has no pixel of {number}", tuple(absent), len(absent)))
+    return remarks
+
+
+def unlearnable_classes(parts: Sequence[Part], reports: Sequence[ScanReport]) -> list[Remark]:
+    """The classes that no label to train on has, if there are any and all these labels were read."""
+    pairs = [(part, report) for part, report in zip(parts, reports, strict=True) if part.for_training]
+    if not pairs or not all(report.complete and report.labels for _, report in pairs):
+        return []
+    absent = set.intersection(*(set(report.absent) for _, report in pairs))
+    names = tuple(name for index, name in enumerate(pairs[0][0].classes) if index in absent)
+    advice = "label images that show them, draw others as the labelled part, or take the classes out"
+    return [Remark(True, "No label to train on has these classes", names, len(names), advice)] if names else []
+
+
+def _check_sample(cfg: CfgNode, part: Part, sample: int) -> None:
+    report = part.scan(sample, decode_images=False, seed=max(cfg.SEED, 0))
+    remarks = remarks_on(part, report)
+    problems = [str(remark) for remark in remarks if remark.fatal]
+    if problems:
+        hint = "" if report.complete and len(problems) == 1 else " (tools/check_dataset.py --full tells of all files)"
+        raise InputError(f"{problems[0].removesuffix('.')}{hint}.")
+    for remark in remarks:
+        _logger.warning("%s", remark)
+
+
+def _config_part(cfg: CfgNode, stream: str) -> Part:
+    entries = stream_entries(cfg, stream)
+    names, head, key = tuple(cfg.DATASETS[stream]), cfg.MODEL.SEM_SEG_HEAD, f"DATASETS.{stream}"
+    labelled = stream != "UNLABELED"
+    if labelled:
+        for name in names:
+            _check_classes(cfg, name, key)
+    known = MetadataCatalog.get(names[0]).get("stuff_classes") if names and labelled else None
+    classes = tuple(known or map(str, range(head.NUM_CLASSES)))
+    title = f"{key} ({', '.join(names)})"
+    return Part(title, entries, labelled, classes, head.IGNORE_VALUE, for_training=stream == "TRAIN")
 
 
 def _check_classes(cfg: CfgNode, name: str, key: str) -> None:
@@ -98,38 +252,3 @@ def _check_classes(cfg: CfgNode, name: str, key: str) -> None:
             f"MODEL.SEM_SEG_HEAD.IGNORE_VALUE is {head.IGNORE_VALUE}, but '{name}' in {key} has ignore_value "
             f"{ignore_value} ({where}); make the two equal."
         )
-
-
-def _overlap(first: Sequence[dict], second: Sequence[dict]) -> list[str]:
-    names = {os.path.realpath(entry["file_name"]) for entry in second}
-    return sorted(entry["file_name"] for entry in first if os.path.realpath(entry["file_name"]) in names)
-
-
-def _check_labels(cfg: CfgNode, entries: Sequence[dict], sample: int) -> None:
-    if len(entries) > sample:
-        drawn = np.random.default_rng(max(cfg.SEED, 0)).choice(len(entries), sample, replace=False)
-        entries = [entries[index] for index in sorted(drawn)]
-    head = cfg.MODEL.SEM_SEG_HEAD
-    check = partial(_check_entry, num_classes=head.NUM_CLASSES, ignore_value=head.IGNORE_VALUE)
-    # Decoding releases the interpreter lock. The first bad file of the list is the one reported, every time.
-    with ThreadPoolExecutor(max_workers=8) as pool:
-        for _ in pool.map(check, entries):
-            pass
-
-
-def _check_entry(entry: dict, num_classes: int, ignore_value: int) -> None:
-    label = read_label(entry["sem_seg_file_name"])
-    check_label(label, _image_size(entry["file_name"]), entry, num_classes, ignore_value)
-
-
-def _image_size(path: str) -> tuple[int, int]:
-    """The (h, w) of an image after its EXIF rotation, from the header alone."""
-    try:
-        with Image.open(path) as picture:
-            width, height = picture.size
-            turned = picture.getexif().get(_EXIF_ORIENTATION, 1) >= 5
-    except (OSError, SyntaxError, ValueError, UnidentifiedImageError) as error:
-        raise InputError(
-            f"{path}: the image file cannot be decoded; replace it or take it out of the data set."
-        ) from error
-    return (width, height) if turned else (height, width)

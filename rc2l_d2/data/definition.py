@@ -1,4 +1,4 @@
-"""A data set described by one YAML file: what the file says, where its folders are, which images a part holds.
+"""A data set described by one YAML file: what the file says, and where its folder is.
 
 The format is explained, with a complete example, in ``datasets/README.md``. Nothing here knows a data set by name.
 """
@@ -7,27 +7,31 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import yaml
 
 from ..errors import InputError
+from .label_map import LabelMap
 
 # Detectron2's variable and its default: the folder that holds all data sets, relative to the current directory.
 DATASETS_VARIABLE = "DETECTRON2_DATASETS"
 _VARIABLE = re.compile(r"\$\{(\w+)\}")
 _REQUIRED = ("name", "root", "images", "classes", "parts")
-_OPTIONAL = ("labels", "image_suffix", "label_suffix", "palette", "ignore_value")
-_PART_FORMS = "{list: FILE}, {folder: FOLDER}, {of: PART, fraction: F, seed: S} or {of: PART, except: PART}"
+_OPTIONAL = ("labels", "image_suffix", "label_suffix", "label_map", "palette", "ignore_value")
+_PART_FORMS = (
+    "{list: FILE}, {folder: FOLDER}, {pattern: PATTERN}, {of: PART, fraction: F, seed: S} or {of: PART, except: PART}"
+)
+_LABEL_FORM = "a folder, or {folder: FOLDER} with suffix, map or replace; or a list of these"
 
 
 @dataclass(frozen=True)
 class ListPart:
-    """The ids in a text file below the root, one a line."""
+    """The images that a text file below the root lists, in any format of :mod:`.splits`."""
 
     file: str
 
@@ -40,8 +44,15 @@ class FolderPart:
 
 
 @dataclass(frozen=True)
+class PatternPart:
+    """Every image below the image folder that a glob pattern matches (``**``: any folders), sorted."""
+
+    pattern: str
+
+
+@dataclass(frozen=True)
 class DrawnPart:
-    """``max(1, round(n * fraction))`` of the n ids of another part, drawn with a seed, in that part's order."""
+    """``max(1, round(n * fraction))`` of the n images of another part, drawn with a seed, in that part's order."""
 
     of: str
     fraction: float
@@ -50,13 +61,40 @@ class DrawnPart:
 
 @dataclass(frozen=True)
 class RemainingPart:
-    """The ids of one part that another does not have."""
+    """The images of one part that another does not have."""
 
     of: str
     without: str
 
 
-Part = ListPart | FolderPart | DrawnPart | RemainingPart
+Part = ListPart | FolderPart | PatternPart | DrawnPart | RemainingPart
+
+
+@dataclass(frozen=True)
+class LabelRule:
+    """Where the label of an image is: ``<folder>/<id, some text in it replaced><suffix>`` below the root.
+
+    Attributes:
+        folder: below the root, "" for the root itself.
+        suffix: what follows the id.
+        label_map: turns the file's values into classes; None where they are the classes.
+        replace: pairs of text in the id and what stands for it in the label's path.
+    """
+
+    folder: str
+    suffix: str
+    label_map: LabelMap | None
+    replace: tuple[tuple[str, str], ...] = ()
+
+    def path(self, image_id: str) -> str:
+        """The label's path below the root."""
+        for old, new in self.replace:
+            image_id = image_id.replace(old, new)
+        return os.path.join(self.folder, image_id + self.suffix)
+
+    def fits(self, path: str) -> bool:
+        """Whether a path below the root looks like one of this rule's."""
+        return path.startswith(os.path.join(self.folder, "")) and path.endswith(self.suffix)
 
 
 @dataclass(frozen=True)
@@ -67,11 +105,11 @@ class DatasetDefinition:
         file: the YAML file, absolute.
         name: prefix of the registered names ``<name>_<part>``.
         roots: candidates for the data set's folder, as written; the first that exists is used.
-        images: folder of the images below the root.
-        labels: folders of the label images below the root, the first that holds an image's label counts; empty where
-            the data set has none.
-        image_suffix, label_suffix: what follows an id in the file names.
-        classes: class names; a label image holds indices into them.
+        images: folder of the images below the root, "" for the root itself.
+        labels: where labels may be; the first rule with a file counts. Empty where the data set has none.
+        image_suffixes: what may follow an id in the name of an image.
+        label_map: of labels that a list names and no rule knows.
+        classes: class names; a label image holds indices into them, or what its map turns into them.
         palette: one (r, g, b) a class.
         ignore_value: the label value that means "no class".
         parts: the parts by name, each referring only to parts before it.
@@ -81,9 +119,9 @@ class DatasetDefinition:
     name: str
     roots: tuple[str, ...]
     images: str
-    labels: tuple[str, ...]
-    image_suffix: str
-    label_suffix: str
+    labels: tuple[LabelRule, ...]
+    image_suffixes: tuple[str, ...]
+    label_map: LabelMap | None
     classes: tuple[str, ...]
     palette: tuple[tuple[int, int, int], ...]
     ignore_value: int
@@ -109,77 +147,6 @@ class DatasetDefinition:
             f"there, set {DATASETS_VARIABLE}, or add its place to the key 'root'."
         )
 
-    def ids(self, part: str) -> list[str]:
-        """The image ids of a part: paths below the image folder, with "/" and without the suffix.
-
-        Raises:
-            InputError: no root, an unreadable list, an id listed twice, or a missing folder.
-        """
-        source = self.parts[part]
-        if isinstance(source, ListPart):
-            return _read_list(self.root() / source.file, f"{self.file}: part '{part}'")
-        if isinstance(source, FolderPart):
-            return self._ids_in_folder(source.folder, part)
-        ids = self.ids(source.of)
-        if isinstance(source, RemainingPart):
-            left_out = set(self.ids(source.without))
-            return [image_id for image_id in ids if image_id not in left_out]
-        count = min(len(ids), max(1, round(len(ids) * source.fraction)))
-        # RandomState, unlike Generator, promises the same stream in every NumPy: a split must stay what it is.
-        drawn = np.random.RandomState(source.seed).permutation(len(ids))[:count]
-        return [ids[index] for index in np.sort(drawn)]
-
-    def _ids_in_folder(self, folder: str, part: str) -> list[str]:
-        images = self.root() / self.images
-        if not (images / folder).is_dir():
-            raise InputError(
-                f"{self.file}: part '{part}' names the folder {images / folder}, which does not exist; correct the "
-                f"key 'folder' or complete the data set."
-            )
-        ids = []
-        for parent, _, names in os.walk(images / folder, followlinks=True):
-            below = Path(parent).relative_to(images)
-            ids += [
-                (below / name[: -len(self.image_suffix)]).as_posix()
-                for name in names
-                if name.endswith(self.image_suffix) and name != self.image_suffix
-            ]
-        return sorted(ids)
-
-    def entries(self, part: str, labelled: bool = False) -> list[dict[str, str]]:
-        """The dataset dicts of a part: "file_name", "image_id" and, where the label file exists, "sem_seg_file_name".
-
-        Args:
-            part: a key of ``parts``.
-            labelled: every image must have its label.
-
-        Raises:
-            InputError: as :meth:`ids`; or files are missing (with their number and the first ten).
-        """
-        root = self.root()
-        if labelled and not self.labels:
-            raise InputError(
-                f"{self.file}: data set '{self.name}' has no key 'labels', so its part '{part}' can only be used "
-                f"without labels (DATASETS.UNLABELED)."
-            )
-        entries, no_image, no_label = [], [], []
-        for image_id in self.ids(part):
-            image = os.path.join(root, self.images, image_id + self.image_suffix)
-            entry = {"file_name": image, "image_id": image_id}
-            if not os.path.isfile(image):
-                no_image.append(image)
-            labels = [os.path.join(root, folder, image_id + self.label_suffix) for folder in self.labels]
-            found = next((label for label in labels if os.path.isfile(label)), None)
-            if found is not None:
-                entry["sem_seg_file_name"] = found
-            elif labelled:
-                no_label.append(labels[0])
-            entries.append(entry)
-        for kind, missing in (("image", no_image), ("label", no_label)):
-            if missing:
-                raise InputError(_missing(f"{self.file}: part '{part}'", kind, missing, len(entries)))
-        return entries
-
 
 def load_definition(path: str | os.PathLike) -> DatasetDefinition:
     """Read a data set's YAML file (safely: no Python objects).
@@ -202,16 +169,20 @@ def load_definition(path: str | os.PathLike) -> DatasetDefinition:
     _require(_is_int(ignore_value) and 0 <= ignore_value <= 255, file, "ignore_value", "a whole number from 0 to 255")
     _require(len(classes) <= 255 and len(set(classes)) == len(classes), file, "classes", "at most 255 different names")
     _require(ignore_value >= len(classes), file, "ignore_value", f"outside the {len(classes)} class indices")
+    palette = _palette(raw.get("palette"), len(classes), file)
+    read_map = partial(_label_map, file=file, classes=classes, palette=palette, ignore_value=ignore_value)
+    label_map = read_map(raw.get("label_map"), key="label_map")
+    default = LabelRule("", _text(raw.get("label_suffix", ".png"), file, "label_suffix"), label_map)
     return DatasetDefinition(
         file=file,
         name=_text(raw["name"], file, "name"),
         roots=_texts(raw["root"], file, "root"),
-        images=_text(raw["images"], file, "images"),
-        labels=_texts(raw["labels"], file, "labels") if raw.get("labels") is not None else (),
-        image_suffix=_text(raw.get("image_suffix", ".jpg"), file, "image_suffix"),
-        label_suffix=_text(raw.get("label_suffix", ".png"), file, "label_suffix"),
+        images=_folder(raw["images"], file, "images"),
+        labels=_label_rules(raw.get("labels"), default, read_map, file),
+        image_suffixes=_texts(raw.get("image_suffix", [".jpg", ".jpeg", ".png"]), file, "image_suffix"),
+        label_map=label_map,
         classes=classes,
-        palette=_palette(raw.get("palette"), len(classes), file),
+        palette=palette,
         ignore_value=ignore_value,
         parts=_parts(raw["parts"], file),
     )
@@ -239,31 +210,6 @@ def _expand(root: str, base: Path) -> tuple[str, Path | None]:
         base = Path.cwd()
     path = Path(os.path.normpath(base / text))
     return str(path), path
-
-
-def _read_list(file: Path, where: str) -> list[str]:
-    try:
-        lines = file.read_text(encoding="utf-8-sig").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        reason = getattr(error, "strerror", None) or "it is not UTF-8 text"
-        raise InputError(
-            f"{where}: the list {file} cannot be read ({reason}); put it there or correct the key 'list'."
-        ) from error
-    ids = [line.strip() for line in lines if line.strip()]
-    seen: set[str] = set()
-    for image_id in ids:
-        if image_id in seen:
-            raise InputError(f"{where}: the list {file} names '{image_id}' twice; remove one of the two lines.")
-        seen.add(image_id)
-    return ids
-
-
-def _missing(where: str, kind: str, missing: list[str], total: int) -> str:
-    shown = ", ".join(missing[:10]) + (", ..." if len(missing) > 10 else "")
-    return (
-        f"{where}: {len(missing)} of {total} {kind} files are missing: {shown}; complete the data set or correct its "
-        f"list, folders and suffixes."
-    )
 
 
 def _read_yaml(file: Path) -> dict[str, Any]:
@@ -294,7 +240,7 @@ def _parts(raw: Any, file: Path) -> dict[str, Part]:
         _require(isinstance(value, dict), file, key, _PART_FORMS)
         keys = set(value)
         for reference in ("of", "except"):
-            if reference in keys and value[reference] not in parts:
+            if reference in keys and not (isinstance(value[reference], str) and value[reference] in parts):
                 raise InputError(
                     f"{file}: the key '{key}.{reference}' names the part '{value[reference]}', which is not defined "
                     f"above it; known there: {', '.join(parts) or 'none'}."
@@ -302,7 +248,9 @@ def _parts(raw: Any, file: Path) -> dict[str, Part]:
         if keys == {"list"}:
             parts[name] = ListPart(_text(value["list"], file, f"{key}.list"))
         elif keys == {"folder"}:
-            parts[name] = FolderPart(_text(value["folder"], file, f"{key}.folder"))
+            parts[name] = FolderPart(_folder(value["folder"], file, f"{key}.folder"))
+        elif keys == {"pattern"}:
+            parts[name] = PatternPart(_text(value["pattern"], file, f"{key}.pattern"))
         elif keys == {"of", "except"}:
             parts[name] = RemainingPart(value["of"], value["except"])
         elif {"of", "fraction"} <= keys <= {"of", "fraction", "seed"}:
@@ -314,6 +262,37 @@ def _parts(raw: Any, file: Path) -> dict[str, Part]:
         else:
             _require(False, file, key, _PART_FORMS)
     return parts
+
+
+def _label_rules(raw: Any, default: LabelRule, read_map: Callable, file: Path) -> tuple[LabelRule, ...]:
+    rules = []
+    for place, value in enumerate([] if raw is None else raw if isinstance(raw, list) else [raw]):
+        key = f"labels[{place}]" if isinstance(raw, list) else "labels"
+        value = value if isinstance(value, dict) else {"folder": value}
+        known = set(value) <= {"folder", "suffix", "map", "replace"} and "folder" in value
+        replace = value.get("replace", {})
+        usable = isinstance(replace, dict) and all(isinstance(text, str) for pair in replace.items() for text in pair)
+        _require(known and usable, file, key, _LABEL_FORM)
+        rules.append(
+            LabelRule(
+                folder=_folder(value["folder"], file, key),
+                suffix=_text(value.get("suffix", default.suffix), file, f"{key}.suffix"),
+                label_map=read_map(value["map"], key=f"{key}.map") if "map" in value else default.label_map,
+                replace=tuple(replace.items()),
+            )
+        )
+    return tuple(rules)
+
+
+def _label_map(
+    raw: Any, key: str, file: Path, classes: tuple[str, ...], palette: tuple[tuple[int, ...], ...], ignore_value: int
+) -> LabelMap | None:
+    if raw is None:
+        return None
+    try:
+        return LabelMap.from_yaml(raw, classes, palette, ignore_value)
+    except ValueError as error:
+        raise InputError(f"{file}: the key '{key}' cannot be used; it must be {error}.") from error
 
 
 def _palette(raw: Any, count: int, file: Path) -> tuple[tuple[int, int, int], ...]:
@@ -332,6 +311,11 @@ def _texts(raw: Any, file: Path, key: str) -> tuple[str, ...]:
     values = raw if isinstance(raw, list) else [raw]
     _require(len(values) > 0, file, key, "not empty")
     return tuple(_text(value, file, key) for value in values)
+
+
+def _folder(raw: Any, file: Path, key: str) -> str:
+    folder = os.path.normpath(_text(raw, file, key))
+    return "" if folder == "." else folder
 
 
 def _text(raw: Any, file: Path, key: str) -> str:

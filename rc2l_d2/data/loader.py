@@ -7,22 +7,29 @@ a resumed run changes what is seen, and with more processes each step still hold
 
 from __future__ import annotations
 
+import os
+import re
+import time
+import weakref
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import cv2
 import numpy as np
 import torch
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader, Dataset, get_worker_info
 
 from ..errors import InputError
 from ..host import CfgNode, comm
-from .catalog import load_dataset
+from .catalog import load_dataset, stream_entries
 from .mappers import LabeledMapper, TestMapper, UnlabeledMapper
 
 LABELED, UNLABELED = 0, 1
 # What a generator is for: the two uses must not share a seed.
 _ORDER, _AUGMENTATION = 0, 1
+_LONGEST_NAME = 4096
+_WORKER_END = 2.0  # Seconds in which a killed process is gone.
 Key = tuple[int, int, int]  # stream, position, index
 
 
@@ -91,7 +98,7 @@ class TrainLoader:
         self.sampler.start_iter = step
 
     def __iter__(self) -> Iterator[tuple[list[dict], list[dict]]]:
-        for batch in self.loader:
+        for batch in _batches(self.loader):
             labeled: list[dict] = []
             unlabeled: list[dict] = []
             for stream, sample in batch:
@@ -104,14 +111,15 @@ class TestLoader:
 
     __test__ = False  # pytest takes every class called Test* for a test.
 
-    def __init__(self, entries: list[dict], mapper: TestMapper, num_workers: int):
-        self.loader = _data_loader(_TestShare(entries, mapper), num_workers, batch_size=1)
+    def __init__(self, entries: Sequence[dict], indices: Sequence[int], mapper: TestMapper, num_workers: int):
+        share = _TestShare(entries, indices, mapper, _Readers(num_workers))
+        self.loader = _data_loader(share, num_workers, batch_size=1)
 
     def __len__(self) -> int:
         return len(self.loader)
 
     def __iter__(self) -> Iterator[list[dict]]:
-        for batch in self.loader:
+        for batch in _batches(self.loader):
             yield [_or_raise(sample) for sample in batch]
 
 
@@ -129,11 +137,11 @@ def build_train_loader(cfg: CfgNode, use_unlabeled: bool = True, start_iter: int
     Raises:
         InputError: data sets or sizes cannot be used; while iterating: a file cannot be used.
     """
-    entries = [_entries(cfg.DATASETS.TRAIN, True, "DATASETS.TRAIN")]
+    entries = [_entries(cfg, "TRAIN")]
     batch_sizes = [_divisible(cfg.SOLVER.IMS_PER_BATCH, "SOLVER.IMS_PER_BATCH")]
     mappers: list[Callable[[dict, np.random.Generator], dict]] = [LabeledMapper(cfg)]
     if use_unlabeled and cfg.DATASETS.UNLABELED:
-        entries.append(_entries(cfg.DATASETS.UNLABELED, False, "DATASETS.UNLABELED"))
+        entries.append(_entries(cfg, "UNLABELED"))
         batch_sizes.append(_divisible(cfg.SOLVER.IMS_PER_BATCH_UNLABELED, "SOLVER.IMS_PER_BATCH_UNLABELED"))
         mappers.append(UnlabeledMapper(cfg))
     seed = cfg.SEED if cfg.SEED >= 0 else comm.shared_random_seed()
@@ -141,7 +149,9 @@ def build_train_loader(cfg: CfgNode, use_unlabeled: bool = True, start_iter: int
         [len(stream) for stream in entries], batch_sizes, seed, start_iter, comm.get_rank(), comm.get_world_size()
     )
     pin_memory = torch.cuda.is_available() and cfg.MODEL.DEVICE.startswith("cuda")
-    return TrainLoader(_Streams(entries, mappers, seed), sampler, cfg.DATALOADER.NUM_WORKERS, pin_memory)
+    num_workers = cfg.DATALOADER.NUM_WORKERS
+    streams = _Streams(entries, mappers, seed, _Readers(num_workers))
+    return TrainLoader(streams, sampler, num_workers, pin_memory)
 
 
 def build_test_loader(cfg: CfgNode, name: str) -> TestLoader:
@@ -150,9 +160,9 @@ def build_test_loader(cfg: CfgNode, name: str) -> TestLoader:
     Raises:
         InputError: the data set cannot be used; while iterating: an image cannot be read.
     """
-    entries = load_dataset(name, labelled=False, key="DATASETS.TEST")
+    entries = load_dataset(name, labelled=True, key="DATASETS.TEST")
     first, last = share(len(entries), comm.get_rank(), comm.get_world_size())
-    return TestLoader(entries[first:last], TestMapper(cfg), cfg.DATALOADER.NUM_WORKERS)
+    return TestLoader(entries, range(first, last), TestMapper(cfg), cfg.DATALOADER.NUM_WORKERS)
 
 
 def share(count: int, rank: int, world_size: int) -> tuple[int, int]:
@@ -167,35 +177,89 @@ class _Failure:
     message: str
 
 
+class _Readers:
+    """What each worker process is reading, in memory that all processes share and that outlives a worker."""
+
+    alive: weakref.WeakSet[_Readers] = weakref.WeakSet()
+
+    def __init__(self, num_workers: int):
+        # A row a worker: its process id, and the length and bytes of the file's name.
+        self._rows = torch.zeros(num_workers, 2, dtype=torch.int64).share_memory_()
+        self._names = torch.zeros(num_workers, _LONGEST_NAME, dtype=torch.uint8).share_memory_()
+        _Readers.alive.add(self)
+
+    @contextmanager
+    def reading(self, file: str) -> Iterator[None]:
+        """Note ``file`` as what this process, if it is a worker, is reading."""
+        worker = get_worker_info()
+        if worker is None:
+            yield
+            return
+        name = file.encode("utf-8", "surrogateescape")[:_LONGEST_NAME]
+        self._names[worker.id, : len(name)] = torch.frombuffer(bytearray(name), dtype=torch.uint8)
+        self._rows[worker.id] = torch.tensor([os.getpid(), len(name)])
+        yield
+        self._rows[worker.id] = 0
+
+    def file_of(self, process: int) -> str | None:
+        """The file that a process was reading, None where it is no worker or was not reading."""
+        for (reader, length), name in zip(self._rows.tolist(), self._names, strict=True):
+            if reader == process:
+                return name[:length].numpy().tobytes().decode("utf-8", "surrogateescape")
+        return None
+
+
+def dead_worker(error: BaseException) -> str | None:
+    """One sentence on a worker that was killed or crashed, with the file it was reading; None for any other error.
+
+    Torch raises a RuntimeError for it, from wherever the main thread is at that time.
+    """
+    found = re.search(r"DataLoader worker \(pid(?:\(s\))? (\d+)[^)]*\) (.*)", str(error))
+    if not found:
+        return None
+    process, fate = int(found[1]), found[2].split(". ")[0].rstrip(". ")
+    files = [file for readers in _Readers.alive if (file := readers.file_of(process))]
+    reading = f"while it was reading {files[0]}" if files else "between two files"
+    return (
+        f"A data worker (process {process}) {fate} {reading}; look at that, and whether the machine ran out of memory "
+        f"(fewer DATALOADER.NUM_WORKERS need less)."
+    )
+
+
 class _Streams(Dataset):
     """(stream, position, index) -> (stream, sample)."""
 
-    def __init__(self, entries: list[list[dict]], mappers: list[Callable], seed: int):
-        self.entries, self.mappers, self.seed = entries, mappers, seed
+    def __init__(self, entries: list[Sequence[dict]], mappers: list[Callable], seed: int, readers: _Readers):
+        self.entries, self.mappers, self.seed, self.readers = entries, mappers, seed, readers
 
     def __getitem__(self, key: Key) -> tuple[int, dict | _Failure]:
         stream, position, index = key
+        entry = self.entries[stream][index]
         rng = np.random.default_rng([self.seed, stream, _AUGMENTATION, position])
-        try:
-            return stream, self.mappers[stream](self.entries[stream][index], rng)
-        except InputError as error:
-            return stream, _Failure(str(error))
+        with self.readers.reading(entry["file_name"]):
+            return stream, _mapped(lambda: self.mappers[stream](entry, rng))
 
 
 class _TestShare(Dataset):
-    """index -> sample."""
+    """Place in ``indices`` -> sample."""
 
-    def __init__(self, entries: list[dict], mapper: TestMapper):
-        self.entries, self.mapper = entries, mapper
+    def __init__(self, entries: Sequence[dict], indices: Sequence[int], mapper: TestMapper, readers: _Readers):
+        self.entries, self.indices, self.mapper, self.readers = entries, indices, mapper, readers
 
     def __len__(self) -> int:
-        return len(self.entries)
+        return len(self.indices)
 
-    def __getitem__(self, index: int) -> dict | _Failure:
-        try:
-            return self.mapper(self.entries[index])
-        except InputError as error:
-            return _Failure(str(error))
+    def __getitem__(self, place: int) -> dict | _Failure:
+        entry = self.entries[self.indices[place]]
+        with self.readers.reading(entry["file_name"]):
+            return _mapped(lambda: self.mapper(entry))
+
+
+def _mapped(read: Callable[[], dict]) -> dict | _Failure:
+    try:
+        return read()
+    except InputError as error:
+        return _Failure(str(error))
 
 
 def _or_raise(sample: dict | _Failure) -> dict:
@@ -217,15 +281,27 @@ def _data_loader(dataset: Dataset, num_workers: int, **kwargs) -> DataLoader:
     )
 
 
+def _batches(loader: DataLoader) -> Iterator[list]:
+    try:
+        yield from loader
+    except (ConnectionError, EOFError):
+        # A worker that is killed cuts its connection a moment before torch can know of its end; then torch's signal
+        # handler raises the RuntimeError that says which one it was.
+        time.sleep(_WORKER_END)
+        raise
+
+
 def _start_worker(worker: int) -> None:
     # Workers are the parallelism; OpenCV's threads inside them only fight over the cores.
     cv2.setNumThreads(0)
 
 
-def _entries(names: Sequence[str], labelled: bool, key: str) -> list[dict]:
-    entries = [entry for name in names for entry in load_dataset(name, labelled, key)]
-    if not entries:
-        raise InputError(f"{key} = {tuple(names)} holds no image; name a data set part that has some.")
+def _entries(cfg: CfgNode, stream: str) -> Sequence[dict]:
+    entries = stream_entries(cfg, stream)
+    if not len(entries):
+        raise InputError(
+            f"DATASETS.{stream} = {tuple(cfg.DATASETS[stream])} holds no image; name a data set part that has some."
+        )
     return entries
 
 

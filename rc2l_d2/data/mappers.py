@@ -42,7 +42,8 @@ class LabeledMapper:
 
     def __call__(self, entry: dict, rng: np.random.Generator) -> dict:
         """Raises InputError where a file cannot be read, sizes differ, or the label has a value outside the classes."""
-        image, label = read_image(entry["file_name"]), read_label(entry["sem_seg_file_name"])
+        image = read_image(entry["file_name"])
+        label = read_label(entry["sem_seg_file_name"], entry.get("label_map"))
         check_label(label, image.shape[:2], entry, self.num_classes, self.ignore_value)
         geometry = draw_geometry(image.shape[:2], self.geometry, rng)
         image = geometry.cut_image(image)
@@ -94,8 +95,9 @@ class UnlabeledMapper:
 class TestMapper:
     """Test sample: the whole image, its shortest edge INPUT.MIN_SIZE_TEST (0: as it is), limited by MAX_SIZE_TEST.
 
-    Returns {"file_name", "image_id", "image": uint8 (3, h, w), "height", "width": the file's size in pixels} and
-    "sem_seg_file_name" where the data set has it.
+    Returns {"file_name", "image_id", "image": uint8 (3, h, w), "height", "width": the file's size in pixels}, and
+    "sem_seg_file_name" and "label_map" where the data set has them. With TEST.AUG.ENABLED also "scales": a list of the
+    image at each of TEST.AUG.MIN_SIZES (0: as it is), limited by TEST.AUG.MAX_SIZE, in the same form.
     """
 
     __test__ = False  # pytest takes every class called Test* for a test.
@@ -103,15 +105,43 @@ class TestMapper:
     def __init__(self, cfg: CfgNode):
         self.short_edge = cfg.INPUT.MIN_SIZE_TEST
         self.long_edge = cfg.INPUT.MAX_SIZE_TEST
+        self.scales = augmented_sizes(cfg)
         self.format = _image_format(cfg)
 
     def __call__(self, entry: dict, rng: np.random.Generator | None = None) -> dict:
         """Nothing is random here. Raises InputError where the image cannot be read."""
         image = read_image(entry["file_name"])
         height, width = image.shape[:2]
-        resized = resize_image(image, scaled_size((height, width), self.short_edge, self.long_edge))
-        names = {key: entry[key] for key in ("file_name", "image_id", "sem_seg_file_name") if key in entry}
-        return {**names, "image": _tensor(resized, self.format), "height": height, "width": width}
+
+        def resized(short_edge: int, long_edge: int) -> torch.Tensor:
+            size = scaled_size((height, width), short_edge, long_edge)
+            return _tensor(resize_image(image, size), self.format)
+
+        passed_on = ("file_name", "image_id", "sem_seg_file_name", "label_map")
+        sample = {key: entry[key] for key in passed_on if key in entry}
+        sample |= {"image": resized(self.short_edge, self.long_edge), "height": height, "width": width}
+        if self.scales:
+            sample["scales"] = [resized(*edges) for edges in self.scales]
+        return sample
+
+
+def augmented_sizes(cfg: CfgNode) -> tuple[tuple[int, int], ...]:
+    """(short edge, limit of the long edge) in pixels of each size in ``cfg.TEST.AUG``; none if that is not enabled.
+
+    Raises:
+        InputError: it is enabled without a size, or with an impossible one.
+    """
+    if not cfg.TEST.AUG.ENABLED:
+        return ()
+    sizes, limit = tuple(cfg.TEST.AUG.MIN_SIZES), cfg.TEST.AUG.MAX_SIZE
+    if not sizes or any(not isinstance(size, int) or size < 0 for size in sizes):
+        raise InputError(
+            f"TEST.AUG.MIN_SIZES is {sizes}; give one or several lengths of the shortest edge in whole pixels (0: the "
+            f"image's own size)."
+        )
+    if limit < 1:
+        raise InputError(f"TEST.AUG.MAX_SIZE is {limit}; give the limit of the longest edge in pixels.")
+    return tuple((size, limit) for size in sizes)
 
 
 def geometry_settings(cfg: CfgNode) -> GeometrySettings:

@@ -3,23 +3,57 @@
 from __future__ import annotations
 
 import os
+import struct
+import zlib
 
 import cv2
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
 from ..errors import InputError
+from .label_map import LabelMap, UnlistedValueError
 
 IMAGE_FORMATS = ("BGR", "RGB")
-_JPEG_START, _JPEG_END = b"\xff\xd8", b"\xff\xd9"
+_JPEG_START, _JPEG_END, _JPEG_SCAN = b"\xff\xd8", b"\xff\xd9", 0xDA
+_PNG_START, _PNG_END = b"\x89PNG\r\n\x1a\n", b"IEND"
+_EXIF_ORIENTATION = 274
 # PIL's modes whose one channel holds the values themselves; "P" holds palette indices, which are the labels.
-_LABEL_MODES = ("1", "L", "P", "I", "I;16", "I;16B")
+_VALUE_MODES = ("1", "L", "P", "I", "I;16", "I;16B")
+_COLOR_MODES = ("RGB", "RGBA", "LA", "PA")
+# What Pillow raises for damaged files, and for ones of more than 179 million pixels.
+_DECODING_ERRORS = (
+    OSError,
+    SyntaxError,
+    ValueError,
+    EOFError,
+    struct.error,
+    zlib.error,
+    UnidentifiedImageError,
+    Image.DecompressionBombError,
+)
+
+
+class LabelColorError(InputError):
+    """A label file holds colours where class indices are expected."""
+
+
+class LabelValueError(InputError):
+    """A label file holds values or colours that are no class."""
 
 
 def read_image(path: str | os.PathLike, format: str = "BGR") -> np.ndarray:
     """Read an image as uint8 (H, W, 3), upright.
 
-    The EXIF rotation is applied; grey becomes three equal channels, alpha is dropped, 16 bits become 8.
+    ======================================  =======================================================================
+    8-bit RGB, YCbCr JPEG                   as it is
+    grey, 1-bit grey                        three equal channels (0 and 255 for 1 bit)
+    with alpha, transparent palette entry   the colours as stored; alpha is dropped, nothing is blended
+    palette                                 the palette's colours
+    16-bit grey, RGB, RGBA                  the upper 8 bits (value // 256)
+    CMYK, YCCK JPEG (inverted, as Adobe's)  RGB = (255 - ink) * (255 - black) / 255, without a colour profile
+    EXIF rotation, all 8 (JPEG, PNG, WebP)  applied
+    embedded colour profile, gamma          not applied
+    ======================================  =======================================================================
 
     Args:
         path: any file that OpenCV decodes.
@@ -31,8 +65,7 @@ def read_image(path: str | os.PathLike, format: str = "BGR") -> np.ndarray:
     if format not in IMAGE_FORMATS:
         raise InputError(f"INPUT.FORMAT is '{format}'; set it to one of {', '.join(IMAGE_FORMATS)}.")
     data = _read_bytes(path)
-    # OpenCV fills the rest of a truncated JPEG with grey and says nothing; an end marker occurs nowhere else.
-    truncated = data.startswith(_JPEG_START) and _JPEG_END not in data
+    truncated = _ends_too_early(data)
     image = None
     if data and not truncated:
         try:
@@ -45,32 +78,112 @@ def read_image(path: str | os.PathLike, format: str = "BGR") -> np.ndarray:
     return cv2.cvtColor(image, cv2.COLOR_BGR2RGB) if format == "RGB" else image
 
 
-def read_label(path: str | os.PathLike) -> np.ndarray:
-    """Read a label image as uint8 (H, W): palette indices as they are, or the one channel's values.
+def read_image_size(path: str | os.PathLike) -> tuple[int, int]:
+    """The (H, W) of what :func:`read_image` gives, from the file's header alone.
+
+    Should the header be wrong about the rotation (PNG can state it after the pixels), H and W are exchanged.
 
     Raises:
-        InputError: the file cannot be read or decoded, has several channels, or has values above 255.
+        InputError: the file cannot be read or is no image.
     """
     try:
         with Image.open(path) as picture:
-            mode = picture.mode
-            values = np.array(picture) if mode in _LABEL_MODES else None
+            width, height = picture.size
+            # Not picture.getexif(): a PNG's would decode all pixels to look behind them.
+            turned = Image.Image.getexif(picture).get(_EXIF_ORIENTATION, 1) >= 5
+    except Image.DecompressionBombError:
+        return read_image(path).shape[:2]
+    except _DECODING_ERRORS as error:
+        raise InputError(
+            f"{path}: the image file cannot be decoded; replace it or take it out of the data set."
+        ) from error
+    return (width, height) if turned else (height, width)
+
+
+def read_label(path: str | os.PathLike, label_map: LabelMap | None = None) -> np.ndarray:
+    """Read a label image as class indices and ignore value, uint8 (H, W).
+
+    Without a map of colours, the raw values are the indices of a palette image, or the values of one channel with 8 or
+    16 bits; 1-bit images hold 0 and 1, and grey ones of 2 or 4 bits are scaled to 8 as PNG defines it. A grey image
+    saved with three equal channels is read as that one channel; any other colour image is refused. With a map of
+    colours, every image is read as 8-bit RGB, palette images by their palette. Alpha is dropped.
+
+    Args:
+        path: any file that Pillow decodes; PNG, as JPEG changes values.
+        label_map: what the raw values mean; None takes them as class indices.
+
+    Raises:
+        LabelColorError: colours without a map of colours.
+        LabelValueError: values above 255 without a map, or values that the map does not list.
+        InputError: the file cannot be read or decoded, or holds neither values nor colours.
+    """
+    wants_colors = label_map is not None and label_map.colors
+    try:
+        with Image.open(path) as picture:
+            mode, is_jpeg = picture.mode, picture.format == "JPEG"
+            as_colors = mode in _COLOR_MODES or (wants_colors and mode in ("1", "L", "P"))
+            values = np.array(picture.convert("RGB")) if as_colors else np.array(picture)
     except FileNotFoundError as error:
         raise InputError(
             f"{path}: the label file does not exist; complete the data set or correct its list."
         ) from error
-    except (OSError, SyntaxError, ValueError, UnidentifiedImageError) as error:
+    except _DECODING_ERRORS as error:
         raise InputError(f"{path}: the label file cannot be decoded; replace it.") from error
-    if values is None:
+    if not as_colors and mode not in _VALUE_MODES:
         raise InputError(
-            f"{path}: the label image is of type {mode}, with several channels; convert it to one channel (or a "
-            f"palette) whose values are class indices."
+            f"{path}: the label image is of type {mode}; save it as PNG with one channel, a palette or 8-bit RGB."
         )
+    if wants_colors and not as_colors:
+        raise InputError(
+            f"{path}: the label image has 16-bit values, but label_map lists colours; save it as 8-bit RGB."
+        )
+    if as_colors and not wants_colors:
+        values = _equal_channels(path, values)
+    note = " (JPEG changes values: save labels as PNG)" if is_jpeg else ""
+    return _class_indices(path, values, label_map, note)
+
+
+def _class_indices(path: str | os.PathLike, values: np.ndarray, label_map: LabelMap | None, note: str) -> np.ndarray:
+    if label_map is not None:
+        try:
+            return label_map.apply(values.astype(np.uint8) if values.dtype == bool else values)
+        except UnlistedValueError as error:
+            raise LabelValueError(f"{path}: {error}{note}.") from error
     if values.dtype != np.uint8:
         if values.size and (values.min() < 0 or values.max() > 255):
-            raise InputError(f"{path}: the label image has values up to {values.max()}; they must be at most 255.")
+            raise LabelValueError(
+                f"{path}: the label image has values up to {values.max()}, but class indices are at most 255; say what "
+                f"its values mean in the key label_map of the data set's YAML file{note}."
+            )
         values = values.astype(np.uint8)
     return values
+
+
+def _equal_channels(path: str | os.PathLike, colors: np.ndarray) -> np.ndarray:
+    """The one channel of a grey image saved as RGB: (H, W, 3) -> (H, W)."""
+    different = (colors[..., :1] != colors[..., 1:]).any(-1)
+    if different.any():
+        red, green, blue = colors[different][0]
+        raise LabelColorError(
+            f"{path}: the label image holds colours ('#{red:02x}{green:02x}{blue:02x}' among them) where class indices "
+            f"are expected; say what each means in the key label_map of the data set's YAML file (label_map: palette "
+            f"where they are its palette's), or save labels with one channel."
+        )
+    return np.ascontiguousarray(colors[..., 0])
+
+
+def _ends_too_early(data: bytes) -> bool:
+    """Whether a JPEG or PNG file lacks its end: OpenCV fills the rest with grey and, before version 5, says nothing."""
+    if data.startswith(_PNG_START):
+        return _PNG_END not in data
+    if not data.startswith(_JPEG_START):
+        return False
+    # The pixels follow the header's segments, among them a thumbnail that may have an end marker of its own.
+    place = len(_JPEG_START)
+    while place + 4 <= len(data) and data[place] == 0xFF and data[place + 1] != _JPEG_SCAN:
+        fill = data[place + 1] == 0xFF
+        place += 1 if fill else 2 + int.from_bytes(data[place + 2 : place + 4], "big")
+    return data.find(_JPEG_END, place) < 0
 
 
 def _read_bytes(path: str | os.PathLike) -> bytes:

@@ -20,7 +20,8 @@ logger = logging.getLogger(__name__)
 class RegionCheckpointer(DetectionCheckpointer):
     """Detectron2's checkpointer with atomic writes, safe reads and one-sentence errors.
 
-    A checkpoint holds ``model`` (the student, a plain region predictor), ``ema`` (the teacher) and the trainer's state.
+    A checkpoint holds ``model`` (the student, a plain region predictor), ``ema`` (the teacher), ``best`` (the best
+    results so far) and the trainer's state.
     """
 
     def save(self, name: str, **kwargs: Any) -> None:
@@ -31,13 +32,19 @@ class RegionCheckpointer(DetectionCheckpointer):
         data.update({key: value.state_dict() for key, value in self.checkpointables.items()}, **kwargs)
         path = os.path.join(self.save_dir, f"{name}.pth")
         self.logger.info("Saving checkpoint to %s", path)
-        temporary = f"{path}.tmp"
-        with open(temporary, "wb") as file:
-            torch.save(data, file)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
+        _write(data, path)
         self.tag_last_checkpoint(os.path.basename(path))
+
+    def refresh(self, key: str) -> None:
+        """Write the present state of the checkpointable ``key`` into the last checkpoint, and leave the rest of it.
+
+        For what comes to be known after a checkpoint was written, so that a run resumed from it knows it too.
+        """
+        if not self.save_to_disk or not self.has_checkpoint():
+            return
+        path = self.get_checkpoint_file()
+        data = torch.load(path, map_location="cpu", weights_only=True)
+        _write({**data, key: self.checkpointables[key].state_dict()}, path)
 
     def load(self, path: str, checkpointables: list[str] | None = None) -> dict[str, Any]:
         """Load ``path`` into the model and into those of ``checkpointables`` (all if None) that it holds.
@@ -93,6 +100,16 @@ class RegionCheckpointer(DetectionCheckpointer):
         listed = ", ".join(f"{part} ({count})" for part, count in parts.items())
         logger.info("Loaded %d of the model's %d weights: %s", len(loaded), len(model), listed)
         return incompatible
+
+
+def _write(data: dict[str, Any], path: str) -> None:
+    """Write a torch file under a temporary name, and rename it when it is whole."""
+    temporary = f"{path}.tmp"
+    with open(temporary, "wb") as file:
+        torch.save(data, file)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(temporary, path)
 
 
 def unwrap(model: nn.Module) -> nn.Module:

@@ -15,6 +15,7 @@ from torch import nn
 from ..config import add_rc2l_config
 from ..data import register_definitions
 from ..errors import InputError
+from ..evaluation import check_test_settings
 from ..host import META_ARCH_REGISTRY, CfgNode, build_model, get_cfg
 
 
@@ -75,6 +76,7 @@ def _check_values(cfg: CfgNode) -> None:
     for key, (value, low, high) in ranges.items():
         if not low <= value <= high:
             raise InputError(f"{key} is {value}; give a value from {low:g} to {high:g}.")
+    check_test_settings(cfg)
 
 
 def _merge(cfg: CfgNode, merge, source: str) -> None:

@@ -9,19 +9,20 @@ from collections import OrderedDict
 import torch
 from torch import nn
 
-from ..data import build_test_loader, build_train_loader, check_test_data, check_training_data
+from ..data import build_test_loader, build_train_loader, check_test_data, check_training_data, dead_worker
 from ..errors import InputError
+from ..evaluation import Predictor, SemanticEvaluator
 from ..host import (
     META_ARCH_REGISTRY,
     CfgNode,
     DefaultTrainer,
-    SemSegEvaluator,
     SimpleTrainer,
     comm,
     hooks,
     inference_on_dataset,
     print_csv_format,
 )
+from .best import BestResults
 from .checkpoint import RegionCheckpointer, unwrap
 from .ema import EMAHook, EMATeacher
 from .setup import build_model_or_explain
@@ -38,8 +39,9 @@ def _take_buffers_of_main_process(model: nn.Module) -> None:
             torch.distributed.broadcast(buffer, src=0)
 
 
-def _is_no_input_error(record: logging.LogRecord) -> bool:
-    return not (record.exc_info and isinstance(record.exc_info[1], InputError))
+def _has_no_sentence_of_its_own(record: logging.LogRecord) -> bool:
+    error = record.exc_info[1] if record.exc_info else None
+    return error is None or not (isinstance(error, InputError) or dead_worker(error))
 
 
 class RC2LTrainer(DefaultTrainer):
@@ -47,6 +49,7 @@ class RC2LTrainer(DefaultTrainer):
 
     Attributes:
         teacher: the :class:`EMATeacher`.
+        best: the :class:`BestResults` of this run; ``last_results`` are always the last evaluation's.
     """
 
     def __init__(self, cfg: CfgNode):
@@ -64,8 +67,9 @@ class RC2LTrainer(DefaultTrainer):
         # The loader comes with resume_or_load: evaluation alone needs no training data.
         self._trainer = SemiSupervisedTrainer(cfg, model, None, optimizer, self.teacher)
         self.scheduler = self.build_lr_scheduler(cfg, optimizer)
+        self.best = BestResults()
         self.checkpointer = RegionCheckpointer(
-            unwrap(model), cfg.OUTPUT_DIR, trainer=weakref.proxy(self), ema=self.teacher
+            unwrap(model), cfg.OUTPUT_DIR, trainer=weakref.proxy(self), ema=self.teacher, best=self.best
         )
         self.start_iter = 0
         self.max_iter = cfg.SOLVER.MAX_ITER
@@ -95,11 +99,11 @@ class RC2LTrainer(DefaultTrainer):
         """Train from the place that :meth:`resume_or_load` found to the end; evaluates as TEST.EVAL_PERIOD says."""
         # The host's loop logs what ends it with a traceback; a user's mistake is told in one sentence instead.
         loop = logging.getLogger(SimpleTrainer.__module__)
-        loop.addFilter(_is_no_input_error)
+        loop.addFilter(_has_no_sentence_of_its_own)
         try:
             super().train()
         finally:
-            loop.removeFilter(_is_no_input_error)
+            loop.removeFilter(_has_no_sentence_of_its_own)
 
     def load_for_evaluation(self, resume: bool = False) -> None:
         """Load student and teacher from MODEL.WEIGHTS, or from OUTPUT_DIR's last checkpoint; no training state.
@@ -127,7 +131,7 @@ class RC2LTrainer(DefaultTrainer):
             hooks.LRScheduler(),
             EMAHook(self.teacher, unwrap(self.model)),
             hooks.PeriodicCheckpointer(self.checkpointer, self.cfg.SOLVER.CHECKPOINT_PERIOD) if main else None,
-            hooks.EvalHook(self.cfg.TEST.EVAL_PERIOD, self.evaluate),
+            hooks.EvalHook(self.cfg.TEST.EVAL_PERIOD, self.evaluate_and_compare),
             hooks.PeriodicWriter(self.build_writers(), period=LOG_PERIOD) if main else None,
         ]
 
@@ -137,6 +141,19 @@ class RC2LTrainer(DefaultTrainer):
         for model in (student, self.teacher.model):
             _take_buffers_of_main_process(model)
         self.last_results = self.test(self.cfg, student, self.teacher.model)
+        return self.last_results
+
+    def evaluate_and_compare(self) -> dict:
+        """As :meth:`evaluate`, within a training run: the run's best mIoU is told beside the last."""
+        self.evaluate()
+        names = set(self.cfg.DATASETS.TEST)
+        by_dataset = {names.pop(): self.last_results} if len(names) == 1 else self.last_results
+        self.best.update(by_dataset, self.iter)
+        # The evaluation stands after the checkpointer, so that a failure in it loses no training. Where a checkpoint
+        # of this very iteration was written, it is told now.
+        done = min(self.iter + 1, self.max_iter)
+        if self.last_results and (done % self.cfg.SOLVER.CHECKPOINT_PERIOD == 0 or done == self.max_iter):
+            self.checkpointer.refresh("best")
         return self.last_results
 
     @classmethod
@@ -180,11 +197,11 @@ class RC2LTrainer(DefaultTrainer):
 
     @classmethod
     def build_evaluator(cls, cfg: CfgNode, dataset_name: str):
-        return SemSegEvaluator(dataset_name, distributed=comm.get_world_size() > 1)
+        return SemanticEvaluator(dataset_name)
 
     @classmethod
     def test(cls, cfg: CfgNode, model: nn.Module, teacher: nn.Module | None = None) -> dict:
-        """Evaluate ``model`` and, if given, ``teacher`` on every data set of DATASETS.TEST.
+        """Evaluate ``model`` and, if given, ``teacher`` on every data set of DATASETS.TEST, asked as ``cfg.TEST`` says.
 
         Returns:
             on the main process ``{"sem_seg": {...}, "sem_seg_teacher": {...}}``, one such dictionary a data set under
@@ -197,7 +214,8 @@ class RC2LTrainer(DefaultTrainer):
                 if evaluated is None:
                     continue
                 loader = cls.build_test_loader(cfg, dataset_name)
-                result = inference_on_dataset(evaluated, loader, cls.build_evaluator(cfg, dataset_name))
+                evaluator = cls.build_evaluator(cfg, dataset_name)
+                result = inference_on_dataset(Predictor(cfg, evaluated), loader, evaluator)
                 if comm.is_main_process():
                     results[dataset_name][task] = result["sem_seg"]
             if comm.is_main_process():

@@ -1,5 +1,15 @@
-"""Showing and judging what a model does. (The mIoU itself comes from the host's SemSegEvaluator.)"""
+"""Judging and showing what a model does: how it is asked, what its answers are worth, pictures of them."""
 
+from .evaluator import SemanticEvaluator
+from .inference import Predictor, check_test_settings
+from .metrics import confusion_matrix, semantic_metrics
 from .overlays import draw_comparison
 
-__all__ = ["draw_comparison"]
+__all__ = [
+    "Predictor",
+    "SemanticEvaluator",
+    "check_test_settings",
+    "confusion_matrix",
+    "draw_comparison",
+    "semantic_metrics",
+]

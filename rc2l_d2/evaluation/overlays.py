@@ -6,12 +6,11 @@ from collections.abc import Sequence
 
 import numpy as np
 import torch
-from matplotlib.figure import Figure
-from matplotlib.patches import Patch
 from torch import nn
 
 from ..data import TestMapper, read_image, read_label
 from ..host import CfgNode, DatasetCatalog, MetadataCatalog
+from .inference import Predictor
 
 
 @torch.no_grad()
@@ -21,16 +20,21 @@ def draw_comparison(
     """Write a picture with one row an image: the image, the ground truth, and each model's prediction, with a legend.
 
     Args:
-        cfg: the models' configuration (how test images are read).
+        cfg: the models' configuration (how test images are read, and how the models are asked).
         models: column title -> model in eval mode.
         dataset_name: a registered data set with labels.
         indices: which of its images.
         path: PNG to write.
     """
+    # Half a second, which runs that draw nothing need not spend.
+    from matplotlib.figure import Figure
+    from matplotlib.patches import Patch
+
     metadata = MetadataCatalog.get(dataset_name)
     colors = np.asarray(metadata.stuff_colors)
     records = DatasetCatalog.get(dataset_name)
     mapper = TestMapper(cfg)
+    predictors = {title: Predictor(cfg, model) for title, model in models.items()}
     titles = ["image", "ground truth", *models]
     # A figure of its own, not pyplot's: no display and no global state.
     figure = Figure(figsize=(2.6 * len(titles), 2.6 * len(indices) + 0.8))
@@ -38,10 +42,11 @@ def draw_comparison(
     for row, index in zip(axes, indices, strict=True):
         sample = mapper(records[index])
         # The file's own size, which is that of labels and predictions; the model may see another.
-        image = read_image(records[index]["file_name"])[:, :, ::-1]
-        pictures = [image, _overlay(image, read_label(records[index]["sem_seg_file_name"]), colors)]
-        for model in models.values():
-            scores = model([sample])[0]["sem_seg"]
+        image = read_image(sample["file_name"])[:, :, ::-1]
+        label = read_label(sample["sem_seg_file_name"], sample.get("label_map"))
+        pictures = [image, _overlay(image, label, colors)]
+        for predictor in predictors.values():
+            scores = predictor([sample])[0]["sem_seg"]
             pictures.append(_overlay(image, scores.argmax(dim=0).cpu().numpy(), colors))
         for axis, picture in zip(row, pictures, strict=True):
             axis.imshow(picture)

@@ -6,6 +6,8 @@ fvcore, iopath and torch. The environment variable RC2L_HOST, "detectron2" or "e
 Attributes:
     HOST: "detectron2" or "embedded".
     HOST_REASON: one sentence on why.
+    HOST_EVALUATOR: the host's evaluator of semantic segmentation, a class, or None where the host has none: the metrics
+        are ours on both hosts, and its results are reported beside them.
 """
 # The names are put here at run time, where a checker that only reads can't see them.
 # ruff: noqa: F822
@@ -25,13 +27,13 @@ __all__ = [
     "DefaultTrainer",
     "DetectionCheckpointer",
     "HOST",
+    "HOST_EVALUATOR",
     "HOST_REASON",
     "HookBase",
     "ImageList",
     "META_ARCH_REGISTRY",
     "MetadataCatalog",
     "SEM_SEG_HEADS_REGISTRY",
-    "SemSegEvaluator",
     "ShapeSpec",
     "SimpleTrainer",
     "Visualizer",

@@ -43,7 +43,8 @@ from detectron2.engine import (
     hooks,
     launch,
 )
-from detectron2.evaluation import SemSegEvaluator, inference_on_dataset, print_csv_format
+from detectron2.evaluation import SemSegEvaluator as HOST_EVALUATOR
+from detectron2.evaluation import inference_on_dataset, print_csv_format
 from detectron2.layers import Conv2d, ShapeSpec, get_norm
 from detectron2.modeling import (
     META_ARCH_REGISTRY,

@@ -143,7 +143,7 @@ def get_cfg() -> CfgNode:
             "TEST": {
                 # In iterations; 0: only at the end.
                 "EVAL_PERIOD": 0,
-                # Set by MaskFormer's files.
+                # Test-time augmentation: lengths of the shorter side in pixels, limit of the longer one, mirrored too.
                 "AUG": {"ENABLED": False, "MIN_SIZES": tuple(range(400, 1300, 100)), "MAX_SIZE": 4000, "FLIP": True},
             },
             "OUTPUT_DIR": "./output",

@@ -1,0 +1,131 @@
+"""From the values or colours in label files to class indices: the key ``label_map`` of a data set's YAML file."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
+
+import cv2
+import numpy as np
+
+_FORM = (
+    "a mapping from label values (0 to 65535) or colours ('#rrggbb', in quotes), not both, to class names, class "
+    "indices or the word ignore, with the key 'other' for what is not listed; or the word palette"
+)
+_COLOR = re.compile(r"#[0-9a-fA-F]{6}")
+_OTHER = "other"
+_IGNORE = "ignore"
+_MAX_VALUE = 2**16 - 1
+
+
+class UnlistedValueError(ValueError):
+    """A label holds what its map does not list; the message says what, without the file."""
+
+
+@dataclass(frozen=True)
+class LabelMap:
+    """Which class each raw value of a label image means.
+
+    Attributes:
+        keys: the listed raw values, or colours as 0xrrggbb.
+        targets: one class index or the ignore value (0 to 255) a key.
+        other: what everything that is not listed means; None refuses it.
+        colors: whether the keys are colours, and label files thus read as RGB.
+    """
+
+    keys: tuple[int, ...]
+    targets: tuple[int, ...]
+    other: int | None
+    colors: bool
+
+    @classmethod
+    def from_yaml(
+        cls, raw: Any, classes: Sequence[str], palette: Sequence[tuple[int, int, int]], ignore_value: int
+    ) -> LabelMap:
+        """The map that a YAML file describes.
+
+        Args:
+            raw: the key's value: a mapping {raw value or "#rrggbb": class name, class index or "ignore"}, also with
+                the key "other"; or the word "palette" for labels drawn in the palette's colours.
+            classes: class names. One that is called "ignore" can only be given by its index.
+            palette: one (r, g, b) a class.
+            ignore_value: the value for "no class"; as a target it means "ignore".
+
+        Raises:
+            ValueError: its text is the expected form (after "it must be"), with what does not fit in brackets.
+        """
+        if raw == "palette":
+            keys = [red << 16 | green << 8 | blue for red, green, blue in palette]
+            _expect(len(set(keys)) == len(keys), "the palette gives two classes one colour")
+            return cls(tuple(keys), tuple(range(len(keys))), None, True)
+        _expect(isinstance(raw, dict) and any(key != _OTHER for key in raw), f"it is {raw!r}")
+        listed = {key: value for key, value in raw.items() if key != _OTHER}
+        colors = [isinstance(key, str) and _COLOR.fullmatch(key) is not None for key in listed]
+        values = [type(key) is int and 0 <= key <= _MAX_VALUE for key in listed]
+        for key, is_color, is_value in zip(listed, colors, values, strict=True):
+            _expect(is_color or is_value, f"{key!r} is neither a value nor a colour")
+        _expect(all(colors) or all(values), "it has both values and colours")
+        keys = [int(key[1:], 16) if all(colors) else key for key in listed]
+        _expect(len(set(keys)) == len(keys), "it lists a colour twice")
+        targets = [_target(key, value, classes, ignore_value) for key, value in listed.items()]
+        other = _target(_OTHER, raw[_OTHER], classes, ignore_value) if _OTHER in raw else None
+        return cls(tuple(keys), tuple(targets), other, all(colors))
+
+    def apply(self, raw: np.ndarray) -> np.ndarray:
+        """Class indices and ignore value, uint8 (H, W).
+
+        Args:
+            raw: integer (H, W); for a map of colours uint8 (H, W, 3) in RGB order.
+
+        Raises:
+            UnlistedValueError: a value or colour is not listed, and there is no ``other``.
+        """
+        places, targets = _tables(self)
+        if self.colors:
+            # Four bytes a pixel, read as one integer 0x00rrggbb: far quicker than shifting the channels together.
+            padded = cv2.cvtColor(np.ascontiguousarray(raw), cv2.COLOR_RGB2BGRA)
+            raw = padded.view("<u4")[..., 0] & 0xFFFFFF
+        elif raw.dtype not in (np.uint8, np.uint16):
+            raw = np.where((raw < 0) | (raw > _MAX_VALUE), _MAX_VALUE + 1, raw)
+        found = places[raw]
+        if self.other is None and not found.all():
+            raise UnlistedValueError(self._unlisted(np.unique(raw[found == 0])))
+        return targets[found]
+
+    def _unlisted(self, values: np.ndarray) -> str:
+        kind = "colours" if self.colors else "values"
+        shown = [f"'#{value:06x}'" if self.colors else str(value) for value in values[:5].tolist()]
+        return (
+            f"the label has {kind} that label_map does not list ({len(values)}): {', '.join(shown)}"
+            f"{', ...' if len(values) > 5 else ''}; list them in the data set's YAML file as classes or as ignore, or "
+            f"add 'other: ignore' there"
+        )
+
+
+@lru_cache(maxsize=16)
+def _tables(label_map: LabelMap) -> tuple[np.ndarray, np.ndarray]:
+    """Raw value -> place in the second table (0: not listed) -> class index.
+
+    The first has an entry for each of 2**24 colours; but as zeros, so that memory is taken for the listed ones alone.
+    """
+    places = np.zeros(2**24 if label_map.colors else _MAX_VALUE + 2, np.uint16)
+    places[list(label_map.keys)] = np.arange(1, len(label_map.keys) + 1)
+    return places, np.array([label_map.other or 0, *label_map.targets], np.uint8)
+
+
+def _target(key: Any, value: Any, classes: Sequence[str], ignore_value: int) -> int:
+    if value == _IGNORE or (type(value) is int and value == ignore_value):
+        return ignore_value
+    if isinstance(value, str) and value in classes:
+        return list(classes).index(value)
+    known = type(value) is int and 0 <= value < len(classes)
+    _expect(known, f"{key!r} stands for {value!r}, which is no class name, no index from 0 to {len(classes) - 1}")
+    return value
+
+
+def _expect(condition: bool, found: str) -> None:
+    if not condition:
+        raise ValueError(f"{_FORM} ({found})")

@@ -1,0 +1,106 @@
+"""From predictions to metrics over a data set, and over all processes."""
+
+from __future__ import annotations
+
+import logging
+
+import numpy as np
+import torch
+
+from ..data import read_label
+from ..data.mappers import check_label
+from ..errors import InputError
+from ..host import HOST, HOST_EVALUATOR, MetadataCatalog, comm
+from .metrics import confusion_matrix, semantic_metrics
+
+logger = logging.getLogger(__name__)
+
+
+class SemanticEvaluator:
+    """Semantic segmentation at the resolution of the label files; Detectron2's interface, one definition on each host.
+
+    Where the host has an evaluator of its own it sees the same predictions and labels, and its mIoU is reported beside
+    ours as ``mIoU_<host>`` (``mIoU_detectron2``), for comparison with other projects that stand on it.
+    """
+
+    def __init__(self, dataset_name: str):
+        """
+        Args:
+            dataset_name: a registered data set whose metadata has ``stuff_classes`` and ``ignore_label``.
+
+        Raises:
+            InputError: it has not.
+        """
+        metadata = MetadataCatalog.get(dataset_name)
+        if metadata.get("stuff_classes") is None or metadata.get("ignore_label") is None:
+            raise InputError(
+                f"The data set '{dataset_name}' has no stuff_classes or no ignore_label in its metadata; set both "
+                f"where it is registered."
+            )
+        self.class_names = list(metadata.stuff_classes)
+        self.ignore_value = metadata.ignore_label
+        self._host_evaluator = None
+        if HOST_EVALUATOR is not None:
+            # It knows file names only, so it is given the label that was just read, by the data set's own rules.
+            self._host_evaluator = HOST_EVALUATOR(
+                dataset_name, distributed=comm.get_world_size() > 1, sem_seg_loading_fn=self._label_of
+            )
+        self.reset()
+
+    def reset(self) -> None:
+        """Forget all images."""
+        self._confusion = torch.zeros(len(self.class_names), len(self.class_names), dtype=torch.int64)
+        self._label: tuple[str, np.ndarray] | None = None
+        if self._host_evaluator is not None:
+            self._host_evaluator.reset()
+
+    def process(self, inputs: list[dict], outputs: list[dict]) -> None:
+        """Count the pixels of some images.
+
+        Args:
+            inputs: samples with ``file_name``, ``sem_seg_file_name`` and optionally ``label_map``.
+            outputs: for each, ``{"sem_seg": (K, H, W)}``, scores at the size of its label file, on any device.
+
+        Raises:
+            InputError: an image has no label, or its label cannot be read, has another size than the prediction, or
+                values that are no class.
+        """
+        for sample, output in zip(inputs, outputs, strict=True):
+            scores, file = output["sem_seg"], sample.get("sem_seg_file_name")
+            if file is None:
+                raise InputError(f"{sample['file_name']} has no label; name a labelled data set in DATASETS.TEST.")
+            if len(scores) != len(self.class_names):
+                raise InputError(
+                    f"The model has {len(scores)} classes and the data set of {sample['file_name']} has "
+                    f"{len(self.class_names)}; make MODEL.SEM_SEG_HEAD.NUM_CLASSES equal to it."
+                )
+            label = read_label(file, sample.get("label_map"))
+            check_label(label, tuple(scores.shape[-2:]), sample, len(self.class_names), self.ignore_value)
+            truth = torch.from_numpy(label).to(scores.device)
+            counts = confusion_matrix(scores.argmax(dim=0), truth, len(self.class_names), self.ignore_value)
+            self._confusion = self._confusion.to(scores.device) + counts
+            if self._host_evaluator is not None:
+                self._label = str(file), label
+                self._host_evaluator.process([sample], [output])
+
+    def evaluate(self) -> dict[str, dict[str, float]] | None:
+        """``{"sem_seg": metrics}`` over the images of all processes, see :func:`semantic_metrics`; every process must
+        call it, and those other than the main one get None."""
+        gathered = comm.gather(self._confusion.cpu())
+        host_results = self._host_evaluator.evaluate() if self._host_evaluator is not None else None
+        if not comm.is_main_process():
+            return None
+        metrics = semantic_metrics(sum(gathered), self.class_names)
+        if host_results is not None:
+            metrics[f"mIoU_{HOST}"] = float(host_results["sem_seg"]["mIoU"])
+        logger.info("%s", metrics)
+        return {"sem_seg": metrics}
+
+    def _label_of(self, file: str, dtype: type) -> np.ndarray:
+        """The label of the image in hand, for the host's evaluator, which looks its file up by the image's name."""
+        read, label = self._label
+        if read != str(file):
+            raise InputError(
+                f"Two labels are registered for one image of DATASETS.TEST, {read} and {file}; list each image once."
+            )
+        return label.astype(dtype)

@@ -1,0 +1,156 @@
+"""Our evaluator: real label files, maps, complaints, and two processes."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch import nn
+
+from rc2l_d2.data.label_map import LabelMap
+from rc2l_d2.engine import RC2LTrainer, load_config
+from rc2l_d2.errors import InputError
+from rc2l_d2.evaluation import SemanticEvaluator
+from rc2l_d2.host import HOST, DatasetCatalog, MetadataCatalog, comm, inference_on_dataset, launch
+
+CLASSES = ["a", "b", "c"]
+TRUTH = np.array([[0, 0, 1, 1], [0, 0, 1, 255], [0, 0, 255, 255]], dtype=np.uint8)
+PREDICTION = np.array([[0, 0, 1, 0], [0, 2, 1, 2], [0, 0, 1, 0]])
+
+
+@pytest.fixture
+def register(tmp_path):
+    """Register one image with this label picture and these further keys; gives name and sample."""
+    names = []
+
+    def make(picture: Image.Image, classes=CLASSES, **keys):
+        name = f"evaluator_{tmp_path.name}_{len(names)}"
+        file = tmp_path / f"{len(names)}.png"
+        picture.save(file)
+        sample = {"file_name": f"{name}.jpg", "sem_seg_file_name": str(file), **keys}
+        DatasetCatalog.register(name, lambda: [sample])
+        MetadataCatalog.get(name).set(stuff_classes=classes, ignore_label=255)
+        names.append(name)
+        return name, sample
+
+    yield make
+    for name in names:
+        DatasetCatalog.remove(name)
+        MetadataCatalog.remove(name)
+
+
+def palette_picture(values: np.ndarray) -> Image.Image:
+    picture = Image.fromarray(values)
+    picture.putpalette([200, 10, 10, 10, 200, 10, 10, 10, 200] + [0] * 759)
+    return picture
+
+
+def scores(prediction, num_classes=3):
+    return nn.functional.one_hot(torch.as_tensor(prediction).long(), num_classes).permute(2, 0, 1).float()
+
+
+def evaluate(name, sample, prediction=PREDICTION):
+    evaluator = SemanticEvaluator(name)
+    return inference_on_dataset(lambda _: [{"sem_seg": scores(prediction)}], [[sample]], evaluator)["sem_seg"]
+
+
+def test_a_palette_label_gives_both_means(register):
+    metrics = evaluate(*register(palette_picture(TRUTH)))
+    # See test_metrics.py: c is predicted once and absent from the ground truth.
+    assert metrics["mIoU"] == pytest.approx(100 * (5 / 7 + 2 / 3) / 3)
+    assert metrics["mIoU_gt"] == pytest.approx(100 * (5 / 7 + 2 / 3) / 2)
+    assert metrics["pACC"] == pytest.approx(100 * 7 / 9)
+    if HOST == "detectron2":
+        assert metrics["mIoU_detectron2"] == pytest.approx(metrics["mIoU_gt"], rel=1e-12)
+    else:
+        assert "mIoU_detectron2" not in metrics
+
+
+def test_labels_go_through_their_map(register):
+    raw = {0: "ignore", 7: "a", 8: "b", 300: "c"}
+    label_map = LabelMap.from_yaml(raw, CLASSES, [(0, 0, 0), (1, 0, 0), (2, 0, 0)], 255)
+    values = np.array([[0, 7, 8, 300]], dtype=np.uint16)
+    name, sample = register(Image.fromarray(values), label_map=label_map)
+    metrics = evaluate(name, sample, np.array([[0, 0, 1, 1]]))
+    assert (metrics["IoU-a"], metrics["IoU-b"], metrics["IoU-c"]) == (100, 50, 0)
+    if HOST == "detectron2":
+        assert metrics["mIoU_detectron2"] == pytest.approx(metrics["mIoU_gt"], rel=1e-12) == 50
+
+
+def test_images_add_up_and_reset_forgets(register):
+    name, sample = register(palette_picture(TRUTH))
+    evaluator = SemanticEvaluator(name)
+    for _ in range(2):
+        evaluator.reset()
+        evaluator.process([sample], [{"sem_seg": scores(np.where(TRUTH == 255, 0, TRUTH))}])
+        assert evaluator.evaluate()["sem_seg"]["pACC"] == 100
+    evaluator.process([sample] * 2, [{"sem_seg": scores(PREDICTION)}] * 2)
+    # 9 pixels right at first, then twice 7 of 9.
+    assert evaluator.evaluate()["sem_seg"]["pACC"] == pytest.approx(100 * 23 / 27)
+
+
+def test_what_does_not_fit_is_named(register):
+    name, sample = register(palette_picture(TRUTH))
+    with pytest.raises(InputError, match=r"0\.png: the label is 4x3 pixels, its image .* 4x2"):
+        evaluate(name, sample, PREDICTION[:2])
+    with pytest.raises(InputError, match="has no label; .*DATASETS.TEST"):
+        evaluate(name, {"file_name": "x.jpg"})
+    name, sample = register(palette_picture(TRUTH), classes=["a"])
+    with pytest.raises(InputError, match="The model has 3 classes .* has 1;"):
+        evaluate(name, sample)
+    name, sample = register(palette_picture(np.where(TRUTH == 1, 10, TRUTH).astype(np.uint8)))
+    with pytest.raises(InputError, match=r"2\.png: the label has values that are no class \(0 to 2\).*: 10;"):
+        evaluate(name, sample)
+    MetadataCatalog.remove(name)
+    with pytest.raises(InputError, match="no stuff_classes or no ignore_label"):
+        SemanticEvaluator(name)
+
+
+class Brightness(nn.Module):
+    """Eight classes by the brightness of a pixel: wrong nearly everywhere, but never the same."""
+
+    def forward(self, batched_inputs):
+        return [
+            {"sem_seg": scores(sample["image"].float().mean(dim=0).div(32).long(), 8)} for sample in batched_inputs
+        ]
+
+
+def evaluate_in_process(options: list[str], folder: str) -> None:
+    cfg = load_config("configs/toy/rc2l_R18.yaml", options)
+    results = RC2LTrainer.test(cfg, Brightness(), Brightness())
+    with open(f"{folder}/rank{comm.get_rank()}of{comm.get_world_size()}.json", "w") as file:
+        json.dump(results, file)
+
+
+def test_windows_and_augmentation_reach_the_evaluation(tiny_options):
+    """A model that looks at each pixel by itself says the same however it is asked, as long as the size stays."""
+
+    class Counting(Brightness):
+        asked = 0
+
+        def forward(self, batched_inputs):
+            type(self).asked += len(batched_inputs)
+            return super().forward(batched_inputs)
+
+    config = ("configs/toy/supervised_R18.yaml", tiny_options)
+    plain = RC2LTrainer.test(load_config(*config), Brightness())["sem_seg"]
+    options = (
+        "TEST.SLIDING_WINDOW.ENABLED", "True", "TEST.SLIDING_WINDOW.CROP_SIZE", "(32,48)",
+        "TEST.SLIDING_WINDOW.STRIDE", "(32,40)", "TEST.AUG.ENABLED", "True", "TEST.AUG.MIN_SIZES", "(0,)",
+    )  # fmt: skip
+    cfg = load_config(config[0], [*tiny_options, *options])
+    assert RC2LTrainer.test(cfg, Counting())["sem_seg"] == pytest.approx(plain, rel=0, abs=0, nan_ok=True)
+    assert Counting.asked == 6 * 2 * 4, "images, mirrored or not, windows"
+
+
+def test_two_processes_say_what_one_says(tiny_options, tmp_path):
+    evaluate_in_process(tiny_options, str(tmp_path))
+    launch(evaluate_in_process, 2, dist_url="auto", args=(tiny_options, str(tmp_path)))
+    alone, first, second = (json.loads((tmp_path / f"rank{r}.json").read_text()) for r in ("0of1", "0of2", "1of2"))
+    assert set(alone) == {"sem_seg", "sem_seg_teacher"} and 0 < alone["sem_seg"]["mIoU"] < 100
+    for task, metrics in alone.items():
+        assert first[task] == pytest.approx(metrics, rel=0, abs=0, nan_ok=True)
+    assert second == {}

@@ -1,0 +1,89 @@
+"""Metrics from a confusion matrix, against numbers made by hand and against a second implementation in NumPy."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+import torch
+
+from rc2l_d2.evaluation import confusion_matrix, semantic_metrics
+
+# 255 is ignored. Class c is predicted but never true; class d is nowhere.
+TRUTH = torch.tensor([[0, 0, 1, 1], [0, 0, 1, 255], [0, 0, 255, 255]], dtype=torch.uint8)
+PREDICTION = torch.tensor([[0, 0, 1, 0], [0, 2, 1, 2], [0, 0, 1, 0]])
+
+
+def test_numbers_of_a_hand_made_confusion_matrix():
+    confusion = confusion_matrix(PREDICTION, TRUTH, 4, 255)
+    assert confusion.tolist() == [[5, 1, 0, 0], [0, 2, 0, 0], [1, 0, 0, 0], [0, 0, 0, 0]]
+    metrics = semantic_metrics(confusion, "abcd")
+    # 9 pixels count. a: 6 in truth, 5 of them found, 6 predicted. b: 3, 2, 2. c: none, predicted once.
+    iou_a, iou_b = 5 / 7, 2 / 3
+    assert metrics["IoU-a"] == pytest.approx(100 * iou_a)
+    assert metrics["IoU-b"] == pytest.approx(100 * iou_b)
+    assert metrics["IoU-c"] == 0 and math.isnan(metrics["ACC-c"])
+    assert math.isnan(metrics["IoU-d"]) and math.isnan(metrics["ACC-d"])
+    assert metrics["mIoU"] == pytest.approx(100 * (iou_a + iou_b + 0) / 3)
+    assert metrics["mIoU_gt"] == pytest.approx(100 * (iou_a + iou_b) / 2)
+    assert metrics["fwIoU"] == pytest.approx(100 * (6 * iou_a + 3 * iou_b) / 9)
+    assert metrics["mACC"] == pytest.approx(100 * (5 / 6 + 2 / 3) / 2)
+    assert metrics["pACC"] == pytest.approx(100 * 7 / 9)
+    names = ["mIoU", "mIoU_gt", "fwIoU", *(f"IoU-{name}" for name in "abcd"), "mACC", "pACC"]
+    assert list(metrics) == names + [f"ACC-{name}" for name in "abcd"]
+
+
+def plain_metrics(prediction: np.ndarray, truth: np.ndarray, num_classes: int) -> dict[str, float]:
+    """Class by class from the pixels themselves, without a matrix."""
+    counted = truth != 255
+    prediction, truth = prediction[counted], truth[counted]
+    iou, accuracy, area = {}, {}, {}
+    for k in range(num_classes):
+        both, either = ((prediction == k) & (truth == k)).sum(), ((prediction == k) | (truth == k)).sum()
+        area[k] = (truth == k).sum()
+        iou[k] = np.float64(both) / either if either else math.nan
+        accuracy[k] = np.float64(both) / area[k] if area[k] else math.nan
+    present = [k for k in range(num_classes) if area[k]]
+    metrics = {
+        "mIoU": np.mean([value for value in iou.values() if not math.isnan(value)]),
+        "mIoU_gt": np.mean([iou[k] for k in present]),
+        "fwIoU": sum(iou[k] * area[k] for k in present) / len(truth),
+        "mACC": np.mean([accuracy[k] for k in present]),
+        "pACC": np.mean(prediction == truth, dtype=np.float64),
+    }
+    metrics |= {f"IoU-{k}": value for k, value in iou.items()} | {f"ACC-{k}": value for k, value in accuracy.items()}
+    return {name: 100 * value for name, value in metrics.items()}
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_random_maps_give_what_numpy_gives(seed):
+    rng = np.random.default_rng(seed)
+    num_classes = int(rng.integers(1, 22))
+    # Some classes are in neither, some in one of the two.
+    in_truth, predicted = (rng.choice(num_classes, int(rng.integers(1, num_classes + 1))) for _ in range(2))
+    truth = rng.choice([*in_truth, 255], (2, 40, 30)).astype(np.uint8)
+    prediction = rng.choice(predicted, truth.shape)
+    halves = [
+        confusion_matrix(torch.from_numpy(p), torch.from_numpy(t), num_classes, 255)
+        for p, t in zip(prediction, truth, strict=True)
+    ]
+    metrics = semantic_metrics(sum(halves), [str(k) for k in range(num_classes)])
+    assert metrics == pytest.approx(plain_metrics(prediction, truth, num_classes), rel=1e-12, nan_ok=True)
+
+
+def test_the_ignore_value_may_be_any_value_that_is_no_class():
+    truth = torch.tensor([0, 1, 2], dtype=torch.uint8)
+    assert confusion_matrix(torch.tensor([0, 1, 1]), truth, 2, 2).tolist() == [[1, 0], [0, 1]]
+
+
+def test_nothing_counted_is_not_a_number():
+    confusion = confusion_matrix(torch.zeros(4), torch.full((4,), 255, dtype=torch.uint8), 2, 255)
+    assert confusion.dtype == torch.int64 and not confusion.any()
+    assert all(math.isnan(value) for value in semantic_metrics(confusion, "ab").values())
+
+
+def test_counts_beyond_float32_are_exact():
+    confusion = torch.tensor([[2**24 + 1, 0], [0, 1]])
+    metrics = semantic_metrics(torch.stack([confusion[0], torch.tensor([1, 1])]), "ab")
+    assert metrics["IoU-a"] == 100 * (2**24 + 1) / (2**24 + 2)

@@ -1,0 +1,221 @@
+"""Files of every kind to arrays, against Pillow's own conversions or the values that were written."""
+
+from __future__ import annotations
+
+import io
+
+import numpy as np
+import pytest
+from data_files import write_image, write_label
+from PIL import Image, ImageOps
+
+from rc2l_d2.data import read_image, read_label
+from rc2l_d2.data.label_map import LabelMap
+from rc2l_d2.data.reading import LabelColorError, LabelValueError, read_image_size
+from rc2l_d2.errors import InputError
+
+DOWN, ACROSS = np.mgrid[0:48, 0:64]
+COLORS = np.stack([ACROSS * 4, DOWN * 5, 255 - ACROSS * 2 - DOWN * 2], -1).astype(np.uint8)
+VOC_IDS = np.array([[0, 1, 15], [20, 255, 0]], np.uint8)
+CLASSES = ["background", "thing"]
+
+
+def _difference(path, expected: np.ndarray) -> int:
+    image = read_image(path, "RGB")
+    assert image.dtype == np.uint8 and image.shape == expected.shape
+    assert (read_image(path) == image[..., ::-1]).all()
+    assert read_image_size(path) == image.shape[:2]
+    return int(np.abs(image.astype(int) - expected.astype(int)).max())
+
+
+@pytest.mark.parametrize("mode", ["1", "L", "LA", "RGB", "RGBA", "P"])
+def test_png_of_8_bits(tmp_path, mode):
+    picture = Image.fromarray(COLORS).convert(mode)
+    if mode in ("LA", "RGBA"):
+        picture.putalpha(Image.fromarray((ACROSS * 4).astype(np.uint8)))
+    picture.save(tmp_path / "image.png")
+    reopened = Image.open(tmp_path / "image.png")
+    assert reopened.mode == mode
+    # Pillow's "RGB" drops alpha, as is wanted here.
+    assert _difference(tmp_path / "image.png", np.asarray(reopened.convert("RGB"))) == 0
+
+
+@pytest.mark.parametrize("mode", ["L", "P"])
+def test_png_with_a_transparent_value(tmp_path, mode):
+    picture = Image.fromarray(COLORS).convert(mode)
+    picture.save(tmp_path / "image.png", transparency=10)
+    assert _difference(tmp_path / "image.png", np.asarray(picture.convert("RGB"))) == 0
+
+
+@pytest.mark.parametrize("channels", [1, 3, 4])
+def test_png_of_16_bits_keeps_the_upper_8(tmp_path, channels):
+    values = np.random.default_rng(0).integers(0, 2**16, (48, 64, channels)).astype(np.uint16)
+    write_image(tmp_path / "image.png", values)  # in BGR order
+    expected = np.repeat(values, 3, axis=2) if channels == 1 else values[..., 2::-1]
+    assert _difference(tmp_path / "image.png", expected // 256) == 0
+
+
+@pytest.mark.parametrize("mode", ["L", "RGB", "YCbCr"])
+def test_jpeg(tmp_path, mode):
+    Image.fromarray(COLORS).convert(mode).save(tmp_path / "image.jpg", quality=95)
+    expected = np.asarray(Image.open(tmp_path / "image.jpg").convert("RGB"))
+    # Decoders may differ by rounding.
+    assert _difference(tmp_path / "image.jpg", expected) <= 2
+
+
+@pytest.mark.parametrize("as_ycck", [False, True])
+def test_jpeg_of_four_inks(tmp_path, as_ycck):
+    inks = np.dstack([COLORS, (ACROSS + DOWN) * 2]).astype(np.uint8)
+    planes = inks
+    if as_ycck:
+        # Pillow writes each plane as 255 - value, so these are Y, Cb, Cr and inverted black, which is Adobe's YCCK.
+        planes = np.dstack([255 - np.asarray(Image.fromarray(COLORS).convert("YCbCr")), inks[..., 3]])
+    buffer = io.BytesIO()
+    Image.fromarray(planes, "CMYK").save(buffer, "JPEG", quality=98, subsampling=0)
+    data = bytearray(buffer.getvalue())
+    if as_ycck:
+        data[data.find(b"Adobe") + 11] = 2
+    (tmp_path / "image.jpg").write_bytes(data)
+    formula = (255 - inks[..., :3].astype(int)) * (255 - inks[..., 3:].astype(int)) / 255
+    assert _difference(tmp_path / "image.jpg", formula) <= (6 if as_ycck else 3)
+    assert _difference(tmp_path / "image.jpg", np.asarray(Image.open(tmp_path / "image.jpg").convert("RGB"))) <= 3
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+@pytest.mark.parametrize("suffix", ["jpg", "png"])
+def test_exif_rotation_is_applied(tmp_path, orientation, suffix):
+    exif = Image.Exif()
+    exif[274] = orientation
+    Image.fromarray(COLORS).save(tmp_path / f"image.{suffix}", exif=exif)
+    upright = ImageOps.exif_transpose(Image.open(tmp_path / f"image.{suffix}"))
+    assert upright.size == ((64, 48) if orientation < 5 else (48, 64))
+    assert _difference(tmp_path / f"image.{suffix}", np.asarray(upright)) <= 2
+
+
+def test_palette_and_one_channel_labels_keep_their_ids(tmp_path):
+    picture = Image.fromarray(VOC_IDS)
+    picture.putpalette([value % 256 for value in range(7, 7 + 768)])
+    assert picture.mode == "P"
+    picture.save(tmp_path / "palette.png")
+    picture.save(tmp_path / "transparent.png", transparency=0)
+    write_label(tmp_path / "gray.png", VOC_IDS)
+    write_image(tmp_path / "deep.png", VOC_IDS.astype(np.uint16))
+    for name in ("palette", "transparent", "gray", "deep"):
+        label = read_label(tmp_path / f"{name}.png")
+        assert label.dtype == np.uint8 and (label == VOC_IDS).all(), name
+
+
+def test_label_of_one_bit(tmp_path):
+    Image.fromarray(np.array([[0, 255], [255, 0]], np.uint8)).convert("1").save(tmp_path / "mask.png")
+    assert read_label(tmp_path / "mask.png").tolist() == [[0, 1], [1, 0]]
+    swapped = LabelMap.from_yaml({0: "thing", 1: "ignore"}, CLASSES, [], 255)
+    assert read_label(tmp_path / "mask.png", swapped).tolist() == [[1, 255], [255, 1]]
+
+
+def test_grey_label_saved_as_colours_is_its_one_channel(tmp_path):
+    for mode in ("RGB", "RGBA", "LA"):
+        Image.fromarray(VOC_IDS).convert(mode).save(tmp_path / "label.png")
+        assert (read_label(tmp_path / "label.png") == VOC_IDS).all()
+    binary = LabelMap.from_yaml({255: "thing", "other": "background"}, CLASSES, [], 255)
+    assert read_label(tmp_path / "label.png", binary).tolist() == [[0, 0, 0], [0, 1, 0]]
+
+
+def test_labels_in_colours(tmp_path):
+    colors = np.array([[[0, 0, 0], [220, 20, 60], [220, 20, 60]]], np.uint8)
+    by_color = LabelMap.from_yaml({"#000000": "background", "#dc143c": "thing"}, CLASSES, [], 255)
+    alpha = np.dstack([colors, [[0, 100, 255]]]).astype(np.uint8)
+    Image.fromarray(colors).save(tmp_path / "rgb.png")
+    Image.fromarray(alpha).save(tmp_path / "rgba.png")
+    Image.fromarray(colors).quantize(4).save(tmp_path / "palette.png")
+    for name in ("rgb", "rgba", "palette"):
+        assert read_label(tmp_path / f"{name}.png", by_color).tolist() == [[0, 1, 1]], name
+    write_label(tmp_path / "gray.png", np.zeros((1, 2), np.uint8))
+    assert read_label(tmp_path / "gray.png", by_color).tolist() == [[0, 0]]
+    write_image(tmp_path / "deep.png", np.zeros((1, 2), np.uint16))
+    with pytest.raises(InputError, match=r"deep\.png: .*16-bit values, but label_map lists colours"):
+        read_label(tmp_path / "deep.png", by_color)
+    by_value = LabelMap.from_yaml({0: "background"}, CLASSES, [], 255)
+    for label_map in (None, by_value):
+        with pytest.raises(LabelColorError, match=r"rgb\.png: .*'#dc143c' among them\) .* label_map"):
+            read_label(tmp_path / "rgb.png", label_map)
+
+
+def test_values_that_no_map_lists(tmp_path):
+    write_label(tmp_path / "label.png", VOC_IDS)
+    binary = LabelMap.from_yaml({0: "background", 1: "thing"}, CLASSES, [], 255)
+    with pytest.raises(LabelValueError, match=r"label\.png: .*\(3\): 15, 20, 255; .*'other: ignore'.*\.$"):
+        read_label(tmp_path / "label.png", binary)
+    Image.fromarray(VOC_IDS).save(tmp_path / "label.jpg")
+    with pytest.raises(LabelValueError, match="JPEG changes values"):
+        read_label(tmp_path / "label.jpg", binary)
+
+
+def test_labels_that_cannot_be_used(tmp_path):
+    write_image(tmp_path / "ids.png", np.full((4, 4), 26001, np.uint16))
+    with pytest.raises(LabelValueError, match=r"ids\.png.*26001.*label_map"):
+        read_label(tmp_path / "ids.png")
+    with pytest.raises(InputError, match=r"none\.png.*does not exist"):
+        read_label(tmp_path / "none.png")
+    Image.fromarray(COLORS).convert("CMYK").save(tmp_path / "inks.jpg")
+    with pytest.raises(InputError, match=r"inks\.jpg.*type CMYK"):
+        read_label(tmp_path / "inks.jpg")
+
+
+def test_unknown_channel_order(tmp_path):
+    with pytest.raises(InputError, match="INPUT.FORMAT is 'YUV'"):
+        read_image(tmp_path / "none.png", "YUV")
+
+
+def _encoded(suffix: str, **options) -> bytes:
+    noise = np.random.default_rng(0).integers(0, 256, (64, 64, 3)).astype(np.uint8)
+    buffer = io.BytesIO()
+    Image.fromarray(noise).save(buffer, suffix, **options)
+    return buffer.getvalue()
+
+
+@pytest.mark.parametrize("name", ["half.jpg", "half.png", "progressive.jpg", "thumbnail.jpg", "cut_at_the_end.png"])
+def test_truncated_files(tmp_path, name):
+    options = {"progressive.jpg": {"progressive": True}, "thumbnail.jpg": {"exif": b"Exif\0\0" + _encoded("jpeg")}}
+    data = _encoded("png" if name.endswith("png") else "jpeg", **options.get(name, {}))
+    (tmp_path / "whole").write_bytes(data)
+    assert read_image(tmp_path / "whole").shape == (64, 64, 3)
+    kept = {"cut_at_the_end.png": len(data) - 12, "thumbnail.jpg": len(data) - 500}.get(name, len(data) // 2)
+    (tmp_path / name).write_bytes(data[:kept])
+    with pytest.raises(InputError, match=f"{name}: the image file ends too early; "):
+        read_image(tmp_path / name)
+
+
+def test_broken_files_are_named(tmp_path):
+    (tmp_path / "half.png").write_bytes(_encoded("png")[:2000])
+    (tmp_path / "empty.jpg").write_bytes(b"")
+    (tmp_path / "text.jpg").write_text("no picture")
+    for file in (*(tmp_path / name for name in ("half.png", "empty.jpg", "text.jpg", "missing.jpg")), tmp_path):
+        for read in (read_image, read_label):
+            with pytest.raises(InputError) as caught:
+                read(file)
+            assert str(file) in str(caught.value) and "\n" not in str(caught.value)
+    with pytest.raises(InputError, match=r"text\.jpg: the image file cannot be decoded"):
+        read_image_size(tmp_path / "text.jpg")
+
+
+@pytest.mark.parametrize("suffix", ["png", "jpeg"])
+def test_damage_anywhere_raises_nothing_else(tmp_path, suffix):
+    data, rng = _encoded(suffix), np.random.default_rng(0)
+    for number in range(60):
+        damaged = bytearray(data)
+        for place in rng.integers(0, 60 if number % 2 else len(data), 5):
+            damaged[place] = rng.integers(256)
+        (tmp_path / "file").write_bytes(damaged)
+        for read in (read_image, read_image_size, read_label):
+            try:
+                read(tmp_path / "file")
+            except InputError:
+                pass
+
+
+def test_images_beyond_pillows_limit(tmp_path, monkeypatch):
+    write_image(tmp_path / "image.png", COLORS)
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)
+    assert read_image_size(tmp_path / "image.png") == (48, 64)
+    with pytest.raises(InputError, match="cannot be decoded"):
+        read_label(tmp_path / "image.png")
