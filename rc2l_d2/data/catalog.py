@@ -151,7 +151,7 @@ def load_dataset(name: str, labelled: bool, key: str = "DATASETS", list_file: st
         name: the registered name.
         labelled: every dict must have "sem_seg_file_name"; otherwise labels are not looked for.
         key: the configuration key that names the data set, for messages.
-        list_file: a list whose images are taken instead of the part's.
+        list_file: a list (DATASETS.LABELED_LIST or UNLABELED_LIST) whose images are taken instead of the part's.
 
     Raises:
         InputError: unknown name, missing root, missing files, or a list for a data set that has no YAML file.
@@ -161,7 +161,8 @@ def load_dataset(name: str, labelled: bool, key: str = "DATASETS", list_file: st
     if name in _REGISTERED:
         definition, part = _REGISTERED[name]
         if list_file:
-            return list_entries(definition, list_file, labels, key)
+            list_key = "DATASETS.LABELED_LIST" if labelled else "DATASETS.UNLABELED_LIST"
+            return list_entries(definition, list_file, labels, list_key)
         return part_entries(definition, part, labels)
     if list_file:
         raise InputError(
@@ -183,19 +184,19 @@ def load_dataset(name: str, labelled: bool, key: str = "DATASETS", list_file: st
     return entries
 
 
-def dataset_status(name: str, labelled: bool = False, list_file: str = "") -> DatasetStatus:
+def dataset_status(name: str, labelled: bool = False, key: str = "DATASETS", list_file: str = "") -> DatasetStatus:
     """Whether a data set is there and where it was looked for; never raises.
 
     Args:
         name: a registered name, or one that is not (which is then the problem).
         labelled: whether the labels must be there too.
-        list_file: as for :func:`load_dataset`.
+        key, list_file: as for :func:`load_dataset`.
     """
     paths: tuple[str, ...] = ()
     if name in _REGISTERED:
         paths = tuple(shown for shown, _ in _REGISTERED[name][0].candidates())
     try:
-        entries = load_dataset(name, labelled, list_file=list_file)
+        entries = load_dataset(name, labelled, key, list_file)
         if name in _REGISTERED:
             paths = (str(_REGISTERED[name][0].root()),)
     except Exception as error:  # A status has to be printable whatever a foreign loader raises.
