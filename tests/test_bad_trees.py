@@ -202,7 +202,7 @@ case("labels among the unlabelled images", r"3 of \d+ images looked at are label
         _part(unlabeled={"folder": "."})(tree),
     )
 )
-case("labels that a list names as unlabelled images", r"UNLABELED takes for images, of .*TRAIN, 2 label files: .*gt/a")(
+case("labels that a list names as unlabelled images", r"UNLABELED and the labels of .*TRAIN share 2 files: .*gt/a")(
     lambda tree: (
         [write_label(tree.folder / f"images/gt/{name}.png", _GOOD_LABEL) for name in "ab"],
         _labeled_list("images/train_000.png images/gt/a.png\nimages/train_001.png images/gt/b.png")(tree),

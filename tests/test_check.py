@@ -211,10 +211,10 @@ def test_label_files_are_no_unlabelled_images(tmp_path, content, folder):
     del content["labels"]
     register_definition(write_definition(tmp_path / "web.yaml", content))
     cfg.DATASETS.UNLABELED = (f"{name}web_all",)
-    _refused(cfg, r"DATASETS.UNLABELED takes for images, of DATASETS.TRAIN, 10 label files: \S*/labels/train_000\.png")
+    _refused(cfg, r"DATASETS.UNLABELED and the labels of DATASETS.TRAIN share 10 files: \S*/labels/train_000\.png")
     cfg.DATASETS.TRAIN = (f"{name}_val",)
     cfg.DATASETS.TEST = (f"{name}_train",)
-    _refused(cfg, r"takes for images, of DATASETS.TRAIN, 3 label files: \S*/labels/val_000\.png, .*image_suffix, or a ")
+    _refused(cfg, r"the labels of DATASETS.TRAIN share 3 files: \S*/labels/val_000\.png, .*image_suffix, or a ")
     cfg.DATASETS.TRAIN, cfg.DATASETS.TEST = (f"{name}_train",), (f"{name}_val",)
     check_training_data(cfg, use_unlabeled=False)
 

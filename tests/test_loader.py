@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -325,8 +326,9 @@ def test_killing_a_worker_of_a_real_run_ends_in_one_sentence(tmp_path):
     content = write_dataset(tmp_path / "data", train=4, val=1, size=(64, 64))
     # Images so large that workers are always reading.
     large = np.random.default_rng(0).integers(0, 256, (3000, 3000, 3)).astype(np.uint8)
-    for number in range(3):
-        write_image(tmp_path / f"data/images/large/{number}.png", large)
+    write_image(tmp_path / "data/images/large/0.png", large)
+    for number in (1, 2):
+        shutil.copy(tmp_path / "data/images/large/0.png", tmp_path / f"data/images/large/{number}.png")
     content["parts"]["large"] = {"folder": "large"}
     write_definition(tmp_path / "set.yaml", content)
     options = [

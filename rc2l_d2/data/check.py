@@ -182,7 +182,7 @@ def shared_images(cfg: CfgNode, parts: dict[str, Part]) -> list[Remark]:
     for stream in ("TRAIN", "TEST") if "UNLABELED" in parts else ():
         labels = labels_among(parts[stream].entries, parts["UNLABELED"].entries)
         advice = "give image_suffix, or a folder or pattern without labels, in the data set's YAML file"
-        note(f"DATASETS.UNLABELED takes for images, of DATASETS.{stream},", labels, advice, "label file")
+        note(f"DATASETS.UNLABELED and the labels of DATASETS.{stream} share", labels, advice, "file")
     if "UNLABELED" in parts and not cfg.DATASETS.ALLOW_OVERLAP:
         advice = (
             "take them out of one of the two, or set DATASETS.ALLOW_OVERLAP to True if labelled images shall be used "
