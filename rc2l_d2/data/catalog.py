@@ -133,8 +133,7 @@ def stream_entries(cfg: CfgNode, stream: str) -> Sequence[dict]:
         InputError: as :func:`load_dataset`; or a list with not exactly one data set.
     """
     names, key, labelled = tuple(cfg.DATASETS[stream]), f"DATASETS.{stream}", stream != "UNLABELED"
-    list_key = {"TRAIN": "LABELED_LIST", "UNLABELED": "UNLABELED_LIST"}.get(stream)
-    list_file = cfg.DATASETS[list_key] if list_key else ""
+    list_key, list_file = _list_of(cfg, stream)
     if list_file and len(names) != 1:
         raise InputError(
             f"DATASETS.{list_key} is {list_file}, but {key} is {names}; name there one data set, for its folders and "
@@ -142,6 +141,17 @@ def stream_entries(cfg: CfgNode, stream: str) -> Sequence[dict]:
         )
     lists = [load_dataset(name, labelled, key, list_file) for name in names]
     return lists[0] if len(lists) == 1 else JoinedList(lists)
+
+
+def stream_title(cfg: CfgNode, stream: str) -> str:
+    """The key of a stream with what it names, for messages: ``DATASETS.TRAIN (streets_labeled)``."""
+    return f"DATASETS.{stream} ({_list_of(cfg, stream)[1] or ', '.join(cfg.DATASETS[stream])})"
+
+
+def _list_of(cfg: CfgNode, stream: str) -> tuple[str, str]:
+    """The key below DATASETS that may name a stream's list, and its value; both empty for "TEST"."""
+    key = {"TRAIN": "LABELED_LIST", "UNLABELED": "UNLABELED_LIST"}.get(stream, "")
+    return key, cfg.DATASETS[key] if key else ""
 
 
 def load_dataset(name: str, labelled: bool, key: str = "DATASETS", list_file: str = "") -> Sequence[dict]:

@@ -11,7 +11,7 @@ import numpy as np
 
 from ..errors import InputError
 from ..host import CfgNode, MetadataCatalog
-from .catalog import register_definition, stream_entries
+from .catalog import register_definition, stream_entries, stream_title
 from .file_list import common_files, labels_among, repeated_files
 from .parts import part_entries
 from .scan import KINDS, ScanReport, ScanSettings, scan
@@ -264,7 +264,7 @@ def _config_part(cfg: CfgNode, stream: str) -> Part:
             _check_classes(cfg, name, key)
     known = MetadataCatalog.get(names[0]).get("stuff_classes") if names and labelled else None
     classes = tuple(known or map(str, range(head.NUM_CLASSES)))
-    title = f"{key} ({', '.join(names)})"
+    title = stream_title(cfg, stream)
     return Part(title, entries, labelled, classes, head.IGNORE_VALUE, for_training=stream == "TRAIN")
 
 
