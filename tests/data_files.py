@@ -13,6 +13,7 @@ from PIL import Image
 from rc2l_d2.config import add_rc2l_config
 from rc2l_d2.host import get_cfg
 
+SMALL_SIZE = (40, 48)
 _NUMBERS = count()
 
 
@@ -80,3 +81,33 @@ def small_config(name: str = "", num_classes: int = 3):
         cfg.DATASETS.UNLABELED = (f"{name}_unlabeled",)
         cfg.DATASETS.TEST = (f"{name}_val",)
     return cfg
+
+
+class SmallTree:
+    """A good data set of 10 + 3 images below ``folder``, its description, and the configuration that trains on it."""
+
+    def __init__(self, folder: Path):
+        self.folder = folder / "data"
+        self.yaml = folder / "set.yaml"
+        self.content = write_dataset(self.folder, size=SMALL_SIZE)
+        name = self.content["name"]
+        self.config = {
+            "DATASETS.DEFINITIONS": (str(self.yaml),),
+            "DATASETS.TRAIN": (f"{name}_labeled",),
+            "DATASETS.UNLABELED": (f"{name}_unlabeled",),
+            "DATASETS.TEST": (f"{name}_val",),
+            "MODEL.SEM_SEG_HEAD.NUM_CLASSES": 3,
+            "OUTPUT_DIR": str(folder / "out"),
+        }
+
+    def named(self, *parts: str) -> tuple[str, ...]:
+        return tuple(f"{self.content['name']}_{part}" for part in parts)
+
+    def write(self, file: str, content: str | bytes) -> str:
+        (self.folder / file).write_bytes(content if isinstance(content, bytes) else content.encode())
+        return str(self.folder / file)
+
+    def options(self) -> list[str]:
+        write_definition(self.yaml, self.content)
+        pairs = {key: repr(value) if isinstance(value, tuple) else str(value) for key, value in self.config.items()}
+        return [text for pair in pairs.items() for text in pair]

@@ -15,50 +15,21 @@ from pathlib import Path
 import numpy as np
 import pytest
 from conftest import REPO, TINY
-from data_files import write_dataset, write_definition, write_image, write_label
+from data_files import SMALL_SIZE as SIZE
+from data_files import SmallTree as Tree
+from data_files import write_image, write_label
+from PIL import Image
 
 from rc2l_d2.data import check_training_data
 from rc2l_d2.engine import load_config
 from rc2l_d2.errors import InputError
 
 CONFIG = str(REPO / "configs/toy/rc2l_R18.yaml")
-SIZE = (40, 48)
-
-
-class Tree:
-    """A good data set of 10 + 3 images below ``folder``, its description, and the configuration that trains on it."""
-
-    def __init__(self, folder: Path):
-        self.folder = folder / "data"
-        self.yaml = folder / "set.yaml"
-        self.content = write_dataset(self.folder, size=SIZE)
-        name = self.content["name"]
-        self.config = {
-            "DATASETS.DEFINITIONS": (str(self.yaml),),
-            "DATASETS.TRAIN": (f"{name}_labeled",),
-            "DATASETS.UNLABELED": (f"{name}_unlabeled",),
-            "DATASETS.TEST": (f"{name}_val",),
-            "MODEL.SEM_SEG_HEAD.NUM_CLASSES": 3,
-            "OUTPUT_DIR": str(folder / "out"),
-        }
-
-    def named(self, *parts: str) -> tuple[str, ...]:
-        return tuple(f"{self.content['name']}_{part}" for part in parts)
-
-    def write(self, file: str, content: str | bytes) -> str:
-        (self.folder / file).write_bytes(content if isinstance(content, bytes) else content.encode())
-        return str(self.folder / file)
-
-    def options(self) -> list[str]:
-        write_definition(self.yaml, self.content)
-        pairs = {key: repr(value) if isinstance(value, tuple) else str(value) for key, value in self.config.items()}
-        return [text for pair in pairs.items() for text in pair]
-
 
 Spoil = Callable[[Tree], object]
 CASES: dict[str, tuple[Spoil, str]] = {}
 # Those that are shown through the command line as well.
-COMMAND_LINE = ("an image twice in a list", "a label value that is no class", "misspelt key in the YAML file")
+COMMAND_LINE = ("an image twice in a list", "misspelt key in the YAML file")
 _GOOD_LABEL = np.resize(np.arange(3, dtype=np.uint8), SIZE)
 
 
@@ -154,8 +125,8 @@ case("a labelled part without labels", r"data set 'small\d+' has no key 'labels'
 case("a folder part that is not there", r"part 'unlabeled' names the folder .*/images/web, which does not exist;")(
     lambda tree: tree.content["parts"].update(unlabeled={"folder": "web"})
 )
-case("a pattern that nothing matches", r"DATASETS\.UNLABELED = \('small\d+_unlabeled',\) holds no image; name a part")(
-    _part(unlabeled={"pattern": "web/*.jpg"})
+case("a pattern that nothing matches", r"part 'unlabeled' holds no image: the pattern 'web/\*\.png' below .*/images/")(
+    _part(unlabeled={"pattern": "web/*.png"})
 )
 
 # --- the files --------------------------------------------------------------------------------------------------------
@@ -172,6 +143,13 @@ case("a JPEG that ends too early", r"DATASETS\.UNLABELED .*images.* cannot be re
         tree.config.update({"DATASETS.UNLABELED_LIST": tree.write("web.txt", "images/cut.jpg")}),
     )
 )
+case("a labelled JPEG that ends too early", r"DATASETS\.TRAIN .*images that cannot .*cut\.jpg \(.*ends too early\)")(
+    lambda tree: (
+        _cut_jpeg(tree),
+        write_label(tree.folder / "labels/cut.png", np.resize(np.arange(3, dtype=np.uint8), (200, 200))),
+        _labeled_list("images/cut.jpg labels/cut.png")(tree),
+    )
+)
 case("label of no bytes", r"DATASETS\.TRAIN .*label.* cannot be (read|decoded).*train_002\.png")(
     _files(b"", "labels/train_002.png")
 )
@@ -181,7 +159,7 @@ case("label of a test image that is half there", r"DATASETS\.TEST .*label.* cann
 case("labels coded in colours", r"DATASETS\.TRAIN .*labels.*colours.*train_002\.png.*label_map")(
     _labels(np.resize(np.array([[0, 0, 0], [128, 0, 0], [0, 128, 0]], np.uint8), (*SIZE, 3)))
 )
-case("a label value that is no class", r"DATASETS\.TRAIN .*no class \(0 to 2\).*train_002\.png \(37\)")(
+case("a label value that is no class", r"DATASETS\.TRAIN .*no class \(0 to 2\).*train_009\.png \(each: 37\)")(
     _labels(np.where(_GOOD_LABEL == 2, 37, _GOOD_LABEL).astype(np.uint8))
 )
 case("binary masks of 0 and 255", r"DATASETS\.TRAIN .*(ignore|class).*")(
@@ -191,19 +169,46 @@ case("binary masks of 0 and 255", r"DATASETS\.TRAIN .*(ignore|class).*")(
         _configured(MODEL__SEM_SEG_HEAD__IGNORE_VALUE=254)(tree),
     )
 )
-case("16-bit labels", r"DATASETS\.TRAIN .*no class.*train_002\.png .*7000")(
+case("binary masks without a label map", r"DATASETS\.TRAIN .*no class but 'class0' .*label_map .*255 is read as 'ig")(
+    _labels(np.where(_GOOD_LABEL == 0, 0, 255).astype(np.uint8))
+)
+case("labels as JPEG", r"DATASETS\.TRAIN .*labels that cannot .*train_009\.jpg \(each: .*JPEG, which .*\); .*PNG")(
+    lambda tree: (
+        [
+            Image.fromarray(_GOOD_LABEL).save(file.with_suffix(".jpg"), quality=100)
+            for file in (tree.folder / "labels").iterdir()
+        ],
+        _changed(label_suffix=".jpg")(tree),
+    )
+)
+case("16-bit labels", r"DATASETS\.TRAIN .*no class.*train_009\.png .*7000")(
     _labels((_GOOD_LABEL.astype(np.uint16)) * 3500)
 )
-case("a value that the label map does not list", r"DATASETS\.TRAIN .*no class.*train_002\.png .*255.*label_map")(
+case("a value that the label map does not list", r"DATASETS\.TRAIN .*no class.*train_009\.png .*255.*label_map")(
     _changed(label_map={0: "class0", 1: "class1", 2: "ignore"})
 )
-case("a label of another size", r"DATASETS\.TRAIN .*another size.*train_002\.png \(label 24x40, image 48x40\)")(
+case("a label of another size", r"DATASETS\.TRAIN .*another size.*_009\.png \(each: label 24x40, image 48x40\)")(
     _labels(_GOOD_LABEL[:, :24])
 )
 case("labels of nothing but the ignore value", r"DATASETS\.TRAIN .*ignore value on every pixel.*train_002\.png")(
     _labels(np.full(SIZE, 255, np.uint8))
 )
 
+
+case("labels among the unlabelled images", r"3 of \d+ images looked at are labels, .*/images/val_000_m\.png")(
+    lambda tree: (
+        [tree.write(f"images/val_{number:03d}_m.png", b"") for number in range(3)],
+        _changed(labels=["labels", {"folder": "images", "suffix": "_m.png"}])(tree),
+        _part(unlabeled={"folder": "."})(tree),
+    )
+)
+case("labels that a list names as unlabelled images", r"UNLABELED and the labels of .*TRAIN share 2 files: .*gt/a")(
+    lambda tree: (
+        [write_label(tree.folder / f"images/gt/{name}.png", _GOOD_LABEL) for name in "ab"],
+        _labeled_list("images/train_000.png images/gt/a.png\nimages/train_001.png images/gt/b.png")(tree),
+        _part(unlabeled={"folder": "gt"})(tree),
+    )
+)
 
 # --- the lists --------------------------------------------------------------------------------------------------------
 
@@ -213,7 +218,7 @@ case("no list", r"part 'train': the list .*/train\.txt cannot be read \(No such 
 case("an image twice in a list", r"the list .*/train\.txt names 1 image twice, '.*/train_000\.png' among them;")(
     _train_list("train_000\ntrain_001\ntrain_000\n")
 )
-case("an empty list", r"DATASETS\.TRAIN = \('small\d+_labeled',\) holds no image; name")(_train_list("\n"))
+case("an empty list", r"part 'train' holds no image: the list .*/train\.txt is empty; fill it")(_train_list("\n"))
 case("a list that is not UTF-8", r"the list .*/train\.txt is not UTF-8 text; save it as such")(
     _train_list("train_000\ncafé\n".encode("latin-1"))
 )
@@ -251,11 +256,18 @@ case("a test image under another name", r"DATASETS\.UNLABELED and DATASETS\.TEST
 case("a part named twice", r"DATASETS\.UNLABELED .*repeats 6 images: .*train_000\.png")(
     lambda tree: tree.config.update({"DATASETS.UNLABELED": tree.named("unlabeled", "unlabeled")})
 )
-case("a list in the configuration that is not there", r"DATASETS\.TRAIN with data set 'small\d+': the list .*/gone")(
+case("a list in the configuration that is not there", r"^DATASETS\.LABELED_LIST with data set .*: the list .*/gone")(
     lambda tree: tree.config.update({"DATASETS.LABELED_LIST": str(tree.folder / "gone.txt")})
 )
-case("a list of images that are not there", r"DATASETS\.TRAIN with data set .*: 2 of 2 image files are missing: .*a")(
+case("a list of images that are not there", r"^DATASETS\.LABELED_LIST .*: 2 of 2 image files are .*labeled\.txt")(
     _labeled_list("images/a.png labels/a.png\nimages/b.png labels/b.png")
+)
+
+case("a list of names that several images have", r"and for 1 of 1 there are several of .*'train_000' among")(
+    lambda tree: (
+        write_image(tree.folder / "images/web/train_000.png", np.zeros((*SIZE, 3), np.uint8)),
+        _labeled_list("old/train_000.png labels/train_000.png")(tree),
+    )
 )
 
 # --- the description and the configuration ----------------------------------------------------------------------------
@@ -269,10 +281,21 @@ case("misspelt key of a part", r"set\.yaml: the key 'parts\.web' cannot be used;
 case("a key left out", r"set\.yaml: the key 'classes' is missing; add it \(datasets/README\.md has an example\)")(
     lambda tree: tree.content.pop("classes")
 )
+case("a key twice", r"set\.yaml: line 4 has the key 'classes' a second time; remove one")(
+    lambda tree: tree.config.update(
+        {"DATASETS.DEFINITIONS": (tree.write("set.yaml", "name: a\nclasses: [a]\nroot: b\nclasses: [b]\n"),)}
+    )
+)
+case("a folder that leads out of the data set", r"set\.yaml: the key 'images' names \.\./photos, which leads out of")(
+    _changed(images="../photos")
+)
+case("a suffix without its dot", r"set\.yaml: the key 'image_suffix' .*what follows an id, with the dot: '\.png'")(
+    _changed(image_suffix="png")
+)
 case("a palette of another length", r"set\.yaml: the key 'palette' cannot be used; it must be a list of 3 colours")(
     _changed(palette=[[0, 0, 0], [255, 255, 255]])
 )
-case("a class twice", r"set\.yaml: the key 'classes' cannot be used; it must be at most 255 different names")(
+case("a class twice", r"set\.yaml: the key 'classes' cannot be used; it must be different names \('road' is")(
     _changed(classes=["road", "car", "road"])
 )
 case("a class that YAML takes for a truth value", r"set\.yaml: the key 'classes' cannot be used; .*in quotes")(
@@ -336,16 +359,6 @@ def test_bad_tree_through_the_command_line(command_line, tmp_path, name):
     tree = Tree(tmp_path)
     spoil(tree)
     assert_told(command_line("--config-file", CONFIG, *TINY, *tree.options()), expected)
-
-
-def test_a_labelled_image_that_ends_too_early_is_told_when_training_meets_it(command_line, tmp_path):
-    tree = Tree(tmp_path)
-    # Its header is whole, and of labelled images the header is what is looked at before training.
-    _cut_jpeg(tree)
-    write_label(tree.folder / "labels/cut.png", np.resize(np.arange(3, dtype=np.uint8), (200, 200)))
-    tree.config["DATASETS.LABELED_LIST"] = tree.write("labeled.txt", "images/cut.jpg labels/cut.png")
-    result = command_line("--config-file", CONFIG, *TINY, *tree.options())
-    assert_told(result, r"images/cut\.jpg: the image file ends too early; replace it or take it out of the data set\.")
 
 
 def assert_told(result: subprocess.CompletedProcess, expected: str) -> None:

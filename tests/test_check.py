@@ -11,7 +11,7 @@ from PIL import Image
 
 from rc2l_d2.data import check_test_data, check_training_data, register_definition
 from rc2l_d2.data.check import config_parts, definition_parts, remarks_on, unlearnable_classes
-from rc2l_d2.data.reading import read_image, read_image_size
+from rc2l_d2.data.reading import read_image
 from rc2l_d2.data.scan import (
     ALL_IGNORED,
     IMAGE_UNREADABLE,
@@ -84,7 +84,10 @@ def test_wrong_values(cfg, folder):
     )
     for name in LABELLED:
         _label(folder, name, 7)
-    _refused(cfg, r"DATASETS.TRAIN .*\(4 of 4 read\): .*train_002\.png \(7\), .*train_009\.png \(7\); ")
+    # A reason that all of them have is given once.
+    _refused(cfg, r"DATASETS.TRAIN .*\(4 of 4 read\): \S*train_002\.png, .*, \S*train_009\.png \(each: 7\); ")
+    _label(folder, LABELLED[0], 8)
+    _refused(cfg, r"DATASETS.TRAIN .*: \S*train_002\.png \(8\), .*, \S*train_009\.png \(7\); ")
 
 
 def test_only_a_sample_is_read_of_a_large_part(cfg, folder):
@@ -113,22 +116,27 @@ def test_exif_rotation_counts(cfg, folder):
     file = folder / "images/val_000.png"
     picture.save(file, exif=exif)
     check_training_data(cfg)
-    # PNG may say so after the pixels as well, where a look at the header does not find it.
+    # PNG may say so after the pixels as well.
     data = file.read_bytes()
     start = data.index(b"eXIf") - 4
     end = start + 12 + int.from_bytes(data[start : start + 4], "big")
     file.write_bytes(data[:start] + data[end:-12] + data[start:end] + data[-12:])
-    assert read_image_size(file) == SIZE[::-1] and read_image(file).shape[:2] == SIZE
+    assert read_image(file).shape[:2] == SIZE
     check_training_data(cfg)
 
 
+@pytest.mark.parametrize(("name", "key"), [("train_000", "UNLABELED"), ("train_002", "TRAIN"), ("val_001", "TEST")])
+def test_images_of_every_stream_are_decoded(cfg, folder, name, key):
+    # Its header alone says nothing: all of it is there.
+    file = folder / f"images/{name}.png"
+    data = file.read_bytes()
+    file.write_bytes(data[: len(data) // 2])
+    _refused(cfg, rf"DATASETS.{key} .* that cannot be read .*{name}\.png \(the image file ends too early\)")
+
+
 def test_images_that_cannot_be_read(cfg, folder):
-    # A labelled image's header says enough; of an unlabelled one nothing else says that it is whole.
-    data = (folder / "images/train_000.png").read_bytes()
-    (folder / "images/train_000.png").write_bytes(data[: len(data) // 2])
-    _refused(cfg, r"DATASETS.UNLABELED .* that cannot be read .*train_000\.png \(the image file ends too early\)")
     (folder / "images/val_000.png").write_text("no picture")
-    with pytest.raises(InputError, match=r"val_000\.png \(the image file cannot be decoded\); replace them"):
+    with pytest.raises(InputError, match=r"val_000\.png \(the image file is not an image .*\); replace them"):
         check_test_data(cfg)
 
 
@@ -148,13 +156,67 @@ def test_ignored_labels(cfg, folder, caplog):
 
 
 def test_warnings_on_absent_classes_and_tiny_images(cfg, folder, caplog):
-    for name in LABELLED:
-        _label(folder, name, 1)
+    for place, name in enumerate(LABELLED):
+        _label(folder, name, 2 * (place % 2))
     write_image(folder / "images/train_000.png", np.zeros((31, 90, 3), np.uint8))
     with caplog.at_level(logging.WARNING):
         check_training_data(cfg)
-    assert "has no pixel of 2 of 3 classes (4 labels read): class0, class2." in caplog.text
+    assert "has no pixel of 1 of 3 classes (4 labels read): class1; if they are in the files, say in" in caplog.text
+    assert "what the values mean: 255 is read as 'ignore'." in caplog.text
     assert "side below 32 pixels (1 of 6 read)" in caplog.text and "train_000.png (90x31)" in caplog.text
+
+
+def test_labels_that_show_one_class_teach_nothing(cfg, folder):
+    # Masks of 0 and 255, which is the ignore value.
+    for name in LABELLED:
+        write_label(folder / f"labels/{name}.png", np.where(np.eye(*SIZE) > 0, 255, 0).astype(np.uint8))
+    _refused(
+        cfg,
+        r"^DATASETS.TRAIN \(\w+_labeled\) shows no class but 'class0' \(4 labels read\); add labels that show others, "
+        r"or say in the key label_map .*: 255 is read as 'ignore'",
+    )
+    # Where only the test part shows one class, training can go on.
+    cfg.DATASETS.TRAIN, cfg.DATASETS.TEST = (cfg.DATASETS.TEST[0],), (cfg.DATASETS.TRAIN[0],)
+    check_training_data(cfg)
+
+
+def test_one_class_is_all_there_is_of_one(tmp_path, content, folder):
+    content.update(name=f"{content['name']}one", classes=["thing"])
+    for file in (folder / "labels").iterdir():
+        _label(folder, file.stem, 0)
+    register_definition(write_definition(tmp_path / "one.yaml", content))
+    check_training_data(small_config(content["name"], num_classes=1))
+
+
+def test_label_files_are_no_unlabelled_images(tmp_path, content, folder):
+    content["images"] = "."
+    content["labels"] = {"folder": ".", "replace": {"images/": "labels/"}}
+    content["parts"] = {
+        "train": {"pattern": "images/train_*"}, "val": {"pattern": "images/val_*"},
+        "masks": {"pattern": "labels/*"}, "more": {"folder": "web"}, "all": {"folder": "."},
+    }  # fmt: skip
+    write_image(folder / "web/a.png", np.zeros((*SIZE, 3), np.uint8))
+    write_label(folder / "web/train_003.png", np.zeros(SIZE, np.uint8))
+    register_definition(write_definition(tmp_path / "set.yaml", content))
+    name = content["name"]
+    cfg = small_config(name)
+    cfg.DATASETS.TRAIN, cfg.DATASETS.UNLABELED = (f"{name}_train",), (f"{name}_more",)
+    check_training_data(cfg)
+    for part in ("masks", "all"):
+        cfg.DATASETS.UNLABELED = (f"{name}_{part}",)
+        _refused(cfg, rf"part '{part}': 13 of \d+ images looked at are labels, \S*/labels/train_000\.png among them, "
+                      r"the label of \S*/images/train_000\.png; give image_suffix")  # fmt: skip
+    # Also those of a data set that says nothing of labels.
+    content.update(name=f"{name}web", images="labels", parts={"all": {"folder": "."}})
+    del content["labels"]
+    register_definition(write_definition(tmp_path / "web.yaml", content))
+    cfg.DATASETS.UNLABELED = (f"{name}web_all",)
+    _refused(cfg, r"DATASETS.UNLABELED and the labels of DATASETS.TRAIN share 10 files: \S*/labels/train_000\.png")
+    cfg.DATASETS.TRAIN = (f"{name}_val",)
+    cfg.DATASETS.TEST = (f"{name}_train",)
+    _refused(cfg, r"the labels of DATASETS.TRAIN share 3 files: \S*/labels/val_000\.png, .*image_suffix, or a ")
+    cfg.DATASETS.TRAIN, cfg.DATASETS.TEST = (f"{name}_train",), (f"{name}_val",)
+    check_training_data(cfg, use_unlabeled=False)
 
 
 def test_number_of_classes(cfg):
@@ -192,11 +254,10 @@ def test_one_image_twice_in_a_stream(cfg):
 
 def test_names_and_empty_parts(cfg):
     name = cfg.DATASETS.TEST[0].removesuffix("_val")
-    cfg.DATASETS.UNLABELED = (f"{name}_none",)
-    _refused(cfg, r"DATASETS.UNLABELED = .* holds no image")
-    cfg.DATASETS.TRAIN = (f"{name}_none",)
-    _refused(cfg, r"DATASETS.TRAIN = .* holds no image")
-    cfg.DATASETS.TRAIN = ()
+    for key in ("UNLABELED", "TRAIN"):
+        cfg.DATASETS[key] = (f"{name}_none",)
+        _refused(cfg, r"part 'none' holds no image: the list \S*none\.txt is empty; fill it or name another")
+    cfg.DATASETS.UNLABELED, cfg.DATASETS.TRAIN = (f"{name}_unlabeled",), ()
     _refused(cfg, r"DATASETS.TRAIN = \(\) holds no image")
     cfg.DATASETS.TRAIN = ("voc_trian",)
     _refused(cfg, r"DATASETS.TRAIN names the data set 'voc_trian', which is not registered")
@@ -249,9 +310,9 @@ def _spoil(folder):
 def test_scan_finds_everything(content, folder, processes):
     entries, expected = _spoil(folder)
     steps = []
-    report = scan(entries, ScanSettings(True, 3, 255, True), processes=processes, progress=steps.append)
+    report = scan(entries, ScanSettings(True, 3, 255), processes=processes, progress=steps.append)
     found = {
-        kind: [example.split(" (")[0].rsplit("/", 1)[1].removesuffix(".png") for example in finding.examples]
+        kind: [file.rsplit("/", 1)[1].removesuffix(".png") for file, _ in finding.examples]
         for kind, finding in report.findings.items()
     }
     assert found == expected and all(report.findings[kind].count == len(files) for kind, files in expected.items())
@@ -267,13 +328,13 @@ def test_scan_finds_everything(content, folder, processes):
 
 def test_scan_of_unlabelled_images_does_not_look_at_labels(content, folder):
     entries, _ = _spoil(folder)
-    report = scan(entries, ScanSettings(False, 3, 255, True))
+    report = scan(entries, ScanSettings(False, 3, 255))
     assert set(report.findings) == {IMAGE_UNREADABLE, TINY} and report.absent == []
 
 
 def test_scan_draws_the_same_sample_in_the_order_of_the_list(content, folder):
     entries = [{"file_name": str(folder / f"none{index:03d}.png")} for index in range(100)]
-    settings = ScanSettings(False, 3, 255, True)
+    settings = ScanSettings(False, 3, 255)
     first = scan(entries, settings, limit=40, seed=3).findings[IMAGE_UNREADABLE]
     assert first.count == 40 and len(first.examples) == 10 and first.examples == sorted(first.examples)
     assert first == scan(entries, settings, limit=40, seed=3, processes=1).findings[IMAGE_UNREADABLE]
@@ -283,27 +344,38 @@ def test_scan_draws_the_same_sample_in_the_order_of_the_list(content, folder):
 def test_remarks_show_ten_names(cfg, folder):
     entries = [{"file_name": str(folder / f"none{index:03d}.png")} for index in range(12)]
     part = config_parts(cfg)["UNLABELED"]
-    remark = remarks_on(part, scan(entries, ScanSettings(False, 3, 255, True)))[0]
+    remark = remarks_on(part, scan(entries, ScanSettings(False, 3, 255)))[0]
     assert remark.fatal and remark.count == 12 and len(remark.names) == 10
-    assert "none009.png (the image file cannot be read (No such file or directory)), ...; replace" in str(remark)
+    assert str(remark).count("(No such file or directory)") == 1
+    assert "none009.png (each: the image file cannot be read (No such file or directory)), ...; replace" in str(remark)
 
 
 def test_parts_of_a_definition(tmp_path, content, folder):
     (folder / "labels/train_000.png").unlink()
-    for name in LABELLED:
-        _label(folder, name, 1)
+    write_image(folder / "images/web/a.png", np.zeros((*SIZE, 3), np.uint8))
+    content["parts"] |= {"web": {"folder": "web"}}
+    del content["parts"]["none"]
+    for place, name in enumerate(LABELLED):
+        _label(folder, name, 2 * (place % 2))
     path = write_definition(tmp_path / "set.yaml", content)
-    parts = {part.name: part for part in definition_parts(path)}
-    assert [part.labelled for part in parts.values()] == [False, True, True, False, True, True]
-    assert "part 'train' is checked without labels" in str(parts["part 'train'"].note)
+    parts = {part.name.split("'")[1]: part for part in definition_parts(path)}
+    assert [name for name, part in parts.items() if not part.labelled] == ["train", "unlabeled", "web"]
+    # That a part without any label is one for DATASETS.UNLABELED needs no words.
+    assert [name for name, part in parts.items() if part.note] == ["train", "unlabeled"]
+    note = str(parts["train"].note)
+    assert note.startswith("part 'train' is checked without labels, as 1 of 10 images have none: ") and len(note) < 250
+    assert note.endswith("/images/train_000.png.")
     (labeled,) = definition_parts(path, ["labeled"])
     assert [str(remark) for remark in unlearnable_classes([labeled], [labeled.scan()])] == [
-        "No label to train on has these classes: class0, class2; label images that show them, draw others as the "
+        "No label of part 'labeled' has these classes: class1; label images that show them, draw others as the "
         "labelled part, or take the classes out."
     ]
-    # Not all labels were read; or another labelled part has the classes.
+    # Not all labels were read; or another labelled part has the classes; or none has.
     assert unlearnable_classes([labeled], [labeled.scan(2)]) == []
-    val = parts["part 'val'"]
+    val = parts["val"]
     assert unlearnable_classes([labeled, val], [labeled.scan(), val.scan()]) == []
+    again = parts["again"]
+    (remark,) = unlearnable_classes([labeled, again], [labeled.scan(), again.scan()])
+    assert str(remark).startswith("No label of any part has these classes: class1;")
     with pytest.raises(InputError, match="no part 'lab'; the parts are train, val, "):
         definition_parts(path, ["lab"])

@@ -76,7 +76,8 @@ def test_good_configuration(run, config):
 
 def test_everything_wrong_at_once(run, config, folder):
     _fill(folder, ["train_002"], 7)
-    _fill(folder, ["train_004", "train_006"], 1)
+    _fill(folder, ["train_004"], 1)
+    _fill(folder, ["train_006"], 2)
     _fill(folder, ["train_009"], 255)
     (folder / "images/train_000.png").write_text("no picture")
     status, output, errors = run("--config-file", config, "--full", "--workers", "2", "SEED", "3")
@@ -84,10 +85,17 @@ def test_everything_wrong_at_once(run, config, folder):
     assert "PROBLEM: DATASETS.TRAIN" in output and f"    {folder}/labels/train_002.png (7)\n" in output
     assert "warning: DATASETS.TRAIN" in output and f"    {folder}/labels/train_009.png\n" in output
     assert "PROBLEM: DATASETS.UNLABELED" in output and f"    {folder}/images/train_000.png (the image" in output
-    assert "PROBLEM: No label to train on has these classes; label images" in output
-    assert "    class0\n    class2\n" in output and "0.000  ABSENT" in output
+    assert "PROBLEM: No label of DATASETS.TRAIN (" in output and ") has these classes; label images" in output
+    assert "    class0\n" in output and "0.000  ABSENT" in output
     assert output.endswith("Problems: 3, warnings: 2.\n")
     assert "4/4" in errors
+
+
+def test_labels_of_one_class_are_one_problem(run, config, folder):
+    _fill(folder, ["train_002", "train_004", "train_006", "train_009"], 1)
+    status, output, _ = run("--config-file", config)
+    assert status == 2 and output.endswith("Problems: 1, warnings: 1.\n")
+    assert "PROBLEM: DATASETS.TRAIN" in output and "shows no class but 'class1' (4 labels read); add labels" in output
 
 
 def test_shared_images_are_a_problem_and_the_rest_is_still_read(run, config):

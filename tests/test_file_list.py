@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from rc2l_d2.data import file_list
-from rc2l_d2.data.file_list import FileList, JoinedList, common_files, image_id, repeated_files
+from rc2l_d2.data.file_list import FileList, JoinedList, common_files, image_id, labels_among, repeated_files
 from rc2l_d2.data.label_map import LabelMap
 from rc2l_d2.data.packed import PackedStrings
 
@@ -118,3 +118,17 @@ def test_repeated_files(linked, monkeypatch):
     monkeypatch.setattr(file_list, "_RESOLVE_LIMIT", 2)
     assert repeated_files(images(*real, link)) == []
     assert repeated_files(JoinedList([images(*real), images(real[0])])) == real[:1]
+
+
+@pytest.mark.parametrize("limit", [0, 100])
+def test_labels_among_images(tmp_path, monkeypatch, limit):
+    monkeypatch.setattr(file_list, "_RESOLVE_LIMIT", limit)
+    labels = PackedStrings.of(["a.png", "", "c.png"], prefix="/data/images/")
+    labelled = FileList(PackedStrings.of(["/d/a.jpg", "/d/b.jpg", "/d/c.jpg"]), "/d/", [".jpg"], labels, [None],
+                        np.array([0, -1, 0]))  # fmt: skip
+    plain = [{"file_name": "/e/x.jpg", "sem_seg_file_name": "/data/images/x.png"}, {"file_name": "/e/y.jpg"}]
+    found = ["/data/images/a.png", "/data/images/x.png"]
+    wanted = images("/data/images/x.png", "/data/images/b.png", "/data/images/", "/data/images/a.png", "/d/a.jpg")
+    assert labels_among(JoinedList([labelled, plain]), wanted) == found
+    assert labels_among(JoinedList([labelled, plain]), [{"file_name": path} for path in found[:1]]) == found[:1]
+    assert labels_among(images("/data/images/a.png"), wanted) == []

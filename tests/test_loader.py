@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
 import time
+import traceback
 from itertools import islice
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -18,6 +21,7 @@ from conftest import REPO, TINY
 from data_files import small_config, write_dataset, write_definition, write_image, write_label
 
 from rc2l_d2.data import build_test_loader, build_train_loader, dead_worker, load_definition, register_definition
+from rc2l_d2.data import loader as loader_module
 from rc2l_d2.data.loader import StepSampler, share
 from rc2l_d2.errors import InputError
 from rc2l_d2.host import comm
@@ -174,13 +178,46 @@ def test_a_bad_label_is_one_sentence_whoever_meets_it(name, tmp_path, workers):
     assert "\n" not in message and "Traceback" not in message
 
 
+class FailsAt:
+    """A mapper with a bug that shows with one file."""
+
+    def __init__(self, mapper, file: str):
+        self.mapper, self.file = mapper, file
+
+    def __call__(self, entry, *rng):
+        if entry["file_name"].endswith(self.file):
+            raise KeyError("a bug")
+        return self.mapper(entry, *rng)
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_any_other_error_names_its_file_and_keeps_its_traceback(name, workers):
+    cfg = small_config(name)
+    cfg.DATALOADER.NUM_WORKERS = workers
+    loader = build_test_loader(cfg, f"{name}_val")
+    loader.loader.dataset.mapper = FailsAt(loader.loader.dataset.mapper, "val_001.png")
+    with pytest.raises(RuntimeError, match=r"KeyError while \S*/val_001\.png, \S*/labels/val_001\.png was") as caught:
+        list(loader)
+    assert 'raise KeyError("a bug")' in "".join(traceback.format_exception(caught.value))
+    assert dead_worker(caught.value) is None
+
+
+def test_what_was_read_is_forgotten_however_it_ended(monkeypatch):
+    monkeypatch.setattr(loader_module, "get_worker_info", lambda: SimpleNamespace(id=0))
+    readers = loader_module._Readers(1)
+    with pytest.raises(ZeroDivisionError), readers.reading("a.png"):
+        assert readers.file_of(os.getpid()) == "a.png"
+        raise ZeroDivisionError
+    assert readers.file_of(os.getpid()) is None
+
+
 def test_bad_batch_sizes_and_empty_parts(name, tmp_path):
     cfg = small_config(name)
     cfg.SOLVER.IMS_PER_BATCH_UNLABELED = 0
     with pytest.raises(InputError, match=r"SOLVER.IMS_PER_BATCH_UNLABELED is 0"):
         build_train_loader(cfg)
     (tmp_path / "data/train.txt").write_text("")
-    with pytest.raises(InputError, match=r"DATASETS.TRAIN = .* holds no image"):
+    with pytest.raises(InputError, match=r"holds no image: the list \S*train\.txt is empty"):
         build_train_loader(cfg)
 
 
@@ -289,8 +326,9 @@ def test_killing_a_worker_of_a_real_run_ends_in_one_sentence(tmp_path):
     content = write_dataset(tmp_path / "data", train=4, val=1, size=(64, 64))
     # Images so large that workers are always reading.
     large = np.random.default_rng(0).integers(0, 256, (3000, 3000, 3)).astype(np.uint8)
-    for number in range(3):
-        write_image(tmp_path / f"data/images/large/{number}.png", large)
+    write_image(tmp_path / "data/images/large/0.png", large)
+    for number in (1, 2):
+        shutil.copy(tmp_path / "data/images/large/0.png", tmp_path / f"data/images/large/{number}.png")
     content["parts"]["large"] = {"folder": "large"}
     write_definition(tmp_path / "set.yaml", content)
     options = [

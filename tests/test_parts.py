@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import REPO
-from data_files import small_config, write_dataset, write_definition, write_image
+from data_files import write_definition
 
-from rc2l_d2.data import load_definition, parts, register_definition, stream_entries
-from rc2l_d2.data.label_map import LabelMap
-from rc2l_d2.data.parts import list_entries, part_entries, part_images
+from rc2l_d2.data import load_definition, parts
+from rc2l_d2.data.parts import part_entries, part_images
 from rc2l_d2.errors import InputError
 
 FRAMES = ["jena/jena_000078_000019", "ulm/ulm_000000_000019"]
@@ -79,10 +76,23 @@ def test_lists_of_ids_and_of_paths(tree):
     assert list(part_images(tree.definition(), "part").labels) == ["labels/a.png", "labels/c.png"]
 
 
-def test_an_empty_list_is_an_empty_part(tree):
+@pytest.mark.parametrize(
+    ("part", "message"),
+    [
+        ({"list": "list.txt"}, r"holds no image: the list \S*/list\.txt is empty; fill it"),
+        ({"folder": "more"}, r"the folder \S*/images/more has none whose name ends with \.jpg; correct the key 'fo"),
+        ({"pattern": "n*/*.png"}, r"the pattern 'n\*/\*\.png' below \S*/images/ has none .*; correct the key 'pa"),
+        ({"of": "all", "except": "all"}, r"holds no image, as part 'all' has every one of part 'all'; correct"),
+        ({"of": "empty", "fraction": 0.5}, r"part 'empty' holds no image: the list"),
+    ],
+)  # fmt: skip
+@pytest.mark.parametrize("labels", ["all", "existing", "none"])
+def test_a_part_without_images_is_told_with_the_cause(tree, part, message, labels):
+    tree.add("images/a.jpg", "images/more/b.tif", "images/more/c.txt")
     tree.list("")
-    for labels in ("all", "existing", "none"):
-        assert len(part_entries(tree.definition(), "part", labels)) == 0
+    tree.content["parts"] = {"empty": {"list": "list.txt"}, "all": {"pattern": "*"}, "part": part}
+    with pytest.raises(InputError, match=message):
+        part_entries(tree.definition(), "part", labels)
 
 
 def test_duplicates_are_counted(tree):
@@ -132,7 +142,34 @@ def test_patterns(tree):
     left = ["images/1/left/a.jpg", "images/2/left/b.jpg"]
     assert tree.images(parts={"part": {"pattern": "*/left/*.jpg"}}) == left
     assert tree.images(parts={"part": {"pattern": "**/left/*"}}) == [*left, "images/2/left/d.JPG", "images/left/e.jpg"]
-    assert tree.images(parts={"part": {"pattern": "nothing/*"}}) == []
+    assert tree.images(parts={"part": {"pattern": "**/*.jpg"}}) == [*left[:1], "images/1/right/a.jpg", *left[1:],
+                                                                  "images/left/e.jpg"]  # fmt: skip
+    assert tree.images(parts={"part": {"pattern": "1/**"}}) == ["images/1/left/a.jpg", "images/1/right/a.jpg"]
+    assert tree.images(parts={"part": {"pattern": "[12]/**/**/b*"}}) == ["images/2/left/b.jpg"]
+
+
+def test_patterns_follow_links_once(tree, tmp_path):
+    tree.add("images/more/deep/a.jpg")
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "elsewhere/b.jpg").write_bytes(b"x")
+    (tree.folder / "images/more/link").symlink_to(tmp_path / "elsewhere")
+    # Two of them: Python's own glob would look into 2 ** 40 folders.
+    for name in ("loop", "loop2"):
+        (tree.folder / f"images/more/deep/{name}").symlink_to(tree.folder / "images/more")
+    found = ["images/more/deep/a.jpg", "images/more/link/b.jpg"]
+    for pattern in ("**/*.jpg", "more/**", "m*/**/*.jpg"):
+        assert tree.images(parts={"part": {"pattern": pattern}}) == found
+
+
+def test_folders_and_patterns_are_looked_through_once(tree):
+    tree.add("images/more/a.jpg", "labels/more/a.png")
+    sources = {"folder": {"folder": "more"}, "pattern": {"pattern": "more/*"}}
+    before = {name: tree.images(parts={"part": source}) for name, source in sources.items()}
+    tree.add("images/more/b.jpg")
+    for name, source in sources.items():
+        # What the loader sees is what was checked.
+        assert tree.images(parts={"part": source}) == before[name] == ["images/more/a.jpg"]
+    assert tree.images(parts={"part": {"folder": "."}}) == ["images/more/a.jpg", "images/more/b.jpg"]
 
 
 def test_drawn_and_remaining_parts(tree):
@@ -184,10 +221,48 @@ def test_lists_of_another_layout_are_understood_by_name(tree, caplog):
         entries = part_entries(tree.definition(), "part", "none")
     assert [entry["image_id"] for entry in entries] == ["x/a", "y/b"]
     assert "2 images are not where its list says" in caplog.text
-    # Neither hidden files nor one of two of one name.
-    tree.list("old/a.jpg", "old/c.jpg", "old/d.jpg")
-    with pytest.raises(InputError, match=r"2 of 3 image files are missing: .*/old/c\.jpg, .*/old/d\.jpg;"):
+    # No hidden files.
+    tree.list("old/a.jpg", "old/c.jpg")
+    with pytest.raises(InputError, match=r"1 of 2 image files are missing: .*/old/c\.jpg; .*/list\.txt \(paths in it"):
         part_entries(tree.definition(), "part", "none")
+    # Nor one of two of one name.
+    tree.list("old/a.jpg", "old/d.jpg")
+    with pytest.raises(InputError, match=r"list \S*/list\.txt are not where .*, and for 1 of 2 there are .*'d'"):
+        part_entries(tree.definition(), "part", "none")
+
+
+def test_paths_in_lists_count_from_the_root(tree, tmp_path):
+    tree.add("images/a.jpg")
+    tree.list(str(tmp_path / "elsewhere/a.png"))
+    del tree.content["labels"]
+    (tree.folder / "images/a.jpg").unlink()
+    with pytest.raises(InputError, match=rf"missing: {tree.folder}{tmp_path}/elsewhere/a\.png; .*\(paths .* root\)"):
+        part_entries(tree.definition(), "part", "none")
+
+
+def test_two_images_of_one_name_share_a_label_and_that_is_told(tree, caplog):
+    tree.add("images/a.jpg", "images/a.png", "images/b.jpg", "labels/a.png", "labels/b.png")
+    definition = tree.definition(parts={"part": {"folder": "."}}, image_suffix=[".jpg", ".png"])
+    part_entries(definition, "part", "none")
+    assert not caplog.records
+    assert len(part_entries(definition, "part", "all")) == 3
+    assert "part 'part': 1 images have the name of another but for the suffix, and share its label" in caplog.text
+
+
+def test_labels_are_not_taken_for_unlabelled_images(tree):
+    # An image, its label, and one more image.
+    tree.add("images/a/rgb/1.png", "images/a/mask/1_m.png", "images/a/rgb/2_m.png")
+    rule = {"folder": "images", "suffix": "_m.png", "replace": {"/rgb/": "/mask/"}}
+    changes = {"image_suffix": ".png", "labels": rule}
+    message = r"1 of \d images looked at are labels, \S*a/mask/1_m\.png among them, the label of \S*/a/rgb/1\.png"
+    for part in ({"folder": "."}, {"pattern": "*/mask/*"}):
+        with pytest.raises(InputError, match=message):
+            tree.labels("none", parts={"part": part}, **changes)
+    assert tree.labels("none", parts={"part": {"pattern": "*/rgb/*"}}, **changes) == [None, None]
+    # Images beside labels of the same suffix, of which none is a label.
+    tree.add("images/b/1.jpg", "images/b/2.png", "images/b/3.png")
+    changes = {"image_suffix": [".jpg", ".png"], "labels": "images"}
+    assert tree.labels("none", parts={"part": {"folder": "b"}}, **changes) == [None] * 3
 
 
 def test_of_very_long_lists_some_images_are_looked_for(tree, monkeypatch, caplog):
@@ -258,129 +333,3 @@ def test_a_list_names_labels_where_the_data_set_has_no_rule(tree):
     (tree.folder / "masks/a_mask.png").unlink()
     with pytest.raises(InputError, match=r"1 of 1 label files are missing: .*/masks/a_mask\.png;"):
         tree.labels()
-
-
-# --- the lists of the field on the trees of the field -----------------------------------------------------------------
-
-
-def built_in(name: str):
-    return load_definition(REPO / f"rc2l_d2/data/definitions/{name}.yaml")
-
-
-@pytest.fixture
-def cityscapes(tmp_path, monkeypatch):
-    monkeypatch.setenv("DETECTRON2_DATASETS", str(tmp_path))
-    folder = tmp_path / "cityscapes"
-    for frame in FRAMES:
-        for file in (f"leftImg8bit/train/{frame}_leftImg8bit.png", f"gtFine/train/{frame}_gtFine_labelIds.png"):
-            (folder / file).parent.mkdir(parents=True, exist_ok=True)
-            (folder / file).write_bytes(b"x")
-    return folder
-
-
-UNIMATCH = [f"leftImg8bit/train/{f}_leftImg8bit.png gtFine/train/{f}_gtFine_labelTrainIds.png" for f in FRAMES]
-U2PL = [f"leftImg8bit/train/{frame}_leftImg8bit.png" for frame in FRAMES]
-CPS = [f"/images/train/{Path(f).name}.png\t/segmentation/train/{Path(f).name}_gtFine.png" for f in FRAMES]
-
-
-@pytest.mark.parametrize("lines", [UNIMATCH, U2PL, CPS, [f"train/{frame}" for frame in FRAMES]])
-def test_cityscapes_lists_on_the_official_tree(cityscapes, tmp_path, lines):
-    (tmp_path / "list.txt").write_text("\n".join(lines))
-    first, second = list_entries(built_in("cityscapes"), str(tmp_path / "list.txt"), "all", "DATASETS.TRAIN")
-    assert (first["image_id"], second["image_id"]) == tuple(f"train/{frame}" for frame in FRAMES)
-    for entry, frame in ((first, FRAMES[0]), (second, FRAMES[1])):
-        assert entry["file_name"] == str(cityscapes / f"leftImg8bit/train/{frame}_leftImg8bit.png")
-        # The list's labelTrainIds do not exist; the downloaded labelIds are read through the official table.
-        assert entry["sem_seg_file_name"] == str(cityscapes / f"gtFine/train/{frame}_gtFine_labelIds.png")
-        assert entry["label_map"].apply(np.array([[7, 33, 0, 26]], np.uint8)).tolist() == [[0, 18, 255, 13]]
-
-
-@pytest.mark.parametrize("lines", [UNIMATCH, U2PL, CPS])
-def test_train_ids_are_taken_as_they_are_where_they_exist(cityscapes, tmp_path, lines):
-    label = cityscapes / f"gtFine/train/{FRAMES[0]}_gtFine_labelTrainIds.png"
-    label.write_bytes(b"x")
-    (tmp_path / "list.txt").write_text("\n".join(lines))
-    first, second = list_entries(built_in("cityscapes"), str(tmp_path / "list.txt"), "all", "DATASETS.TRAIN")
-    assert (first["sem_seg_file_name"], first["label_map"]) == (str(label), None)
-    assert isinstance(second["label_map"], LabelMap)
-
-
-def test_voc_lists_where_sbds_labels_lie_in_a_folder_of_their_own(tmp_path, monkeypatch):
-    monkeypatch.setenv("DETECTRON2_DATASETS", str(tmp_path))
-    folder = tmp_path / "VOC2012"
-    for file in ("JPEGImages/a.jpg", "JPEGImages/b.jpg", "SegmentationClass/a.png", "SegmentationClassAug/b.png"):
-        (folder / file).parent.mkdir(parents=True, exist_ok=True)
-        (folder / file).write_bytes(b"x")
-    for lines in ([f"JPEGImages/{x}.jpg SegmentationClass/{x}.png" for x in "ab"], ["a", "b"]):
-        (tmp_path / "list.txt").write_text("\n".join(lines))
-        entries = list_entries(built_in("voc2012"), str(tmp_path / "list.txt"), "all", "DATASETS.TRAIN")
-        assert [entry["sem_seg_file_name"] for entry in entries] == [
-            str(folder / "SegmentationClass/a.png"), str(folder / "SegmentationClassAug/b.png"),
-        ]  # fmt: skip
-        assert [entry["label_map"] for entry in entries] == [None, None]
-
-
-# --- lists that the configuration names -------------------------------------------------------------------------------
-
-
-@pytest.fixture
-def listed(tmp_path, monkeypatch):
-    """A small real data set, and a labelled and an unlabelled list of its own beside it."""
-    content = write_dataset(tmp_path / "data")
-    register_definition(write_definition(tmp_path / "set.yaml", content))
-    cfg = small_config(content["name"])
-    cfg.DATASETS.LABELED_LIST, cfg.DATASETS.UNLABELED_LIST = "labeled.txt", str(tmp_path / "unlabeled.txt")
-    (tmp_path / "labeled.txt").write_text("images/train_001.png labels/train_001.png\r\n")
-    (tmp_path / "unlabeled.txt").write_text("/images/train_000.png\n/images/val_001.png")
-    monkeypatch.chdir(tmp_path)
-    return cfg
-
-
-def ids(cfg, stream: str) -> list[str]:
-    return [entry["image_id"] for entry in stream_entries(cfg, stream)]
-
-
-def test_lists_of_the_configuration(listed):
-    assert ids(listed, "TRAIN") == ["train_001"]
-    assert all("sem_seg_file_name" in entry for entry in stream_entries(listed, "TRAIN"))
-    assert ids(listed, "UNLABELED") == ["train_000", "val_001"]
-    assert not any("sem_seg_file_name" in entry for entry in stream_entries(listed, "UNLABELED"))
-    assert ids(listed, "TEST") == ["val_000", "val_001", "val_002"]
-    listed.DATASETS.LABELED_LIST = listed.DATASETS.UNLABELED_LIST = ""
-    assert len(ids(listed, "TRAIN")) == 4 and len(ids(listed, "UNLABELED")) == 6
-
-
-@pytest.mark.parametrize(
-    ("change", "message"),
-    [
-        ({"LABELED_LIST": "gone.txt"}, r"^DATASETS\.TRAIN with data set 'small\d+': the list .*gone\.txt cannot"),
-        ({"TRAIN": ()}, r"DATASETS\.LABELED_LIST is labeled\.txt, but DATASETS\.TRAIN is \(\); name there one"),
-        ({"TRAIN": ("voc2012_train", "voc2012_val")}, r"LABELED_LIST is labeled\.txt, but DATASETS\.TRAIN is \('voc"),
-        ({"TRAIN": ("no_such",)}, r"DATASETS\.TRAIN names the data set 'no_such', which is not registered"),
-    ],
-)  # fmt: skip
-def test_lists_of_the_configuration_that_cannot_be_used(listed, change, message):
-    for key, value in change.items():
-        listed.DATASETS[key] = value
-    with pytest.raises(InputError, match=message):
-        stream_entries(listed, "TRAIN")
-
-
-def test_the_plan_shows_the_lists(command_line, tiny_options, toy_definition, tmp_path):
-    root = Path(toy_definition).parent / "data"
-    names = (root / "ImageSets/Segmentation/train.txt").read_text().split()
-    write_image(root / "JPEGImages/extra/z.jpg", np.zeros((64, 64, 3), np.uint8))
-    try:
-        (tmp_path / "l.txt").write_text("\n".join(f"JPEGImages/{n}.jpg SegmentationClass/{n}.png" for n in names[:3]))
-        (tmp_path / "u.txt").write_text("JPEGImages/extra/z.jpg\n")
-        lists = ("DATASETS.LABELED_LIST", f"{tmp_path}/l.txt", "DATASETS.UNLABELED_LIST", f"{tmp_path}/u.txt")
-        result = command_line("--config-file", "configs/toy/rc2l_R18.yaml", "--dry-run", *tiny_options, *lists)
-        assert result.returncode == 0, result.stderr
-        lines = [" ".join(line.split()) for line in result.stdout.splitlines()]
-        assert f"labelled tiny_labeled listed in {tmp_path}/l.txt: 3 images, 2 a step (looked at {root})" in lines
-        assert f"unlabelled tiny_unlabeled listed in {tmp_path}/u.txt: 1 images, 2 a step (looked at {root})" in lines
-        (tmp_path / "l.txt").write_text("JPEGImages/gone.jpg SegmentationClass/gone.png")
-        result = command_line("--config-file", "configs/toy/rc2l_R18.yaml", "--dry-run", *tiny_options, *lists)
-        assert "MISSING: DATASETS with data set 'tiny': 1 of 1 image files are missing" in result.stdout
-    finally:
-        os.remove(root / "JPEGImages/extra/z.jpg")

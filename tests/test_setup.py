@@ -37,6 +37,11 @@ def test_a_file_that_is_no_configuration_is_refused(tmp_path, text, fragment):
     assert not (tmp_path / "ran").exists()
 
 
+def test_one_data_set_without_its_brackets_is_told_how_it_is_written():
+    with pytest.raises(InputError, match=r'DATASETS\.TRAIN.*; give .* \(one data set is written \("name",\)\)\.'):
+        load_config("", ["DATASETS.TRAIN", "toy_train"])
+
+
 @pytest.mark.parametrize(
     "overrides, fragment",
     [(["SEED"], "SEED"), (["SEED", "many"], "SEED"), (["SOLVER", "3"], "SOLVER"), (["NO.KEY", "3"], "NO")],

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import subprocess
 import sys
 from pathlib import Path
@@ -163,9 +164,13 @@ def test_command_draws_and_names_the_folder(tmp_path):
     assert contents(root) == contents(tmp_path / "fresh")
 
 
-def test_command_refuses_a_folder_with_other_things(tmp_path):
+def test_command_refuses_a_folder_with_other_things(tmp_path, monkeypatch, capsys):
     (tmp_path / "thesis.tex").write_text("my only copy")
-    result = command("--root", tmp_path, "--train", 3, "--val", 1)
-    assert result.returncode == 2
-    assert "thesis.tex" in result.stderr and len(result.stderr.strip().splitlines()) == 1
+    specification = importlib.util.spec_from_file_location("draw_toy", REPOSITORY / "tools/draw_toy.py")
+    draw_toy = importlib.util.module_from_spec(specification)
+    specification.loader.exec_module(draw_toy)
+    monkeypatch.setattr(sys, "argv", ["draw_toy.py", "--root", str(tmp_path), "--train", "3", "--val", "1"])
+    assert draw_toy.main() == 2
+    errors = capsys.readouterr().err
+    assert "thesis.tex" in errors and len(errors.strip().splitlines()) == 1
     assert contents(tmp_path) == {"thesis.tex": b"my only copy"}

@@ -166,9 +166,11 @@ def small_set(folder: Path, label_value: int = 1) -> str:
     """A VOC-layout folder of two images, and its YAML."""
     for name in ("images", "labels"):
         (folder / name).mkdir()
+    label = np.full((64, 64), label_value, np.uint8)
+    label[:32] = 0
     for name in ("a", "b"):
         cv2.imwrite(str(folder / f"images/{name}.jpg"), np.full((64, 64, 3), 128, np.uint8))
-        Image.fromarray(np.full((64, 64), label_value, np.uint8)).save(folder / f"labels/{name}.png")
+        Image.fromarray(label).save(folder / f"labels/{name}.png")
     (folder / "list.txt").write_text("a\nb\n")
     definition = {
         "name": "small", "root": ".", "images": "images", "labels": "labels", "image_suffix": ".jpg",
@@ -197,14 +199,18 @@ def test_a_label_outside_the_classes_is_told(command_line, tiny_options, tmp_pat
 
 
 def test_a_damaged_image_met_in_training_is_told(command_line, tiny_options, tmp_path):
-    # The check before training reads only the header of a labelled image.
-    definition = small_set(tmp_path)
+    # Before training 200 labelled images are read; here all the others end too early.
+    definition, seed, count = small_set(tmp_path), 5, 500
+    (tmp_path / "list.txt").write_text("".join(f"{number}\n" for number in range(count)))
     (tmp_path / "unlabeled.txt").write_text("a\n")
-    image = tmp_path / "images/b.jpg"
-    image.write_bytes(image.read_bytes()[:-40])
-    unlabeled = ("DATASETS.UNLABELED_LIST", str(tmp_path / "unlabeled.txt"))
-    result = command_line(*CONFIG, *tiny_options, *train_on(definition), *unlabeled)
-    assert_one_sentence(result, "b.jpg", "ends too early")
+    read = set(np.random.default_rng(seed).choice(count, 200, replace=False).tolist())
+    image, label = (tmp_path / "images/a.jpg").read_bytes(), (tmp_path / "labels/a.png").read_bytes()
+    for number in range(count):
+        (tmp_path / f"images/{number}.jpg").write_bytes(image if number in read else image[:-40])
+        (tmp_path / f"labels/{number}.png").write_bytes(label)
+    options = ("DATASETS.UNLABELED_LIST", str(tmp_path / "unlabeled.txt"), "SEED", str(seed))
+    result = command_line(*CONFIG, *tiny_options, *train_on(definition), *options)
+    assert_one_sentence(result, ".jpg: the image file ends too early; replace it")
     assert "Start training" in result.stdout or "Starting training" in result.stdout
     assert "Traceback" not in result.stdout
 

@@ -5,9 +5,10 @@
     python tools/check_dataset.py --definition YAML [--full] [--workers N] [PART ...]
 
 The first checks what DATASETS.TRAIN, UNLABELED and TEST of a configuration name, the second the parts of one data set's
-YAML file (all, or those named; a part is labelled if every image has its label). A sample of each is read; ``--full``
+YAML file (all, or those named; a part is labelled if all its images are). A sample of each is read; ``--full``
 reads all. The exit status is 2 where something would spoil training: files that cannot be read, labels that do not fit,
-images in two streams, and, where all labels were read, a class that no training label has. Warnings leave it at 0.
+images in two streams, labels that show one class only, and, where all labels were read, a class that no training label
+has. Warnings leave it at 0.
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ from rc2l_d2.data.check import (  # noqa: E402
     Remark,
     config_parts,
     definition_parts,
+    nothing_to_tell_apart,
     remarks_on,
     shared_images,
     unlearnable_classes,
@@ -94,7 +96,7 @@ def check(parts: Sequence[Part], remarks: list[Remark], full: bool, workers: int
             print(class_table(part, report))
         remarks = remarks + ([part.note] if part.note else []) + remarks_on(part, report)
         reports.append(report)
-    remarks = remarks + unlearnable_classes(parts, reports)
+    remarks = remarks + (nothing_to_tell_apart(parts, reports) or unlearnable_classes(parts, reports))
     print()
     for remark in remarks:
         show(remark)

@@ -14,8 +14,10 @@ from __future__ import annotations
 import argparse
 import os
 import sys
-from collections.abc import Sequence
+import tempfile
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -24,19 +26,23 @@ from tqdm import tqdm
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from rc2l_d2.data import described_part, load_dataset, read_label, register_definition  # noqa: E402
+from rc2l_d2.data.mappers import check_label  # noqa: E402
 from rc2l_d2.data.splits import draw_balanced, draw_uniform, write_list  # noqa: E402
 from rc2l_d2.errors import InputError  # noqa: E402
 
+_LISTS = ("labeled.txt", "unlabeled.txt")
 
-def class_presence(entries: Sequence[dict], num_classes: int) -> np.ndarray:
+
+def class_presence(entries: Sequence[dict], num_classes: int, ignore_value: int) -> np.ndarray:
     """(n, K) bool: which label file has which class.
 
     Raises:
-        InputError: a label cannot be read.
+        InputError: a label cannot be read, or has a value that is no class.
     """
 
     def classes_in(entry: dict) -> np.ndarray:
         label = read_label(entry["sem_seg_file_name"], entry["label_map"])
+        check_label(label, label.shape, entry, num_classes, ignore_value)
         return np.bincount(label.ravel(), minlength=256)[:num_classes] > 0
 
     with ThreadPoolExecutor() as pool:
@@ -62,8 +68,10 @@ def draw(args: argparse.Namespace) -> str:
         raise InputError(f"{number} labelled images were asked for, of {count} in {args.dataset}; give 1 to {count}.")
     if not 0 <= args.seed < 2**32:
         raise InputError(f"--seed is {args.seed}; give a whole number from 0 to 4294967295.")
+    output = _output_folder(args.output)
+    known = len(definition.classes), definition.ignore_value
     if args.balanced:
-        presence = class_presence(entries, len(definition.classes))
+        presence = class_presence(entries, *known)
         try:
             chosen = draw_balanced(presence, number, args.seed)
         except ValueError as error:
@@ -71,25 +79,41 @@ def draw(args: argparse.Namespace) -> str:
         covered = presence[chosen].any(axis=0)
     else:
         chosen = draw_uniform(count, number, args.seed)
-        covered = class_presence([entries[index] for index in chosen], len(definition.classes)).any(axis=0)
+        covered = class_presence([entries[index] for index in chosen], *known).any(axis=0)
     root = os.path.realpath(definition.root())
     rest = np.setdiff1d(np.arange(count), chosen)
-    output = Path(args.output)
-    existing = [output / name for name in ("labeled.txt", "unlabeled.txt") if (output / name).exists()]
-    if existing:
-        raise InputError(f"{existing[0]} is there already; remove it, or name another --output.")
-    output.mkdir(parents=True, exist_ok=True)
-    for name, indices in (("labeled.txt", chosen), ("unlabeled.txt", rest)):
+    for name, indices in zip(_LISTS, (chosen, rest), strict=True):
         part = [entries[index] for index in indices]
         images, labels = (
             [os.path.relpath(entry[key], root) for entry in part] for key in ("file_name", "sem_seg_file_name")
         )
-        write_list(output / name, images, labels)
+        with _told(args.output):
+            write_list(output / name, images, labels)
     absent = [name for name, found in zip(definition.classes, covered, strict=True) if not found]
     return (
         f"{output}: {number} labelled and {len(rest)} unlabelled images of {args.dataset}; classes without a labelled "
         f"image: {', '.join(absent) or 'none'}"
     )
+
+
+def _output_folder(path: str) -> Path:
+    """The folder, made where it is not there; before anything is read that takes long."""
+    output = Path(path)
+    with _told(path):
+        output.mkdir(parents=True, exist_ok=True)
+        existing = [output / name for name in _LISTS if (output / name).exists()]
+        tempfile.TemporaryFile(dir=output).close()
+    if existing:
+        raise InputError(f"{existing[0]} is there already; remove it, or name another --output.")
+    return output
+
+
+@contextmanager
+def _told(output: str) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise InputError(f"--output {output} cannot be written ({error.strerror}); name another.") from error
 
 
 def main() -> int:
@@ -106,7 +130,7 @@ def main() -> int:
     args = parser.parse_args()
     try:
         print(draw(args))
-    except (InputError, OSError) as error:
+    except InputError as error:
         print(f"make_splits.py: {error}", file=sys.stderr)
         return 2
     return 0

@@ -133,8 +133,7 @@ def stream_entries(cfg: CfgNode, stream: str) -> Sequence[dict]:
         InputError: as :func:`load_dataset`; or a list with not exactly one data set.
     """
     names, key, labelled = tuple(cfg.DATASETS[stream]), f"DATASETS.{stream}", stream != "UNLABELED"
-    list_key = {"TRAIN": "LABELED_LIST", "UNLABELED": "UNLABELED_LIST"}.get(stream)
-    list_file = cfg.DATASETS[list_key] if list_key else ""
+    list_key, list_file = _list_of(cfg, stream)
     if list_file and len(names) != 1:
         raise InputError(
             f"DATASETS.{list_key} is {list_file}, but {key} is {names}; name there one data set, for its folders and "
@@ -144,6 +143,17 @@ def stream_entries(cfg: CfgNode, stream: str) -> Sequence[dict]:
     return lists[0] if len(lists) == 1 else JoinedList(lists)
 
 
+def stream_title(cfg: CfgNode, stream: str) -> str:
+    """The key of a stream with what it names, for messages: ``DATASETS.TRAIN (streets_labeled)``."""
+    return f"DATASETS.{stream} ({_list_of(cfg, stream)[1] or ', '.join(cfg.DATASETS[stream])})"
+
+
+def _list_of(cfg: CfgNode, stream: str) -> tuple[str, str]:
+    """The key below DATASETS that may name a stream's list, and its value; both empty for "TEST"."""
+    key = {"TRAIN": "LABELED_LIST", "UNLABELED": "UNLABELED_LIST"}.get(stream, "")
+    return key, cfg.DATASETS[key] if key else ""
+
+
 def load_dataset(name: str, labelled: bool, key: str = "DATASETS", list_file: str = "") -> Sequence[dict]:
     """The dataset dicts of a registered data set, each with "file_name" and "image_id".
 
@@ -151,7 +161,7 @@ def load_dataset(name: str, labelled: bool, key: str = "DATASETS", list_file: st
         name: the registered name.
         labelled: every dict must have "sem_seg_file_name"; otherwise labels are not looked for.
         key: the configuration key that names the data set, for messages.
-        list_file: a list whose images are taken instead of the part's.
+        list_file: a list (DATASETS.LABELED_LIST or UNLABELED_LIST) whose images are taken instead of the part's.
 
     Raises:
         InputError: unknown name, missing root, missing files, or a list for a data set that has no YAML file.
@@ -161,7 +171,8 @@ def load_dataset(name: str, labelled: bool, key: str = "DATASETS", list_file: st
     if name in _REGISTERED:
         definition, part = _REGISTERED[name]
         if list_file:
-            return list_entries(definition, list_file, labels, key)
+            list_key = "DATASETS.LABELED_LIST" if labelled else "DATASETS.UNLABELED_LIST"
+            return list_entries(definition, list_file, labels, list_key)
         return part_entries(definition, part, labels)
     if list_file:
         raise InputError(
@@ -183,19 +194,19 @@ def load_dataset(name: str, labelled: bool, key: str = "DATASETS", list_file: st
     return entries
 
 
-def dataset_status(name: str, labelled: bool = False, list_file: str = "") -> DatasetStatus:
+def dataset_status(name: str, labelled: bool = False, key: str = "DATASETS", list_file: str = "") -> DatasetStatus:
     """Whether a data set is there and where it was looked for; never raises.
 
     Args:
         name: a registered name, or one that is not (which is then the problem).
         labelled: whether the labels must be there too.
-        list_file: as for :func:`load_dataset`.
+        key, list_file: as for :func:`load_dataset`.
     """
     paths: tuple[str, ...] = ()
     if name in _REGISTERED:
         paths = tuple(shown for shown, _ in _REGISTERED[name][0].candidates())
     try:
-        entries = load_dataset(name, labelled, list_file=list_file)
+        entries = load_dataset(name, labelled, key, list_file)
         if name in _REGISTERED:
             paths = (str(_REGISTERED[name][0].root()),)
     except Exception as error:  # A status has to be printable whatever a foreign loader raises.

@@ -7,10 +7,13 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
+
 from ..errors import InputError
 from ..host import CfgNode, MetadataCatalog
-from .catalog import load_dataset, register_definition, stream_entries
-from .file_list import common_files, repeated_files
+from .catalog import register_definition, stream_entries, stream_title
+from .file_list import common_files, labels_among, repeated_files
+from .parts import part_entries
 from .scan import KINDS, ScanReport, ScanSettings, scan
 
 _logger = logging.getLogger(__name__)
@@ -62,15 +65,14 @@ class Part:
     for_training: bool = False
     note: Remark | None = None
 
-    def scan(self, limit: int | None = None, decode_images: bool = True, **options) -> ScanReport:
-        """Read the files, see :func:`rc2l_d2.data.scan.scan`; unlabelled images are always decoded."""
-        decode_images = decode_images or not self.labelled
-        settings = ScanSettings(self.labelled, len(self.classes), self.ignore_value, decode_images)
+    def scan(self, limit: int | None = None, **options) -> ScanReport:
+        """Read the files, see :func:`rc2l_d2.data.scan.scan`."""
+        settings = ScanSettings(self.labelled, len(self.classes), self.ignore_value)
         return scan(self.entries, settings, limit, **options)
 
 
 def check_test_data(cfg: CfgNode, sample: int = 200) -> Sequence[dict]:
-    """The entries of ``cfg.DATASETS.TEST``, of which ``sample`` labels fit their images and the classes.
+    """The entries of ``cfg.DATASETS.TEST``, of which ``sample`` images and labels can be read and fit.
 
     Raises:
         InputError: names the files or the key and what to do.
@@ -84,14 +86,14 @@ def check_training_data(cfg: CfgNode, use_unlabeled: bool = True, sample: int = 
     """Check every data set that ``cfg.DATASETS`` names, as far as that is quick; warnings are logged.
 
     All files must exist; the classes must be MODEL.SEM_SEG_HEAD.NUM_CLASSES; no image may be in a stream twice, or in
-    two streams (:func:`shared_images`). Of the labelled and of the test part ``sample`` labels each, and half as many
-    of the unlabelled images, are read (all if there are fewer; drawn with the run's seed) and must fit; of the
-    labelled images only the header.
+    two streams (:func:`shared_images`). Of the labelled and of the test part ``sample`` images with their labels each,
+    and half as many of the unlabelled images, are read (all if there are fewer; drawn with the run's seed) and must
+    fit; the labels of DATASETS.TRAIN among them must show two classes at least.
 
     Args:
         cfg: the whole configuration.
         use_unlabeled: False leaves DATASETS.UNLABELED alone, as training a supervised model does.
-        sample: labels to read of each of the two parts.
+        sample: labelled images to read of each of the two parts.
 
     Raises:
         InputError: names the files or the key and what to do.
@@ -140,31 +142,32 @@ def definition_parts(path: str | os.PathLike, names: Sequence[str] = ()) -> list
         raise InputError(f"{path}: there is no part '{unknown[0]}'; the parts are {', '.join(definition.parts)}.")
     parts = []
     for name in names or definition.parts:
-        registered, labelled, note = f"{definition.name}_{name}", bool(definition.labels), None
-        try:
-            entries = load_dataset(registered, labelled, f"part '{name}'")
-        except InputError as error:
-            # What is wrong with the images is said again here; what remains is wrong with the labels.
-            entries = load_dataset(registered, False, f"part '{name}'")
-            reason = str(error).removesuffix(".")
-            note = Remark(False, f"part '{name}' is checked without labels, as not all are there: {reason}")
-            labelled = False
-        title = f"part '{name}'"
+        title, note = f"part '{name}'", None
+        entries = part_entries(definition, name, "existing")
+        with_label = len(entries.label_files)
+        labelled = with_label == len(entries)
+        if not labelled:
+            first = next((entry["file_name"] for entry in entries if "sem_seg_file_name" not in entry), "")
+            bare = len(entries) - with_label
+            what = f"{title} is checked without labels, as {bare} of {len(entries)} images have none"
+            note = Remark(False, what, (first,), bare) if with_label else None
+            entries = part_entries(definition, name, "none")
         parts.append(Part(title, entries, labelled, definition.classes, definition.ignore_value, labelled, note))
     return parts
 
 
 def shared_images(cfg: CfgNode, parts: dict[str, Part]) -> list[Remark]:
-    """The ways in which images are used twice.
+    """The ways in which files are used twice.
 
     An image may be in a training stream once; in no training stream if it is a test image; and, unless
     DATASETS.ALLOW_OVERLAP, not in both of them. (Data sets of DATASETS.TEST are evaluated one by one and may overlap.)
+    No label file may be an unlabelled image.
     """
     remarks = []
 
-    def note(what: str, images: Sequence[str], advice: str) -> None:
+    def note(what: str, images: Sequence[str], advice: str, kind: str = "image") -> None:
         if images:
-            number = f"{len(images)} image{'s' if len(images) > 1 else ''}"
+            number = f"{len(images)} {kind}{'s' if len(images) > 1 else ''}"
             remarks.append(Remark(True, f"{what} {number}", tuple(images[:10]), len(images), advice))
 
     for stream in ("TRAIN", "UNLABELED"):
@@ -176,6 +179,10 @@ def shared_images(cfg: CfgNode, parts: dict[str, Part]) -> list[Remark]:
         advice = "take them out of one of the two, or the result means nothing"
         shared = common_files(part.entries, parts["TEST"].entries)
         note(f"DATASETS.{stream} and DATASETS.TEST share", shared, advice)
+    for stream in ("TRAIN", "TEST") if "UNLABELED" in parts else ():
+        labels = labels_among(parts[stream].entries, parts["UNLABELED"].entries)
+        advice = "give image_suffix, or a folder or pattern without labels, in the data set's YAML file"
+        note(f"DATASETS.UNLABELED and the labels of DATASETS.{stream} share", labels, advice, "file")
     if "UNLABELED" in parts and not cfg.DATASETS.ALLOW_OVERLAP:
         advice = (
             "take them out of one of the two, or set DATASETS.ALLOW_OVERLAP to True if labelled images shall be used "
@@ -194,13 +201,24 @@ def remarks_on(part: Part, report: ScanReport) -> list[Remark]:
         if kind in report.findings:
             finding = report.findings[kind]
             what = f"{part.name} has {report.title(kind)} ({finding.count} of {report.scanned} {read})"
-            names = tuple(finding.examples)
-            remarks.append(Remark(report.is_fatal(kind), what, names, finding.count, kind.advice))
+            remarks.append(Remark(report.is_fatal(kind), what, finding.names(), finding.count, kind.advice))
     absent = [part.classes[index] for index in report.absent] if report.labels else []
     if absent:
         number = f"{len(absent)} of {len(part.classes)} classes ({report.labels} labels {read})"
-        remarks.append(Remark(False, f"{part.name} has no pixel of {number}", tuple(absent), len(absent)))
+        advice = f"if they are in the files, {_values_advice(part)}"
+        remarks.append(Remark(False, f"{part.name} has no pixel of {number}", tuple(absent), len(absent), advice))
     return remarks
+
+
+def nothing_to_tell_apart(parts: Sequence[Part], reports: Sequence[ScanReport]) -> list[Remark]:
+    """That the labels to train on that were read show but one of several classes, as a mask of 0 and 255 may."""
+    pairs = [(part, report) for part, report in zip(parts, reports, strict=True) if part.for_training]
+    shown = {index for _, report in pairs for index in np.flatnonzero(report.images_with).tolist()}
+    if len(shown) != 1 or len(pairs[0][0].classes) == 1:
+        return []  # None at all: every label is ignored or cannot be used, which is told as that.
+    part, read = pairs[0][0], sum(report.labels for _, report in pairs)
+    what = f"{_named(pairs)} shows no class but '{part.classes[shown.pop()]}' ({read} labels read)"
+    return [Remark(True, what, advice=f"add labels that show others, or {_values_advice(part)}")]
 
 
 def unlearnable_classes(parts: Sequence[Part], reports: Sequence[ScanReport]) -> list[Remark]:
@@ -211,12 +229,24 @@ def unlearnable_classes(parts: Sequence[Part], reports: Sequence[ScanReport]) ->
     absent = set.intersection(*(set(report.absent) for _, report in pairs))
     names = tuple(name for index, name in enumerate(pairs[0][0].classes) if index in absent)
     advice = "label images that show them, draw others as the labelled part, or take the classes out"
-    return [Remark(True, "No label to train on has these classes", names, len(names), advice)] if names else []
+    what = f"No label of {_named(pairs)} has these classes"
+    return [Remark(True, what, names, len(names), advice)] if names else []
+
+
+def _named(pairs: Sequence[tuple[Part, ScanReport]]) -> str:
+    return pairs[0][0].name if len(pairs) == 1 else "any part"
+
+
+def _values_advice(part: Part) -> str:
+    return (
+        f"say in the key label_map of the data set's YAML file what the values mean: {part.ignore_value} is read as "
+        f"'ignore'"
+    )
 
 
 def _check_sample(cfg: CfgNode, part: Part, sample: int) -> None:
-    report = part.scan(sample, decode_images=False, seed=max(cfg.SEED, 0))
-    remarks = remarks_on(part, report)
+    report = part.scan(sample, seed=max(cfg.SEED, 0))
+    remarks = remarks_on(part, report) + nothing_to_tell_apart([part], [report])
     problems = [str(remark) for remark in remarks if remark.fatal]
     if problems:
         hint = "" if report.complete and len(problems) == 1 else " (tools/check_dataset.py --full tells of all files)"
@@ -234,7 +264,7 @@ def _config_part(cfg: CfgNode, stream: str) -> Part:
             _check_classes(cfg, name, key)
     known = MetadataCatalog.get(names[0]).get("stuff_classes") if names and labelled else None
     classes = tuple(known or map(str, range(head.NUM_CLASSES)))
-    title = f"{key} ({', '.join(names)})"
+    title = stream_title(cfg, stream)
     return Part(title, entries, labelled, classes, head.IGNORE_VALUE, for_training=stream == "TRAIN")
 
 

@@ -92,6 +92,15 @@ class LabelRule:
             image_id = image_id.replace(old, new)
         return os.path.join(self.folder, image_id + self.suffix)
 
+    def image_id(self, path: str) -> str | None:
+        """The id of the image whose label is at a path below the root, None where it is no label's."""
+        if not self.fits(path):
+            return None
+        found = path.removeprefix(os.path.join(self.folder, "")).removesuffix(self.suffix)
+        for old, new in reversed(self.replace):
+            found = found.replace(new, old) if new else found
+        return found if self.path(found) == path else None
+
     def fits(self, path: str) -> bool:
         """Whether a path below the root looks like one of this rule's."""
         return path.startswith(os.path.join(self.folder, "")) and path.endswith(self.suffix)
@@ -167,19 +176,21 @@ def load_definition(path: str | os.PathLike) -> DatasetDefinition:
     classes = _texts(raw["classes"], file, "classes")
     ignore_value = raw.get("ignore_value", 255)
     _require(_is_int(ignore_value) and 0 <= ignore_value <= 255, file, "ignore_value", "a whole number from 0 to 255")
-    _require(len(classes) <= 255 and len(set(classes)) == len(classes), file, "classes", "at most 255 different names")
+    twice = [name for name in classes if classes.count(name) > 1]
+    _require(not twice, file, "classes", f"different names ('{twice[0] if twice else ''}' is there twice)")
+    _require(len(classes) <= 255, file, "classes", "at most 255 names")
     _require(ignore_value >= len(classes), file, "ignore_value", f"outside the {len(classes)} class indices")
     palette = _palette(raw.get("palette"), len(classes), file)
     read_map = partial(_label_map, file=file, classes=classes, palette=palette, ignore_value=ignore_value)
     label_map = read_map(raw.get("label_map"), key="label_map")
-    default = LabelRule("", _text(raw.get("label_suffix", ".png"), file, "label_suffix"), label_map)
+    default = LabelRule("", _suffix(raw.get("label_suffix", ".png"), file, "label_suffix"), label_map)
     return DatasetDefinition(
         file=file,
         name=_text(raw["name"], file, "name"),
         roots=_texts(raw["root"], file, "root"),
         images=_folder(raw["images"], file, "images"),
         labels=_label_rules(raw.get("labels"), default, read_map, file),
-        image_suffixes=_texts(raw.get("image_suffix", [".jpg", ".jpeg", ".png"]), file, "image_suffix"),
+        image_suffixes=_texts(raw.get("image_suffix", [".jpg", ".jpeg", ".png"]), file, "image_suffix", _suffix),
         label_map=label_map,
         classes=classes,
         palette=palette,
@@ -212,13 +223,35 @@ def _expand(root: str, base: Path) -> tuple[str, Path | None]:
     return str(path), path
 
 
+class _KeyTwiceError(ValueError):
+    """A mapping has a key, the text, twice; the second is in ``line``."""
+
+    def __init__(self, key: object, line: int):
+        super().__init__(key)
+        self.line = line
+
+
+class _UniqueKeysLoader(yaml.SafeLoader):
+    """YAML's safe loader, which by itself would take the last of two equal keys."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict:
+        seen = set()
+        for key, _ in node.value if isinstance(node, yaml.MappingNode) else ():
+            if isinstance(key, yaml.ScalarNode) and (key.tag, key.value) in seen:
+                raise _KeyTwiceError(key.value, key.start_mark.line + 1)
+            seen.add((key.tag, str(key.value)))
+        return super().construct_mapping(node, deep)
+
+
 def _read_yaml(file: Path) -> dict[str, Any]:
     try:
-        raw = yaml.safe_load(file.read_text(encoding="utf-8"))
+        raw = yaml.load(file.read_text(encoding="utf-8"), _UniqueKeysLoader)
     except OSError as error:
         raise InputError(
             f"{file}: the data set's YAML file cannot be read ({error.strerror}); check the path."
         ) from error
+    except _KeyTwiceError as error:
+        raise InputError(f"{file}: line {error.line} has the key '{error}' a second time; remove one.") from error
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         mark = getattr(error, "problem_mark", None)
         line = f" near line {mark.line + 1}" if mark else ""
@@ -246,11 +279,11 @@ def _parts(raw: Any, file: Path) -> dict[str, Part]:
                     f"above it; known there: {', '.join(parts) or 'none'}."
                 )
         if keys == {"list"}:
-            parts[name] = ListPart(_text(value["list"], file, f"{key}.list"))
+            parts[name] = ListPart(_folder(value["list"], file, f"{key}.list"))
         elif keys == {"folder"}:
             parts[name] = FolderPart(_folder(value["folder"], file, f"{key}.folder"))
         elif keys == {"pattern"}:
-            parts[name] = PatternPart(_text(value["pattern"], file, f"{key}.pattern"))
+            parts[name] = PatternPart(_folder(value["pattern"], file, f"{key}.pattern"))
         elif keys == {"of", "except"}:
             parts[name] = RemainingPart(value["of"], value["except"])
         elif {"of", "fraction"} <= keys <= {"of", "fraction", "seed"}:
@@ -276,7 +309,7 @@ def _label_rules(raw: Any, default: LabelRule, read_map: Callable, file: Path) -
         rules.append(
             LabelRule(
                 folder=_folder(value["folder"], file, key),
-                suffix=_text(value.get("suffix", default.suffix), file, f"{key}.suffix"),
+                suffix=_suffix(value.get("suffix", default.suffix), file, f"{key}.suffix"),
                 label_map=read_map(value["map"], key=f"{key}.map") if "map" in value else default.label_map,
                 replace=tuple(replace.items()),
             )
@@ -307,20 +340,33 @@ def _palette(raw: Any, count: int, file: Path) -> tuple[tuple[int, int, int], ..
     return tuple(tuple(color) for color in colors)
 
 
-def _texts(raw: Any, file: Path, key: str) -> tuple[str, ...]:
-    values = raw if isinstance(raw, list) else [raw]
-    _require(len(values) > 0, file, key, "not empty")
-    return tuple(_text(value, file, key) for value in values)
-
-
-def _folder(raw: Any, file: Path, key: str) -> str:
-    folder = os.path.normpath(_text(raw, file, key))
-    return "" if folder == "." else folder
-
-
 def _text(raw: Any, file: Path, key: str) -> str:
     _require(isinstance(raw, str) and raw != "", file, key, "text (put numbers and words like 'no' in quotes)")
     return raw
+
+
+def _texts(raw: Any, file: Path, key: str, read: Callable[[Any, Path, str], str] = _text) -> tuple[str, ...]:
+    values = raw if isinstance(raw, list) else [raw]
+    _require(len(values) > 0, file, key, "one text, or a list with one at least")
+    return tuple(read(value, file, key) for value in values)
+
+
+def _suffix(raw: Any, file: Path, key: str) -> str:
+    suffix = _text(raw, file, key)
+    _require("." in suffix, file, key, f"what follows an id, with the dot: '.{suffix}' or '_rgb.{suffix}'")
+    return suffix
+
+
+def _folder(raw: Any, file: Path, key: str) -> str:
+    """A path (or pattern) below another folder, "" for that folder itself."""
+    folder = _text(raw, file, key)
+    if os.path.isabs(folder) or ".." in folder.split("/"):
+        raise InputError(
+            f"{file}: the key '{key}' names {folder}, which leads out of the data set's folder; put a link to it "
+            f"there, or describe it in a YAML file of its own, with its own 'root'."
+        )
+    folder = os.path.normpath(folder)
+    return "" if folder == "." else folder
 
 
 def _is_int(value: Any) -> bool:

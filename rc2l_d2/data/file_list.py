@@ -44,6 +44,11 @@ class FileList(Sequence[dict]):
         self._folder, self._suffixes = image_folder, tuple(sorted(image_suffixes, key=len, reverse=True))
         self._labels, self._label_maps, self._map_of_label = labels, tuple(label_maps), map_of_label
 
+    @property
+    def label_files(self) -> PackedStrings:
+        """The labels of those images that have one."""
+        return PackedStrings.of(()) if self._labels is None else self._labels.take(self._map_of_label >= 0)
+
     def __len__(self) -> int:
         return len(self.images)
 
@@ -82,16 +87,23 @@ def image_id(path: str, folder: str, suffixes: Sequence[str]) -> str:
 
 def common_files(first: Sequence[dict], second: Sequence[dict]) -> list[str]:
     """The images that both lists have, sorted. In lists of up to 100,000, links count as what they lead to."""
-    few, many = sorted((first, second), key=len)
+    return _common(_paths(first), _paths(second))
+
+
+def labels_among(labelled: Sequence[dict], images: Sequence[dict]) -> list[str]:
+    """The images of one list that are label files of another, sorted; links as in :func:`common_files`."""
+    return _common(_label_paths(labelled), _paths(images))
+
+
+def _common(first: list[PackedStrings], second: list[PackedStrings]) -> list[str]:
+    few, many = sorted((first, second), key=lambda lists: sum(map(len, lists)))
     names: set[str] = set()
-    for paths in _paths(few):
+    for paths in few:
         for path in paths:
             names |= {path, os.path.realpath(path)}
-    if len(many) <= _RESOLVE_LIMIT:
-        return sorted(
-            path for paths in _paths(many) for path in paths if path in names or os.path.realpath(path) in names
-        )
-    return sorted(paths[int(index)] for paths in _paths(many) for index in np.flatnonzero(members(paths, names)))
+    if sum(map(len, many)) <= _RESOLVE_LIMIT:
+        return sorted(path for paths in many for path in paths if path in names or os.path.realpath(path) in names)
+    return sorted(paths[int(index)] for paths in many for index in np.flatnonzero(members(paths, names)))
 
 
 def repeated_files(entries: Sequence[dict]) -> list[str]:
@@ -108,3 +120,11 @@ def _paths(entries: Sequence[dict]) -> list[PackedStrings]:
     if isinstance(entries, JoinedList):
         return [paths for part in entries.lists for paths in _paths(part)]
     return [PackedStrings.of(entry["file_name"] for entry in entries)]
+
+
+def _label_paths(entries: Sequence[dict]) -> list[PackedStrings]:
+    if isinstance(entries, FileList):
+        return [entries.label_files]
+    if isinstance(entries, JoinedList):
+        return [paths for part in entries.lists for paths in _label_paths(part)]
+    return [PackedStrings.of(entry["sem_seg_file_name"] for entry in entries if "sem_seg_file_name" in entry)]

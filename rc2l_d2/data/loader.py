@@ -198,8 +198,10 @@ class _Readers:
         name = file.encode("utf-8", "surrogateescape")[:_LONGEST_NAME]
         self._names[worker.id, : len(name)] = torch.frombuffer(bytearray(name), dtype=torch.uint8)
         self._rows[worker.id] = torch.tensor([os.getpid(), len(name)])
-        yield
-        self._rows[worker.id] = 0
+        try:
+            yield
+        finally:
+            self._rows[worker.id] = 0
 
     def file_of(self, process: int) -> str | None:
         """The file that a process was reading, None where it is no worker or was not reading."""
@@ -237,7 +239,7 @@ class _Streams(Dataset):
         entry = self.entries[stream][index]
         rng = np.random.default_rng([self.seed, stream, _AUGMENTATION, position])
         with self.readers.reading(entry["file_name"]):
-            return stream, _mapped(lambda: self.mappers[stream](entry, rng))
+            return stream, _mapped(lambda: self.mappers[stream](entry, rng), entry)
 
 
 class _TestShare(Dataset):
@@ -252,14 +254,18 @@ class _TestShare(Dataset):
     def __getitem__(self, place: int) -> dict | _Failure:
         entry = self.entries[self.indices[place]]
         with self.readers.reading(entry["file_name"]):
-            return _mapped(lambda: self.mapper(entry))
+            return _mapped(lambda: self.mapper(entry), entry)
 
 
-def _mapped(read: Callable[[], dict]) -> dict | _Failure:
+def _mapped(read: Callable[[], dict], entry: dict) -> dict | _Failure:
     try:
         return read()
     except InputError as error:
         return _Failure(str(error))
+    except Exception as error:
+        # Ours or a library's mistake: with the traceback, and the file that brought it about.
+        files = ", ".join(entry[key] for key in ("file_name", "sem_seg_file_name") if key in entry)
+        raise RuntimeError(f"{type(error).__name__} while {files} was made a sample: {error}") from error
 
 
 def _or_raise(sample: dict | _Failure) -> dict:

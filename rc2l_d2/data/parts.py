@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fnmatch
 import glob
 import logging
 import os
@@ -21,9 +22,12 @@ from .splits import draw_uniform, read_list
 # Of a part with more images than the first, only so many as the second are looked for on the disk, at equal distances:
 # all of ten million would take minutes.
 LOOKUP_LIMIT, LOOKUP_SAMPLE = 1_000_000, 100_000
+# So many unlabelled images are asked whether they are labels.
+_LABELS_AMONG_IMAGES_SAMPLE = 1000
 # Every image must have its label; or has it where it exists; or labels are not looked for.
 Labels = Literal["all", "existing", "none"]
 _LISTS: dict[tuple, tuple] = {}
+_FOLDERS: dict[tuple, PartImages] = {}
 _logger = logging.getLogger(__name__)
 
 
@@ -34,17 +38,17 @@ class PartImages:
     Attributes:
         images: absolute paths.
         labels: paths below the root, one for each image, or None.
-        listed: whether a list names the images, so that they may not exist.
+        list_file: the list that names the images, so that they may not exist; "" where none does.
     """
 
     images: PackedStrings
     labels: PackedStrings | None = None
-    listed: bool = False
+    list_file: str = ""
 
     def take(self, indices: np.ndarray) -> PartImages:
         """Those at ``indices``, or where a bool array is True."""
         labels = self.labels.take(indices) if self.labels is not None else None
-        return PartImages(self.images.take(indices), labels, self.listed)
+        return PartImages(self.images.take(indices), labels, self.list_file)
 
 
 def part_entries(definition: DatasetDefinition, part: str, labels: Labels) -> FileList:
@@ -56,21 +60,28 @@ def part_entries(definition: DatasetDefinition, part: str, labels: Labels) -> Fi
         labels: which of them.
 
     Raises:
-        InputError: no root, an unreadable list, an image listed twice, or missing files (with their number and the
-            first ten).
+        InputError: no root, an unreadable list, no image, an image listed twice, missing files (with their number and
+            the first ten), or labels among images that are wanted without.
     """
     where = f"{definition.file}: part '{part}'"
     return _entries(definition, part_images(definition, part), labels, where)
 
 
 def list_entries(definition: DatasetDefinition, list_file: str, labels: Labels, key: str) -> FileList:
-    """As :func:`part_entries`, for the images of ``list_file``, which the configuration names in ``key``."""
+    """As :func:`part_entries`, for the images of ``list_file``, which is the value of the configuration's ``key``."""
     where = f"{key} with data set '{definition.name}'"
     return _entries(definition, _listed(definition, Path(list_file).absolute(), where), labels, where)
 
 
 def part_images(definition: DatasetDefinition, part: str) -> PartImages:
-    """What a part holds, as its description says; no file is looked for."""
+    """What a part holds, as its description says; files that a list names are not looked for.
+
+    Lists are read again when they change. A folder or a pattern is looked through once a process, so that what was
+    checked before training is what it sees.
+
+    Raises:
+        InputError: no root, an unreadable list, an image listed twice, or no image.
+    """
     source = definition.parts[part]
     where = f"{definition.file}: part '{part}'"
     if isinstance(source, ListPart):
@@ -78,21 +89,37 @@ def part_images(definition: DatasetDefinition, part: str) -> PartImages:
     if isinstance(source, (DrawnPart, RemainingPart)):
         whole = part_images(definition, source.of)
         if isinstance(source, RemainingPart):
-            return whole.take(~members(whole.images, part_images(definition, source.without).images))
+            rest = whole.take(~members(whole.images, part_images(definition, source.without).images))
+            if not len(rest.images):
+                raise InputError(
+                    f"{where} holds no image, as part '{source.without}' has every one of part '{source.of}'; correct "
+                    f"the keys 'of' and 'except'."
+                )
+            return rest
         count = max(1, round(len(whole.images) * source.fraction))
         return whole.take(draw_uniform(len(whole.images), count, source.seed))
-    folder = image_folder(definition)
+    folder, suffixes = image_folder(definition), definition.image_suffixes
+    known = _FOLDERS.get((folder, suffixes, source))
+    if known is not None:
+        return known
     if isinstance(source, FolderPart):
+        place = f"folder {folder}{source.folder}"
         if not os.path.isdir(folder + source.folder):
             raise InputError(
-                f"{where} names the folder {folder + source.folder}, which does not exist; correct the key 'folder' "
-                f"or complete the data set."
+                f"{where} names the {place}, which does not exist; correct the key 'folder' or complete the data set."
             )
-        found = _walk(folder + source.folder, definition.image_suffixes)
+        found = _walk(folder + source.folder, suffixes)
     else:
-        paths = sorted(glob.glob(source.pattern, root_dir=folder, recursive=True))
-        found = (folder + path for path in paths if _is_image(path, definition.image_suffixes))
-    return PartImages(PackedStrings.of((path.removeprefix(folder) for path in found), prefix=folder))
+        place = f"pattern '{source.pattern}' below {folder}"
+        found = (path for path in sorted(_matching(folder, source.pattern)) if _is_image(path, suffixes))
+    images = PackedStrings.of((path.removeprefix(folder) for path in found), prefix=folder)
+    if not len(images):
+        raise InputError(
+            f"{where} holds no image: the {place} has none whose name ends with {' or '.join(suffixes)}; correct the "
+            f"key '{'folder' if isinstance(source, FolderPart) else 'pattern'}' or image_suffix."
+        )
+    _FOLDERS[folder, suffixes, source] = part = PartImages(images)
+    return part
 
 
 def image_folder(definition: DatasetDefinition) -> str:
@@ -118,15 +145,17 @@ def _read_images(definition: DatasetDefinition, file: Path, where: str) -> PartI
     split = read_list(file, where)
     root, folder = os.path.join(os.path.realpath(definition.root()), ""), image_folder(definition)
     images, suffixes = split.images, definition.image_suffixes
+    if not len(images):
+        raise InputError(f"{where} holds no image: the list {file} is empty; fill it or name another.")
     if split.bare and len(suffixes) > 1:
-        candidates = ((name, [name + suffix for suffix in suffixes]) for name in images)
-        names = (next((n for n in paths if os.path.isfile(folder + n)), paths[0]) for _, paths in candidates)
+        candidates = ([name + suffix for suffix in suffixes] for name in images)
+        names = (next((n for n in paths if os.path.isfile(folder + n)), paths[0]) for paths in candidates)
         images = PackedStrings.of(names, prefix=folder)
     elif split.bare:
         images = images.between(folder, suffixes[0])
     else:
         # Paths in lists count from the root; those of people's own lists often from the image folder.
-        below_root = not len(images) or os.path.isfile(root + images[0]) or not os.path.isfile(folder + images[0])
+        below_root = os.path.isfile(root + images[0]) or not os.path.isfile(folder + images[0])
         images = images.between(root if below_root else folder, "")
     twice = repeated([images])
     if twice:
@@ -134,7 +163,7 @@ def _read_images(definition: DatasetDefinition, file: Path, where: str) -> PartI
         raise InputError(
             f"{where}: the list {file} names {number} twice, '{twice[0]}' among them; remove one line of each."
         )
-    return PartImages(images, split.labels, listed=True)
+    return PartImages(images, split.labels, str(file))
 
 
 def _is_image(name: str, suffixes: Sequence[str]) -> bool:
@@ -152,22 +181,49 @@ def _walk(folder: str, suffixes: Sequence[str]) -> Iterator[str]:
         seen.add(real)
 
 
+def _matching(folder: str, pattern: str) -> Iterator[str]:
+    """The files below ``folder`` that a glob pattern matches; below ``**`` each folder is seen once, through links too.
+
+    Python's own glob would follow a link to a folder above it 40 levels deep.
+    """
+    parts = pattern.split("/")
+    plain = parts.index("**") if "**" in parts else len(parts)
+    for start in glob.glob("/".join(parts[:plain]), root_dir=folder) if plain else [""]:
+        top = os.path.join(folder, start)
+        if plain == len(parts):
+            yield top
+        else:
+            above = len(os.path.join(top, ""))
+            yield from (path for path in _walk(top, ("",)) if _fits(path[above:].split("/"), parts[plain:]))
+
+
+def _fits(path: list[str], pattern: list[str]) -> bool:
+    if not pattern:
+        return not path
+    if pattern[0] == "**":
+        return any(_fits(path[skipped:], pattern[1:]) for skipped in range(len(path) + 1))
+    return bool(path) and fnmatch.fnmatchcase(path[0], pattern[0]) and _fits(path[1:], pattern[1:])
+
+
 def _entries(definition: DatasetDefinition, part: PartImages, labels: Labels, where: str) -> FileList:
     if labels == "all" and not definition.labels and part.labels is None:
         raise InputError(
             f"{where}: data set '{definition.name}' has no key 'labels'; add it, or use the images without labels, in "
             f"DATASETS.UNLABELED."
         )
-    if part.listed:
+    if part.list_file:
         part = _found(definition, part, where)
     folder, suffixes = image_folder(definition), definition.image_suffixes
     if labels == "none":
+        _refuse_labels_among(definition, part.images, where)
         return FileList(part.images, folder, suffixes)
     root = os.path.join(os.path.realpath(definition.root()), "")
     maps = [definition.label_map, *(rule.label_map for rule in definition.labels)]
     files, map_of_label, missing = [], np.full(len(part.images), -1, np.int16), []
+    ids: set[str] = set()
     for index, path in enumerate(part.images):
         label_id = image_id(path, folder, suffixes)
+        ids.add(label_id)
         # Path -> place of its map. The same path from two rules: the first counts.
         ruled = {rule.path(label_id): place for place, rule in reversed([*enumerate(definition.labels, start=1)])}
         candidates = [rule.path(label_id) for rule in definition.labels]
@@ -180,8 +236,31 @@ def _entries(definition: DatasetDefinition, part: PartImages, labels: Labels, wh
             map_of_label[index] = ruled.get(found) or _fitting_rule(definition, found)
         files.append(found or "")
     if missing and labels == "all":
-        raise InputError(_missing(where, "label", missing, len(part.images)))
+        raise InputError(_missing(where, "label", missing, part))
+    if len(ids) < len(part.images) and labels == "all":
+        _logger.warning(
+            "%s: %d images have the name of another but for the suffix, and share its label; take one of each two out.",
+            where, len(part.images) - len(ids),
+        )  # fmt: skip
     return FileList(part.images, folder, suffixes, PackedStrings.of(files, prefix=root), maps, map_of_label)
+
+
+def _refuse_labels_among(definition: DatasetDefinition, images: PackedStrings, where: str) -> None:
+    """Refuse images that, by the description's own rules, are the labels of other images; a sample is looked at."""
+    folder, root = image_folder(definition), os.path.join(os.path.realpath(definition.root()), "")
+    sample = images.take(np.arange(0, len(images), -(-len(images) // _LABELS_AMONG_IMAGES_SAMPLE)))
+    found = []
+    for path in sample:
+        below = path.removeprefix(root)
+        owners = (name for rule in definition.labels if (name := rule.image_id(below)) is not None)
+        others = (folder + name + suffix for name in owners for suffix in definition.image_suffixes)
+        owner = next((other for other in others if other != path and os.path.isfile(other)), None)
+        found += [(path, owner)] if owner else []
+    if found:
+        raise InputError(
+            f"{where}: {len(found)} of {len(sample)} images looked at are labels, {found[0][0]} among them, the label "
+            f"of {found[0][1]}; give image_suffix, or a folder or pattern without labels."
+        )
 
 
 def _fitting_rule(definition: DatasetDefinition, label: str) -> int:
@@ -213,8 +292,15 @@ def _found(definition: DatasetDefinition, part: PartImages, where: str) -> PartI
         by_name = _by_name(folder, suffixes)
         names = [os.path.basename(image_id(path, folder, suffixes)) for path in part.images]
         lost = [index for index, name in enumerate(names) if by_name.get(name) is None]
+        ambiguous = [index for index in lost if names[index] in by_name]
+        if ambiguous:
+            raise InputError(
+                f"{where}: the images of the list {part.list_file} are not where it says, and for {len(ambiguous)} of "
+                f"{count} there are several of that name in {folder}, '{names[ambiguous[0]]}' among them; correct the "
+                f"paths in the list, which count from the root."
+            )
     if lost:
-        raise InputError(_missing(where, "image", [part.images[index] for index in lost], count))
+        raise InputError(_missing(where, "image", [part.images[index] for index in lost], part))
     _logger.warning(
         "%s: %d images are not where its list says, %s among them; they were found by their names in %s.",
         where, len(missing), part.images[missing[0]], folder,
@@ -231,9 +317,10 @@ def _by_name(folder: str, suffixes: Sequence[str]) -> dict[str, str | None]:
     return paths
 
 
-def _missing(where: str, kind: str, missing: list[str], total: int) -> str:
+def _missing(where: str, kind: str, missing: list[str], part: PartImages) -> str:
     shown = ", ".join(missing[:10]) + (", ..." if len(missing) > 10 else "")
+    listed = f"the list {part.list_file} (paths in it count from the root), " if part.list_file else ""
     return (
-        f"{where}: {len(missing)} of {total} {kind} files are missing: {shown}; complete the data set or correct its "
-        f"list, folders and suffixes."
+        f"{where}: {len(missing)} of {len(part.images)} {kind} files are missing: {shown}; complete the data set or "
+        f"correct {listed}the folders or the suffixes."
     )

@@ -14,12 +14,14 @@ from ..errors import InputError
 from .label_map import LabelMap, UnlistedValueError
 
 IMAGE_FORMATS = ("BGR", "RGB")
+# What a damaged TIFF or WebP makes OpenCV print stands in our sentence, with the file's name.
+cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
 _JPEG_START, _JPEG_END, _JPEG_SCAN = b"\xff\xd8", b"\xff\xd9", 0xDA
 _PNG_START, _PNG_END = b"\x89PNG\r\n\x1a\n", b"IEND"
-_EXIF_ORIENTATION = 274
 # PIL's modes whose one channel holds the values themselves; "P" holds palette indices, which are the labels.
 _VALUE_MODES = ("1", "L", "P", "I", "I;16", "I;16B")
 _COLOR_MODES = ("RGB", "RGBA", "LA", "PA")
+_LOSSY_FORMATS = ("JPEG", "MPO")  # As Pillow calls them; the second is several JPEGs in one file.
 # What Pillow raises for damaged files, and for ones of more than 179 million pixels.
 _DECODING_ERRORS = (
     OSError,
@@ -51,7 +53,7 @@ def read_image(path: str | os.PathLike, format: str = "BGR") -> np.ndarray:
     palette                                 the palette's colours
     16-bit grey, RGB, RGBA                  the upper 8 bits (value // 256)
     CMYK, YCCK JPEG (inverted, as Adobe's)  RGB = (255 - ink) * (255 - black) / 255, without a colour profile
-    EXIF rotation, all 8 (JPEG, PNG, WebP)  applied
+    EXIF rotation, all 8 (JPEG, PNG)        applied; of WebP from OpenCV 5 on
     embedded colour profile, gamma          not applied
     ======================================  =======================================================================
 
@@ -78,28 +80,6 @@ def read_image(path: str | os.PathLike, format: str = "BGR") -> np.ndarray:
     return cv2.cvtColor(image, cv2.COLOR_BGR2RGB) if format == "RGB" else image
 
 
-def read_image_size(path: str | os.PathLike) -> tuple[int, int]:
-    """The (H, W) of what :func:`read_image` gives, from the file's header alone.
-
-    Should the header be wrong about the rotation (PNG can state it after the pixels), H and W are exchanged.
-
-    Raises:
-        InputError: the file cannot be read or is no image.
-    """
-    try:
-        with Image.open(path) as picture:
-            width, height = picture.size
-            # Not picture.getexif(): a PNG's would decode all pixels to look behind them.
-            turned = Image.Image.getexif(picture).get(_EXIF_ORIENTATION, 1) >= 5
-    except Image.DecompressionBombError:
-        return read_image(path).shape[:2]
-    except _DECODING_ERRORS as error:
-        raise InputError(
-            f"{path}: the image file cannot be decoded; replace it or take it out of the data set."
-        ) from error
-    return (width, height) if turned else (height, width)
-
-
 def read_label(path: str | os.PathLike, label_map: LabelMap | None = None) -> np.ndarray:
     """Read a label image as class indices and ignore value, uint8 (H, W).
 
@@ -109,18 +89,18 @@ def read_label(path: str | os.PathLike, label_map: LabelMap | None = None) -> np
     colours, every image is read as 8-bit RGB, palette images by their palette. Alpha is dropped.
 
     Args:
-        path: any file that Pillow decodes; PNG, as JPEG changes values.
+        path: any file that Pillow decodes, but no JPEG.
         label_map: what the raw values mean; None takes them as class indices.
 
     Raises:
         LabelColorError: colours without a map of colours.
         LabelValueError: values above 255 without a map, or values that the map does not list.
-        InputError: the file cannot be read or decoded, or holds neither values nor colours.
+        InputError: the file cannot be read or decoded, is a JPEG, or holds neither values nor colours.
     """
     wants_colors = label_map is not None and label_map.colors
     try:
         with Image.open(path) as picture:
-            mode, is_jpeg = picture.mode, picture.format == "JPEG"
+            mode, is_lossy = picture.mode, picture.format in _LOSSY_FORMATS
             as_colors = mode in _COLOR_MODES or (wants_colors and mode in ("1", "L", "P"))
             values = np.array(picture.convert("RGB")) if as_colors else np.array(picture)
     except FileNotFoundError as error:
@@ -129,6 +109,8 @@ def read_label(path: str | os.PathLike, label_map: LabelMap | None = None) -> np
         ) from error
     except _DECODING_ERRORS as error:
         raise InputError(f"{path}: the label file cannot be decoded; replace it.") from error
+    if is_lossy:
+        raise InputError(f"{path}: the label file is a JPEG, which changes values; save labels as PNG.")
     if not as_colors and mode not in _VALUE_MODES:
         raise InputError(
             f"{path}: the label image is of type {mode}; save it as PNG with one channel, a palette or 8-bit RGB."
@@ -139,21 +121,20 @@ def read_label(path: str | os.PathLike, label_map: LabelMap | None = None) -> np
         )
     if as_colors and not wants_colors:
         values = _equal_channels(path, values)
-    note = " (JPEG changes values: save labels as PNG)" if is_jpeg else ""
-    return _class_indices(path, values, label_map, note)
+    return _class_indices(path, values, label_map)
 
 
-def _class_indices(path: str | os.PathLike, values: np.ndarray, label_map: LabelMap | None, note: str) -> np.ndarray:
+def _class_indices(path: str | os.PathLike, values: np.ndarray, label_map: LabelMap | None) -> np.ndarray:
     if label_map is not None:
         try:
             return label_map.apply(values.astype(np.uint8) if values.dtype == bool else values)
         except UnlistedValueError as error:
-            raise LabelValueError(f"{path}: {error}{note}.") from error
+            raise LabelValueError(f"{path}: {error}.") from error
     if values.dtype != np.uint8:
         if values.size and (values.min() < 0 or values.max() > 255):
             raise LabelValueError(
                 f"{path}: the label image has values up to {values.max()}, but class indices are at most 255; say what "
-                f"its values mean in the key label_map of the data set's YAML file{note}."
+                f"its values mean in the key label_map of the data set's YAML file."
             )
         values = values.astype(np.uint8)
     return values

@@ -13,7 +13,7 @@ from functools import partial
 import numpy as np
 
 from ..errors import InputError
-from .reading import LabelColorError, LabelValueError, read_image, read_image_size, read_label
+from .reading import LabelColorError, LabelValueError, read_image, read_label
 
 SMALLEST_SIDE = 32
 _NAMED = 10
@@ -38,7 +38,7 @@ class Kind:
 
 IMAGE_UNREADABLE = Kind("images that cannot be read", "replace them or take them out of the data set", True)
 LABEL_MISSING = Kind("images without a label file", "complete the labels or name the images as unlabelled", True)
-LABEL_UNREADABLE = Kind("labels that cannot be read", "replace them", True)
+LABEL_UNREADABLE = Kind("labels that cannot be read", "replace them with whole PNG files", True)
 LABEL_COLORS = Kind(
     "labels with colours where class indices are expected",
     "say what the colours mean in the key label_map of the data set's YAML file, or save labels with one channel",
@@ -62,10 +62,18 @@ KINDS = (
 
 @dataclass
 class Finding:
-    """The files of one kind: how many, and the first ten in the order of the list, with what exactly in brackets."""
+    """The files of one kind: how many, and the first ten in the order of the list, each with what exactly is wrong."""
 
     count: int = 0
-    examples: list[str] = field(default_factory=list)
+    examples: list[tuple[str, str]] = field(default_factory=list)
+
+    def names(self) -> tuple[str, ...]:
+        """The first ten, with what is wrong in brackets; once, at the end, where it is the same with all of them."""
+        details = {detail for _, detail in self.examples}
+        if len(details) > 1 or len(self.examples) == 1:
+            return tuple(f"{file} ({detail})" if detail else file for file, detail in self.examples)
+        *files, last = (file for file, _ in self.examples)
+        return (*files, f"{last} (each: {details.pop()})" if details != {""} else last)
 
 
 @dataclass(frozen=True)
@@ -76,13 +84,11 @@ class ScanSettings:
         labelled: whether each image has to have its label.
         num_classes: class indices are below it.
         ignore_value: the label value for "no class".
-        decode_images: False takes the sizes from the files' headers.
     """
 
     labelled: bool
     num_classes: int
     ignore_value: int
-    decode_images: bool
 
 
 @dataclass
@@ -149,7 +155,7 @@ class ScanReport:
         finding = self.findings.setdefault(kind, Finding())
         finding.count += 1
         if len(finding.examples) < _NAMED:
-            finding.examples.append(f"{file} ({detail})" if detail else file)
+            finding.examples.append((file, detail))
 
     def merge(self, other: ScanReport) -> None:
         """Add what was found in the files that follow."""
@@ -239,7 +245,7 @@ def _read(entries: list[dict], settings: ScanSettings) -> ScanReport:
 def _read_image(file: str, report: ScanReport) -> tuple[int, int] | None:
     """The image's (h, w), None where it cannot be read."""
     try:
-        size = read_image(file).shape[:2] if report.settings.decode_images else read_image_size(file)
+        size = read_image(file).shape[:2]
     except InputError as error:
         report.add(IMAGE_UNREADABLE, file, _detail(error, file))
         return None
@@ -265,13 +271,6 @@ def _read_label(entry: dict, image_size: tuple[int, int] | None, report: ScanRep
     except InputError as error:
         report.add(LABEL_UNREADABLE, file, _detail(error, file))
         return
-    if image_size is not None and label.shape != image_size:
-        # A header may not tell of the rotation.
-        try:
-            image_size = read_image(entry["file_name"]).shape[:2]
-        except InputError as error:
-            report.add(IMAGE_UNREADABLE, entry["file_name"], _detail(error, entry["file_name"]))
-            return
     if image_size is not None and label.shape != image_size:
         report.add(
             SIZES_DIFFER, file, f"label {label.shape[1]}x{label.shape[0]}, image {image_size[1]}x{image_size[0]}"

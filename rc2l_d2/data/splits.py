@@ -7,7 +7,8 @@
 | UniMatch, ST++ | image and label below the root, a space between |
 | CPS / TorchSemiSeg (Cityscapes) | image and label, a tab between, each with a leading slash |
 
-Which one a file has is seen from its lines. Names may hold spaces where there is only one on a line, or a tab between.
+Which one a file has is seen from its lines. A path may begin with ``./`` or a slash: it counts from the root all the
+same. Names may hold spaces where there is only one on a line, or a tab between.
 """
 
 from __future__ import annotations
@@ -185,11 +186,14 @@ def _uniform_fields(
 
 
 def _without_slash(buffer: np.ndarray, starts: np.ndarray, ends: np.ndarray) -> PackedStrings | None:
-    """The fields without leading slashes; None where one is empty then, or not in the form that normpath gives."""
+    """The fields without leading slashes and ``./``; None where one is empty then, or not what normpath would give."""
     while (leading := buffer[starts] == _SLASH).any():
         starts = starts + leading
         if (starts >= ends).any():
             return None
+    here = (ends - starts > 2) & (buffer[starts] == _DOT)
+    here[here] = buffer[starts[here] + 1] == _SLASH
+    starts = starts + 2 * here
     last = buffer[ends - 1]
     if (buffer[starts] == _DOT).any() or (last == _SLASH).any() or (last == _CARRIAGE_RETURN).any():
         return None

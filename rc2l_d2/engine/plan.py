@@ -40,17 +40,18 @@ def describe_plan(cfg: CfgNode) -> str:
         ("weights", _weights_found(cfg.MODEL.WEIGHTS)),
     ]
     data = cfg.DATASETS
-    streams = [("labelled", data.TRAIN, data.LABELED_LIST, f"{solver.IMS_PER_BATCH} a step")]
+    streams = [("labelled", "TRAIN", data.LABELED_LIST, f"{solver.IMS_PER_BATCH} a step")]
     if semi_supervised:
-        unlabeled = ("unlabelled", data.UNLABELED, data.UNLABELED_LIST, f"{solver.IMS_PER_BATCH_UNLABELED} a step")
+        unlabeled = ("unlabelled", "UNLABELED", data.UNLABELED_LIST, f"{solver.IMS_PER_BATCH_UNLABELED} a step")
         streams.append(unlabeled)
-    streams.append(("test", data.TEST, "", "all"))
-    for stream, names, list_file, use in streams:
-        for name in names:
-            status = dataset_status(name, stream != "unlabelled", list_file)
+    streams.append(("test", "TEST", "", "all"))
+    for stream, key, list_file, use in streams:
+        for name in data[key]:
+            status = dataset_status(name, stream != "unlabelled", f"DATASETS.{key}", list_file)
             images = f"{status.num_images} images, {use}" if status.found else f"MISSING: {status.problem}"
             listed = f" listed in {list_file}" if list_file else ""
-            rows.append((stream, f"{name}{listed}: {images} (looked at {', '.join(status.paths)})"))
+            looked_at = f" (looked at {', '.join(status.paths)})" if status.paths else ""
+            rows.append((stream, f"{name}{listed}: {images}{looked_at}"))
     rows.append(("crop", f"{cfg.INPUT.CROP.SIZE[0]} x {cfg.INPUT.CROP.SIZE[1]} pixels"))
     supervised = {"loss_ce": 1.0, "loss_mask": decoder.MASK_WEIGHT, "loss_dice": decoder.DICE_WEIGHT}
     layers = decoder.DEC_LAYERS if decoder.DEEP_SUPERVISION else 1

@@ -91,7 +91,9 @@ def _merge(cfg: CfgNode, merge, source: str) -> None:
         advice = f"did you mean {close[0]}?" if close else "see rc2l_d2/config.py for the keys."
         raise InputError(f"{key[1]} in {source} is not a config key; {advice}") from error
     except (ValueError, yaml.YAMLError, FileNotFoundError) as error:
-        raise InputError(f"The configuration in {source} cannot be used: {_one_line(error)}.") from error
+        advice = '; give a value of the first type (one data set is written ("name",))'
+        advice = advice if "mismatch" in str(error) else ""
+        raise InputError(f"The configuration in {source} cannot be used: {_one_line(error)}{advice}.") from error
     except (TypeError, AttributeError, RecursionError) as error:
         # What Detectron2 makes of a file that is empty or a list, and of bases that are no names or go in a circle.
         raise InputError(

@@ -1,0 +1,85 @@
+"""tools/make_splits.py: the lists that it writes, and what it refuses before it reads a label."""
+
+from __future__ import annotations
+
+import importlib.util
+import sys
+
+import numpy as np
+import pytest
+from conftest import REPO
+from data_files import SmallTree, write_definition, write_label
+
+from rc2l_d2.data.splits import read_list
+
+_spec = importlib.util.spec_from_file_location("make_splits", REPO / "tools/make_splits.py")
+make_splits = importlib.util.module_from_spec(_spec)
+_spec.loader.exec_module(make_splits)
+
+
+@pytest.fixture
+def tree(tmp_path):
+    tree = SmallTree(tmp_path)
+    write_definition(tree.yaml, tree.content)
+    return tree
+
+
+@pytest.fixture
+def run(tree, tmp_path, monkeypatch, capsys):
+    def call(*options, output=tmp_path / "lists"):
+        given = [*tree.named("train"), "--definition", str(tree.yaml), "--output", str(output), *map(str, options)]
+        monkeypatch.setattr(sys, "argv", ["make_splits.py", *given])
+        status = make_splits.main()
+        shown = capsys.readouterr()
+        return status, shown.out, shown.err.splitlines()[-1] if shown.err else ""
+
+    return call
+
+
+def images(folder, name):
+    return list(read_list(folder / f"{name}.txt", "here").images)
+
+
+def test_uniform_and_balanced_draws(run, tree, tmp_path):
+    # Class 2 is in one image alone.
+    for number in range(10):
+        label = np.full((40, 48), 2 if number == 7 else 0, np.uint8)
+        write_label(tree.folder / f"labels/train_{number:03d}.png", label)
+    status, output, _ = run("--number", 4, "--seed", 1)
+    assert status == 0 and "4 labelled and 6 unlabelled images" in output
+    # The draw of the part "labeled", whose fraction and seed these are.
+    assert images(tmp_path / "lists", "labeled") == [f"images/train_{n:03d}.png" for n in (2, 4, 6, 9)]
+    assert "classes without a labelled image: class1, class2" in output
+    status, output, _ = run("--fraction", 0.4, "--seed", 1, "--balanced", output=tmp_path / "balanced")
+    assert status == 0 and output.endswith("classes without a labelled image: class1\n")
+    labeled, unlabeled = (images(tmp_path / "balanced", name) for name in ("labeled", "unlabeled"))
+    assert "images/train_007.png" in labeled and len(labeled) == 4 and len(set(labeled + unlabeled)) == 10
+    assert not list((tmp_path / "balanced").glob("tmp*"))
+
+
+def refused(result, *fragments):
+    status, output, message = result
+    assert status == 2 and output == "" and message.startswith("make_splits.py: ") and message.endswith(".")
+    assert all(fragment in message for fragment in fragments), message
+
+
+def test_the_output_is_looked_at_before_any_label_is_read(run, tree, tmp_path, monkeypatch):
+    monkeypatch.setattr(make_splits, "class_presence", None)
+    (tmp_path / "file").write_text("")
+    refused(run("--number", 4, output=tmp_path / "file/lists"), "file/lists cannot be written (Not a dir")
+    (tmp_path / "lists").mkdir()
+    (tmp_path / "lists/unlabeled.txt").write_text("mine")
+    refused(run("--number", 4), "lists/unlabeled.txt is there already; remove it, or name another --output")
+    assert (tmp_path / "lists/unlabeled.txt").read_text() == "mine"
+
+
+def test_what_cannot_be_drawn_is_told(run, tree):
+    refused(run("--number", 11), "11 labelled images were asked for, of 10")
+    refused(run("--fraction", 1.5), "--fraction is 1.5; give")
+    refused(run("--number", 1, "--seed", -1), "--seed is -1; give")
+
+
+@pytest.mark.parametrize("options", [(), ("--balanced",)])
+def test_values_that_are_no_class_are_told(run, tree, options):
+    write_label(tree.folder / "labels/train_002.png", np.full((40, 48), 7, np.uint8))
+    refused(run("--number", 4, "--seed", 1, *options), "train_002.png: the label has values that are no class (0 to 2)")
