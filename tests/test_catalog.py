@@ -84,11 +84,11 @@ def test_folder_part_is_recursive_and_needs_no_labels(tmp_path, content):
         (tmp_path / "data/images" / file).write_bytes(b"x")
     content["parts"]["extra"] = {"folder": "more"}
     register_definition(write_definition(tmp_path / "set.yaml", content))
-    entries = load_dataset(f"{content['name']}_extra", labelled=False)
+    entries = load_dataset(f"{content['name']}_extra", labels="none")
     assert [entry["image_id"] for entry in entries] == ["more/b", "more/deep/a"]
     assert all("sem_seg_file_name" not in entry for entry in entries)
     with pytest.raises(InputError, match=r"2 of 2 label files are missing: .*more/b\.png"):
-        load_dataset(f"{content['name']}_extra", labelled=True)
+        load_dataset(f"{content['name']}_extra", labels="all")
 
 
 def test_first_label_folder_that_holds_the_label_counts(tmp_path, content):
@@ -224,13 +224,13 @@ def test_missing_files_are_counted_and_named(tmp_path, content):
     for index in range(3):
         (tmp_path / f"data/labels/val_{index:03d}.png").unlink()
     name = f"{content['name']}_val"
-    assert len(load_dataset(name, labelled=False)) == 3
+    assert len(load_dataset(name, labels="none")) == 3
     with pytest.raises(InputError, match=r"part 'val': 3 of 3 label files are missing: .*val_000\.png, .*val_002\.png"):
-        load_dataset(name, labelled=True)
+        load_dataset(name, labels="all")
     ids = [f"gone_{index}" for index in range(12)]
     (tmp_path / "data/val.txt").write_text("\n".join(ids))
     with pytest.raises(InputError, match=r"12 of 12 image files are missing: .*gone_9\.png, \.\.\.") as caught:
-        load_dataset(name, labelled=False)
+        load_dataset(name, labels="none")
     assert "gone_10" not in str(caught.value)
 
 
@@ -257,7 +257,7 @@ def test_labels_cannot_be_wanted_where_there_are_none(tmp_path, content):
 def test_status_never_raises(tmp_path, content):
     register_definition(write_definition(tmp_path / "set.yaml", content))
     name = f"{content['name']}_train"
-    status = dataset_status(name, labelled=True)
+    status = dataset_status(name, labels="all")
     assert (status.found, status.num_images, status.problem) == (True, 10, None)
     assert status.paths == (str(tmp_path / "data"),)
     (tmp_path / "data/images/train_001.png").unlink()
@@ -292,9 +292,9 @@ def test_data_sets_that_other_code_registered_can_be_used(content):
     name = content["name"]
     DatasetCatalog.register(f"{name}_ours", lambda: [{"file_name": "a.png", "sem_seg_file_name": "b.png"}])
     DatasetCatalog.register(f"{name}_boxes", lambda: [{"file_name": "a.png", "annotations": []}])
-    assert load_dataset(f"{name}_ours", labelled=True)[0]["image_id"] == "a.png"
+    assert load_dataset(f"{name}_ours", labels="all")[0]["image_id"] == "a.png"
     with pytest.raises(InputError, match="no semantic labels for 1 images"):
-        load_dataset(f"{name}_boxes", labelled=True)
+        load_dataset(f"{name}_boxes", labels="all")
 
 
 def test_voc_colors():
@@ -316,10 +316,10 @@ def test_built_in_voc_and_cityscapes(tmp_path, monkeypatch):
         file.parent.mkdir(parents=True)
         file.write_bytes(b"x")
     entry = {"file_name": str(image), "image_id": f"train/{frame}", "sem_seg_file_name": str(label), "label_map": None}
-    assert list(load_dataset("cityscapes_train", labelled=True)) == [entry]
+    assert list(load_dataset("cityscapes_train", labels="all")) == [entry]
     # As downloaded, without any preparation.
     downloaded = label.rename(label.with_name(label.name.replace("TrainIds", "Ids")))
-    found = load_dataset("cityscapes_train", labelled=True)[0]
+    found = load_dataset("cityscapes_train", labels="all")[0]
     assert found["sem_seg_file_name"] == str(downloaded)
     table = found["label_map"]
     # cityscapesScripts' table: label ids with a train id, in the order of the train ids.
@@ -340,9 +340,9 @@ def test_camvid_is_complete(monkeypatch):
     monkeypatch.delenv("DETECTRON2_DATASETS", raising=False)
     register_definition(CHECKOUT / "configs/camvid/dataset.yaml")
     parts = ("train", "val", "labeled_1_8", "unlabeled_1_8")
-    sizes = {part: len(load_dataset(f"camvid_{part}", True)) for part in parts}
+    sizes = {part: len(load_dataset(f"camvid_{part}", "all")) for part in parts}
     assert sizes == {"train": 367, "val": 101, "labeled_1_8": 46, "unlabeled_1_8": 321}
-    assert len(load_dataset("camvid_labeled_1_30", True)) == 12
+    assert len(load_dataset("camvid_labeled_1_30", "all")) == 12
     assert MetadataCatalog.get("camvid_val").stuff_classes == (CAMVID / "classes.txt").read_text().split()
 
 

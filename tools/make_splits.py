@@ -59,7 +59,7 @@ def draw(args: argparse.Namespace) -> str:
     if args.definition:
         register_definition(args.definition)
     definition, _ = described_part(args.dataset)
-    entries = load_dataset(args.dataset, labelled=True, key="The command line")
+    entries = load_dataset(args.dataset, labels="all", key="The command line")
     count = len(entries)
     if args.number is None and not 0 < args.fraction <= 1:
         raise InputError(f"--fraction is {args.fraction:g}; give a number above 0 and at most 1.")

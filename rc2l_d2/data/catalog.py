@@ -17,7 +17,7 @@ from ..errors import InputError
 from ..host import CfgNode, DatasetCatalog, MetadataCatalog
 from .definition import DatasetDefinition, load_definition
 from .file_list import JoinedList
-from .parts import list_entries, part_entries
+from .parts import Labels, list_entries, part_entries
 
 # Registered name -> its definition and part.
 _REGISTERED: dict[str, tuple[DatasetDefinition, str]] = {}
@@ -127,19 +127,22 @@ def stream_entries(cfg: CfgNode, stream: str) -> Sequence[dict]:
     Args:
         cfg: with DATASETS.LABELED_LIST (or UNLABELED_LIST), TRAIN (or UNLABELED) names one data set, for its folders
             and classes, and the list names the images.
-        stream: "TRAIN" and "TEST", whose images must all have labels, or "UNLABELED", whose labels are not looked at.
+        stream: "TRAIN" and "TEST", whose images must all have labels, or "UNLABELED", whose labels are not looked at,
+            unless MODEL.RC2L.MEASURE_PSEUDO_LABELS wants those that exist.
 
     Raises:
         InputError: as :func:`load_dataset`; or a list with not exactly one data set.
     """
-    names, key, labelled = tuple(cfg.DATASETS[stream]), f"DATASETS.{stream}", stream != "UNLABELED"
+    names, key = tuple(cfg.DATASETS[stream]), f"DATASETS.{stream}"
+    wanted = "existing" if cfg.MODEL.RC2L.MEASURE_PSEUDO_LABELS else "none"
+    labels: Labels = "all" if stream != "UNLABELED" else wanted
     list_key, list_file = _list_of(cfg, stream)
     if list_file and len(names) != 1:
         raise InputError(
             f"DATASETS.{list_key} is {list_file}, but {key} is {names}; name there one data set, for its folders and "
             f"classes."
         )
-    lists = [load_dataset(name, labelled, key, list_file) for name in names]
+    lists = [load_dataset(name, labels, key, list_file) for name in names]
     return lists[0] if len(lists) == 1 else JoinedList(lists)
 
 
@@ -154,12 +157,13 @@ def _list_of(cfg: CfgNode, stream: str) -> tuple[str, str]:
     return key, cfg.DATASETS[key] if key else ""
 
 
-def load_dataset(name: str, labelled: bool, key: str = "DATASETS", list_file: str = "") -> Sequence[dict]:
+def load_dataset(name: str, labels: Labels, key: str = "DATASETS", list_file: str = "") -> Sequence[dict]:
     """The dataset dicts of a registered data set, each with "file_name" and "image_id".
 
     Args:
         name: the registered name.
-        labelled: every dict must have "sem_seg_file_name"; otherwise labels are not looked for.
+        labels: whether all dicts must have "sem_seg_file_name", or those whose label exists, or labels are not looked
+            for.
         key: the configuration key that names the data set, for messages.
         list_file: a list (DATASETS.LABELED_LIST or UNLABELED_LIST) whose images are taken instead of the part's.
 
@@ -167,11 +171,10 @@ def load_dataset(name: str, labelled: bool, key: str = "DATASETS", list_file: st
         InputError: unknown name, missing root, missing files, or a list for a data set that has no YAML file.
     """
     require_registered(name, key)
-    labels = "all" if labelled else "none"
     if name in _REGISTERED:
         definition, part = _REGISTERED[name]
         if list_file:
-            list_key = "DATASETS.LABELED_LIST" if labelled else "DATASETS.UNLABELED_LIST"
+            list_key = "DATASETS.LABELED_LIST" if labels == "all" else "DATASETS.UNLABELED_LIST"
             return list_entries(definition, list_file, labels, list_key)
         return part_entries(definition, part, labels)
     if list_file:
@@ -186,7 +189,7 @@ def load_dataset(name: str, labelled: bool, key: str = "DATASETS", list_file: st
         reason = _one_line(error)
         raise InputError(f"{key}: the data set '{name}' cannot be read ({reason}); check its folder.") from error
     bare = [entry["file_name"] for entry in entries if "sem_seg_file_name" not in entry]
-    if labelled and bare:
+    if labels == "all" and bare:
         raise InputError(
             f"{key}: the data set '{name}' has no semantic labels for {len(bare)} images, {bare[0]} among them; name a "
             f"data set for semantic segmentation."
@@ -194,19 +197,18 @@ def load_dataset(name: str, labelled: bool, key: str = "DATASETS", list_file: st
     return entries
 
 
-def dataset_status(name: str, labelled: bool = False, key: str = "DATASETS", list_file: str = "") -> DatasetStatus:
+def dataset_status(name: str, labels: Labels = "none", key: str = "DATASETS", list_file: str = "") -> DatasetStatus:
     """Whether a data set is there and where it was looked for; never raises.
 
     Args:
         name: a registered name, or one that is not (which is then the problem).
-        labelled: whether the labels must be there too.
-        key, list_file: as for :func:`load_dataset`.
+        labels, key, list_file: as for :func:`load_dataset`.
     """
     paths: tuple[str, ...] = ()
     if name in _REGISTERED:
         paths = tuple(shown for shown, _ in _REGISTERED[name][0].candidates())
     try:
-        entries = load_dataset(name, labelled, key, list_file)
+        entries = load_dataset(name, labels, key, list_file)
         if name in _REGISTERED:
             paths = (str(_REGISTERED[name][0].root()),)
     except Exception as error:  # A status has to be printable whatever a foreign loader raises.

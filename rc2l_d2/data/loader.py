@@ -160,7 +160,7 @@ def build_test_loader(cfg: CfgNode, name: str) -> TestLoader:
     Raises:
         InputError: the data set cannot be used; while iterating: an image cannot be read.
     """
-    entries = load_dataset(name, labelled=True, key="DATASETS.TEST")
+    entries = load_dataset(name, labels="all", key="DATASETS.TEST")
     first, last = share(len(entries), comm.get_rank(), comm.get_world_size())
     return TestLoader(entries, range(first, last), TestMapper(cfg), cfg.DATALOADER.NUM_WORKERS)
 

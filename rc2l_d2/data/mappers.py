@@ -86,7 +86,7 @@ class UnlabeledMapper:
         if self.with_label:
             label = np.full(image.shape[:2], self.ignore_value, np.uint8)
             if "sem_seg_file_name" in entry:
-                label = read_label(entry["sem_seg_file_name"])
+                label = read_label(entry["sem_seg_file_name"], entry.get("label_map"))
                 check_label(label, image.shape[:2], entry, self.num_classes, self.ignore_value)
             sample["sem_seg"] = torch.from_numpy(geometry.pad(geometry.cut_label(label), self.ignore_value))
         return sample

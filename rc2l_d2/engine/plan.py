@@ -47,7 +47,7 @@ def describe_plan(cfg: CfgNode) -> str:
     streams.append(("test", "TEST", "", "all"))
     for stream, key, list_file, use in streams:
         for name in data[key]:
-            status = dataset_status(name, stream != "unlabelled", f"DATASETS.{key}", list_file)
+            status = dataset_status(name, "none" if key == "UNLABELED" else "all", f"DATASETS.{key}", list_file)
             images = f"{status.num_images} images, {use}" if status.found else f"MISSING: {status.problem}"
             listed = f" listed in {list_file}" if list_file else ""
             looked_at = f" (looked at {', '.join(status.paths)})" if status.paths else ""

@@ -36,7 +36,7 @@ def pixel_contrastive(
 
     Anchors are the student's F(x), keys the teacher's F'(y), both at the same positions of the whole batch. The
     positive of an anchor is the key at its own position; every other key is a negative with weight 1 - s'(x) . s'(y),
-    the probability that x and y are of different classes, so that false negatives hardly count (PC2Seg samples negatives
+    the probability that x and y are of different classes, so that false negatives hardly count (PC2Seg draws negatives
     to that end). With z the cosine similarity over t:
 
         -log exp(z_xx) / (exp(z_xx) + sum_y!=x (1 - s'(x) . s'(y)) exp(z_xy)), mean over the anchors

@@ -109,12 +109,12 @@ def main() -> None:
         before = resident()
         rows.append(("Python, torch and this package", None, before, worker_memory([{}] * _WORKERS)))
         start = time.perf_counter()
-        entries = load_dataset("bench_unlabeled", labelled=False)
+        entries = load_dataset("bench_unlabeled", labels="none")
         read = time.perf_counter()
         repetitions = repeated_files(entries)
-        shared = common_files(load_dataset("bench_others", labelled=False), entries)
+        shared = common_files(load_dataset("bench_others", labels="none"), entries)
         looked = time.perf_counter()
-        entries = load_dataset("bench_unlabeled", labelled=False)  # The loader asks again.
+        entries = load_dataset("bench_unlabeled", labels="none")  # The loader asks again.
         again = time.perf_counter()
         assert len(entries) == args.images and not repetitions and not shared
         rows.append(("read the list, look for files", read - start, resident(), None))
