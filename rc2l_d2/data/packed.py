@@ -8,6 +8,8 @@ from functools import cached_property
 import numpy as np
 import torch
 
+_CHUNK = 1_000_000
+
 
 class PackedStrings(Sequence[str]):
     """An immutable sequence of strings: slices of one byte buffer, all between one prefix and one suffix.
@@ -57,9 +59,9 @@ class PackedStrings(Sequence[str]):
                 yield self.prefix + str(view[start : start + size], "utf-8", "surrogateescape") + self.suffix
 
     def _chunks(self) -> Iterator[tuple[list[int], list[int]]]:
-        # Lists of a million numbers at a time: faster than arrays element by element, smaller than all at once.
-        for first in range(0, len(self), 1_000_000):
-            part = slice(first, first + 1_000_000)
+        # So many numbers at a time as lists: faster than arrays element by element, smaller than all at once.
+        for first in range(0, len(self), _CHUNK):
+            part = slice(first, first + _CHUNK)
             yield self._starts[part].tolist(), self._lengths[part].tolist()
 
     def between(self, prefix: str, suffix: str) -> PackedStrings:
@@ -120,7 +122,7 @@ def repeated(lists: Sequence[PackedStrings]) -> list[str]:
     seen: set[str] = set()
     if len(suspects):
         for strings in lists:
-            for index in np.flatnonzero(np.isin(strings.hashes, suspects)):
+            for index in np.flatnonzero(_among(strings.hashes, suspects)):
                 text = strings[int(index)]
                 (found if text in seen else seen).add(text)
     return sorted(found)
@@ -130,7 +132,17 @@ def members(strings: PackedStrings, others: Iterable[str]) -> np.ndarray:
     """(n,) bool: which of ``strings`` are among ``others``. Exact: equal hashes are looked at as strings."""
     wanted = set(others)
     hashes = np.fromiter((text_hash(text) for text in wanted), np.int64, len(wanted))
-    result = np.isin(strings.hashes, hashes)
+    result = _among(strings.hashes, np.sort(hashes))
     for index in np.flatnonzero(result):
         result[index] = strings[int(index)] in wanted
+    return result
+
+
+def _among(values: np.ndarray, few: np.ndarray) -> np.ndarray:
+    """(n,) bool: which ``values`` are among ``few``, which are sorted. (np.isin sorts both, in several copies.)"""
+    result = np.zeros(len(values), bool)
+    for first in range(0, len(values) if len(few) else 0, _CHUNK):
+        part = slice(first, first + _CHUNK)
+        place = np.searchsorted(few, values[part]).clip(max=len(few) - 1)
+        result[part] = few[place] == values[part]
     return result
