@@ -156,7 +156,7 @@ def _settings(cfg: CfgNode) -> dict[str, Any]:
             if part != name and part in definition.parts:
                 settings[f"data set {name}"] = {
                     "parts": _sources(definition, part),
-                    "folders": [definition.images, *definition.labels],
+                    "folders": [definition.images, *map(repr, definition.labels)],
                     "classes": list(definition.classes),
                     "ignore_value": definition.ignore_value,
                 }
