@@ -14,6 +14,7 @@ from rc2l_d2.engine.train_loop import SemiSupervisedTrainer
 from rc2l_d2.host import comm, launch
 from rc2l_d2.regions import pseudo_regions
 
+NAMES = ["road", "car", "sky", "pole"]
 COVERAGE = {"confident": 3, "positions": 4, "regions": 5, "images": 2, "classes_present": 2, "classes": 4}
 STUDENT = {"asked": 4, "agreed": 1}
 QUALITY = {"labelled": [4, 2, 0, 2], "claimed": [2, 0, 1, 4], "correct": [1, 0, 0, 1]}
@@ -24,18 +25,20 @@ def counts(values: dict) -> dict[str, torch.Tensor]:
 
 
 def test_numbers_by_hand():
-    telemetry = PseudoLabelTelemetry()
+    telemetry = PseudoLabelTelemetry(NAMES)
     for part in (COVERAGE, STUDENT, QUALITY):
         telemetry.add(counts(part))
     assert telemetry.read() == pytest.approx({
         "pseudo/confident_share": 0.75, "pseudo/regions_per_image": 2.5, "pseudo/classes_present": 0.5,
         "pseudo/agreement": 0.25, "pseudo/accuracy": 2 / 7, "pseudo/precision": (1 / 2 + 0 + 1 / 4) / 3,
         "pseudo/recall": (1 / 4 + 0 + 1 / 2) / 3,
+        "pseudo/precision-road": 1 / 2, "pseudo/precision-sky": 0, "pseudo/precision-pole": 1 / 4,
+        "pseudo/recall-road": 1 / 4, "pseudo/recall-car": 0, "pseudo/recall-pole": 1 / 2,
     })  # fmt: skip
 
 
 def test_sums_over_steps_and_starts_again_when_read():
-    telemetry = PseudoLabelTelemetry()
+    telemetry = PseudoLabelTelemetry(NAMES)
     assert telemetry.read() == {}
     for agreed in (4, 1, 1):
         telemetry.add(counts(COVERAGE))
@@ -47,7 +50,7 @@ def test_sums_over_steps_and_starts_again_when_read():
 
 
 def test_what_has_nothing_to_divide_by_is_left_out():
-    telemetry = PseudoLabelTelemetry()
+    telemetry = PseudoLabelTelemetry(NAMES)
     nothing = {name: [0] * 4 for name in QUALITY}
     telemetry.add(counts({**COVERAGE, "confident": 0, "asked": 0, "agreed": 0, **nothing}))
     read = telemetry.read()
@@ -56,7 +59,7 @@ def test_what_has_nothing_to_divide_by_is_left_out():
 
 
 def read_on_one_of_two(folder: str) -> None:
-    telemetry = PseudoLabelTelemetry()
+    telemetry = PseudoLabelTelemetry(NAMES)
     telemetry.add(counts({**COVERAGE, "asked": 4, "agreed": [1, 3][comm.get_rank()], **QUALITY}))
     Path(folder, f"rank{comm.get_rank()}").write_text(json.dumps(telemetry.read()))
 
@@ -143,3 +146,16 @@ def test_agreement_is_the_students(make_trainer):
     step.model(labeled, strong, pseudo, view, 1.0, step.telemetry.add)
     label_3 = (pseudo.masks[:, 3].sum() / pseudo.valid.sum()).item()
     assert step.telemetry.read()["pseudo/agreement"] == pytest.approx(label_3, abs=0.01)
+
+
+def test_mixing_draws_by_seed_and_iteration_alone(make_trainer):
+    step, other = (make_trainer("SEED", seed)._trainer for seed in ("5", "6"))
+    torch.manual_seed(1)
+    step.iter = 7
+    first = step.uniform(2, 4)
+    torch.manual_seed(2)
+    assert torch.equal(step.uniform(2, 4), first) and 0 <= first.min() and first.max() < 1
+    other.iter = 7
+    assert not torch.equal(other.uniform(2, 4), first)
+    step.iter = 8
+    assert not torch.equal(step.uniform(2, 4), first)

@@ -113,7 +113,9 @@ def test_every_method_trains_and_logs_its_losses_and_telemetry(
     logged = last_losses(tmp_path / "out")
     unlabeled = {name for name in logged if name.startswith(("loss_r", "loss_s", "loss_pixel"))}
     assert unlabeled == own_losses and all(np.isfinite(logged[name]) for name in own_losses)
-    telemetry = {name for name in logged if name.startswith("pseudo/")}
+    by_class = {name for name in logged if name.startswith("pseudo/") and "-" in name}
+    assert ("pseudo/recall-background" in by_class) == ("MODEL.RC2L.MEASURE_PSEUDO_LABELS" in options)
+    telemetry = {name for name in logged if name.startswith("pseudo/")} - by_class
     assert telemetry == (COVERAGE | QUALITY if "MODEL.RC2L.MEASURE_PSEUDO_LABELS" in options else COVERAGE)
     assert logged["pseudo/regions_per_image"] <= 8
     assert all(0 <= logged[name] <= 1 for name in telemetry - {"pseudo/regions_per_image"})

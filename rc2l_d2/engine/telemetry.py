@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
@@ -37,10 +39,14 @@ class PseudoLabelTelemetry:
     - ``pseudo/recall``: of the positions of a class, the share with the right, confident pseudo label, mean over the
       classes that occur. A class that the teacher loses shows here.
 
+    Precision and recall are also logged class by class, as ``pseudo/recall-<class>``.
+
     A number without anything to divide by is left out.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, class_names: Sequence[str]) -> None:
+        """``class_names``: K names."""
+        self.class_names = list(class_names)
         self._sums: dict[str, Tensor] = {}
 
     def add(self, counts: dict[str, Tensor]) -> None:
@@ -65,4 +71,7 @@ class PseudoLabelTelemetry:
             if part in totals and totals[whole].any():
                 some = totals[whole] > 0
                 shares[name] = (totals[part][some] / totals[whole][some]).mean().item()
+                if some.numel() > 1:
+                    by_class = zip(self.class_names, (totals[part] / totals[whole]).tolist(), some, strict=True)
+                    shares |= {f"{name}-{label}": share for label, share, known in by_class if known}
         return shares

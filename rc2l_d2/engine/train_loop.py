@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import time
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from ..errors import InputError
-from ..host import CfgNode, ImageList, SimpleTrainer, comm, get_event_storage
+from ..host import CfgNode, ImageList, MetadataCatalog, SimpleTrainer, comm, get_event_storage
 from ..regions import (
     PseudoRegions,
     TeacherView,
@@ -38,7 +39,7 @@ class SemiSupervisedTrainer(SimpleTrainer):
     def __init__(self, cfg: CfgNode, model: torch.nn.Module, data_loader, optimizer, teacher: EMATeacher):
         """
         Args:
-            cfg: SOLVER.AMP, SOLVER.CLIP_GRADIENTS and MODEL.RC2L are read.
+            cfg: SEED, SOLVER.AMP, SOLVER.CLIP_GRADIENTS and MODEL.RC2L are read.
             model: the student, possibly wrapped for distributed training.
             data_loader: yields (labelled samples, unlabelled samples); may come later, before the first step.
             optimizer: over the student's parameters.
@@ -50,7 +51,9 @@ class SemiSupervisedTrainer(SimpleTrainer):
         super().__init__(model, data_loader, optimizer)
         self.gather_metric_period = LOG_PERIOD  # not an argument: v0.6 of Detectron2 has none, and gathers every step
         self.teacher = teacher
-        self.telemetry = PseudoLabelTelemetry()
+        classes = MetadataCatalog.get(cfg.DATASETS.TRAIN[0]).get("stuff_classes") if cfg.DATASETS.TRAIN else None
+        self.telemetry = PseudoLabelTelemetry(classes or [str(c) for c in range(cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES)])
+        self.seed = cfg.SEED if cfg.SEED >= 0 else comm.shared_random_seed()
         self.method = cfg.MODEL.RC2L
         if self.method.MIX not in ("cutmix", "classmix", "none"):
             raise InputError(f'MODEL.RC2L.MIX is "{self.method.MIX}"; say "cutmix", "classmix" or "none".')
@@ -142,10 +145,19 @@ class SemiSupervisedTrainer(SimpleTrainer):
             return strong, view
         batch, num_classes, *grid = view.probabilities.shape
         if self.method.MIX == "cutmix":
-            mask = cutmix_mask(torch.rand(batch, 4).to(strong.device, non_blocking=True), tuple(grid))
+            mask = cutmix_mask(self.uniform(batch, 4), tuple(grid))
         else:
-            mask = classmix_mask(view, torch.rand(batch, num_classes).to(strong.device, non_blocking=True))
+            mask = classmix_mask(view, self.uniform(batch, num_classes))
         return mix(strong, view, mask)
+
+    def uniform(self, *shape: int) -> Tensor:
+        """Random numbers from 0 to 1 on the device, a function of the seed, the process and the iteration.
+
+        Not torch's global generator: a resumed run draws the same, and so does another method with the same seed.
+        """
+        state = np.random.SeedSequence([self.seed, comm.get_rank(), self.iter]).generate_state(1)
+        generator = torch.Generator().manual_seed(int(state[0]))
+        return torch.rand(shape, generator=generator).to(self.device, non_blocking=True)
 
     def state_dict(self) -> dict:
         return {**super().state_dict(), "grad_scaler": self.grad_scaler.state_dict()}
