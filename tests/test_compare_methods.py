@@ -146,8 +146,6 @@ def test_every_number_comes_with_what_made_it(finished):
         assert fact in table, fact
     assert record["settings"]["SEED"] == 2 and record["settings"]["DATASETS.TRAIN"] == ["tiny_labeled"]
     assert len(record["attempts"]) == 1
-    assert not list((out / "runs").rglob("model_0*.pth")), "checkpoints of finished runs fill a disk"
-    assert len(list((out / "runs").rglob("model_final.pth"))) == 4
 
 
 def test_pictures_and_document(finished):
@@ -169,6 +167,22 @@ def test_a_second_call_runs_nothing(copied):
     result = compare(file, "--output", out)
     assert result.returncode == 0 and "4 runs: 4 done, 0 to do." in result.stdout, result.stderr
     assert {path: path.read_bytes() for path in before} == before
+
+
+def test_complete_runs_leave_no_checkpoint(finished, copied):
+    assert not list((finished[1] / "runs").rglob("*.pth")), "checkpoints of finished runs fill a disk"
+    file, out = copied
+    # Killed between the end of a run and the cleaning.
+    run = out / "runs/rc2l/1_4/seed2"
+    for name in ("model_0000007.pth", "model_final.pth", "model_best.pth"):
+        (run / name).touch()
+    (run / "last_checkpoint").write_text("model_final.pth")
+    compare(file, "--output", out, "--report-only")
+    assert len(list(run.glob("*.pth"))) == 3, "a report changes nothing"
+    for options, left in ((["--keep-weights"], ["model_final.pth"]), ([], [])):
+        result = compare(file, "--output", out, *options)
+        assert result.returncode == 0 and "4 done, 0 to do" in result.stdout, result.stderr
+        assert [path.name for path in run.glob("*.pth")] == left
 
 
 def test_report_only_reports_what_is_there(copied):

@@ -2,7 +2,7 @@
 """Compare methods on the same labels and seeds: run what is missing of a matrix, and report on all of it.
 
     python tools/compare_methods.py configs/comparison/toy.yaml [--output output/comparison/toy] [--jobs N]
-        [--report-only | --dry-run] [--document docs/results.md]
+        [--keep-weights] [--report-only | --dry-run] [--document docs/results.md]
 
 Each run is one ``train_net.py`` below OUTPUT/runs; one that was interrupted is resumed, one that is done is left alone.
 Writes table.md, table.csv, curves.png and bars.png to the output folder. Exit status: 1 if runs failed (the others went
@@ -57,6 +57,7 @@ def main() -> int:
     parser.add_argument("--output", type=Path, help="folder of runs and report (default: output/comparison/NAME)")
     parser.add_argument("--jobs", type=int, default=1, help="runs at a time, which share the cores (default: 1)")
     parser.add_argument("--document", type=Path, help="Markdown file in which to rewrite this comparison's section")
+    parser.add_argument("--keep-weights", action="store_true", help="keep the last checkpoint of each complete run")
     what = parser.add_mutually_exclusive_group()
     what.add_argument("--report-only", action="store_true", help="run nothing, report on what is done")
     what.add_argument("--dry-run", action="store_true", help="print the runs and their state, and stop")
@@ -72,7 +73,7 @@ def main() -> int:
             state = planned.state()
             print(f"{state:7}{shlex.join(['python', 'train_net.py', *planned.arguments(state == 'resume')])}")
         return 0
-    failures = [] if args.report_only else Runner(TRAIN_NET, args.jobs, say).run(plan, output)
+    failures = [] if args.report_only else Runner(TRAIN_NET, args.jobs, say, args.keep_weights).run(plan, output)
     jobs = f" --jobs {args.jobs}" if args.jobs > 1 else ""
     report(comparison, plan, output, args.document, f"python tools/compare_methods.py {args.comparison}{jobs}")
     for failure in failures:

@@ -42,13 +42,15 @@ class Runner:
         script: path of train_net.py; its folder is the checkout whose commit is noted.
         jobs: runs at a time; each gets its share of the cores.
         say: told every line of progress.
+        keep_weights: whether the last checkpoint of a complete run is kept; no report needs it.
     """
 
-    def __init__(self, script: Path, jobs: int, say: Callable[[str], None] = print):
+    def __init__(self, script: Path, jobs: int, say: Callable[[str], None] = print, keep_weights: bool = False):
         self.script = script
         self.jobs = jobs
         self.threads = max(1, usable_cores() // jobs)
         self.say = say
+        self.keep_weights = keep_weights
 
     def run(self, plan: Sequence[PlannedRun], output: Path) -> list[str]:
         """Run what is not done, in order.
@@ -65,6 +67,9 @@ class Runner:
             waiting = [(number, p) for number, (p, state) in enumerate(zip(plan, states, strict=True), 1)
                        if state != DONE]  # fmt: skip
             self.say(f"{len(plan)} runs: {len(plan) - len(waiting)} done, {len(waiting)} to do.")
+            for planned, state in zip(plan, states, strict=True):
+                if state == DONE:  # By a call that was killed before it could do this itself.
+                    _drop_checkpoints(planned.folder, self.keep_weights)
             failures: list[str] = []
             active: list[_Active] = []
             news = time.monotonic()
@@ -113,7 +118,7 @@ class Runner:
         if job.process.returncode == 0 and result.complete:
             done = f"done in {minutes}:{seconds:02d}, teacher mIoU {result.last(TEACHER):.2f}"
             self.say(f"[{job.number}/{total}] {job.planned.run}: {done}")
-            _drop_old_checkpoints(job.planned.folder)
+            _drop_checkpoints(job.planned.folder, self.keep_weights)
             return []
         log = job.planned.folder / _LOG
         lines = [line for line in log.read_text(encoding="utf-8", errors="replace").splitlines() if line.strip()]
@@ -160,10 +165,13 @@ def _sigterm_interrupts() -> Iterator[None]:
         signal.signal(signal.SIGTERM, before)
 
 
-def _drop_old_checkpoints(folder: Path) -> None:
-    """Keep the last checkpoint of a finished run: with the optimizer in each, a matrix would fill a disk."""
-    last = (folder / "last_checkpoint").read_text(encoding="utf-8").strip()
-    for checkpoint in folder.glob("model_*.pth"):
+def _drop_checkpoints(folder: Path, keep_last: bool) -> None:
+    """Delete the checkpoints of a complete run: with the optimizer in each, a matrix would fill a disk."""
+    pointer = folder / "last_checkpoint"
+    last = pointer.read_text(encoding="utf-8").strip() if keep_last and pointer.exists() else ""
+    if not keep_last:
+        pointer.unlink(missing_ok=True)
+    for checkpoint in folder.glob("*.pth"):
         if checkpoint.name != last:
             checkpoint.unlink()
 
