@@ -445,6 +445,15 @@ def test_comparisons_that_come_with_the_project_can_be_planned(file, monkeypatch
     assert len({json.dumps(planned.settings) for planned in plan}) == len(plan), "two runs are the same"
 
 
+def test_a_checkout_plans_with_its_own_package(tmp_path):
+    for folder in ("tools", "rc2l_d2"):
+        (tmp_path / folder).mkdir()
+    shutil.copy(REPO / "tools/compare_methods.py", tmp_path / "tools")
+    (tmp_path / "rc2l_d2/__init__.py").write_text("raise SystemExit('of this checkout')")
+    command = [sys.executable, tmp_path / "tools/compare_methods.py", "--help"]
+    assert "of this checkout" in subprocess.run(command, cwd=REPO, capture_output=True, text=True).stderr
+
+
 def test_a_section_is_rewritten_and_others_are_left(tmp_path):
     document = tmp_path / "docs/results.md"
     write_section(document, "a", "First", "one\n", [])

@@ -14,8 +14,12 @@ import shlex
 import sys
 from pathlib import Path
 
-from rc2l_d2.errors import InputError
-from rc2l_d2.reporting import (
+REPOSITORY = Path(__file__).resolve().parents[1]
+# Plan with the package that train_net.py, in its own folder, will run with, whichever is installed.
+sys.path.insert(0, str(REPOSITORY))
+
+from rc2l_d2.errors import InputError  # noqa: E402
+from rc2l_d2.reporting import (  # noqa: E402
     Comparison,
     PlannedRun,
     Runner,
@@ -30,7 +34,7 @@ from rc2l_d2.reporting import (
     write_section,
 )
 
-TRAIN_NET = Path(__file__).resolve().parent.parent / "train_net.py"
+TRAIN_NET = REPOSITORY / "train_net.py"
 
 
 def report(comparison: Comparison, plan: list[PlannedRun], output: Path, document: Path | None, command: str) -> None:
