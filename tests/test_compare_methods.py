@@ -19,10 +19,13 @@ import torch
 import yaml
 from conftest import REPO, TINY
 
+from rc2l_d2.engine import load_config
 from rc2l_d2.errors import InputError
 from rc2l_d2.host import HOST
 from rc2l_d2.reporting import load_comparison, plan_runs, write_section
 from rc2l_d2.reporting.figures import draw_bars, draw_curves
+from rc2l_d2.reporting.fingerprint import data_fingerprint
+from rc2l_d2.reporting.plan import differences
 from rc2l_d2.reporting.results import STUDENT, TEACHER, Cell, RunResult, mean_and_std, read_result
 
 TOOL = [sys.executable, "tools/compare_methods.py"]
@@ -219,7 +222,7 @@ def test_a_changed_draw_of_the_same_name_is_refused(copied, toy_definition):
         result = compare(file, "--output", out, "--report-only")
     finally:
         definition.write_text(text)
-    assert result.returncode == 2 and "data set tiny_labeled" in result.stderr
+    assert result.returncode == 2 and "data of DATASETS.TRAIN.files was" in result.stderr
 
 
 def test_a_failed_run_is_told_and_the_others_go_on(copied, toy_definition):
@@ -443,6 +446,60 @@ def test_comparisons_that_come_with_the_project_can_be_planned(file, monkeypatch
     plan = plan_runs(comparison, Path("output"))
     assert len(plan) == len(comparison.cells()) * len(comparison.seeds) and len(comparison.seeds) >= 3
     assert len({json.dumps(planned.settings) for planned in plan}) == len(plan), "two runs are the same"
+
+
+def test_data_is_known_by_what_is_in_it(toy_definition, tmp_path):
+    shutil.copytree(Path(toy_definition).parent / "data", tmp_path / "data")
+    raw = yaml.safe_load(Path(toy_definition).read_text())
+
+    def known(name: str, stream: str = "TRAIN", **changes) -> dict:
+        file = tmp_path / f"{name}.yaml"
+        file.write_text(yaml.safe_dump({**raw, "name": name, **changes}, sort_keys=False))
+        options = ["DATASETS.DEFINITIONS", f"('{file}',)", "DATASETS.LABELED_LIST", str(labeled)]
+        names = [word for key in ("TRAIN", "UNLABELED") for word in (f"DATASETS.{key}", f"('{name}_train',)")]
+        return data_fingerprint(load_config("configs/toy/rc2l_R18.yaml", [*options, *names]), stream)
+
+    ids = (tmp_path / "data/ImageSets/Segmentation/train.txt").read_text().split()
+    labeled = tmp_path / "labeled.txt"
+    labeled.write_text("\n".join(ids[:3]))
+    first = known("first")
+    assert first["images"] == 3 and first["classes"] == [raw["classes"]] and json.loads(json.dumps(first)) == first
+    assert known("again") == first, "the name and the file of the description do not matter"
+    mapped = known("mapped", label_map={**{value: value for value in range(len(raw["classes"]))}, "other": "ignore"})
+    assert {key for key in first if first[key] != mapped[key]} == {"files"}
+    assert known("ignoring", ignore_value=254)["ignore_value"] == [254]
+
+    def changed() -> set[str]:
+        now = {stream: known("first", stream) for stream in before}
+        return {f"{stream}.{key}" for stream in now for key in now[stream] if now[stream][key] != before[stream][key]}
+
+    before = {stream: known("first", stream) for stream in ("TRAIN", "UNLABELED")}
+    for folder, differing in (("Segmentation", {"TRAIN.files"}), ("JPEGImages", {"TRAIN.files", "UNLABELED.files"})):
+        (file,) = (tmp_path / "data").glob(f"{folder}*/{ids[0]}.*")
+        content = file.read_bytes()
+        file.write_bytes(content + b" ")
+        assert changed() == differing
+        file.write_bytes(content)
+    assert not changed()
+    labeled.write_text("\n".join([*ids[:2], ids[3] + " "]))
+    assert changed() == {"TRAIN.files"}
+
+
+def test_missing_data_is_told_in_one_sentence(toy_definition, tmp_path):
+    raw = yaml.safe_load(Path(toy_definition).read_text())
+    definition = tmp_path / "absent.yaml"
+    definition.write_text(yaml.safe_dump({**raw, "name": "absent"}, sort_keys=False))
+    changes = description(str(definition))
+    changes["draws"]["1_4"]["overrides"] = {"DATASETS.TRAIN": ["absent_labeled"]}
+    result = compare(written(tmp_path, changes), "--output", tmp_path / "out", "--dry-run")
+    assert result.returncode == 2 and result.stderr.count("\n") == 1
+    assert "The run 'supervised, 1_4, seed 1':" in result.stderr and f"{tmp_path}/data" in result.stderr
+
+
+def test_what_changes_no_result_is_not_compared_and_the_device_is():
+    stored = {"MODEL.DEVICE": "cuda", "DATALOADER.NUM_WORKERS": 4, "SOLVER.CHECKPOINT_PERIOD": 8, "VERSION": 2}
+    assert differences(stored, {"MODEL.DEVICE": "cuda"}) == []
+    assert differences(stored, {"MODEL.DEVICE": "cpu"}) == ["MODEL.DEVICE was cuda, is now cpu"]
 
 
 def test_a_checkout_plans_with_its_own_package(tmp_path):

@@ -12,16 +12,16 @@ from typing import Any
 import yaml
 
 from ..config import add_rc2l_config
-from ..data import load_definition
-from ..engine import load_config
+from ..engine import RC2LTrainer, load_config
 from ..errors import InputError
 from ..host import CfgNode, get_cfg
+from .fingerprint import data_fingerprint
 from .matrix import Comparison, Run
 from .results import RunResult, read_result
 
 DONE, RESUME, NEW = "done", "resume", "new"
-# Where a run writes and on which device changes no result that a record of the hardware would not explain.
-_NOT_COMPARED = ("OUTPUT_DIR", "MODEL.DEVICE")
+# What changes no result. Images and their augmentation do not depend on the workers (data/loader.py).
+_NOT_COMPARED = ("OUTPUT_DIR", "DATALOADER.NUM_WORKERS", "SOLVER.CHECKPOINT_PERIOD", "VERSION")
 
 
 @dataclass(frozen=True)
@@ -31,8 +31,9 @@ class PlannedRun:
     Attributes:
         run: its place in the matrix.
         folder: its OUTPUT_DIR.
-        settings: every config key with its value, and each data set's description.
+        settings: config keys with their values, and :func:`.fingerprint.data_fingerprint` of each stream.
         max_iter, eval_period: SOLVER.MAX_ITER and TEST.EVAL_PERIOD.
+        problem: a sentence on data that cannot be used, "" where all can.
     """
 
     run: Run
@@ -40,6 +41,7 @@ class PlannedRun:
     settings: Mapping[str, Any]
     max_iter: int
     eval_period: int
+    problem: str = ""
 
     @property
     def record_file(self) -> Path:
@@ -72,8 +74,10 @@ class PlannedRun:
         """``DONE``: evaluated after the last iteration; ``RESUME``: there is a checkpoint to go on from; or ``NEW``.
 
         Raises:
-            InputError: what is in the folder was made by another configuration.
+            InputError: the data cannot be used, or another configuration made what is in the folder.
         """
+        if self.problem:
+            raise InputError(self.problem)
         record = self.record()
         if record is None:
             if (self.folder / "metrics.json").exists():
@@ -100,22 +104,30 @@ class PlannedRun:
 
 
 def plan_runs(comparison: Comparison, output: Path) -> list[PlannedRun]:
-    """Every run of the matrix, its configuration checked.
+    """Every run of the matrix, its configuration checked; a problem with its data is noted in the run.
 
     Raises:
         InputError: a run's configuration cannot be used; names the run.
     """
-    return [_plan(run, output / "runs" / run.folder) for run in comparison.runs()]
+    fingerprints: dict[str, dict[str, Any]] = {}
+    return [_plan(run, output / "runs" / run.folder, fingerprints) for run in comparison.runs()]
 
 
-def _plan(run: Run, folder: Path) -> PlannedRun:
+def _plan(run: Run, folder: Path, fingerprints: dict[str, dict[str, Any]]) -> PlannedRun:
     try:
         cfg = load_config(run.config, run.overrides)
     except InputError as error:
         raise InputError(f"The run '{run}': {error}") from error
     if len(cfg.DATASETS.TEST) != 1:
         raise InputError(f"The run '{run}': DATASETS.TEST must name one data set, the one that the table is about.")
-    return PlannedRun(run, folder, _settings(cfg), cfg.SOLVER.MAX_ITER, cfg.TEST.EVAL_PERIOD)
+    settings, problem = _flat(yaml.safe_load(cfg.dump())), ""
+    for key in _NOT_COMPARED:
+        settings.pop(key, None)
+    try:
+        settings.update(_data_settings(cfg, fingerprints))
+    except InputError as error:
+        problem = f"The run '{run}': {error}"
+    return PlannedRun(run, folder, settings, cfg.SOLVER.MAX_ITER, cfg.TEST.EVAL_PERIOD, problem)
 
 
 def write_record(planned: PlannedRun, attempt: Mapping[str, Any]) -> None:
@@ -134,7 +146,7 @@ def differences(stored: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
     """
     defaults = _flat(yaml.safe_load(add_rc2l_config(get_cfg()).dump()))
     found = []
-    for key in sorted(stored.keys() | now.keys()):
+    for key in sorted((stored.keys() | now.keys()) - set(_NOT_COMPARED)):
         if key not in stored:
             if key not in defaults or now[key] != defaults[key]:
                 found.append(f"{key} is new and {now[key]}")
@@ -145,29 +157,15 @@ def differences(stored: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
     return found
 
 
-def _settings(cfg: CfgNode) -> dict[str, Any]:
-    settings = _flat(yaml.safe_load(cfg.dump()))
-    for key in _NOT_COMPARED:
-        settings.pop(key, None)
-    # Names of data sets say little: a changed draw under the same name is another experiment.
-    for definition in map(load_definition, cfg.DATASETS.DEFINITIONS):
-        for name in (*cfg.DATASETS.TRAIN, *cfg.DATASETS.UNLABELED, *cfg.DATASETS.TEST):
-            part = name.removeprefix(f"{definition.name}_")
-            if part != name and part in definition.parts:
-                settings[f"data set {name}"] = {
-                    "parts": _sources(definition, part),
-                    "folders": [definition.images, *map(repr, definition.labels)],
-                    "classes": list(definition.classes),
-                    "ignore_value": definition.ignore_value,
-                }
+def _data_settings(cfg: CfgNode, fingerprints: dict[str, dict[str, Any]]) -> dict[str, Any]:
+    """What is known of the data of each stream; ``fingerprints`` keeps it for the runs that share it."""
+    settings = {}
+    for stream in ("TRAIN", "UNLABELED", "TEST") if RC2LTrainer.uses_unlabeled(cfg) else ("TRAIN", "TEST"):
+        key = f"{stream} {cfg.MODEL.RC2L.MEASURE_PSEUDO_LABELS} {cfg.DATASETS}"
+        if key not in fingerprints:
+            fingerprints[key] = data_fingerprint(cfg, stream)
+        settings.update(_flat({f"data of DATASETS.{stream}": fingerprints[key]}))
     return settings
-
-
-def _sources(definition, part: str) -> list[str]:
-    """What a part is made from, down to lists and folders."""
-    source = definition.parts[part]
-    parents = [getattr(source, name) for name in ("of", "without") if hasattr(source, name)]
-    return [repr(source), *(text for parent in parents for text in _sources(definition, parent))]
 
 
 def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
