@@ -22,10 +22,11 @@ from conftest import REPO, TINY
 from rc2l_d2.engine import load_config
 from rc2l_d2.errors import InputError
 from rc2l_d2.host import HOST
-from rc2l_d2.reporting import load_comparison, plan_runs, write_section
+from rc2l_d2.reporting import collect, load_comparison, markdown, plan_runs, write_section
 from rc2l_d2.reporting.figures import draw_bars, draw_curves
 from rc2l_d2.reporting.fingerprint import data_fingerprint
-from rc2l_d2.reporting.plan import differences
+from rc2l_d2.reporting.plan import differences, write_record
+from rc2l_d2.reporting.provenance import environment
 from rc2l_d2.reporting.results import STUDENT, TEACHER, Cell, RunResult, mean_and_std, read_result
 
 TOOL = [sys.executable, "tools/compare_methods.py"]
@@ -500,6 +501,30 @@ def test_what_changes_no_result_is_not_compared_and_the_device_is():
     stored = {"MODEL.DEVICE": "cuda", "DATALOADER.NUM_WORKERS": 4, "SOLVER.CHECKPOINT_PERIOD": 8, "VERSION": 2}
     assert differences(stored, {"MODEL.DEVICE": "cuda"}) == []
     assert differences(stored, {"MODEL.DEVICE": "cpu"}) == ["MODEL.DEVICE was cuda, is now cpu"]
+
+
+def test_runs_of_several_commits_are_told_apart(toy_definition, tmp_path, monkeypatch):
+    monkeypatch.chdir(REPO)
+    comparison = load_comparison(str(written(tmp_path, description(toy_definition))))
+    plan = plan_runs(comparison, tmp_path)
+    made_with = {**environment(REPO), "jobs": 1, "threads": 1}
+
+    def commits(*starts: list[str]) -> str:
+        for planned, of_run in zip(plan, starts, strict=True):
+            planned.folder.mkdir(parents=True, exist_ok=True)
+            write_record(planned, {**made_with, "commit": "thrown-away"}, resume=False)
+            for place, commit in enumerate(of_run):
+                write_record(planned, {**made_with, "commit": commit}, resume=place > 0)
+            line = {"iteration": 16, "sem_seg/mIoU": 1.0, "sem_seg_teacher/mIoU": 1.0}
+            (planned.folder / "metrics.json").write_text(json.dumps(line))
+        (row,) = re.findall(r"\| commit +\| (.*?) +\|", markdown(collect(comparison, plan), plan, "", ""))
+        return row
+
+    assert commits(["a1"], ["a1"], ["a1", "a1"], ["a1"]) == "a1"
+    assert commits(*[["a1-dirty"]] * 4) == "a1-dirty (a commit and changes to it)"
+    assert commits(["a1"], ["a1", "b2-dirty"], ["a1"], ["a1"]) == (
+        "a1, resumed with b2-dirty (a commit and changes to it): rc2l, 1_4, seed 1; a1: all others"
+    )
 
 
 def test_a_checkout_plans_with_its_own_package(tmp_path):

@@ -130,9 +130,9 @@ def _plan(run: Run, folder: Path, fingerprints: dict[str, dict[str, Any]]) -> Pl
     return PlannedRun(run, folder, settings, cfg.SOLVER.MAX_ITER, cfg.TEST.EVAL_PERIOD, problem)
 
 
-def write_record(planned: PlannedRun, attempt: Mapping[str, Any]) -> None:
-    """Note in ``run.json`` the settings and, after those of earlier starts, this ``attempt`` to run them."""
-    attempts = (planned.record() or {}).get("attempts", [])
+def write_record(planned: PlannedRun, attempt: Mapping[str, Any], resume: bool) -> None:
+    """Note in ``run.json`` the settings and this ``attempt`` to run them, after those that it resumes."""
+    attempts = (planned.record() or {}).get("attempts", []) if resume else []
     record = {"settings": planned.settings, "attempts": [*attempts, attempt]}
     temporary = planned.record_file.with_suffix(".tmp")
     temporary.write_text(json.dumps(record, indent=1), encoding="utf-8")

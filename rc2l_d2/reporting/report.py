@@ -33,13 +33,13 @@ class Results:
     Attributes:
         comparison: what was to be compared.
         cells: (method, draw) -> its complete runs.
-        records: ``run.json`` of the complete runs.
+        records: each complete run, in words -> its ``run.json``.
         notes: what a reader of the table has to know of single runs.
     """
 
     comparison: Comparison
     cells: Mapping[tuple[str, str], Cell]
-    records: Sequence[Mapping[str, Any]]
+    records: Mapping[str, Mapping[str, Any]]
     notes: Sequence[str]
 
     def verdicts(self) -> list[Verdict]:
@@ -65,7 +65,7 @@ def collect(comparison: Comparison, plan: Sequence[PlannedRun]) -> Results:
         for planned in done
         if (missed := planned.missed_evaluations())
     ]
-    return Results(comparison, cells, [planned.record() for planned in done], notes)
+    return Results(comparison, cells, {str(planned.run): planned.record() for planned in done}, notes)
 
 
 def markdown(results: Results, plan: Sequence[PlannedRun], command: str, images: str) -> str:
@@ -146,18 +146,19 @@ def _class_rows(results: Results) -> list[dict[str, str]]:
 
 
 def _provenance_rows(results: Results, command: str) -> list[dict[str, str]]:
-    attempts = [attempt for record in results.records for attempt in record["attempts"]]
+    attempts = [attempt for record in results.records.values() for attempt in record["attempts"]]
 
     def all_of(key: str) -> str:
         return _listed(sorted({str(attempt[key]) for attempt in attempts}))
 
     dates = sorted({attempt["date"] for attempt in attempts})
+    iterations = sorted({record["settings"]["SOLVER.MAX_ITER"] for record in results.records.values()})
     shares = sorted({(attempt["jobs"], attempt["threads"]) for attempt in attempts})
     values = {
         "command": f"`{command}`",
         "seeds": _listed(results.comparison.seeds),
-        "iterations": _listed(sorted({record["settings"]["SOLVER.MAX_ITER"] for record in results.records})),
-        "commit": all_of("commit"),
+        "iterations": _listed(iterations),
+        "commit": _commits(results.records),
         "host": all_of("host"),
         "hardware": all_of("hardware"),
         "runs at a time": _listed(f"{jobs} with {threads} thread(s) each" for jobs, threads in shares),
@@ -167,6 +168,21 @@ def _provenance_rows(results: Results, command: str) -> list[dict[str, str]]:
         "time per iteration": "forward, backward and update, mean over all iterations, without evaluation",
     }
     return [{"": key, "value": value} for key, value in values.items()]
+
+
+def _commits(records: Mapping[str, Mapping[str, Any]]) -> str:
+    """The commit of all runs; or each with its runs, "all others" for that of the most."""
+    runs_of: dict[str, list[str]] = {}
+    for run, record in records.items():
+        commits = dict.fromkeys(attempt["commit"] for attempt in record["attempts"])
+        text = ", resumed with ".join(
+            f"{c} (a commit and changes to it)" if c.endswith("-dirty") else c for c in commits
+        )
+        runs_of.setdefault(text, []).append(run)
+    if len(runs_of) < 2:
+        return _listed(runs_of)
+    *few, (most, _) = sorted(runs_of.items(), key=lambda item: len(item[1]))
+    return "; ".join([*(f"{text}: {' and '.join(runs)}" for text, runs in few), f"{most}: all others"])
 
 
 def _table(rows: Sequence[Mapping[str, str]]) -> str:

@@ -98,7 +98,7 @@ class Runner:
         command = shlex.join(["python", self.script.name, *arguments])
         # The commit of each start: a matrix takes hours, in which the checkout may move on.
         made_with = environment(self.script.parent)
-        write_record(planned, {**made_with, "threads": self.threads, "jobs": self.jobs, "command": command})
+        write_record(planned, {**made_with, "threads": self.threads, "jobs": self.jobs, "command": command}, resume)
         log = open(planned.folder / _LOG, "a", encoding="utf-8")  # noqa: SIM115 (closed when the run ends)
         process = subprocess.Popen(
             [sys.executable, str(self.script), *arguments],
