@@ -37,14 +37,16 @@ def assert_one_sentence(result, *fragments: str) -> None:
 
 def test_train_evaluate_and_resume(command_line, tiny_options, tmp_path):
     out = tmp_path / "out"
-    options = (*tiny_options, "SOLVER.MAX_ITER", "80", "SOLVER.CHECKPOINT_PERIOD", "40", "MODEL.RC2L.EMA_DECAY", "0.8")
+    # A burn-in that teaches something: pseudo labels from the second iteration on collapse to one class on some seeds.
+    schedule = ("SOLVER.MAX_ITER", "80", "SOLVER.CHECKPOINT_PERIOD", "40", "MODEL.RC2L.BURN_IN_ITERS", "60")
+    options = (*tiny_options, *schedule, "MODEL.RC2L.EMA_DECAY", "0.8")
     result = command_line(*CONFIG, *options)
     assert result.returncode == 0, result.stderr
     for name in ("config.yaml", "metrics.json", "model_0000039.pth", "model_final.pth", "last_checkpoint", "log.txt"):
         assert (out / name).is_file(), name
     scores = final_scores(out)
-    # Enough iterations that both have learned something: repeating a zero would prove nothing, below.
-    assert 0 < scores["sem_seg/mIoU"] < 100 and 0 < scores["sem_seg_teacher/mIoU"] < 100
+    # Both have learned something (10 to 15 on four seeds): repeating a zero would prove nothing, below.
+    assert 5 < scores["sem_seg/mIoU"] < 100 and 5 < scores["sem_seg_teacher/mIoU"] < 100
     losses = last_losses(out)
     for name in ("loss_ce", "loss_mask", "loss_dice", "loss_ce_0", "loss_rmc", "loss_rfc", "loss_rcc", "loss_smc"):
         assert np.isfinite(losses[name]), name
