@@ -248,7 +248,7 @@ def test_a_failed_run_is_told_and_the_others_go_on(copied, toy_definition):
 @pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="finds the run's process in /proc")
 def test_an_interrupted_matrix_goes_on(toy_definition, tmp_path, monkeypatch):
     raw = description(toy_definition, seeds=[1], targets=[])
-    raw["overrides"].update({"SOLVER.MAX_ITER": 12, "SOLVER.CHECKPOINT_PERIOD": 4, "TEST.EVAL_PERIOD": 0})
+    raw["overrides"].update({"SOLVER.MAX_ITER": 32, "SOLVER.CHECKPOINT_PERIOD": 10, "TEST.EVAL_PERIOD": 0})
     del raw["methods"]["rc2l"]
     file, out = written(tmp_path, raw), tmp_path / "out"
     run = out / "runs/supervised/1_4/seed1"
@@ -300,7 +300,7 @@ def test_an_interrupted_matrix_goes_on(toy_definition, tmp_path, monkeypatch):
     starts = re.findall(r"Starting training from iteration (\d+)", (run / "output.log").read_text())
     assert len(starts) == 3 and int(starts[0]) == 0 < int(starts[1]) <= int(starts[2])
     assert len(json.loads((run / "run.json").read_text())["attempts"]) == 3
-    assert read_result(run / "metrics.json", 12, 2).complete
+    assert read_result(run / "metrics.json", 32, 2).complete
     report = (out / "tiny.md").read_text()
     assert "| 1 (1 resumed) |" in report and "- Resumed after an interruption: supervised, 1_4, seed 1." in report
 
