@@ -10,6 +10,7 @@ import argparse
 import os
 import sys
 
+import cv2
 import torch
 
 from rc2l_d2.data import dead_worker
@@ -39,6 +40,9 @@ def setup(args: argparse.Namespace) -> CfgNode:
     logger = setup_logger(cfg.OUTPUT_DIR, distributed_rank=comm.get_rank(), name="rc2l_d2")
     logger.info("Host: %s (%s)", HOST, HOST_REASON)
     default_setup(cfg, args)
+    # Where images are read in the process that trains, OpenCV's own pool, a thread for each core whatever
+    # OMP_NUM_THREADS says, would take the cores from torch and from runs beside this one.
+    cv2.setNumThreads(0)
     if cfg.MODEL.DEVICE == "cpu" and comm.get_world_size() > 1:
         torch.set_num_threads(max(1, (os.cpu_count() or 1) // comm.get_world_size()))
     return cfg

@@ -2,11 +2,12 @@
 """Compare methods on the same labels and seeds: run what is missing of a matrix, and report on all of it.
 
     python tools/compare_methods.py configs/comparison/toy.yaml [--output output/comparison/toy] [--jobs N]
-        [--keep-weights] [--report-only | --dry-run] [--document docs/results.md]
+        [--only METHOD[/DRAW] ...] [--keep-weights] [--report-only | --dry-run] [--document docs/results.md]
 
-Each run is one ``train_net.py`` below OUTPUT/runs; one that was interrupted is resumed, one that is done is left alone.
-Writes table.md, table.csv, curves.png and bars.png to the output folder. Exit status: 1 if runs failed (the others went
-on), 2 for a mistake in what was given, 130 when interrupted: the same command goes on from there.
+Each run is one ``train_net.py`` below OUTPUT/runs; one that was interrupted is resumed, one that is done is left alone,
+also where another comparison with the same output folder made it. Writes NAME.md, NAME.csv, NAME_curves.png and
+NAME_bars.png to the output folder, NAME being the YAML file's. Exit status: 1 if runs failed (the others went on), 2
+for a mistake in what was given, 130 when interrupted: the same command goes on from there.
 """
 
 import argparse
@@ -20,6 +21,7 @@ sys.path.insert(0, str(REPOSITORY))
 
 from rc2l_d2.errors import InputError  # noqa: E402
 from rc2l_d2.reporting import (  # noqa: E402
+    FIGURES,
     Comparison,
     PlannedRun,
     Runner,
@@ -28,8 +30,8 @@ from rc2l_d2.reporting import (  # noqa: E402
     draw_curves,
     load_comparison,
     markdown,
-    picture_prefix,
     plan_runs,
+    select_runs,
     write_csv,
     write_section,
 )
@@ -38,18 +40,22 @@ TRAIN_NET = REPOSITORY / "train_net.py"
 
 
 def report(comparison: Comparison, plan: list[PlannedRun], output: Path, document: Path | None, command: str) -> None:
-    """Write tables and pictures of what is done, and print the table's targets."""
+    """Write tables and pictures of what is done, and print what is left out and the targets."""
     results = collect(comparison, plan)
-    pictures = [output / "curves.png", output / "bars.png"]
+    if results.left_out and not results.records:
+        raise InputError(results.left_out[0])
+    pictures = [output / f"{comparison.name}_{kind}.png" for kind in ("curves", "bars")]
     output.mkdir(parents=True, exist_ok=True)
     draw_curves(comparison, results.cells, pictures[0])
     draw_bars(comparison, results.cells, pictures[1])
-    write_csv(results, output / "table.csv")
-    table = output / "table.md"
+    write_csv(results, output / f"{comparison.name}.csv")
+    table = output / f"{comparison.name}.md"
     table.write_text(f"# {comparison.title}\n\n{markdown(results, plan, command, '')}", encoding="utf-8")
     if document is not None:
-        text = markdown(results, plan, command, picture_prefix(comparison.name))
+        text = markdown(results, plan, command, FIGURES)
         write_section(document, comparison.name, comparison.title, text, pictures)
+    for sentence in results.left_out:
+        print(f"compare_methods.py: {sentence}", file=sys.stderr)
     for verdict in results.verdicts():
         print(f"{verdict.outcome.upper()}: {verdict.target}: {verdict.figures}")
     print(f"Report: {table}" + (f" and {document}" if document else ""))
@@ -58,7 +64,10 @@ def report(comparison: Comparison, plan: list[PlannedRun], output: Path, documen
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("comparison", help="YAML file of the comparison")
-    parser.add_argument("--output", type=Path, help="folder of runs and report (default: output/comparison/NAME)")
+    parser.add_argument("--output", type=Path, help="folder of runs and report (default: as the file says)")
+    parser.add_argument(
+        "--only", action="append", default=[], metavar="METHOD[/DRAW]", help="run these alone; may be given again"
+    )
     parser.add_argument("--jobs", type=int, default=1, help="runs at a time, which share the cores (default: 1)")
     parser.add_argument("--document", type=Path, help="Markdown file in which to rewrite this comparison's section")
     parser.add_argument("--keep-weights", action="store_true", help="keep the last checkpoint of each complete run")
@@ -70,14 +79,15 @@ def main() -> int:
         parser.error(f"--jobs is {args.jobs}; give a number from 1")
 
     comparison = load_comparison(args.comparison)
-    output = args.output or Path("output/comparison") / comparison.name
+    output = args.output or comparison.output
     plan = plan_runs(comparison, output)
+    selected = select_runs(plan, args.only)
     if args.dry_run:
-        for planned in plan:
+        for planned in selected:
             state = planned.state()
             print(f"{state:7}{shlex.join(['python', 'train_net.py', *planned.arguments(state == 'resume')])}")
         return 0
-    failures = [] if args.report_only else Runner(TRAIN_NET, args.jobs, say, args.keep_weights).run(plan, output)
+    failures = [] if args.report_only else Runner(TRAIN_NET, args.jobs, say, args.keep_weights).run(selected, output)
     jobs = f" --jobs {args.jobs}" if args.jobs > 1 else ""
     report(comparison, plan, output, args.document, f"python tools/compare_methods.py {args.comparison}{jobs}")
     for failure in failures:

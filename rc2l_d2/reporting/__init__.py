@@ -1,13 +1,13 @@
 """Comparisons of methods: a matrix of runs from one YAML file; tables, pictures and a document from their results."""
 
-from .document import picture_prefix, write_section
 from .figures import draw_bars, draw_curves
 from .matrix import Comparison, load_comparison
-from .plan import PlannedRun, plan_runs
-from .report import Results, collect, markdown, write_csv
+from .plan import PlannedRun, plan_runs, select_runs
+from .report import FIGURES, Results, collect, markdown, write_csv, write_section
 from .runner import Runner
 
 __all__ = [
+    "FIGURES",
     "Comparison",
     "PlannedRun",
     "Results",
@@ -17,8 +17,8 @@ __all__ = [
     "draw_curves",
     "load_comparison",
     "markdown",
-    "picture_prefix",
     "plan_runs",
+    "select_runs",
     "write_csv",
     "write_section",
 ]

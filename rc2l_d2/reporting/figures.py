@@ -104,10 +104,9 @@ def draw_bars(comparison: Comparison, cells: Mapping[tuple[str, str], Cell], fil
 
 
 def _split(comparison: Comparison) -> tuple[list[str], list[str]]:
-    """Draws with a panel, and references: those on which fewer methods run than on others."""
-    most = max(len(draw.methods) for draw in comparison.draws.values())
-    panels = [name for name, draw in comparison.draws.items() if len(draw.methods) == most]
-    return panels, [name for name in comparison.draws if name not in panels]
+    """Draws with a panel, and references."""
+    references = comparison.references()
+    return [name for name in comparison.draws if name not in references], references
 
 
 def _reference_label(comparison: Comparison, cell: Cell) -> str:

@@ -14,8 +14,8 @@ import yaml
 from ..errors import InputError
 from .targets import Target, parse_targets
 
-_KEYS = ("title", "config", "overrides", "methods", "draws", "seeds", "targets")
-_METHOD_KEYS = ("label", "config", "overrides")
+_KEYS = ("title", "config", "output", "overrides", "methods", "draws", "seeds", "targets")
+_METHOD_KEYS = ("label", "overrides")
 _DRAW_KEYS = ("label", "methods", "overrides")
 # Set for each run by the tool itself.
 _TAKEN = ("SEED", "OUTPUT_DIR")
@@ -23,11 +23,10 @@ _TAKEN = ("SEED", "OUTPUT_DIR")
 
 @dataclass(frozen=True)
 class Method:
-    """One way to train: a config file and overrides (config key -> value)."""
+    """One way to train: overrides (config key -> value)."""
 
     name: str
     label: str
-    config: str
     overrides: Mapping[str, Any]
 
 
@@ -62,10 +61,17 @@ class Run:
 
 @dataclass(frozen=True)
 class Comparison:
-    """All that a comparison's file says; methods and draws by name, in its order."""
+    """All that a comparison's file says; methods and draws by name, in its order.
+
+    Attributes:
+        config: the config file of every run, on which all overrides stand.
+        output: folder of runs and report; comparisons that name the same one share the runs that both have.
+    """
 
     file: Path
     title: str
+    config: str
+    output: Path
     overrides: Mapping[str, Any]
     methods: Mapping[str, Method]
     draws: Mapping[str, Draw]
@@ -80,15 +86,26 @@ class Comparison:
         """(method, draw), draw by draw."""
         return [(method, draw.name) for draw in self.draws.values() for method in draw.methods]
 
+    def references(self) -> list[str]:
+        """Draws on which fewer methods run than on others: what the others are measured by."""
+        most = max(len(draw.methods) for draw in self.draws.values())
+        return [name for name, draw in self.draws.items() if len(draw.methods) < most]
+
     def runs(self) -> list[Run]:
-        """Every run. Seeds come first, so that an early look at an unfinished matrix compares all methods."""
-        return [self._run(seed, *cell) for seed in self.seeds for cell in self.cells()]
+        """Every run, in the order in which they are made.
+
+        Seed by seed, so that an interrupted matrix compares all methods on the seeds that it has; and within a seed the
+        references first, without which the rest says little.
+        """
+        references = self.references()
+        cells = sorted(self.cells(), key=lambda cell: cell[1] not in references)
+        return [self._run(seed, *cell) for seed in self.seeds for cell in cells]
 
     def _run(self, seed: int, method_name: str, draw_name: str) -> Run:
         method, draw = self.methods[method_name], self.draws[draw_name]
         values = {**self.overrides, **method.overrides, **draw.overrides, "SEED": seed}
         words = [word for key, value in values.items() for word in (key, _as_text(_filled(value, seed)))]
-        return Run(method_name, draw_name, seed, method.config, tuple(words))
+        return Run(method_name, draw_name, seed, self.config, tuple(words))
 
 
 def load_comparison(path: str) -> Comparison:
@@ -104,7 +121,6 @@ def load_comparison(path: str) -> Comparison:
         name: Method(
             name,
             _text(value.get("label", name), file, f"methods.{name}.label"),
-            _text(value.get("config", raw.get("config")), file, f"methods.{name}.config"),
             _overrides(value, file, f"methods.{name}.overrides"),
         )
         for name, value in _named(raw, "methods", _METHOD_KEYS, file).items()
@@ -124,7 +140,10 @@ def load_comparison(path: str) -> Comparison:
         raise InputError(f"{file}: the key 'seeds' must be a list of different whole numbers from 0.")
     targets = parse_targets(raw.get("targets", []), {name: draw.methods for name, draw in draws.items()}, str(file))
     title = _text(raw.get("title", file.stem), file, "title")
-    return Comparison(file, title, _overrides(raw, file, "overrides"), methods, draws, tuple(seeds), targets)
+    config = _text(raw.get("config"), file, "config")
+    output = Path(_text(raw.get("output", f"output/comparison/{file.stem}"), file, "output"))
+    overrides = _overrides(raw, file, "overrides")
+    return Comparison(file, title, config, output, overrides, methods, draws, tuple(seeds), targets)
 
 
 class _Loader(yaml.SafeLoader):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -32,7 +32,7 @@ class PlannedRun:
         run: its place in the matrix.
         folder: its OUTPUT_DIR.
         settings: config keys with their values, and :func:`.fingerprint.data_fingerprint` of each stream.
-        max_iter, eval_period: SOLVER.MAX_ITER and TEST.EVAL_PERIOD.
+        max_iter, burn_in, eval_period: SOLVER.MAX_ITER, MODEL.RC2L.BURN_IN_ITERS and TEST.EVAL_PERIOD.
         problem: a sentence on data that cannot be used, "" where all can.
     """
 
@@ -40,6 +40,7 @@ class PlannedRun:
     folder: Path
     settings: Mapping[str, Any]
     max_iter: int
+    burn_in: int
     eval_period: int
     problem: str = ""
 
@@ -55,7 +56,7 @@ class PlannedRun:
 
     def result(self) -> RunResult:
         """What the run's metrics.json holds so far."""
-        return read_result(self.folder / "metrics.json", self.max_iter)
+        return read_result(self.folder / "metrics.json", self.max_iter, self.burn_in)
 
     def record(self) -> dict[str, Any] | None:
         """What ``run.json`` holds, None without one.
@@ -64,11 +65,14 @@ class PlannedRun:
             InputError: it cannot be read.
         """
         try:
-            return json.loads(self.record_file.read_text(encoding="utf-8"))
+            record = json.loads(self.record_file.read_text(encoding="utf-8"))
         except FileNotFoundError:
             return None
         except (OSError, ValueError) as error:
             raise InputError(f"{self.record_file} cannot be read; delete {self.folder} to run it again.") from error
+        if not isinstance(record, dict) or record.keys() != {"settings", "attempts"}:
+            raise InputError(f"{self.record_file} is none of this tool; delete {self.folder} to run it again.")
+        return record
 
     def state(self) -> str:
         """``DONE``: evaluated after the last iteration; ``RESUME``: there is a checkpoint to go on from; or ``NEW``.
@@ -127,7 +131,22 @@ def _plan(run: Run, folder: Path, fingerprints: dict[str, dict[str, Any]]) -> Pl
         settings.update(_data_settings(cfg, fingerprints))
     except InputError as error:
         problem = f"The run '{run}': {error}"
-    return PlannedRun(run, folder, settings, cfg.SOLVER.MAX_ITER, cfg.TEST.EVAL_PERIOD, problem)
+    periods = cfg.SOLVER.MAX_ITER, cfg.MODEL.RC2L.BURN_IN_ITERS, cfg.TEST.EVAL_PERIOD
+    return PlannedRun(run, folder, settings, *periods, problem)
+
+
+def select_runs(plan: Sequence[PlannedRun], only: Sequence[str]) -> list[PlannedRun]:
+    """Those of ``plan`` that one of ``only``, each METHOD or METHOD/DRAW, names; all where it is empty.
+
+    Raises:
+        InputError: one of them names no run.
+    """
+    named = [(planned, (planned.run.method, f"{planned.run.method}/{planned.run.draw}")) for planned in plan]
+    for text in only:
+        if not any(text in names for _, names in named):
+            known = ", ".join(dict.fromkeys(name for _, names in named for name in names))
+            raise InputError(f"--only {text} names no run; known are {known}.")
+    return [planned for planned, names in named if not only or any(text in names for text in only)]
 
 
 def write_record(planned: PlannedRun, attempt: Mapping[str, Any], resume: bool) -> None:

@@ -9,6 +9,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from ..engine.train_loop import LOG_PERIOD
+
 STUDENT, TEACHER = "sem_seg", "sem_seg_teacher"
 
 
@@ -20,7 +22,8 @@ class RunResult:
         evaluations: iterations done -> the evaluation then, as metrics.json names it ("sem_seg/mIoU": percent).
         max_iter: iterations of the whole run.
         iterations: the last iteration that was logged, counted from 1; 0 before the first line.
-        seconds: mean seconds an iteration over what was logged (forward, backward, update; no evaluation), or None.
+        seconds: of a whole step after burn-in: reading, teacher, forward, backward and update, without the hooks
+            (evaluation, checkpoints, the moving average). Median of what was logged; None before anything was.
     """
 
     evaluations: Mapping[int, Mapping[str, float]]
@@ -74,10 +77,15 @@ class Cell:
         return {done: mean_and_std(curve[done] for curve in curves if done in curve) for done in iterations}
 
 
-def read_result(metrics_file: Path, max_iter: int) -> RunResult:
+def read_result(metrics_file: Path, max_iter: int, burn_in: int) -> RunResult:
     """Read a run's metrics.json; a file that does not exist is a run that was never evaluated.
 
     A resumed run repeats iterations: the last line counts. A line that a killed run left unfinished is passed over.
+
+    Args:
+        metrics_file: one JSON object a line.
+        max_iter: iterations of the whole run.
+        burn_in: iterations whose time does not count, as the method does less in them.
     """
     evaluations: dict[int, dict[str, float]] = {}
     seconds: dict[int, float] = {}
@@ -93,9 +101,10 @@ def read_result(metrics_file: Path, max_iter: int) -> RunResult:
         iterations = max(iterations, done)
         if f"{STUDENT}/mIoU" in entry:
             evaluations[done] = {key: value for key, value in entry.items() if key.startswith(STUDENT)}
-        if "time" in entry:
+        # What is logged is the median of the last LOG_PERIOD iterations: all of them have to lie after burn-in.
+        if "time" in entry and done - LOG_PERIOD >= burn_in:
             seconds[done] = entry["time"]
-    return RunResult(evaluations, max_iter, iterations, statistics.fmean(seconds.values()) if seconds else None)
+    return RunResult(evaluations, max_iter, iterations, statistics.median(seconds.values()) if seconds else None)
 
 
 def mean_and_std(values: Iterable[float]) -> tuple[float, float]:

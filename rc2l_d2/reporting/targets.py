@@ -30,42 +30,31 @@ class Verdict:
 
 
 @dataclass(frozen=True)
-class Better:
-    """``cell`` has at least ``by`` points of mIoU more than ``than``."""
+class AtLeast:
+    """``cell`` has at least ``by`` points of mIoU more than ``ratio`` times that of ``other``."""
 
     cell: tuple[str, str]
-    than: tuple[str, str]
-    by: float
+    other: tuple[str, str]
+    by: float = 0.0
+    ratio: float = 1.0
 
     def judge(self, cells: Cells) -> Verdict:
-        mine, other = cells[self.cell], cells[self.than]
-        asked = f"{_name(self.cell)} ≥ {_name(self.than)} + {self.by:g} mIoU"
-        if missing := _missing(cells, self.cell, self.than):
+        bound = f"{_name(self.other)} + {self.by:g} mIoU"
+        if self.ratio != 1:
+            bound = f"{100 * self.ratio:g} % of {_name(self.other)}"
+        asked = f"{_name(self.cell)} ≥ {bound}"
+        if missing := _missing(cells, self.cell, self.other):
             return Verdict(asked, OPEN, missing)
+        mine, other = cells[self.cell], cells[self.other]
+        mean, other_mean = _mean(mine), _mean(other)
+        figures = f"{mean:.2f} against {other_mean:.2f}: {mean - other_mean:+.2f}"
+        if other_mean:
+            figures += f", {100 * mean / other_mean:.1f} %"
         pairs = [mine.runs[seed].last(TEACHER) - other.runs[seed].last(TEACHER) for seed in mine.runs]
-        difference, spread = mean_and_std(pairs)
-        per_seed = ", ".join(f"{pair:+.2f}" for pair in pairs)
-        figures = f"{_mean(mine):.2f} against {_mean(other):.2f}: {difference:+.2f}"
         if len(pairs) > 1:
-            figures += f" (seed by seed {per_seed}; standard deviation {spread:.2f})"
-        return Verdict(asked, _outcome(difference >= self.by), figures)
-
-
-@dataclass(frozen=True)
-class Ratio:
-    """``cell`` has at least ``ratio`` of the mIoU of ``of``."""
-
-    cell: tuple[str, str]
-    of: tuple[str, str]
-    ratio: float
-
-    def judge(self, cells: Cells) -> Verdict:
-        asked = f"{_name(self.cell)} ≥ {100 * self.ratio:g} % of {_name(self.of)}"
-        if missing := _missing(cells, self.cell, self.of):
-            return Verdict(asked, OPEN, missing)
-        mine, other = _mean(cells[self.cell]), _mean(cells[self.of])
-        share = f" = {100 * mine / other:.1f} %" if other else ""
-        return Verdict(asked, _outcome(mine >= self.ratio * other), f"{mine:.2f} / {other:.2f}{share}")
+            per_seed = ", ".join(f"{pair:+.2f}" for pair in pairs)
+            figures += f" (seed by seed {per_seed}; standard deviation {mean_and_std(pairs)[1]:.2f})"
+        return Verdict(asked, _outcome(mean >= self.ratio * other_mean + self.by), figures)
 
 
 @dataclass(frozen=True)
@@ -102,7 +91,7 @@ class KeptClasses:
         return [name for name, iou in before.items() if iou > self.learned and not after[name] >= self.lost]
 
 
-Target = Better | Ratio | KeptClasses
+Target = AtLeast | KeptClasses
 
 
 def parse_targets(raw: Any, methods_of: Mapping[str, Sequence[str]], file: str) -> tuple[Target, ...]:
@@ -137,9 +126,9 @@ def _parse(item: Any, index: int, methods_of: Mapping[str, Sequence[str]], file:
     keys = item.keys() - {"draw"} if isinstance(item, dict) else set()
     draw = item.get("draw") if keys else None
     if keys == {"better", "than", "by"} and _is_number(item["by"]):
-        return [Better(cell(item["better"], draw), cell(item["than"], draw), float(item["by"]))]
+        return [AtLeast(cell(item["better"], draw), cell(item["than"], draw), by=float(item["by"]))]
     if keys == {"method", "ratio", "of"} and _is_number(item["ratio"]):
-        return [Ratio(cell(item["method"], draw), cell(item["of"], draw), float(item["ratio"]))]
+        return [AtLeast(cell(item["method"], draw), cell(item["of"], draw), ratio=float(item["ratio"]))]
     kept = item.get("kept_classes") if keys == {"kept_classes"} else None
     if isinstance(kept, dict) and kept.keys() == {"method", "baseline", "learned", "lost"}:
         mine, other, learned, lost = (kept[key] for key in ("method", "baseline", "learned", "lost"))
