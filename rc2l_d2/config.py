@@ -94,10 +94,13 @@ def add_rc2l_config(cfg: CfgNode) -> CfgNode:
     # Softmax temperatures of Dice similarities (RMC, RCC) and of cosine similarities (RFC).
     cfg.MODEL.RC2L.MASK_TEMPERATURE = 0.1
     cfg.MODEL.RC2L.FEATURE_TEMPERATURE = 0.1
-    # A position counts where its confidence exceeds both this probability ...
+    # What the teacher has to be confident of: "region", the mean over a whole region, which is then taken whole, or
+    # "pixel", each position by itself.
+    cfg.MODEL.RC2L.SELECTION = "region"
+    # It is taken where its confidence exceeds both this probability ...
     cfg.MODEL.RC2L.CONFIDENCE_THRESHOLD = 0.5
     # ... and this fraction of the running mean confidence of its class (0: one fixed threshold for all classes).
-    cfg.MODEL.RC2L.CLASS_THRESHOLD_RATIO = 0.95
+    cfg.MODEL.RC2L.CLASS_THRESHOLD_RATIO = 0.9
     # Smallest pseudo region, in positions of the mask grid (stride 4).
     cfg.MODEL.RC2L.MIN_REGION_AREA = 4
     # How strong views are mixed with each other: "cutmix", "classmix" or "none".
@@ -108,8 +111,10 @@ def add_rc2l_config(cfg: CfgNode) -> CfgNode:
     cfg.MODEL.RC2L.MEASURE_PSEUDO_LABELS = False
 
     # --- pixel-level baselines (MODEL.META_ARCHITECTURE PixelConsistency and PixelContrast) --------------------------
-    # They share all of MODEL.RC2L but the weights and temperatures of the four losses and MATCHING.
+    # They share all of MODEL.RC2L but SELECTION, MATCHING, and the weights and temperatures of the four losses.
     cfg.MODEL.PIXEL = CfgNode()
+    # As MODEL.RC2L.SELECTION; the scheme of the field looks at each position by itself.
+    cfg.MODEL.PIXEL.SELECTION = "pixel"
     # Weights of the cross-entropy against pseudo labels and of the contrastive loss (PixelContrast alone has that one);
     # MODEL.RC2L.LOSS_WEIGHT multiplies both, 0.0 switches a loss off.
     cfg.MODEL.PIXEL.CONSISTENCY_WEIGHT = 1.0

@@ -64,7 +64,7 @@ def random_regions(size, seed: int, dtype=torch.float64) -> Regions:
 def random_case(size, seed: int, threshold: float = 0.5, dtype=torch.float64) -> tuple[Regions, PseudoRegions]:
     view = random_view(size, seed, dtype=dtype)
     thresholds = torch.full((size[2],), threshold, dtype=dtype)
-    return random_regions(size, seed, dtype), pseudo_regions(view, thresholds, 1)
+    return random_regions(size, seed, dtype), pseudo_regions(view, thresholds, 1, "pixel")
 
 
 def edge_case(name: str, dtype=torch.float32) -> tuple[Regions, PseudoRegions]:
@@ -119,7 +119,7 @@ def edge_case(name: str, dtype=torch.float32) -> tuple[Regions, PseudoRegions]:
         regions.class_logits[:] = value
         regions.mask_logits[:] = value
 
-    pseudo = pseudo_regions(view, thresholds, min_area)
+    pseudo = pseudo_regions(view, thresholds, min_area, "pixel")
     if name == "empty pseudo masks marked present":
         zeros = {field.name: torch.zeros_like(getattr(pseudo, field.name)) for field in fields(pseudo)}
         pseudo = PseudoRegions(**zeros | {"present": torch.ones_like(pseudo.present)})

@@ -121,7 +121,7 @@ def masked_average_pool(features: np.ndarray, masks: np.ndarray) -> np.ndarray:
     return result
 
 
-def pseudo_regions(probabilities, features, inside, thresholds, min_area) -> dict[str, np.ndarray]:
+def pseudo_regions(probabilities, features, inside, thresholds, min_area, selection) -> dict[str, np.ndarray]:
     images, slots, height, width = probabilities.shape
     masks = np.zeros(probabilities.shape)
     present = np.zeros((images, slots), dtype=bool)
@@ -129,14 +129,17 @@ def pseudo_regions(probabilities, features, inside, thresholds, min_area) -> dic
     weights = np.zeros((images, slots))
     for b in range(images):
         for c in range(slots):
-            confidences, confident = [], []
+            confidences, places = [], []
             for y in range(height):
                 for x in range(width):
                     label, confidence = label_and_confidence(probabilities, b, y, x)
                     if label == c and inside[b, y, x]:
                         confidences.append(confidence)
-                        if confidence > thresholds[c]:
-                            confident.append((y, x))
+                        places.append((y, x))
+            if selection == "pixel":
+                confident = [place for place, v in zip(places, confidences, strict=True) if v > thresholds[c]]
+            else:
+                confident = places if places and sum(confidences) / len(confidences) > thresholds[c] else []
             if len(confident) >= min_area:
                 present[b, c] = True
                 weights[b, c] = sum(confidences) / len(confidences)

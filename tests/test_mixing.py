@@ -145,5 +145,5 @@ def test_regions_of_a_mixed_view_are_exact():
     mask = torch.rand(images, height, width, generator=torch.Generator().manual_seed(0)) > 0.5
     _, mixed = mix(torch.zeros(images, 3, 4 * height, 4 * width), view, mask)
     thresholds = torch.full((classes,), 0.6, dtype=torch.float64)
-    separate, together = pseudo_regions(view, thresholds, 1), pseudo_regions(mixed, thresholds, 1)
+    separate, together = pseudo_regions(view, thresholds, 1, "pixel"), pseudo_regions(mixed, thresholds, 1, "pixel")
     assert_array_equal(together.masks, reference.mix(separate.masks.numpy(), mask.numpy()))

@@ -40,14 +40,14 @@ def test_confidence_by_hand():
 
 def test_pseudo_regions_by_hand():
     thresholds = torch.tensor([0.65, 0.5], dtype=torch.float64)
-    pseudo = pseudo_regions(hand_view(), thresholds, 1)
+    pseudo = pseudo_regions(hand_view(), thresholds, 1, "pixel")
     assert_array_equal(pseudo.masks.reshape(2, 5), [[1, 0, 0, 1, 0], [0, 0, 1, 0, 0]])
     assert_array_equal(pseudo.present, [[True, True]])
     assert_array_equal(pseudo.valid.flatten(), [True, False, True, True, False])
     assert_allclose(pseudo.weights, [[2.2 / 3, 0.8]])  # unconfident positions count, padding does not
     assert_allclose(pseudo.features, [[[3.0], [3.0]]])
 
-    pseudo = pseudo_regions(hand_view(), thresholds, 2)
+    pseudo = pseudo_regions(hand_view(), thresholds, 2, "pixel")
     assert_array_equal(pseudo.masks.reshape(2, 5), [[1, 0, 0, 1, 0], [0, 0, 0, 0, 0]])
     assert_array_equal(pseudo.present, [[True, False]])
     assert_array_equal(pseudo.valid.flatten(), [True, False, False, True, False])
@@ -55,16 +55,33 @@ def test_pseudo_regions_by_hand():
     assert_allclose(pseudo.features, [[[3.0], [0.0]]])
 
 
+def test_whole_regions_by_hand():
+    # The first class covers 0.9, 0.6 and 0.7, mean 0.7333; the second one 0.8.
+    for first, second in ((True, True), (True, False), (False, True), (False, False)):
+        thresholds = torch.tensor([0.73 if first else 0.74, 0.79 if second else 0.8], dtype=torch.float64)
+        pseudo = pseudo_regions(hand_view(), thresholds, 1, "region")
+        assert_array_equal(pseudo.present, [[first, second]])
+        expected = np.array([[1, 1, 0, 1, 0], [0, 0, 1, 0, 0]]) * np.array([[first], [second]])
+        assert_array_equal(pseudo.masks.reshape(2, 5), expected)
+        assert_array_equal(pseudo.valid.flatten(), expected.any(axis=0))
+        assert_allclose(pseudo.weights, [[2.2 / 3 * first, 0.8 * second]])
+        assert_allclose(pseudo.features, [[[8 / 3 * first], [3.0 * second]]])
+    # Without any position of a class its mean is 0: above no threshold, also not above 0.
+    nothing = replace(hand_view(), inside=torch.zeros(1, 1, 5, dtype=torch.bool))
+    assert not pseudo_regions(nothing, torch.zeros(2, dtype=torch.float64), 1, "region").valid.any()
+
+
 def test_confident_means_above_the_threshold():
     view = hand_view()
     threshold = view.probabilities[0, 0, 0, 3]
-    pseudo = pseudo_regions(view, torch.stack([threshold, threshold]), 1)
+    pseudo = pseudo_regions(view, torch.stack([threshold, threshold]), 1, "pixel")
     assert_array_equal(pseudo.masks[0, 0, 0], [1, 0, 0, 0, 0])
 
 
 @pytest.mark.parametrize("size", SIZES)
 @pytest.mark.parametrize("min_area", [1, 3])
-def test_values_against_loops(size, min_area):
+@pytest.mark.parametrize("selection", ["region", "pixel"])
+def test_values_against_loops(size, min_area, selection):
     for seed in range(3):
         view = random_view(size, seed, sharpness=2.0)
         values = arrays(view)
@@ -81,8 +98,9 @@ def test_values_against_loops(size, min_area):
         thresholds = class_thresholds(updated, 0.5, 0.8)
         assert_allclose(thresholds, reference.class_thresholds(expected, 0.5, 0.8), rtol=1e-10)
 
-        pseudo = arrays(pseudo_regions(view, thresholds, min_area))
-        expected = reference.pseudo_regions(**values, thresholds=thresholds.numpy(), min_area=min_area)
+        pseudo = arrays(pseudo_regions(view, thresholds, min_area, selection))
+        expected = reference.pseudo_regions(**values, thresholds=thresholds.numpy(), min_area=min_area,
+                                            selection=selection)  # fmt: skip
         for name, value in expected.items():
             assert_allclose(pseudo[name], value, rtol=1e-10, err_msg=name)
 
@@ -103,7 +121,7 @@ def test_types_shapes_and_no_gradient():
     view = random_view(SIZES[0], 0)
     view = replace(view, probabilities=view.probabilities.requires_grad_(), features=view.features.requires_grad_())
     images, _, classes, channels, height, width = SIZES[0]
-    pseudo = pseudo_regions(view, torch.full((classes,), 0.5, dtype=torch.float64), 1)
+    pseudo = pseudo_regions(view, torch.full((classes,), 0.5, dtype=torch.float64), 1, "pixel")
     assert pseudo.masks.shape == (images, classes, height, width)
     assert pseudo.masks.dtype == view.probabilities.dtype
     assert pseudo.present.shape == (images, classes) and pseudo.present.dtype == torch.bool
@@ -127,8 +145,8 @@ def test_large_areas_are_counted_exactly(name):
     thresholds = torch.full((2,), 0.5, dtype=dtype)
     with context:
         sums, counts = class_confidence_sums(view)
-        exact = pseudo_regions(view, thresholds, 257)
-        above = pseudo_regions(view, thresholds, 258)
+        exact = pseudo_regions(view, thresholds, 257, "pixel")
+        above = pseudo_regions(view, thresholds, 258, "pixel")
     assert_allclose(counts.double(), [300 * 300 - 257, 257])
     assert_allclose(sums.double(), [300 * 300 - 257, 257], rtol=1e-6)
     assert_array_equal(exact.present, [[True, True]])
@@ -144,7 +162,7 @@ def test_nothing_inside(name):
     view = replace(view, inside=torch.zeros_like(view.inside))
     with context:
         sums, counts = class_confidence_sums(view)
-        pseudo = pseudo_regions(view, torch.full((SIZES[0][2],), 0.5, dtype=dtype), 1)
+        pseudo = pseudo_regions(view, torch.full((SIZES[0][2],), 0.5, dtype=dtype), 1, "pixel")
     assert sums.eq(0).all() and counts.eq(0).all()
     for field in fields(pseudo):
         assert getattr(pseudo, field.name).eq(0).all(), field.name
@@ -159,7 +177,7 @@ def test_padding_has_no_influence():
     padding = ~view.inside[:, None]
     probabilities = torch.where(padding, torch.tensor([0.98, 0.01, 0.01]).double()[:, None, None], probabilities)
     features = torch.where(padding, 1e6, features)
-    other = pseudo_regions(TeacherView(probabilities, features, view.inside), thresholds, 1)
-    expected = pseudo_regions(view, thresholds, 1)
+    other = pseudo_regions(TeacherView(probabilities, features, view.inside), thresholds, 1, "pixel")
+    expected = pseudo_regions(view, thresholds, 1, "pixel")
     for field in fields(other):
         assert_allclose(getattr(other, field.name), getattr(expected, field.name), err_msg=field.name)

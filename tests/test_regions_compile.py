@@ -44,7 +44,8 @@ def chain(classes, masks, features, teacher_classes, teacher_masks, teacher_feat
     confidence = update_class_confidence(confidence, *class_confidence_sums(view))
     images, view = mix(images, view, cutmix_mask(draw[:, :4], view.inside.shape[-2:]))
     images, view = mix(images, view, classmix_mask(view, draw[:, 4:]))
-    pseudo = pseudo_regions(view, class_thresholds(confidence, 0.3, 0.5), 2)
+    pseudo = pseudo_regions(view, class_thresholds(confidence, 0.3, 0.5), 2, "region")
+    by_position = pseudo_regions(view, class_thresholds(confidence, 0.3, 0.5), 2, "pixel")
     student = Regions(classes, masks, features)
     losses = (
         region_mask_contrastive(student, pseudo),
@@ -52,7 +53,7 @@ def chain(classes, masks, features, teacher_classes, teacher_masks, teacher_feat
         region_feature_contrastive(student, pseudo, keys=pseudo.features[:1], keys_present=pseudo.present[:1]),
         region_class_consistency(student, pseudo),
         semantic_mask_consistency(student, pseudo),
-        pixel_consistency(student, pseudo),
+        pixel_consistency(student, by_position),
         pixel_contrastive(features, view, None),
         pixel_contrastive(features, view, images[:, 0, ::4, ::4].flatten(1), samples=7),
     )

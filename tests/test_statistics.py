@@ -38,7 +38,7 @@ def test_coverage_by_hand():
 @pytest.mark.parametrize("threshold", [0.3, 0.8])
 def test_counts_against_loops(size, threshold):
     view = random_view(size, 0)
-    pseudo = pseudo_regions(view, torch.full((size[2],), threshold), 2)
+    pseudo = pseudo_regions(view, torch.full((size[2],), threshold), 2, "pixel")
     regions = random_regions(size, 0)
     student = arrays(regions)
     scores = reference.semantic_scores(student["class_logits"], student["mask_logits"])

@@ -230,6 +230,7 @@ def test_evaluation_needs_no_training_data(command_line, tiny_options, tmp_path)
         ("MODEL.RESNETS.DEPTH", "20"), ("MODEL.SEM_SEG_HEAD.NORM", "XN"), ("SOLVER.MAX_ITER", "0"),
         ("MODEL.RC2L.EMA_DECAY", "1.5"), ("MODEL.META_ARCHITECTURE", "GeneralizedRCNN"),
         ("MODEL.RC2L.MATCHING", "greedy"), ("MODEL.PIXEL.CONTRAST_SAMPLES", "-1"),
+        ("MODEL.RC2L.SELECTION", "object"), ("MODEL.PIXEL.SELECTION", "none"), ("MODEL.RC2L.MIX", "mixup"),
     ],
 )  # fmt: skip
 def test_impossible_values_are_told(command_line, tiny_options, key, value):

@@ -76,6 +76,16 @@ def _check_values(cfg: CfgNode) -> None:
     for key, (value, low, high) in ranges.items():
         if not low <= value <= high:
             raise InputError(f"{key} is {value}; give a value from {low:g} to {high:g}.")
+    choices = {
+        "MODEL.RC2L.SELECTION": (cfg.MODEL.RC2L.SELECTION, ("region", "pixel")),
+        "MODEL.PIXEL.SELECTION": (cfg.MODEL.PIXEL.SELECTION, ("region", "pixel")),
+        "MODEL.RC2L.MIX": (cfg.MODEL.RC2L.MIX, ("cutmix", "classmix", "none")),
+        "MODEL.RC2L.MATCHING": (cfg.MODEL.RC2L.MATCHING, ("class", "hungarian")),
+    }
+    for key, (value, known) in choices.items():
+        if value not in known:
+            quoted = [f'"{choice}"' for choice in known]
+            raise InputError(f'{key} is "{value}"; say {", ".join(quoted[:-1])} or {quoted[-1]}.')
     check_test_settings(cfg)
 
 

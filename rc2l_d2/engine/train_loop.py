@@ -55,8 +55,6 @@ class SemiSupervisedTrainer(SimpleTrainer):
         self.telemetry = PseudoLabelTelemetry(classes or [str(c) for c in range(cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES)])
         self.seed = cfg.SEED if cfg.SEED >= 0 else comm.shared_random_seed()
         self.method = cfg.MODEL.RC2L
-        if self.method.MIX not in ("cutmix", "classmix", "none"):
-            raise InputError(f'MODEL.RC2L.MIX is "{self.method.MIX}"; say "cutmix", "classmix" or "none".')
         clip = cfg.SOLVER.CLIP_GRADIENTS
         if clip.ENABLED and clip.CLIP_TYPE != "full_model":
             raise InputError(
@@ -126,9 +124,9 @@ class SemiSupervisedTrainer(SimpleTrainer):
         self.teacher.observe(view)
         thresholds = self.teacher.thresholds(self.method.CONFIDENCE_THRESHOLD, self.method.CLASS_THRESHOLD_RATIO)
         if self.method.MEASURE_PSEUDO_LABELS:
-            self.measure(pseudo_regions(view, thresholds, self.method.MIN_REGION_AREA), unlabeled)
+            self.measure(pseudo_regions(view, thresholds, self.method.MIN_REGION_AREA, student.selection), unlabeled)
         strong, view = self.mixed(strong, view)
-        pseudo = pseudo_regions(view, thresholds, self.method.MIN_REGION_AREA)
+        pseudo = pseudo_regions(view, thresholds, self.method.MIN_REGION_AREA, student.selection)
         self.telemetry.add(coverage_counts(view, pseudo))
         return strong, pseudo, view
 

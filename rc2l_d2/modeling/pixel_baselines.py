@@ -22,14 +22,15 @@ class PixelConsistency(SemiSupervisedSegmentor):
         """
         Args:
             consistency_weight: weight of the cross-entropy; 0 leaves it out altogether.
-            segmentor: the arguments of :class:`RegionSegmentor`.
+            segmentor: the arguments of :class:`SemiSupervisedSegmentor` but the weights.
         """
         super().__init__(loss_weights={"loss_pixel_consistency": consistency_weight}, **segmentor)
 
     @classmethod
     def from_config(cls, cfg: CfgNode) -> dict:
-        weight = cfg.MODEL.RC2L.LOSS_WEIGHT * cfg.MODEL.PIXEL.CONSISTENCY_WEIGHT
-        return {**super().from_config(cfg), "consistency_weight": weight}
+        pixel = cfg.MODEL.PIXEL
+        weight = cfg.MODEL.RC2L.LOSS_WEIGHT * pixel.CONSISTENCY_WEIGHT
+        return {**super().from_config(cfg), "consistency_weight": weight, "selection": pixel.SELECTION}
 
     def loss_terms(self, regions: Regions, pseudo: PseudoRegions, view: TeacherView) -> dict[str, Callable[[], Tensor]]:
         """The cross-entropy of the student's semantic map against the pseudo labels."""

@@ -8,7 +8,6 @@ from functools import cache
 import torch
 from torch import Tensor
 
-from ..errors import InputError
 from ..host import META_ARCH_REGISTRY, CfgNode, comm, configurable
 from ..regions import (
     PseudoRegions,
@@ -56,10 +55,8 @@ class RC2L(SemiSupervisedSegmentor):
             feature_temperature: of the cosine similarities in RFC.
             matching: how RMC and RCC match queries and regions: "class", or "hungarian", MaskFormer's assignment, which
                 copies its costs to the host at each step.
-            segmentor: the arguments of :class:`RegionSegmentor`.
+            segmentor: the arguments of :class:`SemiSupervisedSegmentor` but the weights.
         """
-        if matching not in ("class", "hungarian"):
-            raise InputError(f'MODEL.RC2L.MATCHING is "{matching}"; say "class" or "hungarian".')
         loss_weights = {
             "loss_rmc": rmc_weight,
             "loss_rfc": rfc_weight,
@@ -83,6 +80,7 @@ class RC2L(SemiSupervisedSegmentor):
             "mask_temperature": method.MASK_TEMPERATURE,
             "feature_temperature": method.FEATURE_TEMPERATURE,
             "matching": method.MATCHING,
+            "selection": method.SELECTION,
         }
 
     def loss_terms(self, regions: Regions, pseudo: PseudoRegions, view: TeacherView) -> dict[str, Callable[[], Tensor]]:

@@ -19,18 +19,21 @@ class SemiSupervisedSegmentor(RegionSegmentor):
 
     Attributes:
         loss_weights: weight of each unlabelled loss by its name in the log; 0 leaves a loss out altogether.
+        selection: what the teacher has to be confident of, see :func:`rc2l_d2.regions.pseudo_regions`.
     """
 
     uses_unlabeled = True
 
-    def __init__(self, *, loss_weights: dict[str, float], **segmentor):
+    def __init__(self, *, loss_weights: dict[str, float], selection: str, **segmentor):
         """
         Args:
             loss_weights: see above.
+            selection: see above.
             segmentor: the arguments of :class:`RegionSegmentor`.
         """
         super().__init__(**segmentor)
         self.loss_weights = loss_weights
+        self.selection = selection
 
     def loss_terms(self, regions: Regions, pseudo: PseudoRegions, view: TeacherView) -> dict[str, Callable[[], Tensor]]:
         """What computes each loss of ``loss_weights``.

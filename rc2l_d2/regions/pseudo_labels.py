@@ -65,24 +65,32 @@ def class_thresholds(confidence: Tensor, floor: float, ratio: float) -> Tensor:
 
 
 @torch.no_grad()
-def pseudo_regions(view: TeacherView, thresholds: Tensor, min_area: int) -> PseudoRegions:
+def pseudo_regions(view: TeacherView, thresholds: Tensor, min_area: int, selection: str) -> PseudoRegions:
     """Cut the teacher's semantic map into pseudo regions.
 
-    The pseudo label is y(x) = argmax_c s'_c(x) with confidence v(x) = max_c s'_c(x). Slot c is
-    M_c(x) = 1[y(x) = c and v(x) > tau_c]; it is present where it covers ``min_area`` positions.
+    The pseudo label is y(x) = argmax_c s'_c(x) with confidence v(x) = max_c s'_c(x); omega_c is the mean of v where
+    y(x) = c. Slot c (our reading) is
+
+        selection "region":  M_c(x) = 1[y(x) = c] if omega_c > tau_c, else empty: a region is taken whole or left
+        selection "pixel":   M_c(x) = 1[y(x) = c and v(x) > tau_c]: FixMatch's choice, position by position
+
+    and present where it covers ``min_area`` positions. A region is often wrong as a whole, and then less confident as a
+    whole; position by position, its surest part would be learned from, and the edges of right ones would be left out.
 
     Args:
         view: the teacher's (possibly mixed) view of B images with K classes.
         thresholds: (K,), tau.
         min_area: smallest region, in positions of the mask grid.
+        selection: "region" or "pixel".
     """
     confidence = at_least_float32(view.probabilities).amax(dim=1, keepdim=True)
     labelled = one_hot_labels(view.probabilities) & view.inside.unsqueeze(1)
-    confident = labelled & (confidence > thresholds.view(1, -1, 1, 1))
+    mean_confidence = (labelled * confidence).sum(dim=(2, 3)) / labelled.sum(dim=(2, 3)).clamp_min(1)
+    compared = mean_confidence[..., None, None] if selection == "region" else confidence
+    confident = labelled & (compared > thresholds.view(1, -1, 1, 1))
     present = confident.sum(dim=(2, 3)) >= min_area
     masks = confident & present[..., None, None]
     dtype = view.probabilities.dtype
-    mean_confidence = (labelled * confidence).sum(dim=(2, 3)) / labelled.sum(dim=(2, 3)).clamp_min(1)
     return PseudoRegions(
         masks=masks.to(dtype),
         present=present,
