@@ -73,6 +73,24 @@ def test_seeds_fill_the_draws_name_and_pass_through_the_command_line(toy_definit
     assert plan[2].folder == tmp_path / "runs/supervised/1_4/seed2"
 
 
+@pytest.mark.parametrize("key, value, changed", [
+    ("MODEL.RC2L.SELECTION", "pixel", {"rc2l"}),
+    ("INPUT.STRONG_GRAYSCALE", 0.7, {"rc2l"}),
+    ("DATASETS.UNLABELED", ["tiny_val"], {"rc2l"}),
+    ("MODEL.RC2L.EMA_DECAY", 0.25, {"rc2l", "supervised"}),
+    ("SOLVER.BASE_LR", 0.25, {"rc2l", "supervised"}),
+])  # fmt: skip
+def test_runs_on_labels_alone_do_not_know_the_method(toy_definition, tmp_path, monkeypatch, key, value, changed):
+    monkeypatch.chdir(REPO)
+    settings = []
+    for overrides in ({}, {key: value}):
+        raw = description(toy_definition)
+        raw["draws"]["1_4"]["overrides"].update(overrides)
+        plan = plan_runs(load_comparison(str(written(tmp_path, raw))), tmp_path)
+        settings.append({planned.run.method: planned.settings for planned in plan if planned.run.seed == 1})
+    assert {method for method in settings[0] if settings[0][method] != settings[1][method]} == changed
+
+
 def test_runs_go_seed_by_seed_and_references_first(tmp_path):
     raw = description("unused", targets=[])
     raw["draws"]["1_8"] = {}

@@ -22,6 +22,10 @@ from .results import RunResult, read_result
 DONE, RESUME, NEW = "done", "resume", "new"
 # What changes no result. Images and their augmentation do not depend on the workers (data/loader.py).
 _NOT_COMPARED = ("OUTPUT_DIR", "DATALOADER.NUM_WORKERS", "SOLVER.CHECKPOINT_PERIOD", "VERSION")
+# What training on labels alone does not read, by the beginnings of keys, and what it does read of that: the teacher is
+# evaluated there too.
+_OF_UNLABELED = ("MODEL.RC2L.", "MODEL.PIXEL.", "INPUT.STRONG_", "DATASETS.UNLABELED", "SOLVER.IMS_PER_BATCH_UNLABELED")
+_OF_THE_TEACHER = ("MODEL.RC2L.EMA_DECAY",)
 
 
 @dataclass(frozen=True)
@@ -127,6 +131,10 @@ def _plan(run: Run, folder: Path, fingerprints: dict[str, dict[str, Any]]) -> Pl
     settings, problem = _flat(yaml.safe_load(cfg.dump())), ""
     for key in _NOT_COMPARED:
         settings.pop(key, None)
+    if not RC2LTrainer.uses_unlabeled(cfg):
+        # A change to the method leaves the runs without it as they are.
+        settings = {key: value for key, value in settings.items()
+                    if not key.startswith(_OF_UNLABELED) or key in _OF_THE_TEACHER}  # fmt: skip
     try:
         settings.update(_data_settings(cfg, fingerprints))
     except InputError as error:
