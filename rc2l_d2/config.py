@@ -97,9 +97,9 @@ def add_rc2l_config(cfg: CfgNode) -> CfgNode:
     # What the teacher has to be confident of: "region", the mean over a whole region, which is then taken whole, or
     # "pixel", each position by itself.
     cfg.MODEL.RC2L.SELECTION = "region"
-    # It is taken where its confidence exceeds both this probability ...
-    cfg.MODEL.RC2L.CONFIDENCE_THRESHOLD = 0.5
-    # ... and this fraction of the running mean confidence of its class (0: one fixed threshold for all classes).
+    # It is taken where its confidence exceeds both this probability (0.0: rare classes are unsure everywhere) ...
+    cfg.MODEL.RC2L.CONFIDENCE_THRESHOLD = 0.0
+    # ... and this fraction of the running mean confidence of its class (0.0: one fixed threshold for all classes).
     cfg.MODEL.RC2L.CLASS_THRESHOLD_RATIO = 0.9
     # Smallest pseudo region, in positions of the mask grid (stride 4).
     cfg.MODEL.RC2L.MIN_REGION_AREA = 4
@@ -111,10 +111,12 @@ def add_rc2l_config(cfg: CfgNode) -> CfgNode:
     cfg.MODEL.RC2L.MEASURE_PSEUDO_LABELS = False
 
     # --- pixel-level baselines (MODEL.META_ARCHITECTURE PixelConsistency and PixelContrast) --------------------------
-    # They share all of MODEL.RC2L but SELECTION, MATCHING, and the weights and temperatures of the four losses.
+    # They share all of MODEL.RC2L but MATCHING, the weights and temperatures of the four losses, and these three: the
+    # scheme of the field looks at each position by itself.
     cfg.MODEL.PIXEL = CfgNode()
-    # As MODEL.RC2L.SELECTION; the scheme of the field looks at each position by itself.
     cfg.MODEL.PIXEL.SELECTION = "pixel"
+    cfg.MODEL.PIXEL.CONFIDENCE_THRESHOLD = 0.5
+    cfg.MODEL.PIXEL.CLASS_THRESHOLD_RATIO = 0.95
     # Weights of the cross-entropy against pseudo labels and of the contrastive loss (PixelContrast alone has that one);
     # MODEL.RC2L.LOSS_WEIGHT multiplies both, 0.0 switches a loss off.
     cfg.MODEL.PIXEL.CONSISTENCY_WEIGHT = 1.0

@@ -16,7 +16,7 @@ from rc2l_d2.regions.pseudo_labels import (
     pseudo_regions,
     update_class_confidence,
 )
-from rc2l_d2.regions.types import TeacherView
+from rc2l_d2.regions.types import Selection, TeacherView
 
 
 def hand_view() -> TeacherView:
@@ -35,7 +35,8 @@ def test_confidence_by_hand():
     sums, counts = torch.tensor([9.0, 1.0, 0.0]).double(), torch.tensor([10.0, 2.0, 0.0]).double()
     assert_allclose(update_class_confidence(old, sums, counts), [0.704, 0.696, 0.6], rtol=1e-12)
     assert_allclose(update_class_confidence(old, sums, counts, momentum=0.5), [0.8, 0.6, 0.6], rtol=1e-12)
-    assert_allclose(class_thresholds(torch.tensor([0.7, 0.4, 1.0]).double(), 0.5, 0.95), [0.665, 0.5, 0.95])
+    kappa = torch.tensor([0.7, 0.4, 1.0], dtype=torch.float64)
+    assert_allclose(class_thresholds(kappa, Selection("pixel", 0.5, 0.95)), [0.665, 0.5, 0.95])
 
 
 def test_pseudo_regions_by_hand():
@@ -95,7 +96,7 @@ def test_values_against_loops(size, min_area, selection):
         updated = update_class_confidence(confidence, sums, counts)
         expected = reference.update_class_confidence(confidence.numpy(), expected_sums, expected_counts, 0.98)
         assert_allclose(updated, expected, rtol=1e-10)
-        thresholds = class_thresholds(updated, 0.5, 0.8)
+        thresholds = class_thresholds(updated, Selection("pixel", 0.5, 0.8))
         assert_allclose(thresholds, reference.class_thresholds(expected, 0.5, 0.8), rtol=1e-10)
 
         pseudo = arrays(pseudo_regions(view, thresholds, min_area, selection))

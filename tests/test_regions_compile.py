@@ -30,7 +30,7 @@ from rc2l_d2.regions.pseudo_labels import (
 )
 from rc2l_d2.regions.semantic import semantic_probabilities
 from rc2l_d2.regions.statistics import agreement_counts, coverage_counts, quality_counts
-from rc2l_d2.regions.types import Regions, TeacherView
+from rc2l_d2.regions.types import Regions, Selection, TeacherView
 
 SIZE = (2, 5, 3, 4, 6, 8)
 PACKAGES = [Path(package.__file__).parent for package in (rc2l_d2.regions, rc2l_d2.pixels)]
@@ -44,8 +44,10 @@ def chain(classes, masks, features, teacher_classes, teacher_masks, teacher_feat
     confidence = update_class_confidence(confidence, *class_confidence_sums(view))
     images, view = mix(images, view, cutmix_mask(draw[:, :4], view.inside.shape[-2:]))
     images, view = mix(images, view, classmix_mask(view, draw[:, 4:]))
-    pseudo = pseudo_regions(view, class_thresholds(confidence, 0.3, 0.5), 2, "region")
-    by_position = pseudo_regions(view, class_thresholds(confidence, 0.3, 0.5), 2, "pixel")
+    pseudo, by_position = (
+        pseudo_regions(view, class_thresholds(confidence, Selection(unit, 0.3, 0.5)), 2, unit)
+        for unit in ("region", "pixel")
+    )
     student = Regions(classes, masks, features)
     losses = (
         region_mask_contrastive(student, pseudo),

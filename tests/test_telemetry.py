@@ -110,8 +110,8 @@ def test_accuracy_is_that_of_the_pseudo_labels_before_mixing(make_trainer):
     student = step.model
     weak = student.preprocess([sample["image"] for sample in unlabeled]).tensor
     unmixed = step.teacher.view(weak, torch.stack([sample["inside"] for sample in unlabeled]))
-    thresholds = step.teacher.thresholds(0.1, 0.0)
-    expected = pseudo_regions(unmixed, thresholds, step.method.MIN_REGION_AREA, student.selection)
+    thresholds = step.teacher.thresholds(student.selection)
+    expected = pseudo_regions(unmixed, thresholds, step.method.MIN_REGION_AREA, student.selection.unit)
     right = claimed = 0
     for image, sample in enumerate(unlabeled):
         for y in range(16):

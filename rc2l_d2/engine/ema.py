@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from ..host import HookBase, comm
-from ..regions import TeacherView, class_confidence_sums, class_thresholds, semantic_probabilities
+from ..regions import Selection, TeacherView, class_confidence_sums, class_thresholds, semantic_probabilities
 from ..regions import update_class_confidence as updated_confidence
 
 # Confidence that every class is credited with before the teacher has been asked (our reading).
@@ -87,9 +87,9 @@ class EMATeacher:
             sums, counts = both
         self.class_confidence = updated_confidence(self.class_confidence, sums, counts)
 
-    def thresholds(self, floor: float, ratio: float) -> Tensor:
+    def thresholds(self, selection: Selection) -> Tensor:
         """(K,) confidence thresholds, see :func:`rc2l_d2.regions.class_thresholds`."""
-        return class_thresholds(self.class_confidence, floor, ratio)
+        return class_thresholds(self.class_confidence, selection)
 
     def state_dict(self) -> dict:
         """Weights, number of updates and class confidences, for a checkpoint."""

@@ -122,11 +122,12 @@ class SemiSupervisedTrainer(SimpleTrainer):
 
         view = self.teacher.view(weak, inside)
         self.teacher.observe(view)
-        thresholds = self.teacher.thresholds(self.method.CONFIDENCE_THRESHOLD, self.method.CLASS_THRESHOLD_RATIO)
+        thresholds = self.teacher.thresholds(student.selection)
+        how = thresholds, self.method.MIN_REGION_AREA, student.selection.unit
         if self.method.MEASURE_PSEUDO_LABELS:
-            self.measure(pseudo_regions(view, thresholds, self.method.MIN_REGION_AREA, student.selection), unlabeled)
+            self.measure(pseudo_regions(view, *how), unlabeled)
         strong, view = self.mixed(strong, view)
-        pseudo = pseudo_regions(view, thresholds, self.method.MIN_REGION_AREA, student.selection)
+        pseudo = pseudo_regions(view, *how)
         self.telemetry.add(coverage_counts(view, pseudo))
         return strong, pseudo, view
 

@@ -30,7 +30,7 @@ class PixelConsistency(SemiSupervisedSegmentor):
     def from_config(cls, cfg: CfgNode) -> dict:
         pixel = cfg.MODEL.PIXEL
         weight = cfg.MODEL.RC2L.LOSS_WEIGHT * pixel.CONSISTENCY_WEIGHT
-        return {**super().from_config(cfg), "consistency_weight": weight, "selection": pixel.SELECTION}
+        return {**super().from_config(cfg), "consistency_weight": weight, "selection": cls.selection_from(pixel)}
 
     def loss_terms(self, regions: Regions, pseudo: PseudoRegions, view: TeacherView) -> dict[str, Callable[[], Tensor]]:
         """The cross-entropy of the student's semantic map against the pseudo labels."""

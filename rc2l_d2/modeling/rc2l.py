@@ -80,7 +80,7 @@ class RC2L(SemiSupervisedSegmentor):
             "mask_temperature": method.MASK_TEMPERATURE,
             "feature_temperature": method.FEATURE_TEMPERATURE,
             "matching": method.MATCHING,
-            "selection": method.SELECTION,
+            "selection": cls.selection_from(method),
         }
 
     def loss_terms(self, regions: Regions, pseudo: PseudoRegions, view: TeacherView) -> dict[str, Callable[[], Tensor]]:

@@ -7,7 +7,8 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from ..regions import PseudoRegions, Regions, TeacherView, agreement_counts
+from ..host import CfgNode
+from ..regions import PseudoRegions, Regions, Selection, TeacherView, agreement_counts
 from .meta_arch import RegionSegmentor
 
 
@@ -19,12 +20,12 @@ class SemiSupervisedSegmentor(RegionSegmentor):
 
     Attributes:
         loss_weights: weight of each unlabelled loss by its name in the log; 0 leaves a loss out altogether.
-        selection: what the teacher has to be confident of, see :func:`rc2l_d2.regions.pseudo_regions`.
+        selection: which pseudo labels it learns from.
     """
 
     uses_unlabeled = True
 
-    def __init__(self, *, loss_weights: dict[str, float], selection: str, **segmentor):
+    def __init__(self, *, loss_weights: dict[str, float], selection: Selection, **segmentor):
         """
         Args:
             loss_weights: see above.
@@ -34,6 +35,11 @@ class SemiSupervisedSegmentor(RegionSegmentor):
         super().__init__(**segmentor)
         self.loss_weights = loss_weights
         self.selection = selection
+
+    @staticmethod
+    def selection_from(settings: CfgNode) -> Selection:
+        """What MODEL.RC2L or MODEL.PIXEL says."""
+        return Selection(settings.SELECTION, settings.CONFIDENCE_THRESHOLD, settings.CLASS_THRESHOLD_RATIO)
 
     def loss_terms(self, regions: Regions, pseudo: PseudoRegions, view: TeacherView) -> dict[str, Callable[[], Tensor]]:
         """What computes each loss of ``loss_weights``.

@@ -18,11 +18,12 @@ from .pseudo_labels import (
 )
 from .semantic import semantic_probabilities, semantic_scores
 from .statistics import agreement_counts, coverage_counts, quality_counts
-from .types import PseudoRegions, Regions, TeacherView
+from .types import PseudoRegions, Regions, Selection, TeacherView
 
 __all__ = [
     "PseudoRegions",
     "Regions",
+    "Selection",
     "TeacherView",
     "agreement_counts",
     "class_confidence_sums",

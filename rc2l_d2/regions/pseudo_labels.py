@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from .semantic import at_least_float32
-from .types import PseudoRegions, TeacherView
+from .types import PseudoRegions, Selection, TeacherView
 
 
 def one_hot_labels(probabilities: Tensor) -> Tensor:
@@ -59,20 +59,20 @@ def update_class_confidence(confidence: Tensor, sums: Tensor, counts: Tensor, mo
     return torch.where(counts > 0, updated, confidence)
 
 
-def class_thresholds(confidence: Tensor, floor: float, ratio: float) -> Tensor:
+def class_thresholds(confidence: Tensor, selection: Selection) -> Tensor:
     """Confidence threshold of each class, tau_c = max(floor, ratio * kappa_c), (K,) probabilities (our reading)."""
-    return (ratio * confidence).clamp_min(floor)
+    return (selection.ratio * confidence).clamp_min(selection.floor)
 
 
 @torch.no_grad()
-def pseudo_regions(view: TeacherView, thresholds: Tensor, min_area: int, selection: str) -> PseudoRegions:
+def pseudo_regions(view: TeacherView, thresholds: Tensor, min_area: int, unit: str) -> PseudoRegions:
     """Cut the teacher's semantic map into pseudo regions.
 
     The pseudo label is y(x) = argmax_c s'_c(x) with confidence v(x) = max_c s'_c(x); omega_c is the mean of v where
     y(x) = c. Slot c (our reading) is
 
-        selection "region":  M_c(x) = 1[y(x) = c] if omega_c > tau_c, else empty: a region is taken whole or left
-        selection "pixel":   M_c(x) = 1[y(x) = c and v(x) > tau_c]: FixMatch's choice, position by position
+        unit "region":  M_c(x) = 1[y(x) = c] if omega_c > tau_c, else empty: a region is taken whole or left
+        unit "pixel":   M_c(x) = 1[y(x) = c and v(x) > tau_c]: FixMatch's choice, position by position
 
     and present where it covers ``min_area`` positions. A region is often wrong as a whole, and then less confident as a
     whole; position by position, its surest part would be learned from, and the edges of right ones would be left out.
@@ -81,12 +81,12 @@ def pseudo_regions(view: TeacherView, thresholds: Tensor, min_area: int, selecti
         view: the teacher's (possibly mixed) view of B images with K classes.
         thresholds: (K,), tau.
         min_area: smallest region, in positions of the mask grid.
-        selection: "region" or "pixel".
+        unit: of :class:`Selection`, "region" or "pixel".
     """
     confidence = at_least_float32(view.probabilities).amax(dim=1, keepdim=True)
     labelled = one_hot_labels(view.probabilities) & view.inside.unsqueeze(1)
     mean_confidence = (labelled * confidence).sum(dim=(2, 3)) / labelled.sum(dim=(2, 3)).clamp_min(1)
-    compared = mean_confidence[..., None, None] if selection == "region" else confidence
+    compared = mean_confidence[..., None, None] if unit == "region" else confidence
     confident = labelled & (compared > thresholds.view(1, -1, 1, 1))
     present = confident.sum(dim=(2, 3)) >= min_area
     masks = confident & present[..., None, None]

@@ -54,6 +54,21 @@ class TeacherView:
 
 
 @dataclass(frozen=True)
+class Selection:
+    """Which of the teacher's pseudo labels are learned from.
+
+    Attributes:
+        unit: what is taken or left: "region", by its mean confidence, or "pixel", each position by its own.
+        floor: probability that the confidence has to exceed.
+        ratio: fraction of the class's mean confidence kappa that it has to exceed too.
+    """
+
+    unit: str
+    floor: float
+    ratio: float
+
+
+@dataclass(frozen=True)
 class PseudoRegions:
     """The teacher's regions as *class slots*: one slot a class, so every shape is fixed and nothing is ragged.
 
