@@ -11,6 +11,7 @@ from rc2l_d2.modeling import SemiSupervisedSegmentor
 from rc2l_d2.modeling.matcher import assign_regions
 from rc2l_d2.pixels import pixel_consistency, pixel_contrastive
 from rc2l_d2.regions import (
+    Selection,
     region_class_consistency,
     region_feature_contrastive,
     region_mask_contrastive,
@@ -66,6 +67,18 @@ def test_hungarian_matching_is_solved_once_and_only_where_a_loss_needs_it(make_m
     assert set(make_model("RC2L", *hungarian, *off).unlabeled_losses(*case)) == {"loss_rfc", "loss_smc"}
     make_model("RC2L").unlabeled_losses(*case)
     assert len(calls) == 1
+
+
+@pytest.mark.parametrize("architecture, section", [
+    ("RC2L", "RC2L"), ("PixelConsistency", "PIXEL"), ("PixelContrast", "PIXEL"),
+])  # fmt: skip
+def test_each_method_selects_as_its_own_keys_say(make_model, architecture, section):
+    values = {"RC2L": ("pixel", 0.11, 0.12), "PIXEL": ("region", 0.21, 0.22)}
+    names = ("SELECTION", "CONFIDENCE_THRESHOLD", "CLASS_THRESHOLD_RATIO")
+    options = [text for key, of_key in values.items() for name, value in zip(names, of_key, strict=True)
+               for text in (f"MODEL.{key}.{name}", str(value))]  # fmt: skip
+    assert make_model(architecture, *options).selection == Selection(*values[section])
+    assert make_model(architecture).selection.unit == {"RC2L": "region", "PIXEL": "pixel"}[section]
 
 
 @pytest.mark.parametrize("samples", [0, 7])

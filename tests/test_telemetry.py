@@ -127,6 +127,19 @@ def test_accuracy_is_that_of_the_pseudo_labels_before_mixing(make_trainer):
     assert read["pseudo/regions_per_image"] == pytest.approx(pseudo.present.sum(1).double().mean().item())
 
 
+@pytest.mark.parametrize("unit, other", [("region", "pixel"), ("pixel", "region")])
+def test_pseudo_regions_are_selected_as_the_model_says(make_trainer, unit, other):
+    step = make_trainer("MODEL.RC2L.SELECTION", unit, "MODEL.RC2L.CONFIDENCE_THRESHOLD", "0.0",
+                        "MODEL.RC2L.CLASS_THRESHOLD_RATIO", "1.0")._trainer  # fmt: skip
+    unlabeled = next(iter(step.data_loader))[1]
+    _, _, view = step.teach(unlabeled)
+    step.teacher.class_confidence.fill_(view.probabilities.amax(dim=1).median())  # between them all
+    _, pseudo, view = step.teach(unlabeled)
+    settings = step.teacher.class_confidence, step.method.MIN_REGION_AREA
+    assert torch.equal(pseudo.masks, pseudo_regions(view, *settings, unit).masks)
+    assert not torch.equal(pseudo.masks, pseudo_regions(view, *settings, other).masks)
+
+
 def test_agreement_is_the_students(make_trainer):
     """A student that is the teacher, on views that are not distorted, agrees everywhere."""
     trainer = make_trainer("MODEL.RC2L.MIX", "none", "INPUT.STRONG_JITTER", "(0.,0.,0.,0.)")

@@ -66,7 +66,8 @@ def main() -> int:
     parser.add_argument("comparison", help="YAML file of the comparison")
     parser.add_argument("--output", type=Path, help="folder of runs and report (default: as the file says)")
     parser.add_argument(
-        "--only", action="append", default=[], metavar="METHOD[/DRAW]", help="run these alone; may be given again"
+        "--only", action="append", default=[], metavar="METHOD[/DRAW]",
+        help="run these alone (may be given again); the report is on all",
     )
     parser.add_argument("--jobs", type=int, default=1, help="runs at a time, which share the cores (default: 1)")
     parser.add_argument("--document", type=Path, help="Markdown file in which to rewrite this comparison's section")
@@ -89,9 +90,9 @@ def main() -> int:
         return 0
     failures = [] if args.report_only else Runner(TRAIN_NET, args.jobs, say, args.keep_weights).run(selected, output)
     jobs = f" --jobs {args.jobs}" if args.jobs > 1 else ""
-    report(comparison, plan, output, args.document, f"python tools/compare_methods.py {args.comparison}{jobs}")
     for failure in failures:
         print(f"compare_methods.py: {failure}", file=sys.stderr)
+    report(comparison, plan, output, args.document, f"python tools/compare_methods.py {args.comparison}{jobs}")
     return 1 if failures else 0
 
 

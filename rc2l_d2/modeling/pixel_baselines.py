@@ -1,4 +1,4 @@
-"""The baselines that RC2L is measured against: the same student, teacher, views and pseudo labels, losses on pixels."""
+"""What RC2L is measured against: the same student, teacher and views, but pseudo labels and losses on pixels."""
 
 from __future__ import annotations
 

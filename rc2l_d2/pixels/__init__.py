@@ -1,4 +1,4 @@
-"""What region-level learning is measured against: the same teacher, views and pseudo labels, losses on pixels."""
+"""What region-level learning is measured against: the same teacher and views, losses on pixels."""
 
 from .losses import pixel_consistency, pixel_contrastive
 

@@ -76,6 +76,7 @@ def pseudo_regions(view: TeacherView, thresholds: Tensor, min_area: int, unit: s
 
     and present where it covers ``min_area`` positions. A region is often wrong as a whole, and then less confident as a
     whole; position by position, its surest part would be learned from, and the edges of right ones would be left out.
+    The region is that of the image given: in a mixed one, both pieces' positions of a class stand or fall together.
 
     Args:
         view: the teacher's (possibly mixed) view of B images with K classes.
