@@ -253,9 +253,13 @@ def test_an_interrupted_matrix_goes_on(toy_definition, tmp_path, monkeypatch):
     file, out = written(tmp_path, raw), tmp_path / "out"
     run = out / "runs/supervised/1_4/seed1"
 
+    def heed_ctrl_c() -> None:
+        # A shell has what it starts in the background, such as these tests, ignore it, and children inherit that.
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
+
     def start() -> subprocess.Popen:
-        return subprocess.Popen([*TOOL, str(file), "--output", str(out)], cwd=REPO, env=ENVIRONMENT,
-                                stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)  # fmt: skip
+        return subprocess.Popen([*TOOL, str(file), "--output", str(out)], cwd=REPO, env=ENVIRONMENT, text=True,
+                                stdout=subprocess.PIPE, stderr=subprocess.PIPE, preexec_fn=heed_ctrl_c)  # fmt: skip
 
     def child_of(process: subprocess.Popen) -> int:
         (child,) = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
