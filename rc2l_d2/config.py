@@ -94,8 +94,8 @@ def add_rc2l_config(cfg: CfgNode) -> CfgNode:
     # Softmax temperatures of Dice similarities (RMC, RCC) and of cosine similarities (RFC).
     cfg.MODEL.RC2L.MASK_TEMPERATURE = 0.1
     cfg.MODEL.RC2L.FEATURE_TEMPERATURE = 0.1
-    # What the teacher has to be confident of: "region", a whole region of the (mixed) image on average, which is then
-    # taken whole, or "pixel", each position by itself.
+    # What the teacher has to be confident of: "region", a whole region on average, which is then taken whole, or
+    # "pixel", each position by itself.
     cfg.MODEL.RC2L.SELECTION = "region"
     # It is taken where its confidence exceeds both this probability (0.0, no floor: rare classes are always unsure) ...
     cfg.MODEL.RC2L.CONFIDENCE_THRESHOLD = 0.0

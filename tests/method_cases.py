@@ -8,7 +8,7 @@ from dataclasses import fields, replace
 import numpy as np
 import torch
 
-from rc2l_d2.regions.pseudo_labels import pseudo_regions
+from rc2l_d2.regions.pseudo_labels import pseudo_regions, select
 from rc2l_d2.regions.types import PseudoRegions, Regions, TeacherView
 
 SIZES = [  # images, queries, classes, channels, height, width
@@ -64,7 +64,7 @@ def random_regions(size, seed: int, dtype=torch.float64) -> Regions:
 def random_case(size, seed: int, threshold: float = 0.5, dtype=torch.float64) -> tuple[Regions, PseudoRegions]:
     view = random_view(size, seed, dtype=dtype)
     thresholds = torch.full((size[2],), threshold, dtype=dtype)
-    return random_regions(size, seed, dtype), pseudo_regions(view, thresholds, 1, "pixel")
+    return random_regions(size, seed, dtype), pseudo_regions(select(view, thresholds, "pixel"), 1)
 
 
 def edge_case(name: str, dtype=torch.float32) -> tuple[Regions, PseudoRegions]:
@@ -119,7 +119,7 @@ def edge_case(name: str, dtype=torch.float32) -> tuple[Regions, PseudoRegions]:
         regions.class_logits[:] = value
         regions.mask_logits[:] = value
 
-    pseudo = pseudo_regions(view, thresholds, min_area, "pixel")
+    pseudo = pseudo_regions(select(view, thresholds, "pixel"), min_area)
     if name == "empty pseudo masks marked present":
         zeros = {field.name: torch.zeros_like(getattr(pseudo, field.name)) for field in fields(pseudo)}
         pseudo = PseudoRegions(**zeros | {"present": torch.ones_like(pseudo.present)})

@@ -10,7 +10,7 @@ from method_cases import SIZES, arrays, random_view
 from numpy.testing import assert_allclose, assert_array_equal
 
 from rc2l_d2.regions.mixing import classmix_mask, cutmix_mask, mix
-from rc2l_d2.regions.pseudo_labels import pseudo_regions
+from rc2l_d2.regions.pseudo_labels import pseudo_regions, select
 from rc2l_d2.regions.types import TeacherView
 
 ALMOST_ONE = 1 - 2**-24  # the largest float32 that torch.rand returns
@@ -138,12 +138,15 @@ def test_mix_by_hand():
     assert_array_equal(mixed.inside, [[[False, True]], [[False, False]]])
 
 
-def test_regions_of_a_mixed_view_are_exact():
-    """A position of the mixed image has the label and the confidence it had where it came from."""
-    view = random_view(SIZES[0], 5)
+@pytest.mark.parametrize("unit", ["region", "pixel"])
+def test_regions_of_a_mixed_view_are_exact(unit):
+    """A position of the mixed image has the label that it had where it came from, and is chosen if it was there."""
     images, _, classes, _, height, width = SIZES[0]
+    view = random_view(SIZES[0], 5)
+    threshold = view.probabilities.amax(dim=1)[view.inside].mean()
+    view = select(view, threshold.expand(classes), unit)
+    assert 0 < view.chosen.sum() < view.inside.sum()
     mask = torch.rand(images, height, width, generator=torch.Generator().manual_seed(0)) > 0.5
     _, mixed = mix(torch.zeros(images, 3, 4 * height, 4 * width), view, mask)
-    thresholds = torch.full((classes,), 0.6, dtype=torch.float64)
-    separate, together = pseudo_regions(view, thresholds, 1, "pixel"), pseudo_regions(mixed, thresholds, 1, "pixel")
+    separate, together = pseudo_regions(view, 1), pseudo_regions(mixed, 1)
     assert_array_equal(together.masks, reference.mix(separate.masks.numpy(), mask.numpy()))

@@ -14,6 +14,7 @@ from rc2l_d2.regions.pseudo_labels import (
     class_thresholds,
     masked_average_pool,
     pseudo_regions,
+    select,
     update_class_confidence,
 )
 from rc2l_d2.regions.types import Selection, TeacherView
@@ -41,14 +42,14 @@ def test_confidence_by_hand():
 
 def test_pseudo_regions_by_hand():
     thresholds = torch.tensor([0.65, 0.5], dtype=torch.float64)
-    pseudo = pseudo_regions(hand_view(), thresholds, 1, "pixel")
+    pseudo = pseudo_regions(select(hand_view(), thresholds, "pixel"), 1)
     assert_array_equal(pseudo.masks.reshape(2, 5), [[1, 0, 0, 1, 0], [0, 0, 1, 0, 0]])
     assert_array_equal(pseudo.present, [[True, True]])
     assert_array_equal(pseudo.valid.flatten(), [True, False, True, True, False])
     assert_allclose(pseudo.weights, [[2.2 / 3, 0.8]])  # unconfident positions count, padding does not
     assert_allclose(pseudo.features, [[[3.0], [3.0]]])
 
-    pseudo = pseudo_regions(hand_view(), thresholds, 2, "pixel")
+    pseudo = pseudo_regions(select(hand_view(), thresholds, "pixel"), 2)
     assert_array_equal(pseudo.masks.reshape(2, 5), [[1, 0, 0, 1, 0], [0, 0, 0, 0, 0]])
     assert_array_equal(pseudo.present, [[True, False]])
     assert_array_equal(pseudo.valid.flatten(), [True, False, False, True, False])
@@ -60,7 +61,7 @@ def test_whole_regions_by_hand():
     # The first class covers 0.9, 0.6 and 0.7, mean 0.7333; the second one 0.8.
     for first, second in ((True, True), (True, False), (False, True), (False, False)):
         thresholds = torch.tensor([0.73 if first else 0.74, 0.79 if second else 0.8], dtype=torch.float64)
-        pseudo = pseudo_regions(hand_view(), thresholds, 1, "region")
+        pseudo = pseudo_regions(select(hand_view(), thresholds, "region"), 1)
         assert_array_equal(pseudo.present, [[first, second]])
         expected = np.array([[1, 1, 0, 1, 0], [0, 0, 1, 0, 0]]) * np.array([[first], [second]])
         assert_array_equal(pseudo.masks.reshape(2, 5), expected)
@@ -69,13 +70,13 @@ def test_whole_regions_by_hand():
         assert_allclose(pseudo.features, [[[8 / 3 * first], [3.0 * second]]])
     # Without any position of a class its mean is 0: above no threshold, also not above 0.
     nothing = replace(hand_view(), inside=torch.zeros(1, 1, 5, dtype=torch.bool))
-    assert not pseudo_regions(nothing, torch.zeros(2, dtype=torch.float64), 1, "region").valid.any()
+    assert not pseudo_regions(select(nothing, torch.zeros(2, dtype=torch.float64), "region"), 1).valid.any()
 
 
 def test_confident_means_above_the_threshold():
     view = hand_view()
     threshold = view.probabilities[0, 0, 0, 3]
-    pseudo = pseudo_regions(view, torch.stack([threshold, threshold]), 1, "pixel")
+    pseudo = pseudo_regions(select(view, torch.stack([threshold, threshold]), "pixel"), 1)
     assert_array_equal(pseudo.masks[0, 0, 0], [1, 0, 0, 0, 0])
 
 
@@ -99,7 +100,7 @@ def test_values_against_loops(size, min_area, selection):
         thresholds = class_thresholds(updated, Selection("pixel", 0.5, 0.8))
         assert_allclose(thresholds, reference.class_thresholds(expected, 0.5, 0.8), rtol=1e-10)
 
-        pseudo = arrays(pseudo_regions(view, thresholds, min_area, selection))
+        pseudo = arrays(pseudo_regions(select(view, thresholds, selection), min_area))
         expected = reference.pseudo_regions(**values, thresholds=thresholds.numpy(), min_area=min_area,
                                             selection=selection)  # fmt: skip
         for name, value in expected.items():
@@ -122,7 +123,7 @@ def test_types_shapes_and_no_gradient():
     view = random_view(SIZES[0], 0)
     view = replace(view, probabilities=view.probabilities.requires_grad_(), features=view.features.requires_grad_())
     images, _, classes, channels, height, width = SIZES[0]
-    pseudo = pseudo_regions(view, torch.full((classes,), 0.5, dtype=torch.float64), 1, "pixel")
+    pseudo = pseudo_regions(select(view, torch.full((classes,), 0.5, dtype=torch.float64), "pixel"), 1)
     assert pseudo.masks.shape == (images, classes, height, width)
     assert pseudo.masks.dtype == view.probabilities.dtype
     assert pseudo.present.shape == (images, classes) and pseudo.present.dtype == torch.bool
@@ -146,8 +147,8 @@ def test_large_areas_are_counted_exactly(name):
     thresholds = torch.full((2,), 0.5, dtype=dtype)
     with context:
         sums, counts = class_confidence_sums(view)
-        exact = pseudo_regions(view, thresholds, 257, "pixel")
-        above = pseudo_regions(view, thresholds, 258, "pixel")
+        exact = pseudo_regions(select(view, thresholds, "pixel"), 257)
+        above = pseudo_regions(select(view, thresholds, "pixel"), 258)
     assert_allclose(counts.double(), [300 * 300 - 257, 257])
     assert_allclose(sums.double(), [300 * 300 - 257, 257], rtol=1e-6)
     assert_array_equal(exact.present, [[True, True]])
@@ -163,7 +164,7 @@ def test_nothing_inside(name):
     view = replace(view, inside=torch.zeros_like(view.inside))
     with context:
         sums, counts = class_confidence_sums(view)
-        pseudo = pseudo_regions(view, torch.full((SIZES[0][2],), 0.5, dtype=dtype), 1, "pixel")
+        pseudo = pseudo_regions(select(view, torch.full((SIZES[0][2],), 0.5, dtype=dtype), "pixel"), 1)
     assert sums.eq(0).all() and counts.eq(0).all()
     for field in fields(pseudo):
         assert getattr(pseudo, field.name).eq(0).all(), field.name
@@ -178,7 +179,7 @@ def test_padding_has_no_influence():
     padding = ~view.inside[:, None]
     probabilities = torch.where(padding, torch.tensor([0.98, 0.01, 0.01]).double()[:, None, None], probabilities)
     features = torch.where(padding, 1e6, features)
-    other = pseudo_regions(TeacherView(probabilities, features, view.inside), thresholds, 1, "pixel")
-    expected = pseudo_regions(view, thresholds, 1, "pixel")
+    other = pseudo_regions(select(TeacherView(probabilities, features, view.inside), thresholds, "pixel"), 1)
+    expected = pseudo_regions(select(view, thresholds, "pixel"), 1)
     for field in fields(other):
         assert_allclose(getattr(other, field.name), getattr(expected, field.name), err_msg=field.name)

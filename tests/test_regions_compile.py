@@ -26,6 +26,7 @@ from rc2l_d2.regions.pseudo_labels import (
     class_confidence_sums,
     class_thresholds,
     pseudo_regions,
+    select,
     update_class_confidence,
 )
 from rc2l_d2.regions.semantic import semantic_probabilities
@@ -45,7 +46,7 @@ def chain(classes, masks, features, teacher_classes, teacher_masks, teacher_feat
     images, view = mix(images, view, cutmix_mask(draw[:, :4], view.inside.shape[-2:]))
     images, view = mix(images, view, classmix_mask(view, draw[:, 4:]))
     pseudo, by_position = (
-        pseudo_regions(view, class_thresholds(confidence, Selection(unit, 0.3, 0.5)), 2, unit)
+        pseudo_regions(select(view, class_thresholds(confidence, Selection(unit, 0.3, 0.5)), unit), 2)
         for unit in ("region", "pixel")
     )
     student = Regions(classes, masks, features)

@@ -7,7 +7,7 @@ import pytest
 import torch
 from method_cases import EDGE_CASES, SIZES, arrays, edge_case, random_case, random_regions, random_view
 
-from rc2l_d2.regions import agreement_counts, coverage_counts, pseudo_regions, quality_counts
+from rc2l_d2.regions import agreement_counts, coverage_counts, pseudo_regions, quality_counts, select
 from rc2l_d2.regions.types import PseudoRegions, TeacherView
 
 
@@ -38,7 +38,7 @@ def test_coverage_by_hand():
 @pytest.mark.parametrize("threshold", [0.3, 0.8])
 def test_counts_against_loops(size, threshold):
     view = random_view(size, 0)
-    pseudo = pseudo_regions(view, torch.full((size[2],), threshold), 2, "pixel")
+    pseudo = pseudo_regions(select(view, torch.full((size[2],), threshold), "pixel"), 2)
     regions = random_regions(size, 0)
     student = arrays(regions)
     scores = reference.semantic_scores(student["class_logits"], student["mask_logits"])

@@ -12,7 +12,7 @@ from rc2l_d2.engine import RC2LTrainer, load_config
 from rc2l_d2.engine.telemetry import PseudoLabelTelemetry
 from rc2l_d2.engine.train_loop import SemiSupervisedTrainer
 from rc2l_d2.host import comm, launch
-from rc2l_d2.regions import pseudo_regions
+from rc2l_d2.regions import pseudo_regions, select
 
 NAMES = ["road", "car", "sky", "pole"]
 COVERAGE = {"confident": 3, "positions": 4, "regions": 5, "images": 2, "classes_present": 2, "classes": 4}
@@ -111,7 +111,7 @@ def test_accuracy_is_that_of_the_pseudo_labels_before_mixing(make_trainer):
     weak = student.preprocess([sample["image"] for sample in unlabeled]).tensor
     unmixed = step.teacher.view(weak, torch.stack([sample["inside"] for sample in unlabeled]))
     thresholds = step.teacher.thresholds(student.selection)
-    expected = pseudo_regions(unmixed, thresholds, step.method.MIN_REGION_AREA, student.selection.unit)
+    expected = pseudo_regions(select(unmixed, thresholds, student.selection.unit), step.method.MIN_REGION_AREA)
     right = claimed = 0
     for image, sample in enumerate(unlabeled):
         for y in range(16):
@@ -128,16 +128,20 @@ def test_accuracy_is_that_of_the_pseudo_labels_before_mixing(make_trainer):
 
 
 @pytest.mark.parametrize("unit, other", [("region", "pixel"), ("pixel", "region")])
-def test_pseudo_regions_are_selected_as_the_model_says(make_trainer, unit, other):
-    step = make_trainer("MODEL.RC2L.SELECTION", unit, "MODEL.RC2L.CONFIDENCE_THRESHOLD", "0.0",
-                        "MODEL.RC2L.CLASS_THRESHOLD_RATIO", "1.0")._trainer  # fmt: skip
+def test_pseudo_regions_are_selected_as_the_model_says(make_trainer, monkeypatch, unit, other):
+    step = make_trainer("MODEL.RC2L.MIX", "none", "MODEL.RC2L.SELECTION", unit,
+                        "MODEL.RC2L.CONFIDENCE_THRESHOLD", "0.0", "MODEL.RC2L.CLASS_THRESHOLD_RATIO", "1.0",
+                        )._trainer  # fmt: skip
     unlabeled = next(iter(step.data_loader))[1]
     _, _, view = step.teach(unlabeled)
-    step.teacher.class_confidence.fill_(view.probabilities.amax(dim=1).median())  # between them all
+    monkeypatch.setattr(step.teacher, "observe", lambda view: None)
+    step.teacher.class_confidence.fill_(view.probabilities[0].amax(dim=0).median())  # half of the first image is above
     _, pseudo, view = step.teach(unlabeled)
-    settings = step.teacher.class_confidence, step.method.MIN_REGION_AREA
-    assert torch.equal(pseudo.masks, pseudo_regions(view, *settings, unit).masks)
-    assert not torch.equal(pseudo.masks, pseudo_regions(view, *settings, other).masks)
+    by_unit = {
+        name: pseudo_regions(select(view, step.teacher.class_confidence, name), step.method.MIN_REGION_AREA).masks
+        for name in (unit, other)
+    }
+    assert torch.equal(pseudo.masks, by_unit[unit]) and not torch.equal(pseudo.masks, by_unit[other])
 
 
 def test_agreement_is_the_students(make_trainer):

@@ -19,6 +19,7 @@ from ..regions import (
     mix,
     pseudo_regions,
     quality_counts,
+    select,
 )
 from .checkpoint import unwrap
 from .ema import EMATeacher
@@ -122,12 +123,11 @@ class SemiSupervisedTrainer(SimpleTrainer):
 
         view = self.teacher.view(weak, inside)
         self.teacher.observe(view)
-        thresholds = self.teacher.thresholds(student.selection)
-        how = thresholds, self.method.MIN_REGION_AREA, student.selection.unit
+        view = select(view, self.teacher.thresholds(student.selection), student.selection.unit)
         if self.method.MEASURE_PSEUDO_LABELS:
-            self.measure(pseudo_regions(view, *how), unlabeled)
+            self.measure(pseudo_regions(view, self.method.MIN_REGION_AREA), unlabeled)
         strong, view = self.mixed(strong, view)
-        pseudo = pseudo_regions(view, *how)
+        pseudo = pseudo_regions(view, self.method.MIN_REGION_AREA)
         self.telemetry.add(coverage_counts(view, pseudo))
         return strong, pseudo, view
 

@@ -14,6 +14,7 @@ from .pseudo_labels import (
     class_thresholds,
     masked_average_pool,
     pseudo_regions,
+    select,
     update_class_confidence,
 )
 from .semantic import semantic_probabilities, semantic_scores
@@ -40,6 +41,7 @@ __all__ = [
     "region_class_consistency",
     "region_feature_contrastive",
     "region_mask_contrastive",
+    "select",
     "semantic_mask_consistency",
     "semantic_probabilities",
     "semantic_scores",

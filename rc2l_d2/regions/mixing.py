@@ -78,5 +78,6 @@ def mix(images: Tensor, view: TeacherView, mask: Tensor) -> tuple[Tensor, Teache
         probabilities=torch.where(on_grid, _partner(view.probabilities), view.probabilities),
         features=torch.where(on_grid, _partner(view.features), view.features),
         inside=torch.where(mask, _partner(view.inside), view.inside),
+        chosen=view.chosen if view.chosen is None else torch.where(mask, _partner(view.chosen), view.chosen),
     )
     return torch.where(on_pixels, _partner(images), images), mixed

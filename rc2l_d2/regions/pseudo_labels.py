@@ -5,6 +5,8 @@ Everything here is without gradient, of fixed shape and on the device: no list o
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import torch
 from torch import Tensor
 
@@ -64,33 +66,51 @@ def class_thresholds(confidence: Tensor, selection: Selection) -> Tensor:
     return (selection.ratio * confidence).clamp_min(selection.floor)
 
 
+def _labels_and_confidence(view: TeacherView) -> tuple[Tensor, Tensor, Tensor]:
+    """1[y(x) = c] inside the images (B, K, h, w), v(x) (B, 1, h, w) and omega_c (B, K)."""
+    confidence = at_least_float32(view.probabilities).amax(dim=1, keepdim=True)
+    labelled = one_hot_labels(view.probabilities) & view.inside.unsqueeze(1)
+    mean = (labelled * confidence).sum(dim=(2, 3)) / labelled.sum(dim=(2, 3)).clamp_min(1)
+    return labelled, confidence, mean
+
+
 @torch.no_grad()
-def pseudo_regions(view: TeacherView, thresholds: Tensor, min_area: int, unit: str) -> PseudoRegions:
-    """Cut the teacher's semantic map into pseudo regions.
+def select(view: TeacherView, thresholds: Tensor, unit: str) -> TeacherView:
+    """Decide which positions the teacher is confident enough of: ``view`` with ``chosen``.
 
     The pseudo label is y(x) = argmax_c s'_c(x) with confidence v(x) = max_c s'_c(x); omega_c is the mean of v where
-    y(x) = c. Slot c (our reading) is
+    y(x) = c. A position x with y(x) = c is chosen (our reading) where
 
-        unit "region":  M_c(x) = 1[y(x) = c] if omega_c > tau_c, else empty: a region is taken whole or left
-        unit "pixel":   M_c(x) = 1[y(x) = c and v(x) > tau_c]: FixMatch's choice, position by position
+        unit "region":  omega_c > tau_c: a region is taken whole or left
+        unit "pixel":   v(x) > tau_c: FixMatch's choice, position by position
 
-    and present where it covers ``min_area`` positions. A region is often wrong as a whole, and then less confident as a
-    whole; position by position, its surest part would be learned from, and the edges of right ones would be left out.
-    The region is that of the image given: in a mixed one, both pieces' positions of a class stand or fall together.
+    A region is often wrong as a whole, and then less confident as a whole; position by position, its surest part would
+    be learned from, and the edges of right ones would be left out.
+
+    Args:
+        view: the teacher's view of B images with K classes, before mixing: a mixed image has pieces of regions.
+        thresholds: (K,), tau.
+        unit: of :class:`Selection`, "region" or "pixel".
+    """
+    labelled, confidence, mean = _labels_and_confidence(view)
+    compared = mean[..., None, None] if unit == "region" else confidence
+    return replace(view, chosen=(labelled & (compared > thresholds.view(1, -1, 1, 1))).any(dim=1))
+
+
+@torch.no_grad()
+def pseudo_regions(view: TeacherView, min_area: int) -> PseudoRegions:
+    """Cut the chosen positions of the teacher's semantic map into pseudo regions.
+
+    Slot c is M_c(x) = 1[y(x) = c and x is chosen]; it is present where it covers ``min_area`` positions.
 
     Args:
         view: the teacher's (possibly mixed) view of B images with K classes.
-        thresholds: (K,), tau.
         min_area: smallest region, in positions of the mask grid.
-        unit: of :class:`Selection`, "region" or "pixel".
     """
-    confidence = at_least_float32(view.probabilities).amax(dim=1, keepdim=True)
-    labelled = one_hot_labels(view.probabilities) & view.inside.unsqueeze(1)
-    mean_confidence = (labelled * confidence).sum(dim=(2, 3)) / labelled.sum(dim=(2, 3)).clamp_min(1)
-    compared = mean_confidence[..., None, None] if unit == "region" else confidence
-    confident = labelled & (compared > thresholds.view(1, -1, 1, 1))
-    present = confident.sum(dim=(2, 3)) >= min_area
-    masks = confident & present[..., None, None]
+    labelled, _, mean_confidence = _labels_and_confidence(view)
+    chosen = labelled if view.chosen is None else labelled & view.chosen.unsqueeze(1)
+    present = chosen.sum(dim=(2, 3)) >= min_area
+    masks = chosen & present[..., None, None]
     dtype = view.probabilities.dtype
     return PseudoRegions(
         masks=masks.to(dtype),

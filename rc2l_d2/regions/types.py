@@ -40,17 +40,20 @@ class Regions:
 
 @dataclass(frozen=True)
 class TeacherView:
-    """What the teacher says about the weak views, before any decision; what mixing acts on.
+    """What the teacher says about the weak views, position by position; what mixing acts on.
 
     Attributes:
         probabilities: (B, K, h, w), s', the normalised semantic map: non-negative, sums to one over the classes.
         features: (B, C, h, w), F'.
         inside: (B, h, w) bool, False on padding.
+        chosen: (B, h, w) bool, the positions inside that the teacher is confident enough of; None before it was asked
+            (:func:`rc2l_d2.regions.select`), for all of them.
     """
 
     probabilities: Tensor
     features: Tensor
     inside: Tensor
+    chosen: Tensor | None = None
 
 
 @dataclass(frozen=True)
