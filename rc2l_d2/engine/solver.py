@@ -36,7 +36,7 @@ def build_optimizer(cfg: CfgNode, model: nn.Module) -> torch.optim.Optimizer:
             groups.setdefault((lr, decay), []).append(parameter)
     parameters = [{"params": group, "lr": lr, "weight_decay": decay} for (lr, decay), group in groups.items()]
     if cfg.SOLVER.OPTIMIZER == "ADAMW":
-        return torch.optim.AdamW(parameters, cfg.SOLVER.BASE_LR)
+        return torch.optim.AdamW(parameters, cfg.SOLVER.BASE_LR, fused=True)
     if cfg.SOLVER.OPTIMIZER == "SGD":
         return torch.optim.SGD(
             parameters, cfg.SOLVER.BASE_LR, momentum=cfg.SOLVER.MOMENTUM, nesterov=cfg.SOLVER.NESTEROV
