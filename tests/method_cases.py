@@ -8,7 +8,16 @@ from dataclasses import fields, replace
 import numpy as np
 import torch
 
+from rc2l_d2.regions.losses import (
+    confident_cross_entropy,
+    region_class_consistency,
+    region_feature_contrastive,
+    region_mask_contrastive,
+    semantic_mask_consistency,
+)
+from rc2l_d2.regions.matching import soft_dice
 from rc2l_d2.regions.pseudo_labels import pseudo_regions, select
+from rc2l_d2.regions.semantic import semantic_probabilities
 from rc2l_d2.regions.types import PseudoRegions, Regions, TeacherView
 
 SIZES = [  # images, queries, classes, channels, height, width
@@ -151,3 +160,32 @@ def arrays(value) -> dict[str, np.ndarray]:
         for name, tensor in tensors.items()
         if isinstance(tensor, torch.Tensor)
     }
+
+
+def semantic_map(regions: Regions) -> torch.Tensor:
+    return semantic_probabilities(regions.class_logits, regions.mask_logits)
+
+
+# The losses of a student's regions, with what a training step computes once and hands to several of them.
+
+
+def rmc(regions: Regions, pseudo: PseudoRegions, *args, **options) -> torch.Tensor:
+    similarity = soft_dice(regions.mask_logits, pseudo.masks, pseudo.valid)
+    return region_mask_contrastive(similarity, regions.class_logits, pseudo, *args, **options)
+
+
+def rfc(regions: Regions, pseudo: PseudoRegions, *args, **options) -> torch.Tensor:
+    return region_feature_contrastive(semantic_map(regions), regions.features, pseudo, *args, **options)
+
+
+def rcc(regions: Regions, pseudo: PseudoRegions, *args, **options) -> torch.Tensor:
+    similarity = soft_dice(regions.mask_logits, pseudo.masks, pseudo.valid)
+    return region_class_consistency(similarity, regions.class_logits, pseudo, *args, **options)
+
+
+def smc(regions: Regions, pseudo: PseudoRegions) -> torch.Tensor:
+    return semantic_mask_consistency(semantic_map(regions), pseudo)
+
+
+def pixel_consistency(regions: Regions, pseudo: PseudoRegions) -> torch.Tensor:
+    return confident_cross_entropy(semantic_map(regions), pseudo)

@@ -7,11 +7,23 @@ import math
 import method_reference as reference
 import pytest
 import torch
-from method_cases import EDGE_CASES, PRECISIONS, SIZES, arrays, edge_case, gradients, leaves, precision, random_case
+from method_cases import (
+    EDGE_CASES,
+    PRECISIONS,
+    SIZES,
+    arrays,
+    edge_case,
+    gradients,
+    leaves,
+    precision,
+    random_case,
+    rcc,
+    rmc,
+)
 from numpy.testing import assert_array_equal
 
 from rc2l_d2.modeling.matcher import assign_regions
-from rc2l_d2.regions import PseudoRegions, Regions, region_class_consistency, region_mask_contrastive
+from rc2l_d2.regions import PseudoRegions, Regions
 
 
 def two_queries_one_row() -> tuple[Regions, PseudoRegions]:
@@ -30,10 +42,10 @@ def test_by_hand():
     assert assignment.tolist() == [[[0, 1], [1, 0]]]
     # Dice is 1 with its own and 1/3 with the other; both halves of RMC are the same.
     expected = math.log1p(math.exp(-(1 - 1 / 3) / 0.1))
-    assert region_mask_contrastive(regions, pseudo, 0.1, assignment).item() == pytest.approx(expected, rel=1e-9)
+    assert rmc(regions, pseudo, 0.1, assignment).item() == pytest.approx(expected, rel=1e-9)
     # Region 0 has query 1 (0.2), region 1 query 0 (0.25).
     expected = -(0.8 * math.log(0.2) + 0.4 * math.log(0.25)) / 1.2
-    assert region_class_consistency(regions, pseudo, 0.1, assignment).item() == pytest.approx(expected, abs=1e-5)
+    assert rcc(regions, pseudo, 0.1, assignment).item() == pytest.approx(expected, abs=1e-5)
 
 
 def test_a_region_without_a_query_is_left_out():
@@ -41,10 +53,10 @@ def test_a_region_without_a_query_is_left_out():
     one = Regions(regions.class_logits[:, :1], regions.mask_logits[:, :1], regions.features)
     assignment = assign_regions(one, pseudo, 20.0, 1.0)
     assert assignment.tolist() == [[[0, 1]]]
-    value = region_class_consistency(one, pseudo, 0.1, assignment).item()
+    value = rcc(one, pseudo, 0.1, assignment).item()
     assert value == pytest.approx(-math.log(0.25), abs=1e-5)
     to_region = math.log1p(math.exp(-(1 - 1 / 3) / 0.1))
-    value = region_mask_contrastive(one, pseudo, 0.1, assignment).item()
+    value = rmc(one, pseudo, 0.1, assignment).item()
     assert value == pytest.approx(0.5 * to_region, rel=1e-9)  # The only query is its region's for certain.
 
 
@@ -57,10 +69,10 @@ def test_against_trying_every_assignment(size, seed):
     assignment = assign_regions(regions, pseudo, 20.0, 1.0)
     expected = reference.assignment(reference.matching_cost(*logits, teacher, 20.0, 1.0), teacher["present"])
     assert_array_equal(assignment, expected)
-    value = region_mask_contrastive(regions, pseudo, 0.1, assignment).item()
+    value = rmc(regions, pseudo, 0.1, assignment).item()
     of_pairs = reference.region_mask_contrastive_of_pairs(student["mask_logits"], teacher, expected)
     assert value == pytest.approx(of_pairs, rel=1e-7, abs=1e-9)
-    value = region_class_consistency(regions, pseudo, 0.1, assignment).item()
+    value = rcc(regions, pseudo, 0.1, assignment).item()
     of_pairs = reference.region_class_consistency_of_pairs(student["class_logits"], teacher, expected)
     assert value == pytest.approx(of_pairs, rel=1e-7, abs=1e-9)
 
@@ -71,12 +83,12 @@ def test_a_matched_query_is_a_soft_match_that_is_certain():
     assert pseudo.present.all()
     classes = 60 * torch.eye(3, 4, dtype=torch.float64).expand(2, 3, 4)
     sure = Regions(classes, 4 * pseudo.masks - 2, regions.features)
-    by_class = region_mask_contrastive(sure, pseudo).item()
+    by_class = rmc(sure, pseudo).item()
     assignment = assign_regions(sure, pseudo, 20.0, 1.0)
-    assert region_mask_contrastive(sure, pseudo, 0.1, assignment).item() == pytest.approx(by_class, rel=1e-6)
+    assert rmc(sure, pseudo, 0.1, assignment).item() == pytest.approx(by_class, rel=1e-6)
 
 
-@pytest.mark.parametrize("loss", [region_mask_contrastive, region_class_consistency])
+@pytest.mark.parametrize("loss", [rmc, rcc])
 @pytest.mark.parametrize("case", EDGE_CASES)
 @pytest.mark.parametrize("number", PRECISIONS)
 def test_edge_cases_are_finite(loss, case, number):
@@ -95,7 +107,7 @@ def test_edge_cases_are_finite(loss, case, number):
 
 def test_gradients_reach_masks_in_rmc_and_classes_in_rcc():
     regions, pseudo = random_case(SIZES[0], 0)
-    for loss, field in ((region_mask_contrastive, "mask_logits"), (region_class_consistency, "class_logits")):
+    for loss, field in ((rmc, "mask_logits"), (rcc, "class_logits")):
         student = leaves(regions)
         loss(student, pseudo, 0.1, assign_regions(student, pseudo, 20.0, 1.0)).backward()
         reached = {name for name, grad in gradients(student).items() if grad is not None and grad.abs().sum() > 0}

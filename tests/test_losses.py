@@ -18,22 +18,15 @@ from method_cases import (
     leaves,
     precision,
     random_case,
+    rcc,
+    rfc,
+    rmc,
+    smc,
 )
 
-from rc2l_d2.regions.losses import (
-    region_class_consistency,
-    region_feature_contrastive,
-    region_mask_contrastive,
-    semantic_mask_consistency,
-)
 from rc2l_d2.regions.types import PseudoRegions, Regions
 
-LOSSES = {
-    "rmc": region_mask_contrastive,
-    "rfc": region_feature_contrastive,
-    "rcc": region_class_consistency,
-    "smc": semantic_mask_consistency,
-}
+LOSSES = {"rmc": rmc, "rfc": rfc, "rcc": rcc, "smc": smc}
 REACHED = {  # what each loss teaches; the rest of the student gets no gradient from it
     "rmc": {"mask_logits"},
     "rfc": {"class_logits", "mask_logits", "features"},
@@ -75,15 +68,15 @@ class TestByHand:
         """Query to region: one candidate, 0. Region to query: -log of the mean of 0.5 and 0.25. RCC: the same mean."""
         regions = student([[0.5, 0.2, 0.3], [0.25, 0.25, 0.5]], [[1.0, 1.0], [1.0, 1.0]])
         pseudo = slots([[1, 1], [0, 0]], [0.8, 0.0])
-        assert region_mask_contrastive(regions, pseudo).item() == pytest.approx(0.5 * 0.980829253, abs=1e-8)
-        assert region_class_consistency(regions, pseudo).item() == pytest.approx(0.980829253, abs=1e-5)
+        assert rmc(regions, pseudo).item() == pytest.approx(0.5 * 0.980829253, abs=1e-8)
+        assert rcc(regions, pseudo).item() == pytest.approx(0.980829253, abs=1e-5)
 
     def test_one_query_between_two_regions(self):
         """Query to region: log 2. Region to query: (0.8 log 2 + 0.4 log 4) / 1.2 = log 2 * 4 / 3. RCC: the same."""
         regions = student([[0.5, 0.25, 0.25]], [[0.3, 0.3]])
         pseudo = slots([[1, 0], [0, 1]], [0.8, 0.4])
-        assert region_mask_contrastive(regions, pseudo).item() == pytest.approx(0.808671711, abs=1e-8)
-        assert region_class_consistency(regions, pseudo).item() == pytest.approx(0.924196241, abs=1e-5)
+        assert rmc(regions, pseudo).item() == pytest.approx(0.808671711, abs=1e-8)
+        assert rcc(regions, pseudo).item() == pytest.approx(0.924196241, abs=1e-5)
 
     def test_temperature(self):
         """Dice 2/3 against 0.4 (masks of one position each, half covered), so a gap of 4/15 over the temperature."""
@@ -94,21 +87,21 @@ class TestByHand:
             nearer, farther = math.log1p(math.exp(-gap)), math.log1p(math.exp(gap))
             to_region = (0.5 * nearer + 0.25 * farther) / 0.75
             to_query = (math.log(2) + math.log(4)) / 2
-            value = region_mask_contrastive(regions, pseudo, temperature=temperature).item()
+            value = rmc(regions, pseudo, temperature=temperature).item()
             assert value == pytest.approx(0.5 * (to_region + to_query), abs=1e-8)
 
     def test_features_that_are_all_of_the_first_class(self):
         """Cosines 1 and 0 over 0.1: log(1 + exp(-10)) for the first anchor, 10 more for the second."""
         regions = student([[0.5, 0.25, 0.25]], [[0.3, 0.3]], [[2.0, 2.0], [0.0, 0.0]])
         pseudo = slots([[1, 0], [0, 1]], [0.8, 0.4], [[3.0, 0.0], [0.0, 0.1]])
-        assert region_feature_contrastive(regions, pseudo).item() == pytest.approx(5.000045399, abs=1e-6)
+        assert rfc(regions, pseudo).item() == pytest.approx(5.000045399, abs=1e-6)
 
     def test_semantic_mask_of_a_half(self):
         """Three of four positions valid, s = 0.5: 3 log 2 / 4, plus half of (0.8 / 3 + 0.4 * 3 / 7) / 1.2."""
         regions = student([[0.4, 0.4, 0.2]], [[0.3, 1.0, -1.0, 2.0]])
         pseudo = slots([[1, 1, 0, 0], [0, 0, 1, 0]], [0.8, 0.4])
         expected = 3 * math.log(2) / 4 + 0.5 * (0.8 / 3 + 0.4 * 3 / 7) / 1.2
-        assert semantic_mask_consistency(regions, pseudo).item() == pytest.approx(expected, abs=1e-5)
+        assert smc(regions, pseudo).item() == pytest.approx(expected, abs=1e-5)
         assert expected == pytest.approx(0.7024, abs=1e-4)
 
 
@@ -143,15 +136,15 @@ def test_keys_of_other_ranks_against_loops(images):
     size = SIZES[0]
     regions, pseudo = random_case(size, 1)
     options = gathered_keys(size, images)
-    value = region_feature_contrastive(regions, pseudo, **options).item()
+    value = rfc(regions, pseudo, **options).item()
     expected = reference_value("rfc", regions, pseudo, **{key: option.numpy() for key, option in options.items()})
     assert value == pytest.approx(expected, rel=1e-7)
 
 
 def test_own_regions_as_gathered_keys_change_nothing():
     regions, pseudo = random_case(SIZES[0], 1)
-    given_keys = region_feature_contrastive(regions, pseudo, keys=pseudo.features, keys_present=pseudo.present)
-    assert given_keys.item() == pytest.approx(region_feature_contrastive(regions, pseudo).item(), rel=1e-12)
+    given_keys = rfc(regions, pseudo, keys=pseudo.features, keys_present=pseudo.present)
+    assert given_keys.item() == pytest.approx(rfc(regions, pseudo).item(), rel=1e-12)
 
 
 def test_no_gathered_key_of_the_anchors_class_is_finite():
@@ -159,7 +152,7 @@ def test_no_gathered_key_of_the_anchors_class_is_finite():
     options = gathered_keys(SIZES[0], 2)
     for present in (torch.zeros_like(options["keys_present"]), torch.tensor([[True, False, False]] * 2)):
         regions = leaves(regions)
-        value = region_feature_contrastive(regions, pseudo, keys=options["keys"], keys_present=present)
+        value = rfc(regions, pseudo, keys=options["keys"], keys_present=present)
         value.backward()
         assert value.isfinite()
         assert regions.features.grad.isfinite().all()

@@ -16,14 +16,16 @@ from method_cases import (
     edge_case,
     gradients,
     leaves,
+    pixel_consistency,
     precision,
     random_case,
     random_regions,
     random_view,
+    smc,
 )
 
-from rc2l_d2.pixels import pixel_consistency, pixel_contrastive
-from rc2l_d2.regions import Regions, TeacherView, semantic_mask_consistency
+from rc2l_d2.pixels import pixel_contrastive
+from rc2l_d2.regions import Regions, TeacherView
 
 
 def row(features: list, teacher_features: list, probabilities: list, inside: list | None = None):
@@ -81,10 +83,10 @@ def test_values_against_loops(size, temperature):
 def test_consistency_is_the_cross_entropy_of_smc():
     """SMC of one region that student and teacher share has no more than that: its Dice loss is zero."""
     regions, pseudo = random_case((2, 3, 1, 2, 4, 4), 0, threshold=0.0)
-    expected = semantic_mask_consistency(regions, pseudo).item()
+    expected = smc(regions, pseudo).item()
     assert pixel_consistency(regions, pseudo).item() == pytest.approx(expected, abs=1e-9)
     regions, pseudo = random_case(SIZES[0], 0)
-    assert 0 < pixel_consistency(regions, pseudo) < semantic_mask_consistency(regions, pseudo)
+    assert 0 < pixel_consistency(regions, pseudo) < smc(regions, pseudo)
 
 
 @pytest.mark.parametrize("samples", [1, 5, 12])

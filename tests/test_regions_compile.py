@@ -14,13 +14,15 @@ from torch._subclasses import FakeTensorMode
 
 import rc2l_d2.pixels
 import rc2l_d2.regions
-from rc2l_d2.pixels import pixel_consistency, pixel_contrastive
+from rc2l_d2.pixels import pixel_contrastive
 from rc2l_d2.regions.losses import (
+    confident_cross_entropy,
     region_class_consistency,
     region_feature_contrastive,
     region_mask_contrastive,
     semantic_mask_consistency,
 )
+from rc2l_d2.regions.matching import soft_dice
 from rc2l_d2.regions.mixing import classmix_mask, cutmix_mask, mix
 from rc2l_d2.regions.pseudo_labels import (
     class_confidence_sums,
@@ -40,28 +42,32 @@ HOST_COPIES = {"item", "cpu", "tolist", "numpy", "nonzero", "argwhere", "masked_
 
 
 def chain(classes, masks, features, teacher_classes, teacher_masks, teacher_features, inside, images, confidence, draw):
-    """The unlabelled half of a step: weak view, mixing, pseudo regions, all losses, what is counted for the log."""
+    """The unlabelled half of a step: weak view, selection, mixing, pseudo regions, all losses, counts for the log."""
     view = TeacherView(semantic_probabilities(teacher_classes, teacher_masks), teacher_features, inside)
     confidence = update_class_confidence(confidence, *class_confidence_sums(view))
-    images, view = mix(images, view, cutmix_mask(draw[:, :4], view.inside.shape[-2:]))
-    images, view = mix(images, view, classmix_mask(view, draw[:, 4:]))
-    pseudo, by_position = (
-        pseudo_regions(select(view, class_thresholds(confidence, Selection(unit, 0.3, 0.5)), unit), 2)
-        for unit in ("region", "pixel")
-    )
-    student = Regions(classes, masks, features)
+    views = [
+        select(view, class_thresholds(confidence, Selection(unit, 0.3, 0.5)), unit) for unit in ("region", "pixel")
+    ]
+    _, view = mix(images, views[1], classmix_mask(view, draw[:, 4:]))
+    by_position = pseudo_regions(view, 2)
+    images, view = mix(images, views[0], cutmix_mask(draw[:, :4], view.inside.shape[-2:]))
+    pseudo = pseudo_regions(view, 2)
+    semantic_map = semantic_probabilities(classes, masks)
+    similarity = soft_dice(masks, pseudo.masks, pseudo.valid)
     losses = (
-        region_mask_contrastive(student, pseudo),
-        region_feature_contrastive(student, pseudo),
-        region_feature_contrastive(student, pseudo, keys=pseudo.features[:1], keys_present=pseudo.present[:1]),
-        region_class_consistency(student, pseudo),
-        semantic_mask_consistency(student, pseudo),
-        pixel_consistency(student, by_position),
+        region_mask_contrastive(similarity, classes, pseudo),
+        region_feature_contrastive(semantic_map, features, pseudo),
+        region_feature_contrastive(
+            semantic_map, features, pseudo, keys=pseudo.features[:1], keys_present=pseudo.present[:1]
+        ),
+        region_class_consistency(similarity, classes, pseudo),
+        semantic_mask_consistency(semantic_map, pseudo),
+        confident_cross_entropy(semantic_map, by_position),
         pixel_contrastive(features, view, None),
         pixel_contrastive(features, view, images[:, 0, ::4, ::4].flatten(1), samples=7),
     )
     labels = (images[:, 1, ::4, ::4] * 5).to(torch.uint8)
-    counts = coverage_counts(view, pseudo) | agreement_counts(student, pseudo) | quality_counts(pseudo, labels)
+    counts = coverage_counts(view, pseudo) | agreement_counts(semantic_map, pseudo) | quality_counts(pseudo, labels)
     return sum(losses), images, torch.cat([confidence, *(count.flatten() for count in counts.values())])
 
 

@@ -4,18 +4,14 @@ from __future__ import annotations
 
 import pytest
 import torch
-from method_cases import leaves, random_case, random_view
+from method_cases import leaves, pixel_consistency, random_case, random_view, rcc, rfc, rmc, semantic_map, smc
 
 from rc2l_d2.engine import RC2LTrainer, load_config
 from rc2l_d2.modeling import SemiSupervisedSegmentor
 from rc2l_d2.modeling.matcher import assign_regions
-from rc2l_d2.pixels import pixel_consistency, pixel_contrastive
+from rc2l_d2.pixels import pixel_contrastive
 from rc2l_d2.regions import (
     Selection,
-    region_class_consistency,
-    region_feature_contrastive,
-    region_mask_contrastive,
-    semantic_mask_consistency,
 )
 
 SIZE = (2, 5, 8, 4, 6, 5)
@@ -34,20 +30,21 @@ def make_model(tiny_options):
 
 @pytest.fixture
 def case():
-    """A student's regions, pseudo regions, and the view that these were cut from."""
-    return *random_case(SIZE, 0, threshold=0.3, dtype=torch.float32), random_view(SIZE, 0, dtype=torch.float32)
+    """A student's regions, their semantic map, pseudo regions, and the view that these were cut from."""
+    regions, pseudo = random_case(SIZE, 0, threshold=0.3, dtype=torch.float32)
+    return regions, semantic_map(regions), pseudo, random_view(SIZE, 0, dtype=torch.float32)
 
 
 @pytest.mark.parametrize("matching", ["class", "hungarian"])
 def test_rc2l_matches_as_it_is_told(make_model, case, matching):
-    regions, pseudo, view = case
+    regions, _, pseudo, view = case
     options = ("MODEL.RC2L.MATCHING", matching, "MODEL.RC2L.MASK_TEMPERATURE", "0.3", "MODEL.RC2L.LOSS_WEIGHT", "2.0")
     assignment = assign_regions(regions, pseudo, 20.0, 1.0) if matching == "hungarian" else None
     expected = {
-        "loss_rmc": 2 * 0.2 * region_mask_contrastive(regions, pseudo, 0.3, assignment),
-        "loss_rfc": 2 * 0.1 * region_feature_contrastive(regions, pseudo),
-        "loss_rcc": 2 * 0.2 * region_class_consistency(regions, pseudo, 0.3, assignment),
-        "loss_smc": 2 * 1.0 * semantic_mask_consistency(regions, pseudo),
+        "loss_rmc": 2 * 0.2 * rmc(regions, pseudo, 0.3, assignment),
+        "loss_rfc": 2 * 0.1 * rfc(regions, pseudo),
+        "loss_rcc": 2 * 0.2 * rcc(regions, pseudo, 0.3, assignment),
+        "loss_smc": 2 * 1.0 * smc(regions, pseudo),
     }
     torch.testing.assert_close(make_model("RC2L", *options).unlabeled_losses(*case), expected)
 
@@ -83,7 +80,7 @@ def test_each_method_selects_as_its_own_keys_say(make_model, architecture, secti
 
 @pytest.mark.parametrize("samples", [0, 7])
 def test_pixel_losses_have_their_settings(make_model, case, samples):
-    regions, pseudo, view = case
+    regions, _, pseudo, view = case
     options = (
         "MODEL.PIXEL.CONTRAST_SAMPLES", str(samples), "MODEL.PIXEL.CONTRAST_TEMPERATURE", "0.3",
         "MODEL.PIXEL.CONTRAST_WEIGHT", "0.7", "MODEL.PIXEL.CONSISTENCY_WEIGHT", "0.5", "MODEL.RC2L.LOSS_WEIGHT", "2.0",
@@ -114,7 +111,7 @@ def test_all_have_the_same_weights(make_model):
 def test_what_unlabelled_images_teach(make_model, architecture, case):
     model = make_model(architecture)
     student = leaves(case[0])
-    sum(model.unlabeled_losses(student, *case[1:]).values()).backward()
+    sum(model.unlabeled_losses(student, semantic_map(student), *case[2:]).values()).backward()
     reached = {"class_logits", "mask_logits"} | ({"features"} if architecture != "PixelConsistency" else set())
     for name in ("class_logits", "mask_logits", "features"):
         gradient = getattr(student, name).grad

@@ -5,7 +5,7 @@ from __future__ import annotations
 import method_reference as reference
 import pytest
 import torch
-from method_cases import EDGE_CASES, SIZES, arrays, edge_case, random_case, random_regions, random_view
+from method_cases import EDGE_CASES, SIZES, arrays, edge_case, random_case, random_regions, random_view, semantic_map
 
 from rc2l_d2.regions import agreement_counts, coverage_counts, pseudo_regions, quality_counts, select
 from rc2l_d2.regions.types import PseudoRegions, TeacherView
@@ -58,7 +58,7 @@ def test_counts_against_loops(size, threshold):
                     if given:
                         claimed[given[0]] += 1
                         correct[truth] += given[0] == truth
-    counts = agreement_counts(regions, pseudo)
+    counts = agreement_counts(semantic_map(regions), pseudo)
     assert (counts["asked"].item(), counts["agreed"].item()) == (asked, agreed)
     counts = {name: count.tolist() for name, count in quality_counts(pseudo, labels).items()}
     assert counts == {"labelled": labelled, "claimed": claimed, "correct": correct}
@@ -70,7 +70,7 @@ def test_counts_against_loops(size, threshold):
 @pytest.mark.parametrize("case", EDGE_CASES)
 def test_counts_of_edge_cases_are_within_their_wholes(case):
     regions, pseudo = edge_case(case)
-    counts = agreement_counts(regions, pseudo)
+    counts = agreement_counts(semantic_map(regions), pseudo)
     assert 0 <= counts["agreed"] <= counts["asked"] == pseudo.valid.sum()
     nothing = quality_counts(pseudo, torch.full(pseudo.valid.shape, 255, dtype=torch.uint8))
     assert not any(count.any() for count in nothing.values())
@@ -79,4 +79,4 @@ def test_counts_of_edge_cases_are_within_their_wholes(case):
 def test_counts_have_no_gradient():
     regions, pseudo = random_case(SIZES[0], 0)
     regions.mask_logits.requires_grad_()
-    assert not any(count.requires_grad for count in agreement_counts(regions, pseudo).values())
+    assert not any(count.requires_grad for count in agreement_counts(semantic_map(regions), pseudo).values())

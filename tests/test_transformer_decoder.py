@@ -111,3 +111,16 @@ def test_every_parameter_gets_a_gradient_in_bfloat16(pre_norm):
 def test_impossible_sizes_are_named(changes):
     with pytest.raises(InputError, match="MODEL.MASK_FORMER"):
         predictor(**changes)
+
+
+@pytest.mark.parametrize("supervised", [0, 1, 2, None])
+def test_earlier_layers_are_asked_about_the_supervised_images_alone(supervised):
+    model = predictor().train()
+    image, pixel_features = inputs()
+    everything = model(image, pixel_features)
+    layers = model(image, pixel_features, supervised)
+    assert len(layers) == len(everything) > 1
+    for layer, complete in zip(layers[:-1], everything[:-1], strict=True):
+        for asked, of_all in zip(layer, complete, strict=True):
+            torch.testing.assert_close(asked, of_all[:supervised])
+    torch.testing.assert_close(layers[-1], everything[-1])

@@ -85,9 +85,12 @@ class RegionSegmentor(nn.Module):
         on_device = [label.to(self.device) for label in labels]
         return ImageList.from_tensors(on_device, self.size_divisibility, self.criterion.ignore_value).tensor
 
-    def regions(self, images: Tensor) -> Regions:
-        """What the queries say about normalised images (B, 3, H, W); H and W multiples of ``size_divisibility``."""
-        return self.sem_seg_head(self.backbone(images))
+    def regions(self, images: Tensor, supervised: int | None = None) -> Regions:
+        """What the queries say about normalised images (B, 3, H, W); H and W multiples of ``size_divisibility``.
+
+        In training ``auxiliary`` is about the first ``supervised`` images alone (None: about all).
+        """
+        return self.sem_seg_head(self.backbone(images), supervised)
 
     def supervised_losses(self, regions: Regions, labels: Tensor) -> dict[str, Tensor]:
         """The weighted losses of ``regions`` against labels (B, H, W): see :class:`SetCriterion`."""

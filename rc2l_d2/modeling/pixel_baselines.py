@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 
 from ..host import META_ARCH_REGISTRY, CfgNode, configurable
-from ..pixels import pixel_consistency, pixel_contrastive
-from ..regions import PseudoRegions, Regions, TeacherView
+from ..pixels import pixel_contrastive
+from ..regions import PseudoRegions, Regions, TeacherView, confident_cross_entropy
 from .semi_supervised import SemiSupervisedSegmentor
 
 
@@ -32,9 +32,11 @@ class PixelConsistency(SemiSupervisedSegmentor):
         weight = cfg.MODEL.RC2L.LOSS_WEIGHT * pixel.CONSISTENCY_WEIGHT
         return {**super().from_config(cfg), "consistency_weight": weight, "selection": cls.selection_from(pixel)}
 
-    def loss_terms(self, regions: Regions, pseudo: PseudoRegions, view: TeacherView) -> dict[str, Callable[[], Tensor]]:
+    def loss_terms(
+        self, regions: Regions, semantic_map: Tensor, pseudo: PseudoRegions, view: TeacherView
+    ) -> dict[str, Callable[[], Tensor]]:
         """The cross-entropy of the student's semantic map against the pseudo labels."""
-        return {"loss_pixel_consistency": lambda: pixel_consistency(regions, pseudo)}
+        return {"loss_pixel_consistency": lambda: confident_cross_entropy(semantic_map, pseudo)}
 
 
 @META_ARCH_REGISTRY.register()
@@ -65,11 +67,13 @@ class PixelContrast(PixelConsistency):
             "contrast_samples": pixel.CONTRAST_SAMPLES,
         }
 
-    def loss_terms(self, regions: Regions, pseudo: PseudoRegions, view: TeacherView) -> dict[str, Callable[[], Tensor]]:
+    def loss_terms(
+        self, regions: Regions, semantic_map: Tensor, pseudo: PseudoRegions, view: TeacherView
+    ) -> dict[str, Callable[[], Tensor]]:
         """The cross-entropy, and the contrast of the student's and the teacher's pixel features."""
 
         def contrast() -> Tensor:
             draw = torch.rand(view.inside.flatten(1).shape, device=view.inside.device)
             return pixel_contrastive(regions.features, view, draw, self.contrast_samples, self.contrast_temperature)
 
-        return {**super().loss_terms(regions, pseudo, view), "loss_pixel_contrast": contrast}
+        return {**super().loss_terms(regions, semantic_map, pseudo, view), "loss_pixel_contrast": contrast}

@@ -17,6 +17,7 @@ from ..regions import (
     region_feature_contrastive,
     region_mask_contrastive,
     semantic_mask_consistency,
+    soft_dice,
 )
 from .matcher import assign_regions
 from .semi_supervised import SemiSupervisedSegmentor
@@ -83,8 +84,15 @@ class RC2L(SemiSupervisedSegmentor):
             "selection": cls.selection_from(method),
         }
 
-    def loss_terms(self, regions: Regions, pseudo: PseudoRegions, view: TeacherView) -> dict[str, Callable[[], Tensor]]:
+    def loss_terms(
+        self, regions: Regions, semantic_map: Tensor, pseudo: PseudoRegions, view: TeacherView
+    ) -> dict[str, Callable[[], Tensor]]:
         """RMC, RFC, RCC and SMC of the student's ``regions`` against ``pseudo``."""
+
+        # Dice of queries and regions, where a loss asks for it: two of the four do.
+        @cache
+        def similarity() -> Tensor:
+            return soft_dice(regions.mask_logits, pseudo.masks, pseudo.valid)
 
         @cache
         def assignment() -> Tensor | None:
@@ -94,11 +102,16 @@ class RC2L(SemiSupervisedSegmentor):
 
         def feature_contrast() -> Tensor:
             keys, present = gather_images(pseudo.features), gather_images(pseudo.present)
-            return region_feature_contrastive(regions, pseudo, self.feature_temperature, keys, present)
+            return region_feature_contrastive(
+                semantic_map, regions.features, pseudo, self.feature_temperature, keys, present
+            )
+
+        def with_matching(loss: Callable[..., Tensor]) -> Tensor:
+            return loss(similarity(), regions.class_logits, pseudo, self.mask_temperature, assignment())
 
         return {
-            "loss_rmc": lambda: region_mask_contrastive(regions, pseudo, self.mask_temperature, assignment()),
+            "loss_rmc": lambda: with_matching(region_mask_contrastive),
             "loss_rfc": feature_contrast,
-            "loss_rcc": lambda: region_class_consistency(regions, pseudo, self.mask_temperature, assignment()),
-            "loss_smc": lambda: semantic_mask_consistency(regions, pseudo),
+            "loss_rcc": lambda: with_matching(region_class_consistency),
+            "loss_smc": lambda: semantic_mask_consistency(semantic_map, pseudo),
         }

@@ -56,9 +56,12 @@ class RegionHead(nn.Module):
             "ignore_value": cfg.MODEL.SEM_SEG_HEAD.IGNORE_VALUE,
         }
 
-    def forward(self, features: dict[str, Tensor]) -> Regions:
-        """What the queries say about the images whose backbone maps, by name, are ``features``."""
+    def forward(self, features: dict[str, Tensor], supervised: int | None = None) -> Regions:
+        """What the queries say about the images whose backbone maps, by name, are ``features``.
+
+        The earlier decoder layers are asked about the first ``supervised`` images alone (None: about all).
+        """
         pixel_features = self.pixel_decoder(features)
-        layers = self.predictor(features[self.transformer_in_feature], pixel_features)
+        layers = self.predictor(features[self.transformer_in_feature], pixel_features, supervised)
         class_logits, mask_logits = layers[-1]
         return Regions(class_logits, mask_logits, pixel_features, tuple(layers[:-1]))

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from ..host import CfgNode
-from ..regions import PseudoRegions, Regions, Selection, TeacherView, agreement_counts
+from ..regions import PseudoRegions, Regions, Selection, TeacherView, agreement_counts, semantic_probabilities
 from .meta_arch import RegionSegmentor
 
 
@@ -41,18 +41,23 @@ class SemiSupervisedSegmentor(RegionSegmentor):
         """What MODEL.RC2L or MODEL.PIXEL says."""
         return Selection(settings.SELECTION, settings.CONFIDENCE_THRESHOLD, settings.CLASS_THRESHOLD_RATIO)
 
-    def loss_terms(self, regions: Regions, pseudo: PseudoRegions, view: TeacherView) -> dict[str, Callable[[], Tensor]]:
+    def loss_terms(
+        self, regions: Regions, semantic_map: Tensor, pseudo: PseudoRegions, view: TeacherView
+    ) -> dict[str, Callable[[], Tensor]]:
         """What computes each loss of ``loss_weights``.
 
         Args:
             regions: the student's, of the mixed strong views.
+            semantic_map: (B, K, h, w), their normalised semantic map s_c.
             pseudo: the teacher's pseudo regions of the same, and ``view``, what they were cut from.
         """
         raise NotImplementedError
 
-    def unlabeled_losses(self, regions: Regions, pseudo: PseudoRegions, view: TeacherView) -> dict[str, Tensor]:
+    def unlabeled_losses(
+        self, regions: Regions, semantic_map: Tensor, pseudo: PseudoRegions, view: TeacherView
+    ) -> dict[str, Tensor]:
         """The losses on unlabelled images, each times its weight; arguments as :meth:`loss_terms`."""
-        terms = self.loss_terms(regions, pseudo, view)
+        terms = self.loss_terms(regions, semantic_map, pseudo, view)
         return {name: weight * terms[name]() for name, weight in self.loss_weights.items() if weight > 0}
 
     def forward(
@@ -78,10 +83,11 @@ class SemiSupervisedSegmentor(RegionSegmentor):
             return super().forward(batched_inputs)
         images = self.preprocess([sample["image"] for sample in batched_inputs]).tensor
         labels = self.preprocess_labels([sample["sem_seg"] for sample in batched_inputs])
-        regions = self.regions(torch.cat([images, strong]))
+        regions = self.regions(torch.cat([images, strong]), supervised=len(images))
         labeled, unlabeled = regions.images(0, len(images)), regions.images(len(images), len(images) + len(strong))
+        semantic_map = semantic_probabilities(unlabeled.class_logits, unlabeled.mask_logits)
         if count is not None:
-            count(agreement_counts(unlabeled, pseudo))
+            count(agreement_counts(semantic_map, pseudo))
         losses = self.supervised_losses(labeled, labels)
-        unlabeled_losses = self.unlabeled_losses(unlabeled, pseudo, view)
+        unlabeled_losses = self.unlabeled_losses(unlabeled, semantic_map, pseudo, view)
         return {**losses, **{name: ramp * loss for name, loss in unlabeled_losses.items()}}

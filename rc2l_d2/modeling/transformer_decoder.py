@@ -202,11 +202,14 @@ class RegionPredictor(nn.Module):
             "deep_supervision": keys.DEEP_SUPERVISION,
         }
 
-    def forward(self, image: Tensor, pixel_features: Tensor) -> list[tuple[Tensor, Tensor]]:
+    def forward(
+        self, image: Tensor, pixel_features: Tensor, supervised: int | None = None
+    ) -> list[tuple[Tensor, Tensor]]:
         """
         Args:
             image: (B, in_channels, h', w'), the backbone map that the queries read.
             pixel_features: (B, C, h, w).
+            supervised: of how many of the first images the earlier layers are asked; None: of all.
 
         Returns:
             ``(class_logits (B, N, K+1), mask_logits (B, N, h, w))`` of every layer in training with deep supervision,
@@ -215,7 +218,9 @@ class RegionPredictor(nn.Module):
         states = self.transformer(self.input_proj(image), self.query_embed.weight)
         if not (self.training and self.deep_supervision):
             states = states[-1:]
+        # Masks of a layer that nothing is learned from would cost as much as those of one that counts.
+        asked = [(state[:supervised], pixel_features[:supervised]) for state in states[:-1]]
         return [
-            (self.class_embed(state), torch.einsum("bnc,bchw->bnhw", self.mask_embed(state), pixel_features))
-            for state in states
+            (self.class_embed(state), torch.einsum("bnc,bchw->bnhw", self.mask_embed(state), features))
+            for state, features in [*asked, (states[-1], pixel_features)]
         ]

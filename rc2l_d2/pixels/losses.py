@@ -1,7 +1,6 @@
-"""The two pixel-level losses of the baselines. Pure tensor code, as in :mod:`rc2l_d2.regions`.
+"""The pixel-level contrastive loss of the baselines. Pure tensor code, as in :mod:`rc2l_d2.regions`.
 
-Both are scalars in at least float32. Without any position to learn from the value is exactly zero and still hangs on
-the graph.
+Their consistency is :func:`rc2l_d2.regions.confident_cross_entropy`, the part of SMC that knows no regions.
 """
 
 from __future__ import annotations
@@ -10,23 +9,13 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from ..regions.losses import confident_cross_entropy
-from ..regions.semantic import at_least_float32, semantic_probabilities
-from ..regions.types import PseudoRegions, Regions, TeacherView
+from ..regions.semantic import at_least_float32
+from ..regions.types import TeacherView
 
 # Smallest norm that a feature is divided by; a zero feature's gradient then still fits into float16.
 _MIN_NORM = 1e-3
 # Smallest weight of a negative: its logarithm takes a negative out of any sum, and is finite in float32.
 _MIN_WEIGHT = 1e-30
-
-
-def pixel_consistency(regions: Regions, pseudo: PseudoRegions) -> Tensor:
-    """Cross-entropy of the student's normalised semantic map against the teacher's confident pseudo labels.
-
-    The scheme of FixMatch and mean teacher; the part of SMC that knows no regions.
-    """
-    student = semantic_probabilities(regions.class_logits, regions.mask_logits)
-    return confident_cross_entropy(student, pseudo.detach())
 
 
 def pixel_contrastive(
@@ -41,7 +30,8 @@ def pixel_contrastive(
 
         -log exp(z_xx) / (exp(z_xx) + sum_y!=x (1 - s'(x) . s'(y)) exp(z_xy)), mean over the anchors
 
-    Time and memory grow with the square of the number of positions.
+    Time and memory grow with the square of the number of positions. The value is in at least float32; without any
+    position to learn from it is exactly zero and still hangs on the graph.
 
     Args:
         features: (B, C, h, w), F of the mixed strong views.

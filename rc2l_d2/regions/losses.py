@@ -8,6 +8,10 @@ SMC  semantic mask consistency     the union of a class's queries covers the uni
 The paper names the terms; the formulas are our reading (docs/method.md). Each returns a scalar in at least float32:
 the mean over the present regions of the whole batch, weighted by the teacher's confidence in each region. Without any
 region the value is exactly zero and still hangs on the graph, so that distributed processes stay in step.
+
+What they are made of is handed in, so that it is computed once: d_ic, the similarity of queries and regions
+(:func:`rc2l_d2.regions.soft_dice`), for RMC and RCC; s_c(x), the student's normalised semantic map
+(:func:`rc2l_d2.regions.semantic_probabilities`), for RFC and SMC.
 """
 
 from __future__ import annotations
@@ -16,10 +20,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from .matching import match_by_class, soft_dice
+from .matching import match_by_class
 from .pseudo_labels import masked_average_pool
-from .semantic import at_least_float32, semantic_probabilities
-from .types import PseudoRegions, Regions
+from .semantic import at_least_float32
+from .types import PseudoRegions
 
 # Stands for minus infinity in logits: exp() of it is 0 in every floating-point type, and 0 * it is not NaN.
 _EXCLUDED = -1e4
@@ -41,7 +45,11 @@ def _log_softmax_over_present(similarity: Tensor, present: Tensor) -> Tensor:
 
 
 def region_mask_contrastive(
-    regions: Regions, pseudo: PseudoRegions, temperature: float = 0.1, assignment: Tensor | None = None
+    similarity: Tensor,
+    class_logits: Tensor,
+    pseudo: PseudoRegions,
+    temperature: float = 0.1,
+    assignment: Tensor | None = None,
 ) -> Tensor:
     """RMC: masks of matched queries and regions attract, those of other regions of the image repel (our reading).
 
@@ -53,18 +61,22 @@ def region_mask_contrastive(
     half each. The gradient reaches mask logits alone.
 
     Args:
+        similarity: (B, N, K), d_ic.
+        class_logits: (B, N, K+1).
+        pseudo: the teacher's regions.
+        temperature: t.
         assignment: (B, N, K), one where a query is assigned to a region, for P_i(c); a region that no query is assigned
             to (there are fewer queries than regions) is left out. None: the match by class.
     """
     pseudo = pseudo.detach()
     if assignment is None:
-        match = match_by_class(regions.class_logits, pseudo.present)
-        log_match = at_least_float32(regions.class_logits.detach()).log_softmax(dim=-1)[..., :-1]
+        match = match_by_class(class_logits, pseudo.present)
+        log_match = at_least_float32(class_logits.detach()).log_softmax(dim=-1)[..., :-1]
         weights = pseudo.weights
     else:
         match, log_match = assignment, _EXCLUDED * (1 - assignment)
         weights = pseudo.weights * assignment.amax(dim=1)
-    logits = soft_dice(regions.mask_logits, pseudo.masks, pseudo.valid) / temperature
+    logits = similarity / temperature
 
     log_region = _log_softmax_over_present(logits, pseudo.present.unsqueeze(1))
     # An excluded entry is -1e4, finite, and its weight is zero.
@@ -76,7 +88,8 @@ def region_mask_contrastive(
 
 
 def region_feature_contrastive(
-    regions: Regions,
+    semantic_map: Tensor,
+    features: Tensor,
     pseudo: PseudoRegions,
     temperature: float = 0.1,
     keys: Tensor | None = None,
@@ -88,14 +101,18 @@ def region_feature_contrastive(
     keys are r'_c of all images; positives are the keys of the same class, averaged; similarity is the cosine / t.
 
     Args:
+        semantic_map: (B, K, h, w), s_c.
+        features: (B, C, h, w), F.
+        pseudo: the teacher's regions.
+        temperature: t.
         keys, keys_present: (M, K, C) and (M, K), region features gathered from all processes; this process's own
             (``pseudo.features``) if not given.
     """
     pseudo = pseudo.detach()
     if keys is None:
         keys, keys_present = pseudo.features, pseudo.present
-    student = semantic_probabilities(regions.class_logits, regions.mask_logits) * pseudo.valid.unsqueeze(1)
-    anchors = F.normalize(masked_average_pool(regions.features, student), dim=-1, eps=_MIN_NORM)
+    weights = semantic_map * pseudo.valid.unsqueeze(1)
+    anchors = F.normalize(masked_average_pool(features, weights), dim=-1, eps=_MIN_NORM)
     keys = F.normalize(at_least_float32(keys.detach()), dim=-1, eps=_MIN_NORM)
     with torch.autocast(anchors.device.type, enabled=False):
         similarity = torch.einsum("bkc,mjc->bkmj", anchors, keys.to(anchors.dtype)) / temperature
@@ -110,7 +127,11 @@ def region_feature_contrastive(
 
 
 def region_class_consistency(
-    regions: Regions, pseudo: PseudoRegions, temperature: float = 0.1, assignment: Tensor | None = None
+    similarity: Tensor,
+    class_logits: Tensor,
+    pseudo: PseudoRegions,
+    temperature: float = 0.1,
+    assignment: Tensor | None = None,
 ) -> Tensor:
     """RCC: the queries that lie on a region predict its class (our reading).
 
@@ -119,47 +140,54 @@ def region_class_consistency(
     The gradient reaches class logits alone.
 
     Args:
+        similarity: (B, N, K), d_ic; not used with an assignment.
+        class_logits: (B, N, K+1).
+        pseudo: the teacher's regions.
+        temperature: t.
         assignment: (B, N, K), one where a query is assigned to a region, for o_ic (``temperature`` is not used then); a
             region that no query is assigned to is left out. None: o_ic from the masks.
     """
     pseudo = pseudo.detach()
     weights = pseudo.weights
     if assignment is None:
-        similarity = soft_dice(regions.mask_logits.detach(), pseudo.masks, pseudo.valid)
-        log_lies_on = _log_softmax_over_present(similarity / temperature, pseudo.present.unsqueeze(1))
+        log_lies_on = _log_softmax_over_present(similarity.detach() / temperature, pseudo.present.unsqueeze(1))
     else:
         log_lies_on = _EXCLUDED * (1 - assignment)
         weights = weights * assignment.amax(dim=1)
-    log_class = at_least_float32(regions.class_logits).log_softmax(dim=-1)[..., :-1]
+    log_class = at_least_float32(class_logits).log_softmax(dim=-1)[..., :-1]
     # In log space a class that no query predicts still has a gradient; the floor bounds the loss and keeps one too.
     log_q = torch.logsumexp(log_lies_on + log_class, dim=1) - torch.logsumexp(log_lies_on, dim=1)
     log_q = torch.logaddexp(log_q, torch.full_like(log_q, _FLOOR).log())
     return _weighted_mean(-log_q, weights)
 
 
-def confident_cross_entropy(student: Tensor, pseudo: PseudoRegions) -> Tensor:
+def confident_cross_entropy(semantic_map: Tensor, pseudo: PseudoRegions) -> Tensor:
     """-log s_y(x)(x) on confident positions, averaged over all positions: FixMatch's loss on semantic maps.
 
     Args:
-        student: (B, K, h, w), the normalised semantic map s.
+        semantic_map: (B, K, h, w), s_c.
         pseudo: the pseudo labels y(x), as regions; ``valid`` are the confident positions.
     """
-    of_label = (student * pseudo.masks.to(student.dtype)).sum(dim=1)
+    pseudo = pseudo.detach()
+    of_label = (semantic_map * pseudo.masks.to(semantic_map.dtype)).sum(dim=1)
     return (-(of_label + _FLOOR).log() * pseudo.valid).mean()
 
 
-def semantic_mask_consistency(regions: Regions, pseudo: PseudoRegions) -> Tensor:
+def semantic_mask_consistency(semantic_map: Tensor, pseudo: PseudoRegions) -> Tensor:
     """SMC: the student's semantic map agrees with the pseudo regions (our reading).
 
     :func:`confident_cross_entropy`, plus half the Dice loss between s_c and M_c on valid positions for each present
     class.
+
+    Args:
+        semantic_map: (B, K, h, w), s_c.
+        pseudo: the teacher's regions.
     """
     pseudo = pseudo.detach()
-    student = semantic_probabilities(regions.class_logits, regions.mask_logits)
-    cross_entropy = confident_cross_entropy(student, pseudo)
+    cross_entropy = confident_cross_entropy(semantic_map, pseudo)
 
-    masks = pseudo.masks.to(student.dtype)
-    student = student * pseudo.valid.unsqueeze(1)
+    masks = pseudo.masks.to(semantic_map.dtype)
+    student = semantic_map * pseudo.valid.unsqueeze(1)
     intersection = (student * masks).sum(dim=(2, 3))
     dice = (2 * intersection + 1) / (student.sum(dim=(2, 3)) + masks.sum(dim=(2, 3)) + 1)
     return cross_entropy + 0.5 * _weighted_mean(1 - dice, pseudo.weights)

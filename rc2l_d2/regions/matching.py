@@ -33,16 +33,17 @@ def soft_dice(mask_logits: Tensor, masks: Tensor, valid: Tensor) -> Tensor:
 
     Args:
         mask_logits: (B, N, h, w).
-        masks: (B, K, h, w), 0 or 1.
+        masks: (B, K, h, w), 0 or 1; the teacher's, so without gradient.
         valid: (B, h, w) bool; other positions count on neither side.
 
     Returns:
         (B, N, K) in (0, 1], at least float32.
     """
-    inside = valid.unsqueeze(1)
-    predicted = (at_least_float32(mask_logits).sigmoid() * inside).flatten(2)
-    target = (masks.to(predicted.dtype) * inside).flatten(2)
+    predicted = at_least_float32(mask_logits).sigmoid().flatten(2)
+    inside = valid.unsqueeze(1).to(predicted.dtype)
+    # The positions that count, as one region more: one product then has the intersections and the areas of all masks.
+    target = torch.cat([masks.detach().to(predicted.dtype) * inside, inside], dim=1).flatten(2)
     with torch.autocast(predicted.device.type, enabled=False):
-        intersection = predicted @ target.transpose(1, 2)
-    area = predicted.sum(-1).unsqueeze(2) + target.sum(-1).unsqueeze(1)
-    return (2 * intersection + 1) / (area + 1)
+        covered = (target @ predicted.transpose(1, 2)).transpose(1, 2)
+    intersection, area = covered[..., :-1], covered[..., -1:]
+    return (2 * intersection + 1) / (area + target[:, :-1].sum(-1).unsqueeze(1) + 1)

@@ -10,8 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from .semantic import semantic_scores
-from .types import PseudoRegions, Regions, TeacherView
+from .types import PseudoRegions, TeacherView
 
 
 @torch.no_grad()
@@ -35,14 +34,17 @@ def coverage_counts(view: TeacherView, pseudo: PseudoRegions) -> dict[str, Tenso
 
 
 @torch.no_grad()
-def agreement_counts(regions: Regions, pseudo: PseudoRegions) -> dict[str, Tensor]:
+def agreement_counts(semantic_map: Tensor, pseudo: PseudoRegions) -> dict[str, Tensor]:
     """Where the student's most probable class is the pseudo label.
+
+    Args:
+        semantic_map: (B, K, h, w), s_c of the student.
+        pseudo: the teacher's regions.
 
     Returns:
         Scalars: "asked", the confident positions, and how many of them are "agreed" on.
     """
-    said = semantic_scores(regions.class_logits, regions.mask_logits).argmax(dim=1)
-    agreed = (said == pseudo.masks.argmax(dim=1)) & pseudo.valid
+    agreed = (semantic_map.argmax(dim=1) == pseudo.masks.argmax(dim=1)) & pseudo.valid
     return {"asked": pseudo.valid.sum(), "agreed": agreed.sum()}
 
 

@@ -19,8 +19,8 @@ class Regions:
         mask_logits: (B, N, h, w).
         features: (B, C, h, w), the per-pixel features F of the pixel decoder (the paper's region features are
             mask-pooled from them).
-        auxiliary: ``(class_logits, mask_logits)`` of every earlier decoder layer, first layer first; empty without
-            deep supervision.
+        auxiliary: ``(class_logits, mask_logits)`` of every earlier decoder layer, first layer first, of the images
+            with labels, which come first; empty without deep supervision.
     """
 
     class_logits: Tensor
