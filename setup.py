@@ -26,5 +26,9 @@ setup(
         "termcolor>=2",
         "tqdm>=4.66",
     ],
-    extras_require={"dev": ["pytest>=8", "pytest-xdist>=3.5", "hypothesis>=6", "ruff>=0.5"]},
+    extras_require={
+        "dev": ["pytest>=8", "pytest-xdist>=3.5", "hypothesis>=6", "ruff>=0.5"],
+        # What tools/bench measures this project beside.
+        "bench": ["transformers>=5"],
+    },
 )

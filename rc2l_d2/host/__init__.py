@@ -26,6 +26,7 @@ __all__ = [
     "DatasetCatalog",
     "DefaultTrainer",
     "DetectionCheckpointer",
+    "EventStorage",
     "HOST",
     "HOST_EVALUATOR",
     "HOST_REASON",

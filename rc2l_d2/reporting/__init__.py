@@ -4,7 +4,7 @@ from .figures import draw_bars, draw_curves
 from .matrix import Comparison, load_comparison
 from .plan import PlannedRun, plan_runs, select_runs
 from .report import FIGURES, Results, collect, markdown, write_csv, write_section
-from .runner import Runner
+from .runner import Runner, hardware
 
 __all__ = [
     "FIGURES",
@@ -15,6 +15,7 @@ __all__ = [
     "collect",
     "draw_bars",
     "draw_curves",
+    "hardware",
     "load_comparison",
     "markdown",
     "plan_runs",
