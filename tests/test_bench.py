@@ -28,10 +28,16 @@ def table(script: str, *arguments: str) -> dict[str, list[float]]:
     return rows
 
 
-def test_step(toy_definition):
-    tiny = [*TINY, "DATASETS.DEFINITIONS", f"('{toy_definition}',)", "DATASETS.TRAIN", "('tiny_labeled',)",
+@pytest.fixture
+def tiny(toy_definition) -> list[str]:
+    """The toy configuration, made tiny."""
+    return ["--config-file", "configs/toy/rc2l_R18.yaml", "--rounds", "3", *TINY,
+            "DATASETS.DEFINITIONS", f"('{toy_definition}',)", "DATASETS.TRAIN", "('tiny_labeled',)",
             "DATASETS.UNLABELED", "('tiny_unlabeled',)", "DATASETS.TEST", "('tiny_val',)"]  # fmt: skip
-    rows = table("step.py", "--config-file", "configs/toy/rc2l_R18.yaml", "--rounds", "3", *tiny)
+
+
+def test_step(tiny):
+    rows = table("step.py", *tiny)
     parts = ["step", "floor", "regions", "optimizer", "ema", "reading"]
     assert [name for name in rows if name in parts] == parts
     assert rows["step"][1:] == [1, 1, 1]
@@ -40,6 +46,12 @@ def test_step(toy_definition):
         assert milliseconds > 0 and 0 < low <= middle <= high
     # A part that does all that it says takes a while, and less than the whole.
     assert rows["regions"][1] + rows["ema"][1] < 1 and rows["floor"][1] > 0.3
+
+
+def test_loader(tiny):
+    rows = table("loader.py", "--images", "7", *tiny)
+    assert set(rows) == {"labelled", "unlabelled"}
+    assert all(rate > 0 for row in rows.values() for rate in row)
 
 
 def test_matching():
