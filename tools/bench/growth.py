@@ -18,12 +18,10 @@ import torch
 from matplotlib.figure import Figure
 from tabulate import tabulate
 
-REPOSITORY = Path(__file__).resolve().parents[2]
-sys.path.insert(0, str(REPOSITORY))
-sys.path.insert(0, str(REPOSITORY / "tools"))
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from bench.cases import random_case  # noqa: E402
-from bench.measure import in_turn, machine, median_ms, peak_memory  # noqa: E402
+from cases import random_case  # noqa: E402
+from measure import in_turn, machine, median_ms, peak_memory  # noqa: E402
 
 from rc2l_d2.pixels import pixel_contrastive  # noqa: E402
 from rc2l_d2.regions import (  # noqa: E402

@@ -21,11 +21,9 @@ import torch
 from PIL import Image, ImageEnhance, ImageFilter, ImageOps
 from tabulate import tabulate
 
-REPOSITORY = Path(__file__).resolve().parents[2]
-sys.path.insert(0, str(REPOSITORY))
-sys.path.insert(0, str(REPOSITORY / "tools"))
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from bench.measure import in_turn, machine, quartiles, ratio  # noqa: E402
+from measure import in_turn, machine, quartiles, ratio  # noqa: E402
 
 from rc2l_d2.data import LabeledMapper, UnlabeledMapper, stream_entries  # noqa: E402
 from rc2l_d2.data.transforms import IMAGE_PADDING, Geometry, draw_geometry  # noqa: E402

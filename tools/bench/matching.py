@@ -20,12 +20,10 @@ from pathlib import Path
 import torch
 from tabulate import tabulate
 
-REPOSITORY = Path(__file__).resolve().parents[2]
-sys.path.insert(0, str(REPOSITORY))
-sys.path.insert(0, str(REPOSITORY / "tools"))
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from bench.cases import random_case  # noqa: E402
-from bench.measure import in_turn, machine, median_ms, quartiles, ratio  # noqa: E402
+from cases import random_case  # noqa: E402
+from measure import in_turn, machine, median_ms, quartiles, ratio  # noqa: E402
 
 from rc2l_d2.modeling.matcher import assign_regions  # noqa: E402
 from rc2l_d2.regions import (  # noqa: E402

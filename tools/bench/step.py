@@ -30,11 +30,9 @@ import cv2
 import torch
 from tabulate import tabulate
 
-REPOSITORY = Path(__file__).resolve().parents[2]
-sys.path.insert(0, str(REPOSITORY))
-sys.path.insert(0, str(REPOSITORY / "tools"))
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from bench.measure import in_turn, machine, median_ms, quartiles, ratio  # noqa: E402
+from measure import in_turn, machine, median_ms, quartiles, ratio  # noqa: E402
 
 from rc2l_d2.engine import RC2LTrainer, load_config  # noqa: E402
 from rc2l_d2.host import CfgNode, EventStorage  # noqa: E402

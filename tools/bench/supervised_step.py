@@ -20,9 +20,8 @@ from tabulate import tabulate
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(REPOSITORY))
-sys.path.insert(0, str(REPOSITORY / "tools"))
 
-from bench.measure import in_turn, machine, median_ms, peak_memory, quartiles, ratio  # noqa: E402
+from measure import in_turn, machine, median_ms, peak_memory, quartiles, ratio  # noqa: E402
 
 from rc2l_d2.engine import load_config  # noqa: E402
 from rc2l_d2.host import build_model  # noqa: E402
