@@ -23,7 +23,7 @@ from tabulate import tabulate
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from measure import in_turn, machine, quartiles, ratio  # noqa: E402
+from measure import in_turn, machine, median_ms, quartiles, ratio  # noqa: E402
 
 from rc2l_d2.data import LabeledMapper, UnlabeledMapper, stream_entries  # noqa: E402
 from rc2l_d2.data.transforms import IMAGE_PADDING, Geometry, draw_geometry  # noqa: E402
@@ -130,7 +130,7 @@ def main() -> int:
     print(f"{machine(torch.device('cpu'))}; {args.rounds} rounds of {args.images} images\n")
     rows = []
     for stream in ("labelled", "unlabelled"):
-        rates = [args.images / sorted(seconds[name])[args.rounds // 2] for name in (stream, f"{stream}, PIL")]
+        rates = [1e3 * args.images / median_ms(seconds, name) for name in (stream, f"{stream}, PIL")]
         rows.append([stream, *rates, quartiles(ratio(seconds, f"{stream}, PIL", stream))])
     print(tabulate(rows, ["stream", "images/s", "PIL, images/s", "times as fast"], floatfmt=".0f"))
     return 0
