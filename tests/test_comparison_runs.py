@@ -329,3 +329,30 @@ def test_a_run_leaves_the_cores_to_torch(tiny_options):
     command = [sys.executable, "-c", code, "--config-file", "configs/toy/rc2l_R18.yaml", *tiny_options]
     result = subprocess.run(command, cwd=REPO, env=ENVIRONMENT, capture_output=True, text=True)
     assert "threads of OpenCV: 1\n" in result.stdout, result.stderr
+
+
+def test_records_stand_in_for_runs(copied, toy_definition):
+    file, out = copied
+    records = out.parent / "records"
+    before = table_of(out / "tiny.csv")
+    assert compare(file, "--output", out, "--report-only", "--records", records).returncode == 0
+    assert sorted(str(path.relative_to(records)) for path in records.rglob("*.json")) == [
+        f"{method}/1_4/seed{seed}.json" for method in ("rc2l", "supervised") for seed in (1, 2)
+    ]
+
+    elsewhere = out.parent / "elsewhere"
+    result = compare(file, "--output", elsewhere, "--records", records)
+    assert result.returncode == 0 and "4 runs: 4 done, 0 to do." in result.stdout, result.stderr
+    assert table_of(elsewhere / "tiny.csv") == before
+    assert (elsewhere / "tiny.md").read_text() == (out / "tiny.md").read_text().replace(str(out), str(elsewhere))
+
+    shutil.rmtree(elsewhere)
+    changed = written(out.parent, description(toy_definition, seeds=[1]))
+    changed.write_text(changed.read_text().replace("EMA_DECAY: 0.5", "EMA_DECAY: 0.25"))
+    result = compare(changed, "--output", elsewhere, "--records", records, "--dry-run")
+    assert [line.split()[0] for line in result.stdout.splitlines()] == ["new", "new"]
+    assert f"{records}/rc2l/1_4/seed1.json was made by another configuration (MODEL.RC2L.EMA_DECAY" in result.stderr
+
+    (records / "rc2l/1_4/seed1.json").write_text("{}")
+    result = compare(file, "--output", elsewhere, "--records", records, "--dry-run")
+    assert result.returncode == 2 and result.stderr.count("\n") == 1 and "is no record of a run" in result.stderr

@@ -3,11 +3,14 @@
 
     python tools/compare_methods.py configs/comparison/toy.yaml [--output output/comparison/toy] [--jobs N]
         [--only METHOD[/DRAW] ...] [--keep-weights] [--report-only | --dry-run] [--document docs/results.md]
+        [--records docs/records/toy]
 
 Each run is one ``train_net.py`` below OUTPUT/runs; one that was interrupted is resumed, one that is done is left alone,
-also where another comparison with the same output folder made it. Writes NAME.md, NAME.csv, NAME_curves.png and
-NAME_bars.png to the output folder, NAME being the YAML file's. Exit status: 1 if runs failed (the others went on), 2
-for a mistake in what was given, 130 when interrupted: the same command goes on from there.
+also where another comparison with the same output folder made it. With --records a run that was recorded in that folder
+counts as done, and those that are done now are recorded; the project's own records are in docs/records. Writes NAME.md,
+NAME.csv, NAME_curves.png and NAME_bars.png to the output folder, NAME being the YAML file's. Exit status: 1 if runs
+failed (the others went on), 2 for a mistake in what was given, 130 when interrupted: the same command goes on from
+there.
 """
 
 import argparse
@@ -28,9 +31,11 @@ from rc2l_d2.reporting import (  # noqa: E402
     collect,
     draw_bars,
     draw_curves,
+    keep_records,
     load_comparison,
     markdown,
     plan_runs,
+    restore_records,
     select_runs,
     write_csv,
     write_section,
@@ -71,6 +76,7 @@ def main() -> int:
     )
     parser.add_argument("--jobs", type=int, default=1, help="runs at a time, which share the cores (default: 1)")
     parser.add_argument("--document", type=Path, help="Markdown file in which to rewrite this comparison's section")
+    parser.add_argument("--records", type=Path, help="folder of records of finished runs, to be used and added to")
     parser.add_argument("--keep-weights", action="store_true", help="keep the last checkpoint of each complete run")
     what = parser.add_mutually_exclusive_group()
     what.add_argument("--report-only", action="store_true", help="run nothing, report on what is done")
@@ -83,12 +89,17 @@ def main() -> int:
     output = args.output or comparison.output
     plan = plan_runs(comparison, output)
     selected = select_runs(plan, args.only)
+    if args.records is not None:
+        for sentence in restore_records(plan, args.records):
+            print(f"compare_methods.py: {sentence}", file=sys.stderr)
     if args.dry_run:
         for planned in selected:
             state = planned.state()
             print(f"{state:7}{shlex.join(['python', 'train_net.py', *planned.arguments(state == 'resume')])}")
         return 0
     failures = [] if args.report_only else Runner(TRAIN_NET, args.jobs, say, args.keep_weights).run(selected, output)
+    if args.records is not None:
+        keep_records(plan, args.records)
     jobs = f" --jobs {args.jobs}" if args.jobs > 1 else ""
     for failure in failures:
         print(f"compare_methods.py: {failure}", file=sys.stderr)

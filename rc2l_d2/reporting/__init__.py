@@ -3,6 +3,7 @@
 from .figures import draw_bars, draw_curves
 from .matrix import Comparison, load_comparison
 from .plan import PlannedRun, plan_runs, select_runs
+from .records import keep_records, restore_records
 from .report import FIGURES, Results, collect, markdown, write_csv, write_section
 from .runner import Runner, hardware
 
@@ -16,9 +17,11 @@ __all__ = [
     "draw_bars",
     "draw_curves",
     "hardware",
+    "keep_records",
     "load_comparison",
     "markdown",
     "plan_runs",
+    "restore_records",
     "select_runs",
     "write_csv",
     "write_section",

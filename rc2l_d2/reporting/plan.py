@@ -53,6 +53,11 @@ class PlannedRun:
         """What the run was made from and with; see :func:`write_record`."""
         return self.folder / "run.json"
 
+    @property
+    def metrics_file(self) -> Path:
+        """What the run writes while it trains."""
+        return self.folder / "metrics.json"
+
     def arguments(self, resume: bool) -> list[str]:
         """What follows ``train_net.py`` on the command line."""
         head = ["--config-file", self.run.config, *(["--resume"] if resume else [])]
@@ -60,7 +65,7 @@ class PlannedRun:
 
     def result(self) -> RunResult:
         """What the run's metrics.json holds so far."""
-        return read_result(self.folder / "metrics.json", self.max_iter, self.burn_in)
+        return read_result(self.metrics_file, self.max_iter, self.burn_in)
 
     def record(self) -> dict[str, Any] | None:
         """What ``run.json`` holds, None without one.
@@ -88,7 +93,7 @@ class PlannedRun:
             raise InputError(self.problem)
         record = self.record()
         if record is None:
-            if (self.folder / "metrics.json").exists():
+            if self.metrics_file.exists():
                 raise InputError(
                     f"{self.folder} holds a run without run.json, so its configuration is not known; delete the folder "
                     "or give another --output."
@@ -161,9 +166,14 @@ def write_record(planned: PlannedRun, attempt: Mapping[str, Any], resume: bool) 
     """Note in ``run.json`` the settings and this ``attempt`` to run them, after those that it resumes."""
     attempts = (planned.record() or {}).get("attempts", []) if resume else []
     record = {"settings": planned.settings, "attempts": [*attempts, attempt]}
-    temporary = planned.record_file.with_suffix(".tmp")
-    temporary.write_text(json.dumps(record, indent=1), encoding="utf-8")
-    os.replace(temporary, planned.record_file)
+    replace_file(planned.record_file, json.dumps(record, indent=1))
+
+
+def replace_file(file: Path, text: str) -> None:
+    """Write ``text`` in place of ``file``: it is the old one or the new one at any moment."""
+    temporary = file.with_suffix(".tmp")
+    temporary.write_text(text, encoding="utf-8")
+    os.replace(temporary, file)
 
 
 def differences(stored: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:

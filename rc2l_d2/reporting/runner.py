@@ -97,7 +97,7 @@ class Runner:
         planned.folder.mkdir(parents=True, exist_ok=True)
         if not resume:
             # Metrics are appended, and those of a start that left no checkpoint are no part of this one.
-            (planned.folder / "metrics.json").unlink(missing_ok=True)
+            planned.metrics_file.unlink(missing_ok=True)
         arguments = planned.arguments(resume)
         command = shlex.join(["python", self.script.name, *arguments])
         # The commit of each start: a matrix takes hours, in which the checkout may move on.
