@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-import json
-from pathlib import Path
-
 import pytest
 import torch
 
 from rc2l_d2.engine import RC2LTrainer, load_config
+from rc2l_d2.engine.step_log import StepLog
 from rc2l_d2.engine.telemetry import PseudoLabelTelemetry
-from rc2l_d2.engine.train_loop import SemiSupervisedTrainer
-from rc2l_d2.host import comm, launch
 from rc2l_d2.regions import pseudo_regions, select
 
 NAMES = ["road", "car", "sky", "pole"]
@@ -24,11 +20,15 @@ def counts(values: dict) -> dict[str, torch.Tensor]:
     return {name: torch.tensor(value) for name, value in values.items()}
 
 
+def read(telemetry: PseudoLabelTelemetry) -> dict[str, float]:
+    return telemetry.shares(telemetry.take())
+
+
 def test_numbers_by_hand():
     telemetry = PseudoLabelTelemetry(NAMES)
     for part in (COVERAGE, STUDENT, QUALITY):
         telemetry.add(counts(part))
-    assert telemetry.read() == pytest.approx({
+    assert read(telemetry) == pytest.approx({
         "pseudo/confident_share": 0.75, "pseudo/regions_per_image": 2.5, "pseudo/classes_present": 0.5,
         "pseudo/agreement": 0.25, "pseudo/accuracy": 2 / 7, "pseudo/precision": (1 / 2 + 0 + 1 / 4) / 3,
         "pseudo/recall": (1 / 4 + 0 + 1 / 2) / 3,
@@ -39,36 +39,23 @@ def test_numbers_by_hand():
 
 def test_sums_over_steps_and_starts_again_when_read():
     telemetry = PseudoLabelTelemetry(NAMES)
-    assert telemetry.read() == {}
+    assert read(telemetry) == {}
     for agreed in (4, 1, 1):
         telemetry.add(counts(COVERAGE))
         telemetry.add(counts({"asked": 4, "agreed": agreed}))
-    assert telemetry.read()["pseudo/agreement"] == 0.5
-    assert telemetry.read() == {}
+    assert read(telemetry)["pseudo/agreement"] == 0.5
+    assert read(telemetry) == {}
     telemetry.add(counts({**COVERAGE, **STUDENT}))
-    assert telemetry.read()["pseudo/agreement"] == 0.25
+    assert read(telemetry)["pseudo/agreement"] == 0.25
 
 
 def test_what_has_nothing_to_divide_by_is_left_out():
     telemetry = PseudoLabelTelemetry(NAMES)
     nothing = {name: [0] * 4 for name in QUALITY}
     telemetry.add(counts({**COVERAGE, "confident": 0, "asked": 0, "agreed": 0, **nothing}))
-    read = telemetry.read()
-    assert read["pseudo/confident_share"] == 0
-    assert set(read) == {"pseudo/confident_share", "pseudo/regions_per_image", "pseudo/classes_present"}
-
-
-def read_on_one_of_two(folder: str) -> None:
-    telemetry = PseudoLabelTelemetry(NAMES)
-    telemetry.add(counts({**COVERAGE, "asked": 4, "agreed": [1, 3][comm.get_rank()], **QUALITY}))
-    Path(folder, f"rank{comm.get_rank()}").write_text(json.dumps(telemetry.read()))
-
-
-def test_processes_add_up(tmp_path):
-    launch(read_on_one_of_two, 2, dist_url="auto", args=(str(tmp_path),))
-    one, other = (json.loads((tmp_path / f"rank{rank}").read_text()) for rank in (0, 1))
-    assert one == other
-    assert one["pseudo/agreement"] == 0.5 and one["pseudo/accuracy"] == pytest.approx(2 / 7)
+    shares = read(telemetry)
+    assert shares["pseudo/confident_share"] == 0
+    assert set(shares) == {"pseudo/confident_share", "pseudo/regions_per_image", "pseudo/classes_present"}
 
 
 @pytest.fixture
@@ -86,18 +73,18 @@ MEASURED = ("MODEL.RC2L.MEASURE_PSEUDO_LABELS", "True")
 
 
 def test_measuring_changes_no_loss(make_trainer, monkeypatch):
-    streams = []
+    streams, seen = [], []
 
-    def keep(self, losses, data_time):
+    def keep(self, iteration, losses, data_time, files):
         streams[-1].append({name: loss.item() for name, loss in losses.items()})
-        self.storage_seen = self.telemetry.read()
+        seen.append(read(self.telemetry))
 
-    monkeypatch.setattr(SemiSupervisedTrainer, "_write_metrics", keep)
+    monkeypatch.setattr(StepLog, "add", keep)
     for options in ((), MEASURED):
         streams.append([])
         trainer = make_trainer("SOLVER.MAX_ITER", "4", "DATASETS.TEST", "()", *options)
         trainer.train()
-        assert ("pseudo/accuracy" in trainer._trainer.storage_seen) == bool(options)
+        assert ("pseudo/accuracy" in seen[-1]) == bool(options)
     assert len(streams[0]) == 4 and "loss_smc" in streams[0][-1]
     assert streams[0] == streams[1]
 
@@ -106,7 +93,7 @@ def test_accuracy_is_that_of_the_pseudo_labels_before_mixing(make_trainer):
     step = make_trainer("SOLVER.IMS_PER_BATCH_UNLABELED", "4", *MEASURED)._trainer
     unlabeled = next(iter(step.data_loader))[1]
     strong, pseudo, view = step.teach(unlabeled)
-    read = step.telemetry.read()
+    shares = read(step.log.telemetry)
     student = step.model
     weak = student.preprocess([sample["image"] for sample in unlabeled]).tensor
     unmixed = step.teacher.view(weak, torch.stack([sample["inside"] for sample in unlabeled]))
@@ -121,10 +108,10 @@ def test_accuracy_is_that_of_the_pseudo_labels_before_mixing(make_trainer):
                     claimed += 1
                     right += int(expected.masks[image, :, y, x].argmax()) == truth
     assert claimed > 100
-    assert read["pseudo/accuracy"] == pytest.approx(right / claimed, abs=1e-9)
+    assert shares["pseudo/accuracy"] == pytest.approx(right / claimed, abs=1e-9)
     # The others are of the mixed images, as the student sees them.
-    assert read["pseudo/confident_share"] == pytest.approx((pseudo.valid.sum() / view.inside.sum()).item())
-    assert read["pseudo/regions_per_image"] == pytest.approx(pseudo.present.sum(1).double().mean().item())
+    assert shares["pseudo/confident_share"] == pytest.approx((pseudo.valid.sum() / view.inside.sum()).item())
+    assert shares["pseudo/regions_per_image"] == pytest.approx(pseudo.present.sum(1).double().mean().item())
 
 
 @pytest.mark.parametrize("unit, other", [("region", "pixel"), ("pixel", "region")])
@@ -156,13 +143,13 @@ def test_agreement_is_the_students(make_trainer):
         if isinstance(module, torch.nn.modules.batchnorm._BatchNorm):
             module.eval()
     strong, pseudo, view = step.teach(unlabeled)
-    step.model(labeled, strong, pseudo, view, 1.0, step.telemetry.add)
-    assert step.telemetry.read()["pseudo/agreement"] > 0.99
+    step.model(labeled, strong, pseudo, view, 1.0, step.log.telemetry.add)
+    assert read(step.log.telemetry)["pseudo/agreement"] > 0.99
     with torch.no_grad():
         step.model.sem_seg_head.predictor.class_embed.bias[3] += 100
-    step.model(labeled, strong, pseudo, view, 1.0, step.telemetry.add)
+    step.model(labeled, strong, pseudo, view, 1.0, step.log.telemetry.add)
     label_3 = (pseudo.masks[:, 3].sum() / pseudo.valid.sum()).item()
-    assert step.telemetry.read()["pseudo/agreement"] == pytest.approx(label_3, abs=0.01)
+    assert read(step.log.telemetry)["pseudo/agreement"] == pytest.approx(label_3, abs=0.01)
 
 
 def test_mixing_draws_by_seed_and_iteration_alone(make_trainer):

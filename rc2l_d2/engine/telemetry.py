@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
-import torch
 from torch import Tensor
-
-from ..host import comm
 
 # Name in the log -> the counts whose quotient it is; for counts of each class, the mean of the quotients.
 SHARES = {
@@ -22,9 +19,9 @@ SHARES = {
 
 
 class PseudoLabelTelemetry:
-    """Counts (:mod:`rc2l_d2.regions.statistics`) summed over steps on the device; read, all at once, when logged.
+    """Counts (:mod:`rc2l_d2.regions.statistics`) summed over steps on the device, and what is logged of them.
 
-    What it logs, over all images of all processes since the last time:
+    That is, over all images of all processes since the last time:
 
     - ``pseudo/confident_share``: of the positions inside the images, the share in a pseudo region;
     - ``pseudo/regions_per_image``;
@@ -54,17 +51,19 @@ class PseudoLabelTelemetry:
         for name, count in counts.items():
             self._sums[name] = self._sums[name] + count if name in self._sums else count
 
-    def read(self) -> dict[str, float]:
-        """The numbers since the last call. Every process has to call it, each having added the same names."""
-        if not self._sums:
-            return {}
+    def take(self) -> dict[str, Tensor]:
+        """The sums since the last call, by name, on the device."""
+        sums, self._sums = self._sums, {}
+        return sums
+
+    def shares(self, sums: Mapping[str, Tensor]) -> dict[str, float]:
+        """The numbers for the log.
+
+        Args:
+            sums: as :meth:`take` gave them, summed over processes and copied to the host.
+        """
         # float64 holds every count that a run can reach.
-        sums = torch.cat([count.flatten() for count in self._sums.values()]).double()
-        if comm.get_world_size() > 1:
-            torch.distributed.all_reduce(sums)
-        parts = sums.cpu().split([count.numel() for count in self._sums.values()])
-        totals = dict(zip(self._sums, parts, strict=True))
-        self._sums = {}
+        totals = {name: total.double() for name, total in sums.items()}
         totals |= {f"{name}_of_all": total.sum() for name, total in totals.items()}
         shares = {}
         for name, (part, whole) in SHARES.items():

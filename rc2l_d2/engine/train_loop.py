@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from ..errors import InputError
-from ..host import CfgNode, ImageList, MetadataCatalog, SimpleTrainer, comm, get_event_storage
+from ..host import CfgNode, ImageList, MetadataCatalog, SimpleTrainer, comm
 from ..regions import (
     PseudoRegions,
     TeacherView,
@@ -23,10 +23,7 @@ from ..regions import (
 )
 from .checkpoint import unwrap
 from .ema import EMATeacher
-from .telemetry import PseudoLabelTelemetry
-
-# Scalars are fetched from the device and gathered over processes this often (iterations), as often as they are written.
-LOG_PERIOD = 20
+from .step_log import LOG_PERIOD, StepLog
 
 
 class SemiSupervisedTrainer(SimpleTrainer):
@@ -50,10 +47,9 @@ class SemiSupervisedTrainer(SimpleTrainer):
             InputError: a key has a value that is not known.
         """
         super().__init__(model, data_loader, optimizer)
-        self.gather_metric_period = LOG_PERIOD  # not an argument: v0.6 of Detectron2 has none, and gathers every step
         self.teacher = teacher
         classes = MetadataCatalog.get(cfg.DATASETS.TRAIN[0]).get("stuff_classes") if cfg.DATASETS.TRAIN else None
-        self.telemetry = PseudoLabelTelemetry(classes or [str(c) for c in range(cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES)])
+        self.log = StepLog(classes or [str(c) for c in range(cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES)])
         self.seed = cfg.SEED if cfg.SEED >= 0 else comm.shared_random_seed()
         self.method = cfg.MODEL.RC2L
         clip = cfg.SOLVER.CLIP_GRADIENTS
@@ -77,7 +73,7 @@ class SemiSupervisedTrainer(SimpleTrainer):
         with torch.autocast(self.device.type, self.amp_dtype, enabled=self.amp_enabled):
             if unlabeled and self.iter >= self.method.BURN_IN_ITERS:
                 strong, pseudo, view = self.teach(unlabeled)
-                losses = self.model(labeled, strong, pseudo, view, self.ramp(), self.telemetry.add)
+                losses = self.model(labeled, strong, pseudo, view, self.ramp(), self.log.telemetry.add)
             else:
                 losses = self.model(labeled)
 
@@ -88,24 +84,9 @@ class SemiSupervisedTrainer(SimpleTrainer):
             torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.clip_norm)
         self.grad_scaler.step(self.optimizer)
         self.grad_scaler.update()
-        self._write_metrics(losses, data_time)
-
-    def _write_metrics(self, loss_dict: dict[str, Tensor], data_time: float) -> None:
-        """The host's, after a look at the losses; and the telemetry of the pseudo labels.
-
-        Raises:
-            FloatingPointError: a loss is not finite on some process. Detectron2 raises it on the first one alone, and
-                the processes of other machines would wait for that one until they time out.
-        """
+        self.log.add(self.iter, losses, data_time, [sample["file_name"] for sample in [*labeled, *unlabeled]])
         if (self.iter + 1) % LOG_PERIOD == 0:
-            mine = {name: loss.item() for name, loss in loss_dict.items() if not torch.isfinite(loss)}
-            everyones = comm.all_gather(mine)
-            if any(everyones):
-                raise FloatingPointError(f"Losses not finite at iteration {self.iter}, process by process: {everyones}")
-        super()._write_metrics(loss_dict, data_time)
-        if (self.iter + 1) % LOG_PERIOD == 0:
-            # Not smoothed by the writers: these are means over the period already.
-            get_event_storage().put_scalars(**self.telemetry.read(), smoothing_hint=False)
+            self.log.write()
 
     def ramp(self) -> float:
         """Weight of the unlabelled losses at this iteration: linear from 0 to 1 over RAMP_UP_ITERS after burn-in."""
@@ -128,7 +109,7 @@ class SemiSupervisedTrainer(SimpleTrainer):
             self.measure(pseudo_regions(view, self.method.MIN_REGION_AREA), unlabeled)
         strong, view = self.mixed(strong, view)
         pseudo = pseudo_regions(view, self.method.MIN_REGION_AREA)
-        self.telemetry.add(coverage_counts(view, pseudo))
+        self.log.telemetry.add(coverage_counts(view, pseudo))
         return strong, pseudo, view
 
     def measure(self, pseudo: PseudoRegions, unlabeled: list[dict]) -> None:
@@ -136,7 +117,7 @@ class SemiSupervisedTrainer(SimpleTrainer):
         labels = unwrap(self.model).preprocess_labels([sample["sem_seg"] for sample in unlabeled])
         stride = labels.shape[-1] // pseudo.masks.shape[-1]
         # The pixel next to the middle of each position.
-        self.telemetry.add(quality_counts(pseudo, labels[:, stride // 2 :: stride, stride // 2 :: stride]))
+        self.log.telemetry.add(quality_counts(pseudo, labels[:, stride // 2 :: stride, stride // 2 :: stride]))
 
     def mixed(self, strong: Tensor, view: TeacherView) -> tuple[Tensor, TeacherView]:
         """Strong views and teacher's view mixed by MODEL.RC2L.MIX, with the same random masks."""

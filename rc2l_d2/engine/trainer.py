@@ -27,7 +27,8 @@ from .checkpoint import RegionCheckpointer, unwrap
 from .ema import EMAHook, EMATeacher
 from .setup import build_model_or_explain
 from .solver import build_lr_scheduler, build_optimizer
-from .train_loop import LOG_PERIOD, SemiSupervisedTrainer
+from .step_log import LOG_PERIOD
+from .train_loop import SemiSupervisedTrainer
 
 logger = logging.getLogger(__name__)
 

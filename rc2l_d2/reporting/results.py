@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..engine.train_loop import LOG_PERIOD
+from ..engine.step_log import LOG_PERIOD
 
 STUDENT, TEACHER = "sem_seg", "sem_seg_teacher"
 

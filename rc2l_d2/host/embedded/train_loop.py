@@ -110,17 +110,13 @@ class SimpleTrainer(TrainerBase):
         model: takes a batch, returns a dict of scalar losses. Put in training mode.
         data_loader: an iterable of batches.
         optimizer: a torch optimizer.
-        gather_metric_period: losses are gathered over the processes and stored every so many iterations.
     """
 
-    def __init__(
-        self, model: nn.Module, data_loader: Iterable, optimizer: torch.optim.Optimizer, gather_metric_period: int = 1
-    ) -> None:
+    def __init__(self, model: nn.Module, data_loader: Iterable, optimizer: torch.optim.Optimizer) -> None:
         super().__init__()
         self.model = model.train()
         self.data_loader = data_loader
         self.optimizer = optimizer
-        self.gather_metric_period = gather_metric_period
 
     @cached_property
     def _data_loader_iter(self):
@@ -138,14 +134,12 @@ class SimpleTrainer(TrainerBase):
         self.optimizer.step()
 
     def _write_metrics(self, loss_dict: Mapping[str, torch.Tensor], data_time: float) -> None:
-        """Every ``gather_metric_period`` steps, store the mean of each scalar loss over the processes (the same keys on
-        each), their sum, and the longest ``data_time``, the seconds that a process waited for its batch.
+        """Store the mean of each scalar loss over the processes (the same keys on each), their sum, and the longest
+        ``data_time``, the seconds that a process waited for its batch.
 
         Raises:
             FloatingPointError: the sum is not finite, on every process, so that none is left waiting.
         """
-        if (self.iter + 1) % self.gather_metric_period:
-            return
         storage = get_event_storage()
         storage.put_scalar("rank_data_time", data_time, cur_iter=self.iter)
         mine = {name: loss.detach().cpu().item() for name, loss in loss_dict.items()}

@@ -1,0 +1,105 @@
+"""What the steps say for the log: kept on the device over a period, then fetched in one copy."""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from ..host import comm, get_event_storage
+from .telemetry import PseudoLabelTelemetry
+
+# Scalars are fetched from the device and gathered over processes this often (iterations), as often as they are written.
+LOG_PERIOD = 20
+
+
+@dataclass(frozen=True)
+class _Step:
+    iteration: int
+    losses: Mapping[str, Tensor | float]
+    data_time: float
+    files: Sequence[str]
+
+
+class StepLog:
+    """Losses of the steps and counts of the pseudo labels since they were last written.
+
+    Nothing waits for the device in between, and yet the losses of every step are looked at: one that is not a number in
+    the middle of a period is found at its end.
+
+    Attributes:
+        telemetry: takes the counts.
+    """
+
+    def __init__(self, class_names: Sequence[str]) -> None:
+        """``class_names``: K names."""
+        self.telemetry = PseudoLabelTelemetry(class_names)
+        self._steps: list[_Step] = []
+
+    def add(self, iteration: int, losses: Mapping[str, Tensor], data_time: float, files: Sequence[str]) -> None:
+        """Take a step's scalar losses, the seconds that it waited for its images, and their names."""
+        self._steps.append(_Step(iteration, {name: loss.detach() for name, loss in losses.items()}, data_time, files))
+
+    def write(self) -> None:
+        """Put into the storage of events, over all processes, which all have to call it:
+
+        - each loss and ``total_loss``: median over the steps of the mean over the processes;
+        - ``data_time``: median over the steps of the longest wait of a process;
+        - what :class:`PseudoLabelTelemetry` tells.
+
+        Raises:
+            FloatingPointError: a loss of some step is not finite on some process; raised on all of them, or those of
+                other machines would wait for that one until they time out. Names the losses and the images.
+        """
+        steps, counts = self._fetch()
+        processes, everyones_counts = zip(*comm.all_gather((steps, counts)), strict=True)
+        _check_finite(processes)
+        storage = get_event_storage()
+        storage.put_scalars(**_scalars(processes))
+        totals = {name: sum(theirs[name] for theirs in everyones_counts) for name in counts}
+        # Not smoothed by the writers: these are means over the period already.
+        storage.put_scalars(**self.telemetry.shares(totals), smoothing_hint=False)
+
+    def _fetch(self) -> tuple[list[_Step], dict[str, Tensor]]:
+        """Steps and counts of this process, on the host by one copy; the next period begins."""
+        steps, self._steps = self._steps, []
+        counts = self.telemetry.take()
+        losses = [loss for step in steps for loss in step.losses.values()]
+        # float64 holds every count that a run can reach.
+        values = torch.cat([value.double().flatten() for value in [*losses, *counts.values()]]).cpu()
+        parts = values[len(losses) :].split([count.numel() for count in counts.values()])
+        numbers = iter(values[: len(losses)].tolist())
+        fetched = [
+            _Step(step.iteration, {name: next(numbers) for name in step.losses}, step.data_time, step.files)
+            for step in steps
+        ]
+        return fetched, {
+            name: part.view(count.shape) for (name, count), part in zip(counts.items(), parts, strict=True)
+        }
+
+
+def _check_finite(processes: Sequence[Sequence[_Step]]) -> None:
+    for steps in zip(*processes, strict=True):
+        bad = [{name: loss for name, loss in step.losses.items() if not math.isfinite(loss)} for step in steps]
+        if any(bad):
+            where = "; ".join(
+                f"process {rank}: {losses}, images {', '.join(step.files)}"
+                for rank, (losses, step) in enumerate(zip(bad, steps, strict=True))
+                if losses
+            )
+            raise FloatingPointError(f"Losses not finite at iteration {steps[0].iteration}: {where}")
+
+
+def _scalars(processes: Sequence[Sequence[_Step]]) -> dict[str, float]:
+    """Losses, their sum and the waiting time, of what every process did in the same steps."""
+    histories: dict[str, list[float]] = {}
+    for steps in zip(*processes, strict=True):
+        means = {name: statistics.fmean(step.losses[name] for step in steps) for name in steps[0].losses}
+        waited = max(step.data_time for step in steps)
+        for name, value in {**means, "total_loss": sum(means.values()), "data_time": waited}.items():
+            histories.setdefault(name, []).append(value)
+    return {name: statistics.median(values) for name, values in histories.items()}

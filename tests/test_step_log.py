@@ -1,0 +1,74 @@
+"""What is logged of the steps: of every one of them, over all processes, fetched in one copy."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from rc2l_d2.engine.step_log import StepLog
+from rc2l_d2.host import EventStorage, comm, get_event_storage, launch
+
+NAMES = ["road", "car"]
+
+
+def losses(**values: float) -> dict[str, torch.Tensor]:
+    return {name: torch.tensor(value, requires_grad=True) for name, value in values.items()}
+
+
+def written(log: StepLog) -> dict[str, float]:
+    with EventStorage():
+        log.write()
+        return {name: value for name, (value, _) in get_event_storage().latest().items()}
+
+
+def test_medians_over_steps_and_the_next_period_begins():
+    log = StepLog(NAMES)
+    # The unlabelled loss begins in the third step: burn-in may end within a period.
+    for iteration, (ce, waited) in enumerate([(1.0, 0.5), (9.0, 0.1), (2.0, 0.2)]):
+        log.add(iteration, losses(ce=ce, **({"smc": 4.0} if iteration == 2 else {})), waited, [])
+    assert written(log) == {"ce": 2.0, "smc": 4.0, "total_loss": 6.0, "data_time": 0.2}
+    log.add(3, losses(ce=7.0), 0.3, [])
+    log.telemetry.add({"asked": torch.tensor(4), "agreed": torch.tensor(3)})
+    assert written(log) == {"ce": 7.0, "total_loss": 7.0, "data_time": 0.3, "pseudo/agreement": 0.75}
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_a_loss_that_was_not_finite_within_the_period_is_found_at_its_end(value):
+    log = StepLog(NAMES)
+    for iteration, rcc in ((20, 1.0), (21, value), (22, 1.0)):
+        log.add(iteration, losses(ce=1.0, rcc=rcc), 0.0, [f"{iteration}.png", "b.png"])
+    with pytest.raises(FloatingPointError) as error:
+        written(log)
+    told = str(error.value)
+    assert told == f"Losses not finite at iteration 21: process 0: {{'rcc': {value}}}, images 21.png, b.png"
+
+
+def write_on_two(folder: str) -> None:
+    rank = comm.get_rank()
+    log = StepLog(NAMES)
+    log.add(0, losses(ce=[1.0, 2.0][rank]), [0.1, 0.3][rank], [])
+    log.add(1, losses(ce=[3.0, 4.0][rank]), [0.2, 0.1][rank], [])
+    log.telemetry.add({"asked": torch.tensor(4), "agreed": torch.tensor([1, 3][rank])})
+    log.telemetry.add({name: torch.tensor(count) for name, count in
+                       {"labelled": [4, 2], "claimed": [2, 0], "correct": [[1, 0], [2, 0]][rank]}.items()})  # fmt: skip
+    first = written(log)
+    log.add(2, losses(ce=[1.0, float("nan")][rank]), 0.0, [f"{rank}.png"])
+    try:
+        written(log)
+    except FloatingPointError as error:
+        Path(folder, f"rank{rank}").write_text(json.dumps([first, str(error)]))
+
+
+def test_processes_add_up_and_stop_together(tmp_path):
+    launch(write_on_two, 2, dist_url="auto", args=(str(tmp_path),))
+    one, other = (json.loads((tmp_path / f"rank{rank}").read_text()) for rank in (0, 1))
+    assert one == other
+    assert one[0] == pytest.approx({
+        "ce": (1.5 + 3.5) / 2, "total_loss": 2.5, "data_time": 0.25, "pseudo/agreement": 0.5, "pseudo/accuracy": 3 / 4,
+        "pseudo/precision": 3 / 4, "pseudo/recall": (3 / 8 + 0) / 2, "pseudo/precision-road": 3 / 4,
+        "pseudo/recall-road": 3 / 8, "pseudo/recall-car": 0,
+    })  # fmt: skip
+    assert one[1] == "Losses not finite at iteration 2: process 1: {'ce': nan}, images 1.png"
