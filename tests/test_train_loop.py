@@ -1,9 +1,13 @@
 """The semi-supervised step: what goes in when, and what gets a gradient."""
 
+import copy
+
 import pytest
 import torch
+from torch._subclasses.fake_tensor import DataDependentOutputException, FakeCopyMode, FakeTensorMode
 
-from rc2l_d2.engine import RC2LTrainer, load_config
+from rc2l_d2.engine import RC2LTrainer, SemiSupervisedTrainer, load_config
+from rc2l_d2.engine.solver import build_optimizer
 from rc2l_d2.errors import InputError
 from rc2l_d2.host import get_event_storage
 
@@ -96,3 +100,29 @@ def test_mixed_precision_trains(make_trainer, losses_of_each_step):
 def test_unknown_values_are_told(make_trainer, options):
     with pytest.raises(InputError, match=f"{options[0]}.*{options[1]}"):
         make_trainer(*options)
+
+
+@pytest.mark.parametrize("precision", ["float32", "mixed"])
+@pytest.mark.parametrize("architecture", ["RC2L", "PixelConsistency", "PixelContrast"])
+def test_no_value_is_read_on_the_host_between_two_writes_of_the_log(make_trainer, monkeypatch, architecture, precision):
+    """Fake tensors have shapes and no values: a step that waited for one, as a GPU would be waited for, would raise."""
+    # The supervised matching is MaskFormer's and does copy its costs; here every layer pairs three queries without it.
+    monkeypatch.setattr(
+        "rc2l_d2.modeling.set_criterion.hungarian_match",
+        lambda cost, present: torch.zeros(len(cost), 3, 3, dtype=torch.long),
+    )
+    trainer = make_trainer(
+        "MODEL.META_ARCHITECTURE", architecture, "SOLVER.AMP.ENABLED", str(precision == "mixed"),
+        "SOLVER.CLIP_GRADIENTS.ENABLED", "True", "MODEL.RC2L.MEASURE_PSEUDO_LABELS", "True",
+    )  # fmt: skip
+    batch = next(iter(trainer.data_loader))
+    mode = FakeTensorMode()
+    with FakeCopyMode(mode):
+        model, teacher, batch = copy.deepcopy((trainer.model, trainer.teacher, batch))
+    with mode:
+        step = SemiSupervisedTrainer(trainer.cfg, model, [batch], build_optimizer(trainer.cfg, model), teacher)
+        step.iter = trainer.cfg.MODEL.RC2L.BURN_IN_ITERS
+        step.run_step()
+        teacher.update(model)
+        with pytest.raises(DataDependentOutputException):
+            step.log.write()
