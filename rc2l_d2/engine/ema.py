@@ -107,7 +107,10 @@ class EMATeacher:
 
 
 class EMAHook(HookBase):
-    """Updates the teacher after each step. Stands before the checkpointer, or checkpoints hold a stale teacher."""
+    """Updates the teacher after each step, the same on all processes.
+
+    Stands before the checkpointer, or checkpoints hold a stale teacher.
+    """
 
     def __init__(self, teacher: EMATeacher, student: nn.Module):
         """
@@ -119,4 +122,18 @@ class EMAHook(HookBase):
         self.student = student
 
     def after_step(self) -> None:
+        _take_statistics_of_main_process(self.student)
         self.teacher.update(self.student)
+
+
+@torch.no_grad()
+def _take_statistics_of_main_process(model: nn.Module) -> None:
+    """Make batch statistics, which each process moved by its own images, those that a checkpoint will hold."""
+    if comm.get_world_size() == 1:
+        return
+    # The counters among the buffers are the same everywhere.
+    statistics = [buffer for buffer in model.buffers() if buffer.is_floating_point()]
+    flat = torch.cat([buffer.flatten() for buffer in statistics])
+    torch.distributed.broadcast(flat, src=0)
+    parts = flat.split([buffer.numel() for buffer in statistics])
+    torch._foreach_copy_(statistics, [part.view_as(mine) for part, mine in zip(parts, statistics, strict=True)])

@@ -70,6 +70,8 @@ class SemiSupervisedTrainer(SimpleTrainer):
         labeled, unlabeled = next(self._data_loader_iter)
         data_time = time.perf_counter() - start
 
+        # Dropout and sampled positions: drawn for this step alone, so that a resumed run draws what it would have.
+        torch.manual_seed(self.seeds()[1])
         with torch.autocast(self.device.type, self.amp_dtype, enabled=self.amp_enabled):
             if unlabeled and self.iter >= self.method.BURN_IN_ITERS:
                 strong, pseudo, view = self.teach(unlabeled)
@@ -133,11 +135,15 @@ class SemiSupervisedTrainer(SimpleTrainer):
     def uniform(self, *shape: int) -> Tensor:
         """Random numbers from 0 to 1 on the device, a function of the seed, the process and the iteration.
 
-        Not torch's global generator: a resumed run draws the same, and so does another method with the same seed.
+        Not torch's global generator: another method with the same seed, which draws more or less of it, mixes alike.
         """
-        state = np.random.SeedSequence([self.seed, comm.get_rank(), self.iter]).generate_state(1)
-        generator = torch.Generator().manual_seed(int(state[0]))
+        generator = torch.Generator().manual_seed(self.seeds()[0])
         return torch.rand(shape, generator=generator).to(self.device, non_blocking=True)
+
+    def seeds(self) -> tuple[int, int]:
+        """Of this iteration on this process: for mixing, and for whatever draws from torch's global generator."""
+        mixing, rest = np.random.SeedSequence([self.seed, comm.get_rank(), self.iter]).generate_state(2).tolist()
+        return mixing, rest
 
     def state_dict(self) -> dict:
         return {**super().state_dict(), "grad_scaler": self.grad_scaler.state_dict()}

@@ -33,13 +33,6 @@ from .train_loop import SemiSupervisedTrainer
 logger = logging.getLogger(__name__)
 
 
-def _take_buffers_of_main_process(model: nn.Module) -> None:
-    """Make batch statistics, which each process moved after the last broadcast, those that a checkpoint holds."""
-    if comm.get_world_size() > 1:
-        for buffer in model.buffers():
-            torch.distributed.broadcast(buffer, src=0)
-
-
 def _has_no_sentence_of_its_own(record: logging.LogRecord) -> bool:
     error = record.exc_info[1] if record.exc_info else None
     return error is None or not (isinstance(error, InputError) or dead_worker(error))
@@ -61,10 +54,9 @@ class RC2LTrainer(DefaultTrainer):
         optimizer = self.build_optimizer(cfg, model)
         self.teacher = EMATeacher(model, cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES, cfg.MODEL.RC2L.EMA_DECAY)
         if comm.get_world_size() > 1:
-            # Buffers are broadcast so that batch statistics are the same on all ranks.
-            model = nn.parallel.DistributedDataParallel(
-                model, device_ids=[comm.get_local_rank()] if cfg.MODEL.DEVICE.startswith("cuda") else None
-            )
+            # Batch statistics are made the same on all ranks by the teacher's hook, before the teacher takes them.
+            device_ids = [comm.get_local_rank()] if cfg.MODEL.DEVICE.startswith("cuda") else None
+            model = nn.parallel.DistributedDataParallel(model, device_ids=device_ids, broadcast_buffers=False)
         # The loader comes with resume_or_load: evaluation alone needs no training data.
         self._trainer = SemiSupervisedTrainer(cfg, model, None, optimizer, self.teacher)
         self.scheduler = self.build_lr_scheduler(cfg, optimizer)
@@ -138,10 +130,7 @@ class RC2LTrainer(DefaultTrainer):
 
     def evaluate(self) -> dict:
         """Results of student (``sem_seg``) and teacher (``sem_seg_teacher``) on DATASETS.TEST."""
-        student = unwrap(self.model)
-        for model in (student, self.teacher.model):
-            _take_buffers_of_main_process(model)
-        self.last_results = self.test(self.cfg, student, self.teacher.model)
+        self.last_results = self.test(self.cfg, unwrap(self.model), self.teacher.model)
         return self.last_results
 
     def evaluate_and_compare(self) -> dict:

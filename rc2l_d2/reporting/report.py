@@ -86,8 +86,8 @@ def collect(comparison: Comparison, plan: Sequence[PlannedRun]) -> Results:
     results = Results(comparison, cells, {planned.run: planned.record() for planned in done}, left_out, notes)
     if resumed := results.resumed():
         notes.append(
-            f"Resumed after an interruption: {'; '.join(map(str, resumed))}. Images, augmentation and mixing go on as "
-            "in a run in one piece; what torch's own generator draws (dropout, positions of PixelContrast) does not."
+            f"Resumed after an interruption: {'; '.join(map(str, resumed))}. What a step draws depends on seed and "
+            "iteration alone, so a resumed run goes on as one in one piece would."
         )
     return results
 
