@@ -11,6 +11,7 @@ from torch.nn import functional as F
 from ..host import META_ARCH_REGISTRY, ImageList, build_backbone, build_sem_seg_head, configurable
 from ..regions.semantic import semantic_scores
 from ..regions.types import Regions
+from .passes import regions_in_passes
 from .set_criterion import SetCriterion
 
 
@@ -34,6 +35,7 @@ class RegionSegmentor(nn.Module):
         pixel_mean: Sequence[float],
         pixel_std: Sequence[float],
         size_divisibility: int,
+        images_per_pass: int = 0,
     ):
         """
         Args:
@@ -42,12 +44,14 @@ class RegionSegmentor(nn.Module):
             criterion: the supervised losses.
             pixel_mean, pixel_std: per channel, in the order of INPUT.FORMAT.
             size_divisibility: images are padded to a multiple of it; negative: to what the backbone asks for.
+            images_per_pass: how many images go through the model together, see :mod:`.passes`; 0: all.
         """
         super().__init__()
         self.backbone = backbone
         self.sem_seg_head = sem_seg_head
         self.criterion = criterion
         self.size_divisibility = size_divisibility if size_divisibility >= 0 else backbone.size_divisibility
+        self.images_per_pass = images_per_pass
         self.register_buffer("pixel_mean", torch.tensor(pixel_mean).view(-1, 1, 1), persistent=False)
         self.register_buffer("pixel_std", torch.tensor(pixel_std).view(-1, 1, 1), persistent=False)
 
@@ -68,6 +72,7 @@ class RegionSegmentor(nn.Module):
             "pixel_mean": cfg.MODEL.PIXEL_MEAN,
             "pixel_std": cfg.MODEL.PIXEL_STD,
             "size_divisibility": cfg.MODEL.MASK_FORMER.SIZE_DIVISIBILITY,
+            "images_per_pass": cfg.SOLVER.IMS_PER_PASS,
         }
 
     @property
@@ -90,6 +95,12 @@ class RegionSegmentor(nn.Module):
 
         In training ``auxiliary`` is about the first ``supervised`` images alone (None: about all).
         """
+        supervised = len(images) if supervised is None else supervised
+        if 0 < self.images_per_pass < len(images):
+            return regions_in_passes(self._regions, images, supervised, self.images_per_pass, self)
+        return self._regions(images, supervised)
+
+    def _regions(self, images: Tensor, supervised: int) -> Regions:
         return self.sem_seg_head(self.backbone(images), supervised)
 
     def supervised_losses(self, regions: Regions, labels: Tensor) -> dict[str, Tensor]:
