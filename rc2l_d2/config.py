@@ -34,6 +34,8 @@ def add_rc2l_config(cfg: CfgNode) -> CfgNode:
     # Images of a process that go through the model together; 0 for all of a step. Fewer take less memory and more time
     # (each pass is repeated for its gradient); the losses, and but for batch normalisation the gradient, are the same.
     cfg.SOLVER.IMS_PER_PASS = 0
+    # How many checkpoints are kept, the newest, beside that of the finished run; 0 for all.
+    cfg.SOLVER.CHECKPOINT_KEEP = 0
     # "ADAMW" or "SGD".
     cfg.SOLVER.OPTIMIZER = "ADAMW"
     # Learning rate of the backbone relative to BASE_LR.

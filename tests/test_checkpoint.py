@@ -5,10 +5,13 @@ from __future__ import annotations
 import logging
 import os
 import pickle
+import subprocess
+import sys
 
 import numpy as np
 import pytest
 import torch
+from conftest import REPO
 from torch import nn
 
 from rc2l_d2.engine import EMATeacher, RegionCheckpointer
@@ -145,8 +148,9 @@ def test_a_checkpoint_is_complete_and_replaces_nothing_until_it_is_whole(tmp_pat
         raise OSError("No space left on device")
 
     monkeypatch.setattr(torch, "save", fails_halfway)
-    with pytest.raises(OSError, match="No space"):
+    with pytest.raises(InputError, match=r"model_0000001.pth could not be written \(No space left.*--resume"):
         checkpointer.save("model_0000001", iteration=2)
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["last_checkpoint", "model_0000001.pth"]
     assert (tmp_path / "model_0000001.pth").read_bytes() == saved
     assert (tmp_path / "last_checkpoint").read_text() == "model_0000001.pth"
 
@@ -166,3 +170,65 @@ def test_a_teacher_of_another_shape_is_told(tmp_path):
     checkpointer = RegionCheckpointer(other, str(tmp_path), ema=EMATeacher(other, num_classes=2, max_decay=0.5))
     with pytest.raises(InputError, match=r"model_a\.pth does not fit this configuration .*head\.weight"):
         checkpointer.load(str(tmp_path / "model_a.pth"))
+
+
+def truncated(content: bytes) -> bytes:
+    return content[: len(content) // 2]
+
+
+def one_bit_flipped(content: bytes) -> bytes:
+    # In the middle of the largest tensor, which zip members of torch files hold as it is.
+    place = content.index(torch.full((2, 3), 7.5).numpy().tobytes()) + 5
+    return content[:place] + bytes([content[place] ^ 1]) + content[place + 1 :]
+
+
+@pytest.mark.parametrize("damage", [truncated, one_bit_flipped, lambda content: b"", None])
+def test_a_damaged_last_checkpoint_gives_way_to_the_one_before_it(tmp_path, damage, caplog):
+    checkpointer = RegionCheckpointer(Segmentor(), str(tmp_path))
+    for iteration in (1, 2, 3):
+        checkpointer.save(f"model_000000{iteration}", iteration=iteration, extra=torch.full((2, 3), 7.5))
+    last = tmp_path / "model_0000003.pth"
+    if damage is None:
+        last.unlink()
+    else:
+        last.write_bytes(damage(last.read_bytes()))
+    assert RegionCheckpointer(Segmentor(), str(tmp_path)).resume_or_load("", resume=True)["iteration"] == 2
+    assert "model_0000003.pth is damaged or missing" in caplog.text
+    for iteration in (1, 2):
+        (tmp_path / f"model_000000{iteration}.pth").write_bytes(b"")
+    with pytest.raises(InputError, match="No checkpoint in .* is whole"):
+        RegionCheckpointer(Segmentor(), str(tmp_path)).resume_or_load("", resume=True)
+
+
+def test_the_newest_checkpoints_are_kept(tmp_path):
+    checkpointer = RegionCheckpointer(Segmentor(), str(tmp_path), keep=2)
+    for name in ("model_0000004", "model_0000009", "model_0000014", "model_final"):
+        checkpointer.save(name)
+    assert sorted(file.name for file in tmp_path.glob("*.pth")) == [
+        "model_0000009.pth", "model_0000014.pth", "model_final.pth"
+    ]  # fmt: skip
+
+
+FULL_DISK = """
+import resource, signal, sys, torch
+from rc2l_d2.engine import RegionCheckpointer
+from rc2l_d2.errors import InputError
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)  # or the system ends the process where a write goes beyond the limit
+checkpointer = RegionCheckpointer(torch.nn.Linear(100, 100), sys.argv[1])
+checkpointer.save("model_0000001", iteration=1)
+resource.setrlimit(resource.RLIMIT_FSIZE, (20000, 20000))
+try:
+    checkpointer.save("model_0000002", iteration=2)
+except InputError as error:
+    print(error)
+print(checkpointer.resume_or_load("", resume=True)["iteration"])
+"""
+
+
+def test_where_the_disk_takes_no_more_the_earlier_checkpoint_stays(tmp_path):
+    """A file that the system refuses to let grow stands for the full disk: torch's writer meets it half-way."""
+    result = subprocess.run([sys.executable, "-c", FULL_DISK, str(tmp_path)], capture_output=True, text=True, cwd=REPO)
+    assert result.returncode == 0, result.stderr
+    told, iteration = result.stdout.strip().splitlines()
+    assert "model_0000002.pth could not be written" in told and iteration == "1"
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["last_checkpoint", "model_0000001.pth"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import glob
 import logging
 import os
 from collections import Counter
@@ -13,27 +14,71 @@ from torch import nn
 from ..errors import InputError
 from ..host import DetectionCheckpointer
 from .weights import read_weights, with_names_of
+from .whole_files import is_whole, write_checkpoint, write_whole
 
 logger = logging.getLogger(__name__)
+# Checkpoints of single iterations; their names are in the order of time.
+_NUMBERED = "model_" + "[0-9]" * 7 + ".pth"
 
 
 class RegionCheckpointer(DetectionCheckpointer):
-    """Detectron2's checkpointer with atomic writes, safe reads and one-sentence errors.
+    """Detectron2's checkpointer with atomic writes, safe reads, a look for damage and one-sentence errors.
 
     A checkpoint holds ``model`` (the student, a plain region predictor), ``ema`` (the teacher), ``best`` (the best
     results so far) and the trainer's state.
     """
 
+    def __init__(self, model: nn.Module, save_dir: str = "", *, keep: int = 0, **checkpointables: Any):
+        """
+        Args:
+            model: the student.
+            save_dir: folder of the checkpoints.
+            keep: how many of them, the newest; 0: all. The one of a finished run does not count.
+            checkpointables: what else a checkpoint holds, by name.
+        """
+        super().__init__(model, save_dir, **checkpointables)
+        self.keep = keep
+
     def save(self, name: str, **kwargs: Any) -> None:
-        """Write ``<save_dir>/<name>.pth``: to a temporary name first, so that a crash leaves no half-written file."""
+        """Write ``<save_dir>/<name>.pth``, whole or not at all.
+
+        Raises:
+            InputError: it cannot be written; the checkpoints before it are as they were.
+        """
         if not self.save_dir or not self.save_to_disk:
             return
         data = {"model": self.model.state_dict()}
         data.update({key: value.state_dict() for key, value in self.checkpointables.items()}, **kwargs)
         path = os.path.join(self.save_dir, f"{name}.pth")
         self.logger.info("Saving checkpoint to %s", path)
-        _write(data, path)
+        write_checkpoint(data, path)
         self.tag_last_checkpoint(os.path.basename(path))
+        if self.keep:
+            for old in sorted(glob.glob(os.path.join(glob.escape(self.save_dir), _NUMBERED)))[: -self.keep]:
+                os.remove(old)
+
+    def tag_last_checkpoint(self, last_filename_basename: str) -> None:
+        """Note the last checkpoint's name in the file ``last_checkpoint``, whole or not at all."""
+        path = os.path.join(self.save_dir, "last_checkpoint")
+        write_whole(path, lambda file: file.write(last_filename_basename.encode()))
+
+    def get_checkpoint_file(self) -> str:
+        """The last checkpoint; where it is damaged, the newest one before it that is not. "" without any.
+
+        Raises:
+            InputError: all of them are damaged.
+        """
+        last = super().get_checkpoint_file()
+        if not last:
+            return last
+        others = set(glob.glob(os.path.join(glob.escape(self.save_dir), "model_*.pth"))) - {last}
+        for path in [last, *sorted(others, key=lambda path: (os.path.getmtime(path), path), reverse=True)]:
+            if is_whole(path):
+                return path
+            logger.warning("%s is damaged or missing; the checkpoint before it is taken.", path)
+        raise InputError(
+            f"No checkpoint in {self.save_dir} is whole; start again without --resume, in another OUTPUT_DIR."
+        )
 
     def refresh(self, key: str) -> None:
         """Write the present state of the checkpointable ``key`` into the last checkpoint, and leave the rest of it.
@@ -44,7 +89,7 @@ class RegionCheckpointer(DetectionCheckpointer):
             return
         path = self.get_checkpoint_file()
         data = torch.load(path, map_location="cpu", weights_only=True)
-        _write({**data, key: self.checkpointables[key].state_dict()}, path)
+        write_checkpoint({**data, key: self.checkpointables[key].state_dict()}, path)
 
     def load(self, path: str, checkpointables: list[str] | None = None) -> dict[str, Any]:
         """Load ``path`` into the model and into those of ``checkpointables`` (all if None) that it holds.
@@ -100,16 +145,6 @@ class RegionCheckpointer(DetectionCheckpointer):
         listed = ", ".join(f"{part} ({count})" for part, count in parts.items())
         logger.info("Loaded %d of the model's %d weights: %s", len(loaded), len(model), listed)
         return incompatible
-
-
-def _write(data: dict[str, Any], path: str) -> None:
-    """Write a torch file under a temporary name, and rename it when it is whole."""
-    temporary = f"{path}.tmp"
-    with open(temporary, "wb") as file:
-        torch.save(data, file)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(temporary, path)
 
 
 def unwrap(model: nn.Module) -> nn.Module:

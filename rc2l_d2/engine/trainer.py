@@ -62,8 +62,9 @@ class RC2LTrainer(DefaultTrainer):
         self.scheduler = self.build_lr_scheduler(cfg, optimizer)
         self.best = BestResults()
         self.checkpointer = RegionCheckpointer(
-            unwrap(model), cfg.OUTPUT_DIR, trainer=weakref.proxy(self), ema=self.teacher, best=self.best
-        )
+            unwrap(model), cfg.OUTPUT_DIR, keep=cfg.SOLVER.CHECKPOINT_KEEP,
+            trainer=weakref.proxy(self), ema=self.teacher, best=self.best,
+        )  # fmt: skip
         self.start_iter = 0
         self.max_iter = cfg.SOLVER.MAX_ITER
         self.last_results: dict = {}

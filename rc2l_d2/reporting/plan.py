@@ -21,7 +21,9 @@ from .results import RunResult, read_result
 
 DONE, RESUME, NEW = "done", "resume", "new"
 # What changes no result. Images and their augmentation do not depend on the workers (data/loader.py).
-_NOT_COMPARED = ("OUTPUT_DIR", "DATALOADER.NUM_WORKERS", "SOLVER.CHECKPOINT_PERIOD", "VERSION")
+_NOT_COMPARED = (
+    "OUTPUT_DIR", "DATALOADER.NUM_WORKERS", "SOLVER.CHECKPOINT_PERIOD", "SOLVER.CHECKPOINT_KEEP", "VERSION"
+)  # fmt: skip
 # What training on labels alone does not read, by the beginnings of keys, and what it does read of that: the teacher is
 # evaluated there too.
 _OF_UNLABELED = ("MODEL.RC2L.", "MODEL.PIXEL.", "INPUT.STRONG_", "DATASETS.UNLABELED", "SOLVER.IMS_PER_BATCH_UNLABELED")
