@@ -4,6 +4,7 @@
     python train_net.py --config-file configs/toy/rc2l_R18.yaml [--num-gpus N] [--resume | --eval-only] [KEY VALUE ...]
 
 ``--dry-run`` prints the plan and stops. A mistake in what was given is told in one sentence, with exit status 2.
+SIGTERM and SIGINT end a run after its step and a checkpoint, with exit status 143 and 130; a second one does at once.
 """
 
 import argparse
@@ -14,7 +15,7 @@ import cv2
 import torch
 
 from rc2l_d2.data import dead_worker
-from rc2l_d2.engine import RC2LTrainer, describe_plan, load_config
+from rc2l_d2.engine import Interrupted, RC2LTrainer, describe_plan, load_config, signals_to_children
 from rc2l_d2.errors import InputError
 from rc2l_d2.host import (
     HOST,
@@ -60,6 +61,10 @@ def main(args: argparse.Namespace) -> dict:
         trainer.resume_or_load(resume=args.resume)
         trainer.train()
         return trainer.last_results
+    except Interrupted as end:
+        if comm.is_main_process():
+            print(f"train_net.py: {end}", file=sys.stderr)
+        sys.exit(end.status)
     except (InputError, RuntimeError) as error:
         message = str(error) if isinstance(error, InputError) else dead_worker(error)
         if message is None:
@@ -85,19 +90,21 @@ def run() -> None:
             f"--num-gpus is {args.num_gpus}, but this machine has {torch.cuda.device_count()}; ask for no more"
         )
     try:
-        launch(
-            main,
-            args.num_gpus,
-            num_machines=args.num_machines,
-            machine_rank=args.machine_rank,
-            dist_url=args.dist_url,
-            args=(args,),
-        )
+        with signals_to_children():
+            launch(
+                main,
+                args.num_gpus,
+                num_machines=args.num_machines,
+                machine_rank=args.machine_rank,
+                dist_url=args.dist_url,
+                args=(args,),
+            )
     except torch.multiprocessing.ProcessExitedException as error:
-        # A process that met an InputError has said so itself, with status 2.
-        if error.exit_code != 2:
+        # A process that met an InputError, or was told to end, has said so itself.
+        said = error.exit_code in (2, 130, 143)
+        if not said:
             print(f"train_net.py: {error}", file=sys.stderr)
-        sys.exit(2 if error.exit_code == 2 else 1)
+        sys.exit(error.exit_code if said else 1)
 
 
 if __name__ == "__main__":

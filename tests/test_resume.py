@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -12,12 +14,13 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import REPO
+from conftest import REPO, TINY
 
 # Dropout and sampled positions draw from torch's generator, batch statistics and momentum carry state.
 OPTIONS = """
     MODEL.META_ARCHITECTURE PixelContrast MODEL.PIXEL.CONTRAST_SAMPLES 32 MODEL.MASK_FORMER.DROPOUT 0.2
     SOLVER.IMS_PER_BATCH 4 SOLVER.IMS_PER_BATCH_UNLABELED 4 SOLVER.MAX_ITER 12 SOLVER.CHECKPOINT_PERIOD 4
+    TEST.EVAL_PERIOD 4
 """.split()
 
 
@@ -29,39 +32,79 @@ def flat(value, prefix: str = "") -> dict:
     return {prefix: value}
 
 
-def scores(out: Path) -> dict:
-    """The evaluation at the end."""
+def evaluated(out: Path) -> dict[int, dict]:
+    """Iteration -> the evaluation then, as metrics.json has it last."""
     rows = map(json.loads, (out / "metrics.json").read_text().splitlines())
-    return {key: value for row in rows for key, value in row.items() if key.startswith("sem_seg")}
+    return {row["iteration"]: {key: value for key, value in row.items() if key.startswith("sem_seg")}
+            for row in rows if "sem_seg/mIoU" in row}  # fmt: skip
 
 
-@pytest.mark.parametrize("processes, workers", [(1, 0), (2, 2)])
-def test_a_killed_run_goes_on_as_if_it_had_not_been(tiny_options, tmp_path, processes, workers):
-    def start(out: Path, *arguments: str) -> subprocess.Popen:
-        command = [sys.executable, "train_net.py", "--config-file", "configs/toy/rc2l_R18.yaml", "--num-gpus",
-                   str(processes), "--dist-url", "auto", *arguments, *tiny_options, *OPTIONS,
-                   "DATALOADER.NUM_WORKERS", str(workers), "OUTPUT_DIR", str(out)]  # fmt: skip
+class Runs:
+    """Starts ``train_net.py`` on the tiny set with so many processes and workers."""
+
+    def __init__(self, definition: str, folder: Path):
+        self.definition, self.folder = definition, folder
+
+    def start(self, name: str, processes: int, workers: int, *arguments: str) -> subprocess.Popen:
+        command = [
+            sys.executable, "train_net.py", "--config-file", "configs/toy/rc2l_R18.yaml", *arguments,
+            "--num-gpus", str(processes), "--dist-url", "auto", *TINY, *OPTIONS,
+            "DATALOADER.NUM_WORKERS", str(workers), "DATASETS.DEFINITIONS", f"('{self.definition}',)",
+            "DATASETS.TRAIN", "('tiny_labeled',)", "DATASETS.UNLABELED", "('tiny_unlabeled',)",
+            "DATASETS.TEST", "('tiny_val',)", "OUTPUT_DIR", str(self.folder / name),
+        ]  # fmt: skip
         environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-        with open(tmp_path / f"{out.name}.log", "a") as log:
+        with open(self.folder / f"{name}.log", "a") as log:
             return subprocess.Popen(command, cwd=REPO, env=environment, stdout=log, stderr=log, start_new_session=True)
 
-    whole, killed = tmp_path / "whole", tmp_path / "killed"
-    assert start(whole).wait(200) == 0, (tmp_path / "whole.log").read_text()
-    run = start(killed)
-    end = time.monotonic() + 100
-    while not (killed / "model_0000007.pth").exists() and time.monotonic() < end:
-        time.sleep(0.01)
-    os.killpg(run.pid, signal.SIGKILL)
-    run.wait()
-    assert not (killed / "model_final.pth").exists()
-    assert start(killed, "--resume").wait(200) == 0, (tmp_path / "killed.log").read_text()
-    assert "Starting training from iteration 8" in (killed / "log.txt").read_text()
+    def log(self, name: str) -> str:
+        return (self.folder / f"{name}.log").read_text()
 
-    one, other = (flat(torch.load(out / "model_final.pth", weights_only=True)) for out in (whole, killed))
+    @functools.cache  # noqa: B019 (as long as the module's tests run)
+    def whole(self, processes: int) -> Path:
+        """OUTPUT_DIR of a run that nothing interrupted."""
+        name = f"whole_{processes}"
+        assert self.start(name, processes, 0).wait(300) == 0, self.log(name)
+        return self.folder / name
+
+
+@pytest.fixture(scope="module")
+def runs(toy_definition, tmp_path_factory) -> Runs:
+    return Runs(toy_definition, tmp_path_factory.mktemp("runs"))
+
+
+@pytest.mark.parametrize(
+    "processes, workers, number",
+    [(1, 0, signal.SIGKILL), (2, 2, signal.SIGKILL), (1, 2, signal.SIGTERM), (2, 0, signal.SIGINT)],
+)
+def test_an_interrupted_run_goes_on_as_if_it_had_not_been(runs, processes, workers, number):
+    name = f"{number.name}_{processes}"
+    out = runs.folder / name
+    run = runs.start(name, processes, workers)
+    pointer = out / "last_checkpoint"
+    end = time.monotonic() + 200
+    while not (pointer.exists() and pointer.read_text() == "model_0000007.pth") and time.monotonic() < end:
+        time.sleep(0.01)
+    # As schedulers and terminals do it: to the whole group, data workers too.
+    os.killpg(run.pid, number)
+    status = run.wait(100)
+    assert not (out / "model_final.pth").exists()
+    if number == signal.SIGKILL:
+        start = 8
+    else:
+        assert status == 128 + number, runs.log(name)
+        said = runs.log(name)
+        told = re.search(rf"train_net.py: {number.name} after iteration (\d+); (model_\d+.pth) holds it", said)
+        start = int(told[1]) + 1
+        assert pointer.read_text() == told[2] and "Traceback" not in said
+    assert runs.start(name, processes, workers, "--resume").wait(300) == 0, runs.log(name)
+    assert f"Starting training from iteration {start}\n" in (out / "log.txt").read_text()
+
+    one, other = (flat(torch.load(o / "model_final.pth", weights_only=True)) for o in (runs.whole(processes), out))
     assert one.keys() == other.keys() and any("exp_avg" in name for name in one)
     for name, value in one.items():
         same = torch.equal(value, other[name]) if isinstance(value, torch.Tensor) else value == other[name]
         assert same, name
-    assert "sem_seg_teacher/mIoU" in scores(whole)
-    # As text, in which a class that no image holds, NaN, is equal to itself.
-    assert json.dumps(scores(whole)) == json.dumps(scores(killed))
+    # The same metrics, as text, in which a class that no image holds, NaN, is equal to itself.
+    evaluations = [evaluated(o) for o in (runs.whole(processes), out)]
+    assert [*evaluations[0]] == [3, 7, 12] and json.dumps(evaluations[0]) == json.dumps(evaluations[1])

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import re
+import signal
 import time
 import weakref
 from collections.abc import Callable, Iterator, Sequence
@@ -30,6 +31,7 @@ LABELED, UNLABELED = 0, 1
 _ORDER, _AUGMENTATION = 0, 1
 _LONGEST_NAME = 4096
 _WORKER_END = 2.0  # Seconds in which a killed process is gone.
+_WORKER_GRACE = 30  # Seconds that a worker lives on after SIGTERM.
 Key = tuple[int, int, int]  # stream, position, index
 
 
@@ -300,6 +302,10 @@ def _batches(loader: DataLoader) -> Iterator[list]:
 def _start_worker(worker: int) -> None:
     # Workers are the parallelism; OpenCV's threads inside them only fight over the cores.
     cv2.setNumThreads(0)
+    # A signal for the whole group is the training process's to act on, which needs its next batches for that; but one
+    # that is meant for the worker still ends it, a while later.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, lambda number, frame: signal.alarm(_WORKER_GRACE))
 
 
 def _entries(cfg: CfgNode, stream: str) -> Sequence[dict]:

@@ -3,6 +3,7 @@
 from .checkpoint import RegionCheckpointer
 from .ema import EMAHook, EMATeacher
 from .plan import describe_plan
+from .preemption import Interrupted, signals_to_children
 from .progress import ProgressBar
 from .setup import load_config
 from .solver import build_lr_scheduler, build_optimizer
@@ -12,6 +13,7 @@ from .trainer import RC2LTrainer
 __all__ = [
     "EMAHook",
     "EMATeacher",
+    "Interrupted",
     "ProgressBar",
     "RC2LTrainer",
     "RegionCheckpointer",
@@ -20,4 +22,5 @@ __all__ = [
     "build_optimizer",
     "describe_plan",
     "load_config",
+    "signals_to_children",
 ]

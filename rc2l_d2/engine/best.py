@@ -15,10 +15,14 @@ class BestResults:
     choosing on the test data; whoever does it can say so, since the two have different names.
 
     A checkpoint keeps it, so that a resumed run goes on with it.
+
+    Attributes:
+        evaluated: the iteration of the last evaluation, -1 before the first.
     """
 
     def __init__(self):
         self._best: dict[str, tuple[float, int]] = {}
+        self.evaluated = -1
 
     def update(self, results: Mapping[str, Mapping[str, dict[str, float]]], iteration: int) -> None:
         """Take an evaluation into account, and add the best so far to it.
@@ -29,6 +33,7 @@ class BestResults:
                 names of checkpoints. A task whose mIoU was never a number gets neither.
             iteration: of this evaluation.
         """
+        self.evaluated = iteration
         for dataset_name, tasks in results.items():
             for task, metrics in tasks.items():
                 key, last = f"{dataset_name}/{task}", metrics["mIoU"]
@@ -44,9 +49,9 @@ class BestResults:
                 )  # fmt: skip
 
     def state_dict(self) -> dict:
-        """The best mIoU and its iteration by data set and task, for a checkpoint."""
-        return dict(self._best)
+        """The best mIoU and its iteration by data set and task, and the last evaluation's, for a checkpoint."""
+        return {"best": dict(self._best), "evaluated": self.evaluated}
 
     def load_state_dict(self, state: dict) -> None:
         """Restore what :meth:`state_dict` gave."""
-        self._best = dict(state)
+        self._best, self.evaluated = dict(state["best"]), state["evaluated"]

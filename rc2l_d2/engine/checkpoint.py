@@ -57,6 +57,10 @@ class RegionCheckpointer(DetectionCheckpointer):
             for old in sorted(glob.glob(os.path.join(glob.escape(self.save_dir), _NUMBERED)))[: -self.keep]:
                 os.remove(old)
 
+    def is_last(self, name: str) -> bool:
+        """Whether ``<name>.pth`` is the last checkpoint."""
+        return os.path.basename(super().get_checkpoint_file()) == f"{name}.pth"
+
     def tag_last_checkpoint(self, last_filename_basename: str) -> None:
         """Note the last checkpoint's name in the file ``last_checkpoint``, whole or not at all."""
         path = os.path.join(self.save_dir, "last_checkpoint")

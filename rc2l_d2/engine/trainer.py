@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import logging
+import math
 import weakref
 from collections import OrderedDict
+from collections.abc import Callable
 
 import torch
 from torch import nn
@@ -25,6 +27,7 @@ from ..host import (
 from .best import BestResults
 from .checkpoint import RegionCheckpointer, unwrap
 from .ema import EMAHook, EMATeacher
+from .preemption import Interrupted, StopOnSignal
 from .setup import build_model_or_explain
 from .solver import build_lr_scheduler, build_optimizer
 from .step_log import LOG_PERIOD
@@ -35,7 +38,24 @@ logger = logging.getLogger(__name__)
 
 def _has_no_sentence_of_its_own(record: logging.LogRecord) -> bool:
     error = record.exc_info[1] if record.exc_info else None
-    return error is None or not (isinstance(error, InputError) or dead_worker(error))
+    return error is None or not (isinstance(error, InputError | Interrupted) or dead_worker(error))
+
+
+class EvaluationHook(hooks.EvalHook):
+    """Detectron2's, which makes up for an evaluation before which a run ended, the checkpoint just written."""
+
+    def __init__(self, eval_period: int, eval_function: Callable[[], dict], best: BestResults):
+        super().__init__(eval_period, eval_function)
+        self._best = best
+
+    def before_train(self) -> None:
+        start = self.trainer.start_iter
+        due = self._period > 0 and start > 0 and start % self._period == 0 and start < self.trainer.max_iter
+        if due and self._best.evaluated < start - 1:
+            # In the log it is that of the iteration after which it was due.
+            self.trainer.iter = self.trainer.storage.iter = start - 1
+            self._do_eval()
+            self.trainer.iter = self.trainer.storage.iter = start
 
 
 class RC2LTrainer(DefaultTrainer):
@@ -119,14 +139,16 @@ class RC2LTrainer(DefaultTrainer):
 
     def build_hooks(self) -> list:
         """Detectron2's hooks in their order, with the teacher's before the checkpointer's."""
-        main = comm.is_main_process()
+        main, period = comm.is_main_process(), self.cfg.TEST.EVAL_PERIOD
         return [
             hooks.IterationTimer(),
             hooks.LRScheduler(),
             EMAHook(self.teacher, unwrap(self.model)),
             hooks.PeriodicCheckpointer(self.checkpointer, self.cfg.SOLVER.CHECKPOINT_PERIOD) if main else None,
-            hooks.EvalHook(self.cfg.TEST.EVAL_PERIOD, self.evaluate_and_compare),
-            hooks.PeriodicWriter(self.build_writers(), period=LOG_PERIOD) if main else None,
+            StopOnSignal(self.checkpointer),
+            EvaluationHook(period, self.evaluate_and_compare, self.best),
+            # Also after each evaluation, whose results would be lost with a run that ends before the next period does.
+            hooks.PeriodicWriter(self.build_writers(), math.gcd(LOG_PERIOD, period)) if main else None,
         ]
 
     def evaluate(self) -> dict:
@@ -142,8 +164,8 @@ class RC2LTrainer(DefaultTrainer):
         self.best.update(by_dataset, self.iter)
         # The evaluation stands after the checkpointer, so that a failure in it loses no training. Where a checkpoint
         # of this very iteration was written, it is told now.
-        done = min(self.iter + 1, self.max_iter)
-        if self.last_results and (done % self.cfg.SOLVER.CHECKPOINT_PERIOD == 0 or done == self.max_iter):
+        name = "model_final" if self.iter >= self.max_iter else f"model_{self.iter:07d}"
+        if self.last_results and self.checkpointer.is_last(name):
             self.checkpointer.refresh("best")
         return self.last_results
 

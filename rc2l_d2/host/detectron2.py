@@ -13,7 +13,7 @@ What a caller has to know, since the embedded host is kinder in each of these, a
   after one that failed (``engine/checkpoint.py``).
 - ``DefaultTrainer`` wraps the model with ``device_ids``, which fails on CPU, and its AMP needs CUDA
   (``engine/trainer.py``, ``engine/train_loop.py``).
-- A loss that is not finite is raised on the first process alone (``engine/train_loop.py``).
+- A loss that is not finite is raised on the first process alone (``engine/step_log.py``).
 - ``get_norm("SyncBN", n)`` is torch's own, which refuses CPU tensors when there is more than one process.
 - ``comm.get_local_rank`` and ``launch`` belong together: the first asserts that the second has started the processes.
 - ``build_backbone`` asserts that the result is a ``detectron2.modeling.Backbone``, so a backbone registered from
