@@ -100,6 +100,6 @@ def _scalars(processes: Sequence[Sequence[_Step]]) -> dict[str, float]:
     for steps in zip(*processes, strict=True):
         means = {name: statistics.fmean(step.losses[name] for step in steps) for name in steps[0].losses}
         waited = max(step.data_time for step in steps)
-        for name, value in {**means, "total_loss": sum(means.values()), "data_time": waited}.items():
+        for name, value in {"data_time": waited, "total_loss": sum(means.values()), **means}.items():
             histories.setdefault(name, []).append(value)
     return {name: statistics.median(values) for name, values in histories.items()}

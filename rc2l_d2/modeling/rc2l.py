@@ -5,10 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import cache
 
-import torch
 from torch import Tensor
 
-from ..host import META_ARCH_REGISTRY, CfgNode, comm, configurable
+from ..host import META_ARCH_REGISTRY, CfgNode, configurable
 from ..regions import (
     PseudoRegions,
     Regions,
@@ -20,16 +19,8 @@ from ..regions import (
     soft_dice,
 )
 from .matcher import assign_regions
+from .processes import gather_images, mean_over_processes
 from .semi_supervised import SemiSupervisedSegmentor
-
-
-def gather_images(x: Tensor) -> Tensor:
-    """``x`` (B, ...) of all processes, one after the other, (processes * B, ...), without gradient."""
-    if comm.get_world_size() == 1:
-        return x
-    gathered = [torch.empty_like(x) for _ in range(comm.get_world_size())]
-    torch.distributed.all_gather(gathered, x.contiguous())
-    return torch.cat(gathered)
 
 
 @META_ARCH_REGISTRY.register()
@@ -103,15 +94,17 @@ class RC2L(SemiSupervisedSegmentor):
         def feature_contrast() -> Tensor:
             keys, present = gather_images(pseudo.features), gather_images(pseudo.present)
             return region_feature_contrastive(
-                semantic_map, regions.features, pseudo, self.feature_temperature, keys, present
+                semantic_map, regions.features, pseudo, self.feature_temperature, keys, present, mean_over_processes
             )
 
         def with_matching(loss: Callable[..., Tensor]) -> Tensor:
-            return loss(similarity(), regions.class_logits, pseudo, self.mask_temperature, assignment())
+            return loss(
+                similarity(), regions.class_logits, pseudo, self.mask_temperature, assignment(), mean_over_processes
+            )
 
         return {
             "loss_rmc": lambda: with_matching(region_mask_contrastive),
             "loss_rfc": feature_contrast,
             "loss_rcc": lambda: with_matching(region_class_consistency),
-            "loss_smc": lambda: semantic_mask_consistency(semantic_map, pseudo),
+            "loss_smc": lambda: semantic_mask_consistency(semantic_map, pseudo, mean_over_processes),
         }

@@ -6,9 +6,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ..host import comm
 from ..regions.types import Regions
 from .matcher import FOCAL_ALPHA, focal_penalty, hungarian_match, matching_cost
+from .processes import mean_over_processes
 
 
 class SetCriterion(nn.Module):
@@ -60,7 +60,7 @@ class SetCriterion(nn.Module):
         valid = self._valid(labels)
         present = self._present(labels, valid)
         pairs = self._match(layers, labels, present)
-        num_masks = _mean_over_processes(present.sum().float()).clamp(min=1)
+        num_masks = mean_over_processes(present.sum().float()).clamp(min=1)
         losses = {}
         for (class_logits, mask_logits), layer_pairs, suffix in zip(layers, pairs, suffixes, strict=True):
             image, query, label = layer_pairs
@@ -94,13 +94,13 @@ class SetCriterion(nn.Module):
         return hungarian_match(torch.stack(costs), present)
 
     def _class_loss(self, class_logits: Tensor, pairs: Tensor) -> Tensor:
-        """Weighted cross-entropy over all queries; unmatched ones should say "no object"."""
+        """Weighted cross-entropy over all queries of all processes; unmatched ones should say "no object"."""
         image, query, label = pairs
         target = torch.full(class_logits.shape[:2], self.num_classes, device=class_logits.device)
         target[image, query] = label
         loss = F.cross_entropy(class_logits.flatten(0, 1), target.flatten(), self.empty_weight, reduction="sum")
         # A "no object" weight of zero leaves nothing to divide by where no query is matched.
-        return loss / self.empty_weight[target].sum().clamp(min=1e-6)
+        return loss / mean_over_processes(self.empty_weight[target].sum()).clamp(min=1e-6)
 
 
 def mask_losses(mask_logits: Tensor, targets: Tensor, valid: Tensor) -> tuple[Tensor, Tensor]:
@@ -126,11 +126,3 @@ def mask_losses(mask_logits: Tensor, targets: Tensor, valid: Tensor) -> tuple[Te
     masks = logits.sigmoid() * known
     dice = 1 - (2 * (masks * inside).sum(1) + 1) / (masks.sum(1) + inside.sum(1) + 1)
     return focal, dice
-
-
-def _mean_over_processes(value: Tensor) -> Tensor:
-    """The mean of a scalar over all processes; every process has to call this."""
-    if comm.get_world_size() > 1:
-        torch.distributed.all_reduce(value)
-        value = value / comm.get_world_size()
-    return value
