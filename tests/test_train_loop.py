@@ -1,6 +1,7 @@
 """The semi-supervised step: what goes in when, and what gets a gradient."""
 
 import copy
+import os
 
 import pytest
 import torch
@@ -114,6 +115,7 @@ def test_no_value_is_read_on_the_host_between_two_writes_of_the_log(make_trainer
     trainer = make_trainer(
         "MODEL.META_ARCHITECTURE", architecture, "SOLVER.AMP.ENABLED", str(precision == "mixed"),
         "SOLVER.CLIP_GRADIENTS.ENABLED", "True", "MODEL.RC2L.MEASURE_PSEUDO_LABELS", "True",
+        "SOLVER.CHECKPOINT_PERIOD", "20",
     )  # fmt: skip
     batch = next(iter(trainer.data_loader))
     mode = FakeTensorMode()
@@ -126,3 +128,27 @@ def test_no_value_is_read_on_the_host_between_two_writes_of_the_log(make_trainer
         teacher.update(model)
         with pytest.raises(DataDependentOutputException):
             step.log.write()
+
+
+@pytest.mark.parametrize("optimizer", ["ADAMW", "SGD"])
+@pytest.mark.parametrize("clipped", ["True", "False"])
+def test_a_gradient_that_is_not_finite_moves_no_weight_and_stops_the_run(make_trainer, optimizer, clipped):
+    trainer = make_trainer(
+        "SOLVER.OPTIMIZER", optimizer, "SOLVER.CLIP_GRADIENTS.ENABLED", clipped, "SOLVER.MAX_ITER", "30",
+        "SOLVER.CHECKPOINT_PERIOD", "5",
+    )  # fmt: skip
+    supervised, weights = trainer.model.supervised_losses, []
+
+    def once_not_a_number(*args):
+        weights.append([parameter.detach().clone() for parameter in trainer.model.parameters()])
+        losses = supervised(*args)
+        return {**losses, "loss_ce": losses["loss_ce"] * (float("nan") if len(weights) == 7 else 1.0)}
+
+    trainer.model.supervised_losses = once_not_a_number
+    with pytest.raises(FloatingPointError, match=r"iteration 6: process 0: {'loss_ce': nan}, images .*\.jpg"):
+        trainer.train()
+    assert len(weights) == 10, "told before the next checkpoint, which stays away"
+    assert all(torch.equal(*pair) for pair in zip(weights[6], weights[7], strict=True))
+    assert not any(torch.equal(*pair) for pair in zip(weights[5], weights[6], strict=True) if pair[0].dim() > 3)
+    names = sorted(os.path.basename(path) for path in trainer.checkpointer.get_all_checkpoint_files())
+    assert names == ["model_0000004.pth"]

@@ -6,7 +6,7 @@ import logging
 import os
 import signal
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from multiprocessing import active_children
 from types import FrameType
@@ -40,8 +40,14 @@ class StopOnSignal(HookBase):
     scheduler waits: the resumed run makes up for it.
     """
 
-    def __init__(self, checkpointer: RegionCheckpointer):
+    def __init__(self, checkpointer: RegionCheckpointer, check: Callable[[], None]):
+        """
+        Args:
+            checkpointer: writes the checkpoint.
+            check: called before that, on all processes; raises where the training has failed.
+        """
         self.checkpointer = checkpointer
+        self.check = check
         self._signal = 0
         self._since = 0.0
 
@@ -64,6 +70,7 @@ class StopOnSignal(HookBase):
         number = max(comm.all_gather(self._signal))
         if not number:
             return
+        self.check()
         iteration = self.trainer.iter
         name = f"model_{iteration:07d}"
         if not self.checkpointer.is_last(name):

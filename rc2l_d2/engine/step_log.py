@@ -55,6 +55,8 @@ class StepLog:
             FloatingPointError: a loss of some step is not finite on some process; raised on all of them, or those of
                 other machines would wait for that one until they time out. Names the losses and the images.
         """
+        if not self._steps:
+            return
         steps, counts = self._fetch()
         processes, everyones_counts = zip(*comm.all_gather((steps, counts)), strict=True)
         _check_finite(processes)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 
 import numpy as np
@@ -52,6 +53,7 @@ class SemiSupervisedTrainer(SimpleTrainer):
         self.log = StepLog(classes or [str(c) for c in range(cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES)])
         self.seed = cfg.SEED if cfg.SEED >= 0 else comm.shared_random_seed()
         self.method = cfg.MODEL.RC2L
+        self.check_period = math.gcd(LOG_PERIOD, cfg.SOLVER.CHECKPOINT_PERIOD)
         clip = cfg.SOLVER.CLIP_GRADIENTS
         if clip.ENABLED and clip.CLIP_TYPE != "full_model":
             raise InputError(
@@ -81,14 +83,23 @@ class SemiSupervisedTrainer(SimpleTrainer):
 
         self.optimizer.zero_grad()
         self.grad_scaler.scale(sum(losses.values())).backward()
+        self.update()
+        self.log.add(self.iter, losses, data_time, [sample["file_name"] for sample in [*labeled, *unlabeled]])
+        # Not only as often as is logged: no checkpoint may hold what a loss that is no number has done.
+        if (self.iter + 1) % self.check_period == 0:
+            self.log.write()
+
+    def update(self) -> None:
+        """Clip the gradient and move the weights; not where the gradient is not finite, on any process."""
+        self.grad_scaler.unscale_(self.optimizer)
+        gradients = [p.grad for p in self.model.parameters() if p.grad is not None]
+        norm = torch.nn.utils.get_total_norm(gradients)
         if self.clip_norm is not None:
-            self.grad_scaler.unscale_(self.optimizer)
-            torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.clip_norm)
+            torch.nn.utils.clip_grads_with_norm_(self.model.parameters(), self.clip_norm, norm)
+        if not self.grad_scaler.is_enabled():  # It says so itself, of its own scaled gradients.
+            self.optimizer.found_inf = (~norm.isfinite()).float()
         self.grad_scaler.step(self.optimizer)
         self.grad_scaler.update()
-        self.log.add(self.iter, losses, data_time, [sample["file_name"] for sample in [*labeled, *unlabeled]])
-        if (self.iter + 1) % LOG_PERIOD == 0:
-            self.log.write()
 
     def ramp(self) -> float:
         """Weight of the unlabelled losses at this iteration: linear from 0 to 1 over RAMP_UP_ITERS after burn-in."""

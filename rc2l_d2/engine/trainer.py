@@ -145,7 +145,7 @@ class RC2LTrainer(DefaultTrainer):
             hooks.LRScheduler(),
             EMAHook(self.teacher, unwrap(self.model)),
             hooks.PeriodicCheckpointer(self.checkpointer, self.cfg.SOLVER.CHECKPOINT_PERIOD) if main else None,
-            StopOnSignal(self.checkpointer),
+            StopOnSignal(self.checkpointer, self._trainer.log.write),
             EvaluationHook(period, self.evaluate_and_compare, self.best),
             # Also after each evaluation, whose results would be lost with a run that ends before the next period does.
             hooks.PeriodicWriter(self.build_writers(), math.gcd(LOG_PERIOD, period)) if main else None,
