@@ -1,11 +1,15 @@
 #!/usr/bin/env python3
 """Segment pictures: the classes drawn over each of them, and on demand the label images.
 
-    python demo/demo.py --config-file output/toy_rc2l/config.yaml --input datasets/toy/JPEGImages --output output/seen \
-        --opts MODEL.WEIGHTS output/toy_rc2l/model_final.pth
+    python demo/demo.py --weights output/toy_rc2l/teacher_final.pth --input datasets/toy/JPEGImages --output output/seen
 
-The teacher in the checkpoint is what speaks, the student with ``--student``. A mistake in what was given is told in one
-sentence, with exit status 2.
+The file that training writes in the end holds all that is needed. A checkpoint needs its configuration beside it; its
+teacher is what speaks, the student with ``--student``:
+
+    python demo/demo.py --config-file output/toy_rc2l/config.yaml --input datasets/toy/JPEGImages \
+        --opts MODEL.WEIGHTS output/toy_rc2l/model_0000999.pth
+
+A mistake in what was given is told in one sentence, with exit status 2.
 """
 
 from __future__ import annotations
@@ -14,6 +18,7 @@ import argparse
 import glob
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -24,7 +29,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from rc2l_d2.data import TestMapper, read_image, require_registered  # noqa: E402
 from rc2l_d2.data.definition import voc_color_map  # noqa: E402
-from rc2l_d2.engine import RegionCheckpointer, load_config  # noqa: E402
+from rc2l_d2.engine import RegionCheckpointer, load_config, load_model_file  # noqa: E402
 from rc2l_d2.errors import InputError  # noqa: E402
 from rc2l_d2.host import CfgNode, MetadataCatalog, Visualizer, build_model, setup_logger  # noqa: E402
 
@@ -55,31 +60,34 @@ def find_pictures(inputs: list[str]) -> list[Path]:
     return list(found.values())
 
 
-def load_model(cfg: CfgNode, student: bool) -> torch.nn.Module:
-    """The model of ``cfg`` with the weights of MODEL.WEIGHTS, in eval mode: the teacher's where the file has one.
+def load_checkpoint(config_file: str, overrides: list[str], student: bool) -> tuple[torch.nn.Module, CfgNode, Any]:
+    """Model in eval mode, configuration and data set's metadata from a checkpoint: the teacher where the file has one.
 
     Raises:
-        InputError: no weights are given, or the file cannot be used.
+        InputError: no weights or data set are given, or the file cannot be used.
     """
+    cfg = load_config(config_file, overrides)
+    if not cfg.DATASETS.TEST:
+        raise InputError("DATASETS.TEST is empty; it names the data set whose classes and colours are drawn.")
+    require_registered(cfg.DATASETS.TEST[0], "DATASETS.TEST")
     if not cfg.MODEL.WEIGHTS:
         raise InputError("MODEL.WEIGHTS is empty; name a checkpoint with --opts MODEL.WEIGHTS FILE.")
     model = build_model(cfg).eval()
     rest = RegionCheckpointer(model).load(cfg.MODEL.WEIGHTS)
     if "ema" in rest and not student:
         model.load_state_dict(rest["ema"]["model"])
-    return model
+    return model, cfg, MetadataCatalog.get(cfg.DATASETS.TEST[0])
 
 
 @torch.no_grad()
 def segment(args: argparse.Namespace) -> int:
     """Write the pictures; returns how many."""
-    cfg = load_config(args.config_file, args.opts)
-    if not cfg.DATASETS.TEST:
-        raise InputError("DATASETS.TEST is empty; it names the data set whose classes and colours are drawn.")
-    require_registered(cfg.DATASETS.TEST[0], "DATASETS.TEST")
-    metadata = MetadataCatalog.get(cfg.DATASETS.TEST[0])
     pictures = find_pictures(args.input)
-    model, mapper = load_model(cfg, args.student), TestMapper(cfg)
+    if args.weights:
+        model, cfg, metadata = load_model_file(args.weights)
+    else:
+        model, cfg, metadata = load_checkpoint(args.config_file, args.opts, args.student)
+    mapper = TestMapper(cfg)
     output = Path(args.output)
     (output / "labels" if args.labels else output).mkdir(parents=True, exist_ok=True)
     for file in tqdm(pictures, unit="picture"):
@@ -98,13 +106,17 @@ def segment(args: argparse.Namespace) -> int:
 def main() -> int:
     """What the command line asks for; 0, or 2 where it cannot be done."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--config-file", required=True, metavar="FILE", help="the model's configuration")
+    source = parser.add_mutually_exclusive_group(required=True)
+    source.add_argument("--weights", metavar="FILE", help="teacher_final.pth of a run")
+    source.add_argument("--config-file", metavar="FILE", help="configuration of a checkpoint, named in --opts")
     parser.add_argument("--input", required=True, nargs="+", help="pictures, folders of pictures, or globs in quotes")
     parser.add_argument("--output", default="output/pictures", metavar="FOLDER", help="where to write (%(default)s)")
     parser.add_argument("--labels", action="store_true", help="also write label images in FOLDER/labels")
     parser.add_argument("--student", action="store_true", help="use the student, not the teacher")
     parser.add_argument("--opts", default=[], nargs=argparse.REMAINDER, help="last: KEY VALUE pairs, as MODEL.WEIGHTS")
     args = parser.parse_args()
+    if args.weights and (args.opts or args.student):
+        parser.error("--opts and --student are for a checkpoint with its --config-file")
     for name in ("rc2l_d2", "fvcore"):
         setup_logger(name=name)
     try:

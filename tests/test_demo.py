@@ -13,15 +13,16 @@ import torch
 from PIL import Image
 
 from rc2l_d2.engine import EMATeacher, RegionCheckpointer, load_config
+from rc2l_d2.engine.model_file import write_model_file
 from rc2l_d2.host import MetadataCatalog, build_model
 
 REPO = Path(__file__).resolve().parent.parent
 CONFIG = "configs/toy/rc2l_R18.yaml"
 
 
-def demo(*arguments) -> subprocess.CompletedProcess:
+def demo(*arguments, model: tuple = ("--config-file", CONFIG)) -> subprocess.CompletedProcess:
     return subprocess.run(
-        [sys.executable, "demo/demo.py", "--config-file", CONFIG, *map(str, arguments)],
+        [sys.executable, "demo/demo.py", *map(str, model), *map(str, arguments)],
         cwd=REPO, env={**os.environ, "OMP_NUM_THREADS": "1"}, capture_output=True, text=True, timeout=120,
     )  # fmt: skip
 
@@ -36,6 +37,7 @@ def trained(tiny_options, tmp_path) -> list[str]:
         with torch.no_grad():
             model.sem_seg_head.predictor.class_embed.bias[answer] = 50.0
     RegionCheckpointer(student, str(tmp_path), ema=teacher).save("model")
+    write_model_file(str(tmp_path / "teacher_final.pth"), cfg, teacher.model, 1)
     return [*tiny_options, "MODEL.WEIGHTS", str(tmp_path / "model.pth")]
 
 
@@ -65,6 +67,19 @@ def test_pictures_and_labels_are_written_in_the_data_sets_colours(trained, toy_d
     result = demo("--input", pattern, "--output", out, "--labels", "--student", "--opts", *trained)
     assert result.returncode == 0, result.stderr
     assert (np.asarray(Image.open(out / "labels" / f"{first.stem}.png")) == 3).all()
+
+
+def test_the_file_of_a_finished_run_is_enough(trained, toy_definition, tmp_path):
+    picture = next((Path(toy_definition).parent / "data" / "JPEGImages").glob("*.jpg"))
+    model = ("--weights", tmp_path / "teacher_final.pth")
+    result = demo("--input", picture, "--output", tmp_path / "out", "--labels", model=model)
+    assert result.returncode == 0, result.stderr
+    with Image.open(tmp_path / "out" / "labels" / f"{picture.stem}.png") as labels:
+        assert (np.asarray(labels) == 5).all()
+        assert np.asarray(labels.convert("RGB"))[0, 0].tolist() == list(MetadataCatalog.get("tiny_val").stuff_colors[5])
+    assert (tmp_path / "out" / f"{picture.stem}.png").is_file()
+    result = demo("--input", picture, "--student", model=model)
+    assert result.returncode == 2 and "--student are for a checkpoint" in result.stderr
 
 
 def test_mistakes_are_told_in_one_sentence(trained, toy_definition, tmp_path):

@@ -42,7 +42,8 @@ def test_train_evaluate_and_resume(command_line, tiny_options, tmp_path):
     options = (*tiny_options, *schedule, "MODEL.RC2L.EMA_DECAY", "0.8")
     result = command_line(*CONFIG, *options)
     assert result.returncode == 0, result.stderr
-    for name in ("config.yaml", "metrics.json", "model_0000039.pth", "model_final.pth", "last_checkpoint", "log.txt"):
+    for name in ("config.yaml", "metrics.json", "model_0000039.pth", "model_final.pth", "last_checkpoint", "log.txt",
+                 "teacher_final.pth"):  # fmt: skip
         assert (out / name).is_file(), name
     scores = final_scores(out)
     # Both have learned something (10 to 15 on four seeds): repeating a zero would prove nothing, below.

@@ -2,6 +2,7 @@
 
 from .checkpoint import RegionCheckpointer
 from .ema import EMAHook, EMATeacher
+from .model_file import load_model_file
 from .plan import describe_plan
 from .preemption import Interrupted, signals_to_children
 from .progress import ProgressBar
@@ -22,5 +23,6 @@ __all__ = [
     "build_optimizer",
     "describe_plan",
     "load_config",
+    "load_model_file",
     "signals_to_children",
 ]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
+import os
 import weakref
 from collections import OrderedDict
 from collections.abc import Callable
@@ -27,6 +28,7 @@ from ..host import (
 from .best import BestResults
 from .checkpoint import RegionCheckpointer, unwrap
 from .ema import EMAHook, EMATeacher
+from .model_file import write_model_file
 from .preemption import Interrupted, StopOnSignal
 from .setup import build_model_or_explain
 from .solver import build_lr_scheduler, build_optimizer
@@ -110,7 +112,10 @@ class RC2LTrainer(DefaultTrainer):
             )  # fmt: skip
 
     def train(self) -> None:
-        """Train from the place that :meth:`resume_or_load` found to the end; evaluates as TEST.EVAL_PERIOD says."""
+        """Train from the place that :meth:`resume_or_load` found to the end; evaluates as TEST.EVAL_PERIOD says.
+
+        In the end the teacher is also written alone, with all that prediction needs (:mod:`.model_file`).
+        """
         # The host's loop logs what ends it with a traceback; a user's mistake is told in one sentence instead.
         loop = logging.getLogger(SimpleTrainer.__module__)
         loop.addFilter(_has_no_sentence_of_its_own)
@@ -118,6 +123,9 @@ class RC2LTrainer(DefaultTrainer):
             super().train()
         finally:
             loop.removeFilter(_has_no_sentence_of_its_own)
+        if comm.is_main_process():
+            path = os.path.join(self.cfg.OUTPUT_DIR, "teacher_final.pth")
+            write_model_file(path, self.cfg, self.teacher.model, self.max_iter)
 
     def load_for_evaluation(self, resume: bool = False) -> None:
         """Load student and teacher from MODEL.WEIGHTS, or from OUTPUT_DIR's last checkpoint; no training state.

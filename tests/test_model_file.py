@@ -1,0 +1,64 @@
+"""The file that a run leaves for prediction: it is enough, wherever it is, and says so where it does not fit."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+import yaml
+
+from rc2l_d2 import __version__
+from rc2l_d2.engine import load_config, load_model_file
+from rc2l_d2.engine.model_file import write_model_file
+from rc2l_d2.errors import InputError
+from rc2l_d2.host import MetadataCatalog, build_model
+
+CONFIG = "configs/toy/rc2l_R18.yaml"
+
+
+@pytest.fixture
+def written(tiny_options, tmp_path):
+    cfg = load_config(CONFIG, tiny_options)
+    torch.manual_seed(0)
+    model = build_model(cfg).eval()
+    file = tmp_path / "moved" / "teacher_final.pth"
+    file.parent.mkdir()
+    write_model_file(str(file), cfg, model, 20)
+    return file, model
+
+
+def test_what_is_read_predicts_as_what_was_written(written):
+    file, model = written
+    loaded, cfg, metadata = load_model_file(str(file))
+    sample = [{"image": torch.randint(0, 256, (3, 70, 90), dtype=torch.uint8), "height": 35, "width": 45}]
+    with torch.no_grad():
+        assert torch.equal(loaded(sample)[0]["sem_seg"], model(sample)[0]["sem_seg"])
+    known = MetadataCatalog.get("tiny_val")
+    assert metadata.stuff_classes == known.stuff_classes and metadata.stuff_colors == known.stuff_colors
+    assert not loaded.training and cfg.INPUT.CROP.SIZE == [64, 64] and metadata.ignore_label == 255
+
+
+def test_the_file_is_plain_data(written):
+    described = torch.load(written[0], weights_only=True)
+    assert yaml.safe_load(described["config"])["MODEL"]["SEM_SEG_HEAD"]["NUM_CLASSES"] == 8
+    assert described["iteration"] == 20 and described["version"] == __version__
+    assert len(described["classes"]) == len(described["palette"]) == 8 and described["ignore_value"] == 255
+
+
+def test_what_does_not_fit_is_told_in_one_sentence(written, tmp_path):
+    described = torch.load(written[0], weights_only=True)
+    torch.save({"model": described["model"]}, tmp_path / "model_final.pth")
+    with pytest.raises(InputError, match="model_final.pth does not describe itself; give a teacher_final.pth"):
+        load_model_file(str(tmp_path / "model_final.pth"))
+    described["config"] = described["config"].replace("HIDDEN_DIM: 32", "HIDDEN_DIM: 64")
+    torch.save({**described, "version": "9.0"}, tmp_path / "other.pth")
+    with pytest.raises(InputError, match=r"other.pth was written by version 9.0 and does not fit this one \(.*size"):
+        load_model_file(str(tmp_path / "other.pth"))
+
+
+def test_keys_that_this_host_does_not_know_are_passed_over(written):
+    file, _ = written
+    described = torch.load(file, weights_only=True)
+    config = yaml.safe_load(described["config"])
+    config["MODEL"]["ROI_HEADS"] = {"NAME": "a detector's"}
+    torch.save({**described, "config": yaml.safe_dump(config)}, file)
+    load_model_file(str(file))
