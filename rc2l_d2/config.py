@@ -19,6 +19,9 @@ def add_rc2l_config(cfg: CfgNode) -> CfgNode:
     cfg.DATASETS.UNLABELED_LIST = ""
     # Whether labelled images may be among the unlabelled ones, as some lists of the field have them.
     cfg.DATASETS.ALLOW_OVERLAP = False
+    # What share of a stream's images may be unreadable or have a label that does not fit: each is named in the log, and
+    # another one takes its place. With one more than that the run stops.
+    cfg.DATALOADER.MAX_BAD_SHARE = 0.01
     # Photometric distortion of labelled images (brightness, contrast, saturation, hue), as MaskFormer does.
     cfg.INPUT.COLOR_AUG_SSD = False
 

@@ -7,6 +7,7 @@ a resumed run changes what is seen, and with more processes each step still hold
 
 from __future__ import annotations
 
+import logging
 import os
 import re
 import signal
@@ -26,10 +27,13 @@ from ..host import CfgNode, comm
 from .catalog import load_dataset, stream_entries
 from .mappers import LabeledMapper, TestMapper, UnlabeledMapper
 
+logger = logging.getLogger(__name__)
+
 LABELED, UNLABELED = 0, 1
 # What a generator is for: the two uses must not share a seed.
 _ORDER, _AUGMENTATION = 0, 1
 _LONGEST_NAME = 4096
+_ATTEMPTS = 10  # Neighbours in the list that are tried in the place of an image that cannot be used.
 _WORKER_END = 2.0  # Seconds in which a killed process is gone.
 _WORKER_GRACE = 30  # Seconds that a worker lives on after SIGTERM.
 Key = tuple[int, int, int]  # stream, position, index
@@ -84,8 +88,11 @@ def epoch_order(seed: int, stream: int, epoch: int, size: int) -> np.ndarray:
 class TrainLoader:
     """Endless iterable of (labelled samples, unlabelled samples), two lists of dicts; always from ``start_iter`` on."""
 
-    def __init__(self, streams: _Streams, sampler: StepSampler, num_workers: int, pin_memory: bool):
+    def __init__(
+        self, streams: _Streams, sampler: StepSampler, num_workers: int, pin_memory: bool, max_bad_share: float
+    ):
         self.sampler = sampler
+        self.bad_files = BadFiles(sampler.sizes, max_bad_share)
         # Not persistent_workers: the iterator has no end, so its workers live as long as it does, and torch's reference
         # to it would leave them to the garbage collector, which takes five seconds for each.
         self.loader = _data_loader(streams, num_workers, pin_memory=pin_memory, batch_sampler=sampler)
@@ -103,7 +110,8 @@ class TrainLoader:
         for batch in _batches(self.loader):
             labeled: list[dict] = []
             unlabeled: list[dict] = []
-            for stream, sample in batch:
+            for stream, sample, bad in batch:
+                self.bad_files.add(stream, bad)
                 (labeled if stream == LABELED else unlabeled).append(_or_raise(sample))
             yield labeled, unlabeled
 
@@ -137,7 +145,8 @@ def build_train_loader(cfg: CfgNode, use_unlabeled: bool = True, start_iter: int
         An endless iterable of (labelled, unlabelled) lists of samples; the second is empty without UNLABELED.
 
     Raises:
-        InputError: data sets or sizes cannot be used; while iterating: a file cannot be used.
+        InputError: data sets or sizes cannot be used; while iterating: more than DATALOADER.MAX_BAD_SHARE of a stream's
+            images cannot be. Up to then the image that follows in the list takes the place of one that cannot.
     """
     entries = [_entries(cfg, "TRAIN")]
     batch_sizes = [_divisible(cfg.SOLVER.IMS_PER_BATCH, "SOLVER.IMS_PER_BATCH")]
@@ -153,7 +162,7 @@ def build_train_loader(cfg: CfgNode, use_unlabeled: bool = True, start_iter: int
     pin_memory = torch.cuda.is_available() and cfg.MODEL.DEVICE.startswith("cuda")
     num_workers = cfg.DATALOADER.NUM_WORKERS
     streams = _Streams(entries, mappers, seed, _Readers(num_workers))
-    return TrainLoader(streams, sampler, num_workers, pin_memory)
+    return TrainLoader(streams, sampler, num_workers, pin_memory, cfg.DATALOADER.MAX_BAD_SHARE)
 
 
 def build_test_loader(cfg: CfgNode, name: str) -> TestLoader:
@@ -230,18 +239,54 @@ def dead_worker(error: BaseException) -> str | None:
     )
 
 
+class BadFiles:
+    """The images of each stream that could not be used; told once each, and borne up to a share of the stream.
+
+    Args:
+        sizes: images in each stream.
+        max_share: of a stream's images.
+    """
+
+    def __init__(self, sizes: Sequence[int], max_share: float):
+        self.limits = [int(size * max_share) for size in sizes]
+        self.sizes = sizes
+        self.found: list[dict[str, str]] = [{} for _ in sizes]
+
+    def add(self, stream: int, bad: dict[str, str]) -> None:
+        """Take note of files with what is wrong with each.
+
+        Raises:
+            InputError: they are too many.
+        """
+        found, limit, size = self.found[stream], self.limits[stream], self.sizes[stream]
+        for file, problem in bad.items():
+            if file in found:
+                continue
+            found[file] = problem
+            if len(found) > limit:
+                beyond = f" {len(found)} of {size} images are as bad, more than DATALOADER.MAX_BAD_SHARE admits."
+                raise InputError(problem + (beyond if limit else ""))
+            logger.warning("%s Another image takes its place (%d of %d so far).", problem, len(found), size)
+
+
 class _Streams(Dataset):
-    """(stream, position, index) -> (stream, sample)."""
+    """(stream, position, index) -> (stream, sample, what was wrong with the files whose place it takes)."""
 
     def __init__(self, entries: list[Sequence[dict]], mappers: list[Callable], seed: int, readers: _Readers):
         self.entries, self.mappers, self.seed, self.readers = entries, mappers, seed, readers
 
-    def __getitem__(self, key: Key) -> tuple[int, dict | _Failure]:
+    def __getitem__(self, key: Key) -> tuple[int, dict | _Failure, dict[str, str]]:
         stream, position, index = key
-        entry = self.entries[stream][index]
-        rng = np.random.default_rng([self.seed, stream, _AUGMENTATION, position])
-        with self.readers.reading(entry["file_name"]):
-            return stream, _mapped(lambda: self.mappers[stream](entry, rng), entry)
+        entries, bad = self.entries[stream], {}
+        for attempt in range(min(_ATTEMPTS, len(entries))):
+            entry = entries[(index + attempt) % len(entries)]
+            rng = np.random.default_rng([self.seed, stream, _AUGMENTATION, position])
+            with self.readers.reading(entry["file_name"]):
+                sample = _mapped(lambda: self.mappers[stream](entry, rng), entry)  # noqa: B023 (called at once)
+            if not isinstance(sample, _Failure):
+                break
+            bad[entry["file_name"]] = sample.message
+        return stream, sample, bad
 
 
 class _TestShare(Dataset):

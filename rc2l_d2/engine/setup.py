@@ -66,6 +66,7 @@ def _check_values(cfg: CfgNode) -> None:
     ranges = {
         "SOLVER.MAX_ITER": (cfg.SOLVER.MAX_ITER, 1, math.inf),
         "SOLVER.CHECKPOINT_PERIOD": (cfg.SOLVER.CHECKPOINT_PERIOD, 1, math.inf),
+        "DATALOADER.MAX_BAD_SHARE": (cfg.DATALOADER.MAX_BAD_SHARE, 0, 1),
         "SOLVER.CHECKPOINT_KEEP": (cfg.SOLVER.CHECKPOINT_KEEP, 0, math.inf),
         "SOLVER.IMS_PER_PASS": (cfg.SOLVER.IMS_PER_PASS, 0, math.inf),
         "MODEL.SEM_SEG_HEAD.NUM_CLASSES": (cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES, 1, 254),

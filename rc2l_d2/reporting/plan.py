@@ -22,7 +22,8 @@ from .results import RunResult, read_result
 DONE, RESUME, NEW = "done", "resume", "new"
 # What changes no result. Images and their augmentation do not depend on the workers (data/loader.py).
 _NOT_COMPARED = (
-    "OUTPUT_DIR", "DATALOADER.NUM_WORKERS", "SOLVER.CHECKPOINT_PERIOD", "SOLVER.CHECKPOINT_KEEP", "VERSION"
+    "OUTPUT_DIR", "DATALOADER.NUM_WORKERS", "SOLVER.CHECKPOINT_PERIOD", "SOLVER.CHECKPOINT_KEEP",
+    "DATALOADER.MAX_BAD_SHARE", "VERSION",
 )  # fmt: skip
 # What training on labels alone does not read, by the beginnings of keys, and what it does read of that: the teacher is
 # evaluated there too.
