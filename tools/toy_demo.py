@@ -14,7 +14,7 @@ import sys
 import time
 
 from rc2l_d2.data.toy import draw_toy_dataset
-from rc2l_d2.engine import ProgressBar, RC2LTrainer, load_config
+from rc2l_d2.engine import Interrupted, ProgressBar, RC2LTrainer, load_config
 from rc2l_d2.errors import InputError
 from rc2l_d2.evaluation import draw_comparison
 from rc2l_d2.host import HOST, HOST_REASON, MetadataCatalog, default_setup, setup_logger
@@ -102,6 +102,9 @@ def main() -> None:
 if __name__ == "__main__":
     try:
         main()
+    except Interrupted as end:
+        print(f"toy_demo.py: {end}", file=sys.stderr)
+        sys.exit(end.status)
     except InputError as error:
         print(f"toy_demo.py: {error}", file=sys.stderr)
         sys.exit(2)
