@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import struct
 
 import numpy as np
 import pytest
@@ -237,3 +238,29 @@ def test_opencv_prints_nothing_of_its_own_on_damage(tmp_path, capfd, suffix, for
         except InputError:
             pass
     assert capfd.readouterr() == ("", "")
+
+
+@pytest.mark.parametrize("suffix", ["png", "jpeg", "bmp"])
+def test_a_header_that_claims_too_many_pixels_is_refused_before_anything_is_decoded(tmp_path, suffix, monkeypatch):
+    data = bytearray(_encoded(suffix))
+    if suffix == "jpeg":
+        place = next(place for place in range(len(data)) if data[place] == 0xFF and data[place + 1] == 0xC0)
+        assert struct.unpack(">HH", data[place + 5 : place + 9]) == (64, 64)
+        data[place + 5 : place + 9] = struct.pack(">HH", 20_000, 20_000)
+    else:
+        place, order = (16, ">II") if suffix == "png" else (18, "<ii")
+        assert struct.unpack(order, data[place : place + 8]) == (64, 64)
+        data[place : place + 8] = struct.pack(order, 20_000, 20_000)
+    (tmp_path / "bomb").write_bytes(data)
+    monkeypatch.setattr("cv2.imdecode", None)
+    with pytest.raises(InputError, match=r"bomb: the image has more than 178 million pixels; cut or shrink it\.$"):
+        read_image(tmp_path / "bomb")
+
+
+@pytest.mark.parametrize("suffix", ["png", "jpeg", "bmp", "tiff", "webp"])
+@pytest.mark.parametrize("size", [(1, 1), (1, 5000), (5000, 1)])
+def test_thin_images(tmp_path, suffix, size):
+    picture = np.full((*size, 3), 90, np.uint8)
+    Image.fromarray(picture).save(tmp_path / "thin", format=suffix)
+    assert np.abs(read_image(tmp_path / "thin").astype(int) - 90).max() <= 2
+    assert read_image(tmp_path / "thin").shape == (*size, 3)

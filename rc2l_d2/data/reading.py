@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import struct
 import zlib
@@ -16,7 +17,10 @@ from .label_map import LabelMap, UnlistedValueError
 IMAGE_FORMATS = ("BGR", "RGB")
 # What a damaged TIFF or WebP makes OpenCV print stands in our sentence, with the file's name.
 cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
+# An image takes three bytes a pixel; what claims more pixels is refused unread. Pillow has the same bound for labels.
+MAX_PIXELS = 2 * Image.MAX_IMAGE_PIXELS
 _JPEG_START, _JPEG_END, _JPEG_SCAN = b"\xff\xd8", b"\xff\xd9", 0xDA
+_JPEG_FRAMES = set(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}  # SOF markers, in which the size stands
 _PNG_START, _PNG_END = b"\x89PNG\r\n\x1a\n", b"IEND"
 # PIL's modes whose one channel holds the values themselves; "P" holds palette indices, which are the labels.
 _VALUE_MODES = ("1", "L", "P", "I", "I;16", "I;16B")
@@ -62,11 +66,13 @@ def read_image(path: str | os.PathLike, format: str = "BGR") -> np.ndarray:
         format: the channel order, "BGR" or "RGB".
 
     Raises:
-        InputError: the file cannot be read, is no image, or ends too early; or an unknown format.
+        InputError: the file cannot be read, is no image, ends too early or is too large; or an unknown format.
     """
     if format not in IMAGE_FORMATS:
         raise InputError(f"INPUT.FORMAT is '{format}'; set it to one of {', '.join(IMAGE_FORMATS)}.")
     data = _read_bytes(path)
+    if _pixels(data) > MAX_PIXELS:
+        raise InputError(f"{path}: the image has more than {MAX_PIXELS // 10**6} million pixels; cut or shrink it.")
     truncated = _ends_too_early(data)
     image = None
     if data and not truncated:
@@ -160,11 +166,35 @@ def _ends_too_early(data: bytes) -> bool:
     if not data.startswith(_JPEG_START):
         return False
     # The pixels follow the header's segments, among them a thumbnail that may have an end marker of its own.
-    place = len(_JPEG_START)
+    return data.find(_JPEG_END, _jpeg_header(data)[0]) < 0
+
+
+def _pixels(data: bytes) -> int:
+    """Width times height as the file's header says, before anything is decoded; 0 where it says nothing."""
+    if data.startswith(_PNG_START) and len(data) >= 24:
+        width, height = struct.unpack(">II", data[16:24])
+        return width * height
+    if data.startswith(_JPEG_START):
+        return _jpeg_header(data)[1]
+    try:
+        with Image.open(io.BytesIO(data)) as picture:
+            return picture.width * picture.height
+    except Image.DecompressionBombError:
+        return MAX_PIXELS + 1
+    except _DECODING_ERRORS:
+        return 0
+
+
+def _jpeg_header(data: bytes) -> tuple[int, int]:
+    """Where the segments before the first scan end, and width times height."""
+    place, pixels = len(_JPEG_START), 0
     while place + 4 <= len(data) and data[place] == 0xFF and data[place + 1] != _JPEG_SCAN:
-        fill = data[place + 1] == 0xFF
-        place += 1 if fill else 2 + int.from_bytes(data[place + 2 : place + 4], "big")
-    return data.find(_JPEG_END, place) < 0
+        marker = data[place + 1]
+        if marker in _JPEG_FRAMES and place + 9 <= len(data):
+            height, width = struct.unpack(">HH", data[place + 5 : place + 9])
+            pixels = width * height
+        place += 1 if marker == 0xFF else 2 + int.from_bytes(data[place + 2 : place + 4], "big")
+    return place, pixels
 
 
 def _read_bytes(path: str | os.PathLike) -> bytes:
