@@ -10,6 +10,7 @@ SIGTERM and SIGINT end a run after its step and a checkpoint, with exit status 1
 import argparse
 import os
 import sys
+from contextlib import nullcontext
 
 import cv2
 import torch
@@ -64,6 +65,7 @@ def main(args: argparse.Namespace) -> dict:
     except Interrupted as end:
         if comm.is_main_process():
             print(f"train_net.py: {end}", file=sys.stderr)
+        comm.synchronize()  # the launcher ends the others when one leaves
         sys.exit(end.status)
     except (InputError, RuntimeError) as error:
         message = str(error) if isinstance(error, InputError) else dead_worker(error)
@@ -90,7 +92,8 @@ def run() -> None:
             f"--num-gpus is {args.num_gpus}, but this machine has {torch.cuda.device_count()}; ask for no more"
         )
     try:
-        with signals_to_children():
+        # A single process trains right here, and a signal is its own.
+        with signals_to_children() if args.num_gpus * args.num_machines > 1 else nullcontext():
             launch(
                 main,
                 args.num_gpus,

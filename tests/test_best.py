@@ -61,7 +61,7 @@ def train(options: list[str], values: list[float], *more: str, resume: bool = Fa
 
 
 def best_in(path) -> dict:
-    return torch.load(path, weights_only=True)["best"]
+    return torch.load(path, weights_only=True)["best"]["best"]
 
 
 def test_a_resumed_run_keeps_the_best(tiny_options, tmp_path):

@@ -172,6 +172,17 @@ def test_a_teacher_of_another_shape_is_told(tmp_path):
         checkpointer.load(str(tmp_path / "model_a.pth"))
 
 
+def test_an_older_runs_later_iterations_go_first(tmp_path):
+    old = RegionCheckpointer(Segmentor(), str(tmp_path))
+    for place, name in enumerate(("model_0000089", "model_0000099")):
+        old.save(name)
+        os.utime(tmp_path / f"{name}.pth", (place, place))
+    checkpointer = RegionCheckpointer(Segmentor(), str(tmp_path), keep=2)
+    checkpointer.save("model_0000004", iteration=4)
+    assert sorted(file.name for file in tmp_path.glob("*.pth")) == ["model_0000004.pth", "model_0000099.pth"]
+    assert checkpointer.resume_or_load("", resume=True)["iteration"] == 4
+
+
 def truncated(content: bytes) -> bytes:
     return content[: len(content) // 2]
 

@@ -12,6 +12,7 @@ from rc2l_d2.engine.step_log import StepLog
 from rc2l_d2.host import EventStorage, comm, get_event_storage, launch
 
 NAMES = ["road", "car"]
+NORM = torch.tensor(1.0)
 
 
 def losses(**values: float) -> dict[str, torch.Tensor]:
@@ -28,34 +29,53 @@ def test_medians_over_steps_and_the_next_period_begins():
     log = StepLog(NAMES)
     # The unlabelled loss begins in the third step: burn-in may end within a period.
     for iteration, (ce, waited) in enumerate([(1.0, 0.5), (9.0, 0.1), (2.0, 0.2)]):
-        log.add(iteration, losses(ce=ce, **({"smc": 4.0} if iteration == 2 else {})), waited, [])
-    assert written(log) == {"ce": 2.0, "smc": 4.0, "total_loss": 6.0, "data_time": 0.2}
-    log.add(3, losses(ce=7.0), 0.3, [])
+        some = losses(ce=ce, **({"smc": 4.0} if iteration == 2 else {}))
+        log.add(iteration, some, torch.tensor(float(iteration)), waited, [])
+    assert written(log) == {"ce": 2.0, "smc": 4.0, "total_loss": 6.0, "data_time": 0.2, "gradient_norm": 1.0}
+    log.add(3, losses(ce=7.0), NORM, 0.3, [])
     log.telemetry.add({"asked": torch.tensor(4), "agreed": torch.tensor(3)})
-    assert written(log) == {"ce": 7.0, "total_loss": 7.0, "data_time": 0.3, "pseudo/agreement": 0.75}
+    assert written(log) == {
+        "ce": 7.0, "total_loss": 7.0, "data_time": 0.3, "gradient_norm": 1.0, "pseudo/agreement": 0.75,
+    }  # fmt: skip
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
 def test_a_loss_that_was_not_finite_within_the_period_is_found_at_its_end(value):
     log = StepLog(NAMES)
     for iteration, rcc in ((20, 1.0), (21, value), (22, 1.0)):
-        log.add(iteration, losses(ce=1.0, rcc=rcc), 0.0, [f"{iteration}.png", "b.png"])
+        log.add(iteration, losses(ce=1.0, rcc=rcc), NORM, 0.0, [f"{iteration}.png", "b.png"])
     with pytest.raises(FloatingPointError) as error:
         written(log)
     told = str(error.value)
     assert told == f"Losses not finite at iteration 21: process 0: {{'rcc': {value}}}, images 21.png, b.png"
 
 
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_a_gradient_that_is_not_finite_is_told_where_no_scaler_looks_for_its_scale(value):
+    norms = [1.0, value, *[1.0] * 18]
+    for bears, these in ((False, norms), (True, [value] * 20)):
+        log = StepLog(NAMES, bears)
+        for iteration, norm in enumerate(these):
+            log.add(iteration, losses(ce=1.0), torch.tensor(norm), 0.0, [f"{iteration}.png"])
+        first = these.index(value) if these is norms else 0
+        with pytest.raises(FloatingPointError, match=rf"Gradient not finite at iteration {first}: images {first}.png"):
+            written(log)
+    log = StepLog(NAMES, True)
+    for iteration, norm in enumerate(norms):
+        log.add(iteration, losses(ce=1.0), torch.tensor(norm), 0.0, [])
+    assert written(log)["gradient_norm"] == 1.0
+
+
 def write_on_two(folder: str) -> None:
     rank = comm.get_rank()
     log = StepLog(NAMES)
-    log.add(0, losses(ce=[1.0, 2.0][rank]), [0.1, 0.3][rank], [])
-    log.add(1, losses(ce=[3.0, 4.0][rank]), [0.2, 0.1][rank], [])
+    log.add(0, losses(ce=[1.0, 2.0][rank]), NORM, [0.1, 0.3][rank], [])
+    log.add(1, losses(ce=[3.0, 4.0][rank]), NORM, [0.2, 0.1][rank], [])
     log.telemetry.add({"asked": torch.tensor(4), "agreed": torch.tensor([1, 3][rank])})
     log.telemetry.add({name: torch.tensor(count) for name, count in
                        {"labelled": [4, 2], "claimed": [2, 0], "correct": [[1, 0], [2, 0]][rank]}.items()})  # fmt: skip
     first = written(log)
-    log.add(2, losses(ce=[1.0, float("nan")][rank]), 0.0, [f"{rank}.png"])
+    log.add(2, losses(ce=[1.0, float("nan")][rank]), NORM, 0.0, [f"{rank}.png"])
     try:
         written(log)
     except FloatingPointError as error:
@@ -67,7 +87,8 @@ def test_processes_add_up_and_stop_together(tmp_path):
     one, other = (json.loads((tmp_path / f"rank{rank}").read_text()) for rank in (0, 1))
     assert one == other
     assert one[0] == pytest.approx({
-        "ce": (1.5 + 3.5) / 2, "total_loss": 2.5, "data_time": 0.25, "pseudo/agreement": 0.5, "pseudo/accuracy": 3 / 4,
+        "ce": (1.5 + 3.5) / 2, "total_loss": 2.5, "data_time": 0.25, "gradient_norm": 1.0,
+        "pseudo/agreement": 0.5, "pseudo/accuracy": 3 / 4,
         "pseudo/precision": 3 / 4, "pseudo/recall": (3 / 8 + 0) / 2, "pseudo/precision-road": 3 / 4,
         "pseudo/recall-road": 3 / 8, "pseudo/recall-car": 0,
     })  # fmt: skip

@@ -75,7 +75,7 @@ MEASURED = ("MODEL.RC2L.MEASURE_PSEUDO_LABELS", "True")
 def test_measuring_changes_no_loss(make_trainer, monkeypatch):
     streams, seen = [], []
 
-    def keep(self, iteration, losses, data_time, files):
+    def keep(self, iteration, losses, gradient, data_time, files):
         streams[-1].append({name: loss.item() for name, loss in losses.items()})
         seen.append(read(self.telemetry))
 

@@ -30,7 +30,7 @@ def losses_of_each_step(monkeypatch):
     """The loss dictionaries of all steps, caught where they go to the log."""
     seen = []
 
-    def keep(self, iteration, losses, data_time, files):
+    def keep(self, iteration, losses, gradient, data_time, files):
         seen.append({name: loss.detach() for name, loss in losses.items()})
         get_event_storage().put_scalar("seen", len(seen))
 
@@ -128,6 +128,27 @@ def test_no_value_is_read_on_the_host_between_two_writes_of_the_log(make_trainer
         teacher.update(model)
         with pytest.raises(DataDependentOutputException):
             step.log.write()
+
+
+@pytest.mark.parametrize("optimizer", ["ADAMW", "SGD"])
+def test_an_update_that_is_left_out_in_the_first_step_leaves_nothing_behind(make_trainer, optimizer):
+    step, other = (make_trainer("SOLVER.OPTIMIZER", optimizer)._trainer for _ in range(2))
+    for trainer, values in ((step, (float("nan"), 1.0, 2.0)), (other, (1.0, 2.0))):
+        for value in values:
+            for parameter in trainer.model.parameters():
+                parameter.grad = torch.full_like(parameter, value)
+            trainer.update()
+    assert all(torch.equal(*pair) for pair in zip(step.model.parameters(), other.model.parameters(), strict=True))
+
+
+def test_a_seed_that_was_drawn_is_the_resumed_runs_too(make_trainer):
+    first = make_trainer("SEED", "-1", "DATASETS.TEST", "()")
+    first.train()
+    other = make_trainer("SEED", "-1", "DATASETS.TEST", "()")
+    assert other._trainer.seed != first._trainer.seed
+    other.resume_or_load(resume=True)
+    assert other._trainer.seed == first._trainer.seed
+    assert other.data_loader.loader.dataset.seed == first.data_loader.loader.dataset.seed == first._trainer.seed
 
 
 @pytest.mark.parametrize("optimizer", ["ADAMW", "SGD"])

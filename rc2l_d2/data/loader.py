@@ -11,6 +11,7 @@ import logging
 import os
 import re
 import signal
+import threading
 import time
 import weakref
 from collections.abc import Callable, Iterator, Sequence
@@ -35,7 +36,6 @@ _ORDER, _AUGMENTATION = 0, 1
 _LONGEST_NAME = 4096
 _ATTEMPTS = 10  # Neighbours in the list that are tried in the place of an image that cannot be used.
 _WORKER_END = 2.0  # Seconds in which a killed process is gone.
-_WORKER_GRACE = 30  # Seconds that a worker lives on after SIGTERM.
 Key = tuple[int, int, int]  # stream, position, index
 
 
@@ -242,6 +242,8 @@ def dead_worker(error: BaseException) -> str | None:
 class BadFiles:
     """The images of each stream that could not be used; told once each, and borne up to a share of the stream.
 
+    Of this process, since its start: a resumed run counts anew.
+
     Args:
         sizes: images in each stream.
         max_share: of a stream's images.
@@ -347,10 +349,17 @@ def _batches(loader: DataLoader) -> Iterator[list]:
 def _start_worker(worker: int) -> None:
     # Workers are the parallelism; OpenCV's threads inside them only fight over the cores.
     cv2.setNumThreads(0)
-    # A signal for the whole group is the training process's to act on, which needs its next batches for that; but one
-    # that is meant for the worker still ends it, a while later.
+    # A signal for the whole group is the training process's to act on, which may need its workers for that: they end
+    # when that process says so, and by themselves when it is gone.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, lambda number, frame: signal.alarm(_WORKER_GRACE))
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+    threading.Thread(target=_end_when_told, args=(os.getppid(),), daemon=True).start()
+
+
+def _end_when_told(parent: int) -> None:
+    while signal.sigwaitinfo({signal.SIGTERM}).si_pid != parent:
+        pass
+    os._exit(0)
 
 
 def _entries(cfg: CfgNode, stream: str) -> Sequence[dict]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import glob
 import logging
 import os
+import re
 from collections import Counter
 from typing import Any
 
@@ -14,11 +15,11 @@ from torch import nn
 from ..errors import InputError
 from ..host import DetectionCheckpointer
 from .weights import read_weights, with_names_of
-from .whole_files import is_whole, write_checkpoint, write_whole
+from .whole_files import is_whole, write_checkpoint, write_text
 
 logger = logging.getLogger(__name__)
-# Checkpoints of single iterations; their names are in the order of time.
-_NUMBERED = "model_" + "[0-9]" * 7 + ".pth"
+# Names of checkpoints of single iterations.
+_NUMBERED = r"model_\d{7}"
 
 
 class RegionCheckpointer(DetectionCheckpointer):
@@ -53,9 +54,16 @@ class RegionCheckpointer(DetectionCheckpointer):
         self.logger.info("Saving checkpoint to %s", path)
         write_checkpoint(data, path)
         self.tag_last_checkpoint(os.path.basename(path))
-        if self.keep:
-            for old in sorted(glob.glob(os.path.join(glob.escape(self.save_dir), _NUMBERED)))[: -self.keep]:
+        if self.keep and re.fullmatch(_NUMBERED, name):
+            # By their age: an OUTPUT_DIR that was used before holds later iterations of another run.
+            others = sorted((other for other in self._numbered() if other != path), key=os.path.getmtime)
+            for old in others[: max(0, len(others) - self.keep + 1)]:
                 os.remove(old)
+
+    def _numbered(self) -> list[str]:
+        """The checkpoints of single iterations in the folder."""
+        files = glob.glob(os.path.join(glob.escape(self.save_dir), "model_*.pth"))
+        return [file for file in files if re.fullmatch(_NUMBERED, os.path.basename(file).removesuffix(".pth"))]
 
     def is_last(self, name: str) -> bool:
         """Whether ``<name>.pth`` is the last checkpoint."""
@@ -63,8 +71,7 @@ class RegionCheckpointer(DetectionCheckpointer):
 
     def tag_last_checkpoint(self, last_filename_basename: str) -> None:
         """Note the last checkpoint's name in the file ``last_checkpoint``, whole or not at all."""
-        path = os.path.join(self.save_dir, "last_checkpoint")
-        write_whole(path, lambda file: file.write(last_filename_basename.encode()))
+        write_text(os.path.join(self.save_dir, "last_checkpoint"), last_filename_basename)
 
     def get_checkpoint_file(self) -> str:
         """The last checkpoint; where it is damaged, the newest one before it that is not. "" without any.
@@ -75,8 +82,9 @@ class RegionCheckpointer(DetectionCheckpointer):
         last = super().get_checkpoint_file()
         if not last:
             return last
-        others = set(glob.glob(os.path.join(glob.escape(self.save_dir), "model_*.pth"))) - {last}
-        for path in [last, *sorted(others, key=lambda path: (os.path.getmtime(path), path), reverse=True)]:
+        # Of a fixed length, so that names are in the order of iterations; "model_final" comes after all of them.
+        earlier = [path for path in self._numbered() if path < last]
+        for path in [last, *sorted(earlier, reverse=True)]:
             if is_whole(path):
                 return path
             logger.warning("%s is damaged or missing; the checkpoint before it is taken.", path)
@@ -84,14 +92,14 @@ class RegionCheckpointer(DetectionCheckpointer):
             f"No checkpoint in {self.save_dir} is whole; start again without --resume, in another OUTPUT_DIR."
         )
 
-    def refresh(self, key: str) -> None:
-        """Write the present state of the checkpointable ``key`` into the last checkpoint, and leave the rest of it.
+    def refresh(self, name: str, key: str) -> None:
+        """Write the present state of the checkpointable ``key`` into ``<name>.pth``, if that is the last checkpoint.
 
         For what comes to be known after a checkpoint was written, so that a run resumed from it knows it too.
         """
-        if not self.save_to_disk or not self.has_checkpoint():
+        if not self.save_to_disk or not self.is_last(name):
             return
-        path = self.get_checkpoint_file()
+        path = os.path.join(self.save_dir, f"{name}.pth")
         data = torch.load(path, map_location="cpu", weights_only=True)
         write_checkpoint({**data, key: self.checkpointables[key].state_dict()}, path)
 

@@ -69,13 +69,11 @@ def load_model_file(path: str) -> tuple[nn.Module, CfgNode, Any]:
         raise InputError(
             f"{path} was written by version {described['version']} and does not fit this one ({reason}); use that one."
         ) from error
-    metadata = MetadataCatalog.get(f"classes of {path}")
-    if metadata.get("stuff_classes") is None:
-        metadata.set(
-            stuff_classes=described["classes"],
-            stuff_colors=described["palette"],
-            ignore_label=described["ignore_value"],
-        )
+    name = f"classes of {path}"
+    MetadataCatalog.pop(name, None)  # of a file that was there before
+    metadata = MetadataCatalog.get(name).set(
+        stuff_classes=described["classes"], stuff_colors=described["palette"], ignore_label=described["ignore_value"]
+    )
     return model, cfg, metadata
 
 

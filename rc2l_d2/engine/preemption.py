@@ -68,7 +68,8 @@ class StopOnSignal(HookBase):
     def after_step(self) -> None:
         # Each step, as all processes have to leave after the same one; host memory only, no device waits.
         number = max(comm.all_gather(self._signal))
-        if not number:
+        # The last step has its checkpoint, and is followed by what a run ends with.
+        if not number or self.trainer.iter + 1 >= self.trainer.max_iter:
             return
         self.check()
         iteration = self.trainer.iter

@@ -39,9 +39,15 @@ def build_optimizer(cfg: CfgNode, model: nn.Module) -> torch.optim.Optimizer:
     if cfg.SOLVER.OPTIMIZER == "ADAMW":
         return torch.optim.AdamW(parameters, cfg.SOLVER.BASE_LR, fused=True)
     if cfg.SOLVER.OPTIMIZER == "SGD":
-        return torch.optim.SGD(
-            parameters, cfg.SOLVER.BASE_LR, momentum=cfg.SOLVER.MOMENTUM, nesterov=cfg.SOLVER.NESTEROV, fused=True
+        momentum = cfg.SOLVER.MOMENTUM
+        optimizer = torch.optim.SGD(
+            parameters, cfg.SOLVER.BASE_LR, momentum=momentum, nesterov=cfg.SOLVER.NESTEROV, fused=True
         )
+        if momentum:
+            # Torch's own are not initialised where the first update is left out.
+            for parameter in (p for group in optimizer.param_groups for p in group["params"]):
+                optimizer.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
+        return optimizer
     raise InputError(f'SOLVER.OPTIMIZER is "{cfg.SOLVER.OPTIMIZER}", which is not known; say "ADAMW" or "SGD".')
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import time
 
 import numpy as np
@@ -50,10 +49,10 @@ class SemiSupervisedTrainer(SimpleTrainer):
         super().__init__(model, data_loader, optimizer)
         self.teacher = teacher
         classes = MetadataCatalog.get(cfg.DATASETS.TRAIN[0]).get("stuff_classes") if cfg.DATASETS.TRAIN else None
-        self.log = StepLog(classes or [str(c) for c in range(cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES)])
-        self.seed = cfg.SEED if cfg.SEED >= 0 else comm.shared_random_seed()
+        self.drawn_seed = cfg.SEED < 0
+        self.seed = comm.shared_random_seed() if self.drawn_seed else cfg.SEED
         self.method = cfg.MODEL.RC2L
-        self.check_period = math.gcd(LOG_PERIOD, cfg.SOLVER.CHECKPOINT_PERIOD)
+        self.max_iter, self.checkpoint_period = cfg.SOLVER.MAX_ITER, cfg.SOLVER.CHECKPOINT_PERIOD
         clip = cfg.SOLVER.CLIP_GRADIENTS
         if clip.ENABLED and clip.CLIP_TYPE != "full_model":
             raise InputError(
@@ -66,6 +65,9 @@ class SemiSupervisedTrainer(SimpleTrainer):
         self.amp_dtype = torch.float16 if self.device.type == "cuda" else torch.bfloat16
         scaled = self.amp_enabled and self.amp_dtype == torch.float16
         self.grad_scaler = torch.amp.GradScaler(self.device.type, enabled=scaled)
+        # A scaler leaves out steps with infinite gradients now and then, to find its scale.
+        names = classes or [str(c) for c in range(cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES)]
+        self.log = StepLog(names, bears_infinite_gradients=scaled)
 
     def run_step(self) -> None:
         start = time.perf_counter()
@@ -83,14 +85,20 @@ class SemiSupervisedTrainer(SimpleTrainer):
 
         self.optimizer.zero_grad()
         self.grad_scaler.scale(sum(losses.values())).backward()
-        self.update()
-        self.log.add(self.iter, losses, data_time, [sample["file_name"] for sample in [*labeled, *unlabeled]])
-        # Not only as often as is logged: no checkpoint may hold what a loss that is no number has done.
-        if (self.iter + 1) % self.check_period == 0:
+        norm = self.update()
+        files = [sample["file_name"] for sample in [*labeled, *unlabeled]]
+        self.log.add(self.iter, losses, norm, data_time, files)
+        done = self.iter + 1
+        # Also before each checkpoint: none may hold what a loss that is no number has done.
+        if done % LOG_PERIOD == 0 or done % self.checkpoint_period == 0 or done == self.max_iter:
             self.log.write()
 
-    def update(self) -> None:
-        """Clip the gradient and move the weights; not where the gradient is not finite, on any process."""
+    def update(self) -> Tensor:
+        """Clip the gradient and move the weights; not where the gradient is not finite, on any process.
+
+        Returns:
+            the gradient's norm before clipping.
+        """
         self.grad_scaler.unscale_(self.optimizer)
         gradients = [p.grad for p in self.model.parameters() if p.grad is not None]
         norm = torch.nn.utils.get_total_norm(gradients)
@@ -100,6 +108,7 @@ class SemiSupervisedTrainer(SimpleTrainer):
             self.optimizer.found_inf = (~norm.isfinite()).float()
         self.grad_scaler.step(self.optimizer)
         self.grad_scaler.update()
+        return norm
 
     def ramp(self) -> float:
         """Weight of the unlabelled losses at this iteration: linear from 0 to 1 over RAMP_UP_ITERS after burn-in."""
@@ -157,8 +166,10 @@ class SemiSupervisedTrainer(SimpleTrainer):
         return mixing, rest
 
     def state_dict(self) -> dict:
-        return {**super().state_dict(), "grad_scaler": self.grad_scaler.state_dict()}
+        return {**super().state_dict(), "grad_scaler": self.grad_scaler.state_dict(), "seed": self.seed}
 
     def load_state_dict(self, state_dict: dict) -> None:
         super().load_state_dict(state_dict)
         self.grad_scaler.load_state_dict(state_dict["grad_scaler"])
+        if self.drawn_seed:
+            self.seed = state_dict["seed"]

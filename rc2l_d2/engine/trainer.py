@@ -7,7 +7,7 @@ import math
 import os
 import weakref
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import nn
@@ -44,11 +44,18 @@ def _has_no_sentence_of_its_own(record: logging.LogRecord) -> bool:
 
 
 class EvaluationHook(hooks.EvalHook):
-    """Detectron2's, which makes up for an evaluation before which a run ended, the checkpoint just written."""
+    """Detectron2's, which makes up for an evaluation before which a run ended, the checkpoint just written.
 
-    def __init__(self, eval_period: int, eval_function: Callable[[], dict], best: BestResults):
+    Args:
+        eval_period, eval_function: see there.
+        best: knows the last evaluation.
+        writers: what is made up for is written at once.
+    """
+
+    def __init__(self, eval_period: int, eval_function: Callable[[], dict], best: BestResults, writers: Sequence):
         super().__init__(eval_period, eval_function)
         self._best = best
+        self._writers = writers
 
     def before_train(self) -> None:
         start = self.trainer.start_iter
@@ -57,7 +64,14 @@ class EvaluationHook(hooks.EvalHook):
             # In the log it is that of the iteration after which it was due.
             self.trainer.iter = self.trainer.storage.iter = start - 1
             self._do_eval()
+            for writer in self._writers:
+                writer.write()
             self.trainer.iter = self.trainer.storage.iter = start
+
+    def after_train(self) -> None:
+        # Detectron2's asks for one iteration less, and would evaluate a run that was ended in its last one.
+        if self.trainer.iter >= self.trainer.max_iter:
+            self._do_eval()
 
 
 class RC2LTrainer(DefaultTrainer):
@@ -98,7 +112,11 @@ class RC2LTrainer(DefaultTrainer):
         super().resume_or_load(resume=resume)
         if self.teacher.updates == 0:
             self.teacher.reset(unwrap(self.model))
-        self._trainer.data_loader = self.build_train_loader(self.cfg, self.start_iter)
+        # With the seed that was drawn where SEED asks for one, in this run or in the one that it resumes.
+        cfg = self.cfg.clone()
+        cfg.defrost()
+        cfg.SEED = self._trainer.seed
+        self._trainer.data_loader = self.build_train_loader(cfg, self.start_iter)
         method = self.cfg.MODEL.RC2L
         if self.uses_unlabeled(self.cfg) and method.BURN_IN_ITERS >= self.max_iter:
             logger.warning(
@@ -148,15 +166,16 @@ class RC2LTrainer(DefaultTrainer):
     def build_hooks(self) -> list:
         """Detectron2's hooks in their order, with the teacher's before the checkpointer's."""
         main, period = comm.is_main_process(), self.cfg.TEST.EVAL_PERIOD
+        writers = self.build_writers() if main else []
         return [
             hooks.IterationTimer(),
             hooks.LRScheduler(),
             EMAHook(self.teacher, unwrap(self.model)),
             hooks.PeriodicCheckpointer(self.checkpointer, self.cfg.SOLVER.CHECKPOINT_PERIOD) if main else None,
             StopOnSignal(self.checkpointer, self._trainer.log.write),
-            EvaluationHook(period, self.evaluate_and_compare, self.best),
+            EvaluationHook(period, self.evaluate_and_compare, self.best, writers),
             # Also after each evaluation, whose results would be lost with a run that ends before the next period does.
-            hooks.PeriodicWriter(self.build_writers(), math.gcd(LOG_PERIOD, period)) if main else None,
+            hooks.PeriodicWriter(writers, math.gcd(LOG_PERIOD, period)) if main else None,
         ]
 
     def evaluate(self) -> dict:
@@ -173,8 +192,8 @@ class RC2LTrainer(DefaultTrainer):
         # The evaluation stands after the checkpointer, so that a failure in it loses no training. Where a checkpoint
         # of this very iteration was written, it is told now.
         name = "model_final" if self.iter >= self.max_iter else f"model_{self.iter:07d}"
-        if self.last_results and self.checkpointer.is_last(name):
-            self.checkpointer.refresh("best")
+        if self.last_results:
+            self.checkpointer.refresh(name, "best")
         return self.last_results
 
     @classmethod

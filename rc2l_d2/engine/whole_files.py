@@ -18,6 +18,11 @@ def write_checkpoint(data: dict[str, Any], path: str) -> None:
     write_whole(path, lambda file: torch.save(data, file))
 
 
+def write_text(path: str | os.PathLike, text: str) -> None:
+    """Write a text file, see :func:`write_whole`."""
+    write_whole(os.fspath(path), lambda file: file.write(text.encode()))
+
+
 def write_whole(path: str, write: Callable[[IO[bytes]], object]) -> None:
     """Let ``write`` fill a file under a temporary name, and rename it when all of it is on the disk.
 
@@ -32,14 +37,16 @@ def write_whole(path: str, write: Callable[[IO[bytes]], object]) -> None:
             os.fsync(file.fileno())
         os.replace(temporary, path)
         _sync_folder(os.path.dirname(path) or ".")
-    # A disk that is full is an OSError where Python writes, and torch's writer makes a RuntimeError of it.
     except (OSError, RuntimeError) as error:
         if os.path.exists(temporary):
             os.remove(temporary)
+        # What Python says of a full disk is an OSError, and torch's writer makes a RuntimeError of it.
+        if not isinstance(error, OSError) and "inline_container" not in str(error):
+            raise
         reason = str(error).strip().split("\n")[0].rstrip(".")
         raise InputError(
-            f"{path} could not be written ({reason}); make room or name another OUTPUT_DIR, and go on with --resume: "
-            "what was written before is whole."
+            f"{path} could not be written ({reason}); make room and go on with --resume: what was written before is "
+            "whole."
         ) from error
 
 

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from ..host import comm
 from ..regions.types import Regions
 from .matcher import FOCAL_ALPHA, focal_penalty, hungarian_match, matching_cost
 from .processes import mean_over_processes
@@ -60,7 +61,7 @@ class SetCriterion(nn.Module):
         valid = self._valid(labels)
         present = self._present(labels, valid)
         pairs = self._match(layers, labels, present)
-        num_masks = mean_over_processes(present.sum().float()).clamp(min=1)
+        num_masks = mean_over_processes(present.sum().float()).clamp(min=1 / comm.get_world_size())
         losses = {}
         for (class_logits, mask_logits), layer_pairs, suffix in zip(layers, pairs, suffixes, strict=True):
             image, query, label = layer_pairs

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +12,7 @@ import yaml
 
 from ..config import add_rc2l_config
 from ..engine import RC2LTrainer, load_config
+from ..engine.whole_files import write_text
 from ..errors import InputError
 from ..host import CfgNode, get_cfg
 from .fingerprint import data_fingerprint
@@ -169,14 +169,7 @@ def write_record(planned: PlannedRun, attempt: Mapping[str, Any], resume: bool) 
     """Note in ``run.json`` the settings and this ``attempt`` to run them, after those that it resumes."""
     attempts = (planned.record() or {}).get("attempts", []) if resume else []
     record = {"settings": planned.settings, "attempts": [*attempts, attempt]}
-    replace_file(planned.record_file, json.dumps(record, indent=1))
-
-
-def replace_file(file: Path, text: str) -> None:
-    """Write ``text`` in place of ``file``: it is the old one or the new one at any moment."""
-    temporary = file.with_suffix(".tmp")
-    temporary.write_text(text, encoding="utf-8")
-    os.replace(temporary, file)
+    write_text(planned.record_file, json.dumps(record, indent=1))
 
 
 def differences(stored: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:

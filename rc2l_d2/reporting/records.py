@@ -7,8 +7,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from ..engine.whole_files import write_text
 from ..errors import InputError
-from .plan import DONE, PlannedRun, differences, replace_file
+from .plan import DONE, PlannedRun, differences
 
 _KEYS = {"settings", "attempts", "metrics"}
 # What of a line of metrics.json a report reads (results.py), by the beginnings of keys. Telemetry is not kept.
@@ -37,8 +38,8 @@ def restore_records(plan: Sequence[PlannedRun], records: Path) -> list[str]:
         planned.folder.mkdir(parents=True, exist_ok=True)
         lines = "".join(json.dumps(entry) + "\n" for entry in record.pop("metrics"))
         # run.json last: without it a folder is none of a run.
-        replace_file(planned.metrics_file, lines)
-        replace_file(planned.record_file, json.dumps(record, indent=1))
+        write_text(planned.metrics_file, lines)
+        write_text(planned.record_file, json.dumps(record, indent=1))
     return passed_over
 
 
@@ -57,7 +58,7 @@ def keep_records(plan: Sequence[PlannedRun], records: Path) -> None:
         record = {**(planned.record() or {}), "metrics": _reduced(planned.metrics_file)}
         file = _file(planned, records)
         file.parent.mkdir(parents=True, exist_ok=True)
-        replace_file(file, json.dumps(record, indent=0, ensure_ascii=False) + "\n")
+        write_text(file, json.dumps(record, indent=0, ensure_ascii=False) + "\n")
 
 
 def _file(planned: PlannedRun, records: Path) -> Path:

@@ -26,7 +26,7 @@ from .results import TEACHER
 
 # Seconds between two looks at the running processes, between two lines on how far they are, and that a process has to
 # end when it is asked to.
-_POLL, _NEWS, _GRACE = 0.2, 120.0, 10.0
+_POLL, _NEWS, _GRACE = 0.2, 120.0, 60.0
 _LOG = "output.log"
 
 
@@ -176,12 +176,12 @@ def _drop_checkpoints(folder: Path, keep_last: bool) -> None:
     if not keep_last:
         pointer.unlink(missing_ok=True)
     for checkpoint in folder.glob("*.pth"):
-        if checkpoint.name != last:
+        if not keep_last or checkpoint.name not in (last, "teacher_final.pth"):
             checkpoint.unlink()
 
 
 def _stop(active: Sequence[_Active]) -> None:
-    """End the processes: checkpoints are written whole or not at all, so nothing has to be saved first."""
+    """End the processes: they write a checkpoint after their step where they have the time; no file is left half."""
     for kind in (signal.SIGTERM, signal.SIGKILL):
         running = [job for job in active if job.process.poll() is None]
         for job in running:
