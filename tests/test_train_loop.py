@@ -10,7 +10,7 @@ from torch._subclasses.fake_tensor import DataDependentOutputException, FakeCopy
 from rc2l_d2.engine import RC2LTrainer, SemiSupervisedTrainer, load_config
 from rc2l_d2.engine.solver import build_optimizer
 from rc2l_d2.errors import InputError
-from rc2l_d2.host import get_event_storage
+from rc2l_d2.host import HOST, get_event_storage
 
 
 @pytest.fixture
@@ -103,6 +103,9 @@ def test_unknown_values_are_told(make_trainer, options):
         make_trainer(*options)
 
 
+@pytest.mark.skipif(
+    HOST == "detectron2", reason="its ImageList computes sizes with host tensors, which fake ones cannot be told from"
+)
 @pytest.mark.parametrize("precision", ["float32", "mixed"])
 @pytest.mark.parametrize("architecture", ["RC2L", "PixelConsistency", "PixelContrast"])
 def test_no_value_is_read_on_the_host_between_two_writes_of_the_log(make_trainer, monkeypatch, architecture, precision):
