@@ -32,7 +32,7 @@ HOSTS = {"embedded": embedded, "detectron2": real}
 NAMES = sorted(set(door) - {"HOST", "HOST_EVALUATOR", "HOST_REASON"})
 SOURCES = [
     path
-    for pattern in ("rc2l_d2/**/*.py", "tools/*.py", "demo/*.py", "train_net.py")
+    for pattern in ("rc2l_d2/**/*.py", "tools/**/*.py", "demo/*.py", "train_net.py")
     for path in REPO.glob(pattern)
     if "rc2l_d2/host" not in path.as_posix()
 ]
