@@ -11,6 +11,7 @@ import logging
 import os
 import re
 import signal
+import sys
 import threading
 import time
 import weakref
@@ -325,10 +326,13 @@ def _or_raise(sample: dict | _Failure) -> dict:
 
 def _data_loader(dataset: Dataset, num_workers: int, **kwargs) -> DataLoader:
     # collate_fn=list: a batch is a list of samples. A generator of its own keeps the loader from advancing torch's
-    # global one, which would make a run depend on how often it was evaluated or resumed.
+    # global one, which would make a run depend on how often it was evaluated or resumed. Workers are forked, on
+    # Linux: the processes of a run, themselves spawned, would spawn theirs, which import torch at each evaluation.
+    forks = num_workers > 0 and sys.platform == "linux"
     return DataLoader(
         dataset,
         num_workers=num_workers,
+        multiprocessing_context="fork" if forks else None,
         collate_fn=list,
         worker_init_fn=_start_worker,
         generator=torch.Generator(),
