@@ -6,15 +6,21 @@ import torch
 from torch import Tensor
 
 from ..host import comm
+from ..regions import OneProcess
 
 
-def mean_over_processes(value: Tensor) -> Tensor:
-    """The mean of a tensor without gradient over all processes, each of which has to call this."""
-    if comm.get_world_size() == 1:
-        return value
-    total = value.clone()
-    torch.distributed.all_reduce(total)
-    return total / comm.get_world_size()
+class AllProcesses(OneProcess):
+    """Every process of the run has to ask for the same means; gradients do not pass."""
+
+    def mean(self, total: Tensor) -> Tensor:
+        if comm.get_world_size() == 1:
+            return total
+        total = total.clone()
+        torch.distributed.all_reduce(total)
+        return total / comm.get_world_size()
+
+
+ALL_PROCESSES = AllProcesses()
 
 
 def gather_images(x: Tensor) -> Tensor:

@@ -19,7 +19,7 @@ from ..regions import (
     soft_dice,
 )
 from .matcher import assign_regions
-from .processes import gather_images, mean_over_processes
+from .processes import ALL_PROCESSES, gather_images
 from .semi_supervised import SemiSupervisedSegmentor
 
 
@@ -94,17 +94,17 @@ class RC2L(SemiSupervisedSegmentor):
         def feature_contrast() -> Tensor:
             keys, present = gather_images(pseudo.features), gather_images(pseudo.present)
             return region_feature_contrastive(
-                semantic_map, regions.features, pseudo, self.feature_temperature, keys, present, mean_over_processes
+                semantic_map, regions.features, pseudo, self.feature_temperature, keys, present, ALL_PROCESSES
             )
 
         def with_matching(loss: Callable[..., Tensor]) -> Tensor:
             return loss(
-                similarity(), regions.class_logits, pseudo, self.mask_temperature, assignment(), mean_over_processes
+                similarity(), regions.class_logits, pseudo, self.mask_temperature, assignment(), ALL_PROCESSES
             )
 
         return {
             "loss_rmc": lambda: with_matching(region_mask_contrastive),
             "loss_rfc": feature_contrast,
             "loss_rcc": lambda: with_matching(region_class_consistency),
-            "loss_smc": lambda: semantic_mask_consistency(semantic_map, pseudo, mean_over_processes),
+            "loss_smc": lambda: semantic_mask_consistency(semantic_map, pseudo, ALL_PROCESSES),
         }

@@ -9,7 +9,7 @@ from torch.nn import functional as F
 from ..host import comm
 from ..regions.types import Regions
 from .matcher import FOCAL_ALPHA, focal_penalty, hungarian_match, matching_cost
-from .processes import mean_over_processes
+from .processes import ALL_PROCESSES
 
 
 class SetCriterion(nn.Module):
@@ -61,7 +61,7 @@ class SetCriterion(nn.Module):
         valid = self._valid(labels)
         present = self._present(labels, valid)
         pairs = self._match(layers, labels, present)
-        num_masks = mean_over_processes(present.sum().float()).clamp(min=1 / comm.get_world_size())
+        num_masks = ALL_PROCESSES.mean(present.sum().float()).clamp(min=1 / comm.get_world_size())
         losses = {}
         for (class_logits, mask_logits), layer_pairs, suffix in zip(layers, pairs, suffixes, strict=True):
             image, query, label = layer_pairs
@@ -101,7 +101,7 @@ class SetCriterion(nn.Module):
         target[image, query] = label
         loss = F.cross_entropy(class_logits.flatten(0, 1), target.flatten(), self.empty_weight, reduction="sum")
         # A "no object" weight of zero leaves nothing to divide by where no query is matched.
-        return loss / mean_over_processes(self.empty_weight[target].sum()).clamp(min=1e-6)
+        return loss / ALL_PROCESSES.mean(self.empty_weight[target].sum()).clamp(min=1e-6)
 
 
 def mask_losses(mask_logits: Tensor, targets: Tensor, valid: Tensor) -> tuple[Tensor, Tensor]:

@@ -1,6 +1,7 @@
 """RC2L's method: regions, pseudo regions, matching by class, four losses. Pure tensor code on torch alone."""
 
 from .losses import (
+    OneProcess,
     confident_cross_entropy,
     region_class_consistency,
     region_feature_contrastive,
@@ -22,6 +23,7 @@ from .statistics import agreement_counts, coverage_counts, quality_counts
 from .types import PseudoRegions, Regions, Selection, TeacherView
 
 __all__ = [
+    "OneProcess",
     "PseudoRegions",
     "Regions",
     "Selection",

@@ -9,8 +9,8 @@ The paper names the terms; the formulas are our reading (docs/method.md). Each r
 the mean over the present regions of the whole batch, weighted by the teacher's confidence in each region. Without any
 region the value is exactly zero and still hangs on the graph, so that distributed processes stay in step.
 
-Where a batch lies on several processes, ``over_processes`` makes of a sum on this one its mean over all of them. Then
-the mean of the processes' losses, as which their gradients are averaged, is the loss of the joint batch.
+Where a batch lies on several ``processes``, sums of weights are averaged over them. Then the mean of the processes'
+losses, as which their gradients are averaged, is the loss of the joint batch.
 
 What they are made of is handed in, so that it is computed once: d_ic, the similarity of queries and regions
 (:func:`rc2l_d2.regions.soft_dice`), for RMC and RCC; s_c(x), the student's normalised semantic map
@@ -18,8 +18,6 @@ What they are made of is handed in, so that it is computed once: d_ic, the simil
 """
 
 from __future__ import annotations
-
-from collections.abc import Callable
 
 import torch
 from torch import Tensor
@@ -38,19 +36,21 @@ _FLOOR = 1e-6
 _MIN_NORM = 1e-3
 
 
-# What a sum is on average over the processes.
-OverProcesses = Callable[[Tensor], Tensor]
+class OneProcess:
+    """Where a batch lies: all of it on this process. A subclass knows of the others."""
+
+    def mean(self, total: Tensor) -> Tensor:
+        """What a sum on this process is on average over all of them."""
+        return total
 
 
-def one_process(total: Tensor) -> Tensor:
-    """``total`` itself, where there is one process."""
-    return total
+ONE_PROCESS = OneProcess()
 
 
-def _weighted_mean(values: Tensor, weights: Tensor, over_processes: OverProcesses) -> Tensor:
+def _weighted_mean(values: Tensor, weights: Tensor, processes: OneProcess) -> Tensor:
     """sum(values * weights) / sum(weights), zero (and connected to the graph) where all weights are zero."""
     weights = at_least_float32(weights)
-    return (values * weights).sum() / over_processes(weights.sum()).clamp_min(1e-12)
+    return (values * weights).sum() / processes.mean(weights.sum()).clamp_min(1e-12)
 
 
 def _log_softmax_over_present(similarity: Tensor, present: Tensor) -> Tensor:
@@ -64,7 +64,7 @@ def region_mask_contrastive(
     pseudo: PseudoRegions,
     temperature: float = 0.1,
     assignment: Tensor | None = None,
-    over_processes: OverProcesses = one_process,
+    processes: OneProcess = ONE_PROCESS,
 ) -> Tensor:
     """RMC: masks of matched queries and regions attract, those of other regions of the image repel (our reading).
 
@@ -82,7 +82,7 @@ def region_mask_contrastive(
         temperature: t.
         assignment: (B, N, K), one where a query is assigned to a region, for P_i(c); a region that no query is assigned
             to (there are fewer queries than regions) is left out. None: the match by class.
-        over_processes: see above.
+        processes: see above.
     """
     pseudo = pseudo.detach()
     if assignment is None:
@@ -96,10 +96,10 @@ def region_mask_contrastive(
 
     log_region = _log_softmax_over_present(logits, pseudo.present.unsqueeze(1))
     # An excluded entry is -1e4, finite, and its weight is zero.
-    query_to_region = _weighted_mean(-log_region, match * pseudo.weights.unsqueeze(1), over_processes)
+    query_to_region = _weighted_mean(-log_region, match * pseudo.weights.unsqueeze(1), processes)
 
     region_logits = torch.logsumexp(logits + log_match, dim=1) - torch.logsumexp(logits, dim=1)
-    region_to_query = _weighted_mean(-region_logits, weights, over_processes)
+    region_to_query = _weighted_mean(-region_logits, weights, processes)
     return 0.5 * (query_to_region + region_to_query)
 
 
@@ -110,7 +110,7 @@ def region_feature_contrastive(
     temperature: float = 0.1,
     keys: Tensor | None = None,
     keys_present: Tensor | None = None,
-    over_processes: OverProcesses = one_process,
+    processes: OneProcess = ONE_PROCESS,
 ) -> Tensor:
     """RFC: InfoNCE between the student's class features and the teacher's region features (our reading).
 
@@ -124,7 +124,7 @@ def region_feature_contrastive(
         temperature: t.
         keys, keys_present: (M, K, C) and (M, K), region features gathered from all processes; this process's own
             (``pseudo.features``) if not given.
-        over_processes: see above.
+        processes: see above.
     """
     pseudo = pseudo.detach()
     if keys is None:
@@ -141,7 +141,7 @@ def region_feature_contrastive(
     same_class = torch.eye(num_classes, dtype=torch.bool, device=similarity.device)
     positive = (same_class.unsqueeze(1) & keys_present).to(similarity.dtype)  # (K, M, K)
     positive = positive / positive.sum(dim=(1, 2), keepdim=True).clamp_min(1.0)
-    return _weighted_mean(-(log_key * positive).sum(dim=(2, 3)), pseudo.present, over_processes)
+    return _weighted_mean(-(log_key * positive).sum(dim=(2, 3)), pseudo.present, processes)
 
 
 def region_class_consistency(
@@ -150,7 +150,7 @@ def region_class_consistency(
     pseudo: PseudoRegions,
     temperature: float = 0.1,
     assignment: Tensor | None = None,
-    over_processes: OverProcesses = one_process,
+    processes: OneProcess = ONE_PROCESS,
 ) -> Tensor:
     """RCC: the queries that lie on a region predict its class (our reading).
 
@@ -165,7 +165,7 @@ def region_class_consistency(
         temperature: t.
         assignment: (B, N, K), one where a query is assigned to a region, for o_ic (``temperature`` is not used then); a
             region that no query is assigned to is left out. None: o_ic from the masks.
-        over_processes: see above.
+        processes: see above.
     """
     pseudo = pseudo.detach()
     weights = pseudo.weights
@@ -178,7 +178,7 @@ def region_class_consistency(
     # In log space a class that no query predicts still has a gradient; the floor bounds the loss and keeps one too.
     log_q = torch.logsumexp(log_lies_on + log_class, dim=1) - torch.logsumexp(log_lies_on, dim=1)
     log_q = torch.logaddexp(log_q, torch.full_like(log_q, _FLOOR).log())
-    return _weighted_mean(-log_q, weights, over_processes)
+    return _weighted_mean(-log_q, weights, processes)
 
 
 def confident_cross_entropy(semantic_map: Tensor, pseudo: PseudoRegions) -> Tensor:
@@ -194,7 +194,7 @@ def confident_cross_entropy(semantic_map: Tensor, pseudo: PseudoRegions) -> Tens
 
 
 def semantic_mask_consistency(
-    semantic_map: Tensor, pseudo: PseudoRegions, over_processes: OverProcesses = one_process
+    semantic_map: Tensor, pseudo: PseudoRegions, processes: OneProcess = ONE_PROCESS
 ) -> Tensor:
     """SMC: the student's semantic map agrees with the pseudo regions (our reading).
 
@@ -204,7 +204,7 @@ def semantic_mask_consistency(
     Args:
         semantic_map: (B, K, h, w), s_c.
         pseudo: the teacher's regions.
-        over_processes: see above.
+        processes: see above.
     """
     pseudo = pseudo.detach()
     cross_entropy = confident_cross_entropy(semantic_map, pseudo)
@@ -213,4 +213,4 @@ def semantic_mask_consistency(
     student = semantic_map * pseudo.valid.unsqueeze(1)
     intersection = (student * masks).sum(dim=(2, 3))
     dice = (2 * intersection + 1) / (student.sum(dim=(2, 3)) + masks.sum(dim=(2, 3)) + 1)
-    return cross_entropy + 0.5 * _weighted_mean(1 - dice, pseudo.weights, over_processes)
+    return cross_entropy + 0.5 * _weighted_mean(1 - dice, pseudo.weights, processes)
