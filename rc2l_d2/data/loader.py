@@ -356,8 +356,9 @@ def _start_worker(worker: int) -> None:
     # A signal for the whole group is the training process's to act on, which may need its workers for that: they end
     # when that process says so, and by themselves when it is gone.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
-    threading.Thread(target=_end_when_told, args=(os.getppid(),), daemon=True).start()
+    if hasattr(signal, "sigwaitinfo"):  # not on macOS
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+        threading.Thread(target=_end_when_told, args=(os.getppid(),), daemon=True).start()
 
 
 def _end_when_told(parent: int) -> None:

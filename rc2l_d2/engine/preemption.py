@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import os
 import signal
 import time
@@ -13,8 +12,6 @@ from types import FrameType
 
 from ..host import HookBase, comm
 from .checkpoint import RegionCheckpointer
-
-logger = logging.getLogger(__name__)
 
 _SIGNALS = (signal.SIGTERM, signal.SIGINT)
 # Seconds in which a signal is still the first: schedulers send it to a process and to its parent, which hands it on.
