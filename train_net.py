@@ -3,7 +3,7 @@
 
     python train_net.py --config-file configs/toy/rc2l_R18.yaml [--num-gpus N] [--resume | --eval-only] [KEY VALUE ...]
 
-``--dry-run`` prints the plan and stops. A mistake in what was given is told in one sentence, with exit status 2.
+``--dry-run`` prints the plan and stops. Under torchrun the number of processes is torchrun's. A mistake in what was given is told in one sentence, with exit status 2.
 SIGTERM and SIGINT end a run after its step and a checkpoint, with exit status 143 and 130; a second one does at once.
 """
 
@@ -16,7 +16,15 @@ import cv2
 import torch
 
 from rc2l_d2.data import dead_worker
-from rc2l_d2.engine import Interrupted, RC2LTrainer, describe_plan, load_config, signals_to_children
+from rc2l_d2.engine import (
+    Interrupted,
+    RC2LTrainer,
+    describe_plan,
+    load_config,
+    run_under_torchrun,
+    signals_to_children,
+    started_by_torchrun,
+)
 from rc2l_d2.errors import InputError
 from rc2l_d2.host import (
     HOST,
@@ -86,6 +94,9 @@ def run() -> None:
         except InputError as error:
             print(f"train_net.py: {error}", file=sys.stderr)
             sys.exit(2)
+        return
+    if started_by_torchrun():
+        run_under_torchrun(main, (args,))
         return
     if torch.cuda.is_available() and args.num_gpus > torch.cuda.device_count():
         parser.error(

@@ -45,9 +45,11 @@ class Runs:
     def __init__(self, definition: str, folder: Path):
         self.definition, self.folder = definition, folder
 
-    def start(self, name: str, processes: int, workers: int, *arguments: str) -> subprocess.Popen:
+    def start(
+        self, name: str, processes: int, workers: int, *arguments: str, launcher: tuple[str, ...] = ()
+    ) -> subprocess.Popen:
         command = [
-            sys.executable, "train_net.py", "--config-file", "configs/toy/rc2l_R18.yaml", *arguments,
+            sys.executable, *launcher, "train_net.py", "--config-file", "configs/toy/rc2l_R18.yaml", *arguments,
             "--num-gpus", str(processes), "--dist-url", "auto", *TINY, *OPTIONS,
             "DATALOADER.NUM_WORKERS", str(workers), "DATASETS.DEFINITIONS", f"('{self.definition}',)",
             "DATASETS.TRAIN", "('tiny_labeled',)", "DATASETS.UNLABELED", "('tiny_unlabeled',)",
@@ -100,11 +102,34 @@ def test_an_interrupted_run_goes_on_as_if_it_had_not_been(runs, processes, worke
     assert runs.start(name, processes, workers, "--resume").wait(300) == 0, runs.log(name)
     assert f"Starting training from iteration {start}\n" in (out / "log.txt").read_text()
 
-    one, other = (flat(torch.load(o / "model_final.pth", weights_only=True)) for o in (runs.whole(processes), out))
+    assert_same(runs.whole(processes), out)
+
+
+def assert_same(whole: Path, out: Path) -> None:
+    """Bit by bit: checkpoint at the end, and evaluations."""
+    one, other = (flat(torch.load(o / "model_final.pth", weights_only=True)) for o in (whole, out))
     assert one.keys() == other.keys() and any("exp_avg" in name for name in one)
     for name, value in one.items():
         same = torch.equal(value, other[name]) if isinstance(value, torch.Tensor) else value == other[name]
         assert same, name
     # The same metrics, as text, in which a class that no image holds, NaN, is equal to itself.
-    evaluations = [evaluated(o) for o in (runs.whole(processes), out)]
+    evaluations = [evaluated(o) for o in (whole, out)]
     assert [*evaluations[0]] == [3, 7, 12] and json.dumps(evaluations[0]) == json.dumps(evaluations[1])
+
+
+@pytest.mark.skipif(not Path("/proc").exists(), reason="finds torchrun's processes in /proc")
+def test_torchrun_ends_all_processes_when_one_dies_and_starts_them_again(runs):
+    out = runs.folder / "torchrun"
+    launcher = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "--max-restarts", "1")
+    run = runs.start("torchrun", 2, 0, "--resume", launcher=launcher)
+    pointer = out / "last_checkpoint"
+    end = time.monotonic() + 200
+    while not (pointer.exists() and pointer.read_text() == "model_0000007.pth") and time.monotonic() < end:
+        time.sleep(0.01)
+    workers = Path(f"/proc/{run.pid}/task/{run.pid}/children").read_text().split()
+    assert len(workers) == 2
+    os.kill(int(workers[1]), signal.SIGKILL)
+    assert run.wait(300) == 0, runs.log("torchrun")
+    told = (out / "log.txt").read_text()
+    assert "Starting training from iteration 0\n" in told and "Starting training from iteration 8\n" in told
+    assert_same(runs.whole(2), out)
