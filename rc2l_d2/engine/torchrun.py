@@ -1,4 +1,4 @@
-"""Runs whose processes torchrun started, which ends them all when one dies, and starts them again where it is told to."""
+"""Runs whose processes torchrun started: it ends them all when one dies, and starts them again where it is told to."""
 
 from __future__ import annotations
 
