@@ -36,9 +36,12 @@ def test_one_seed_damages_alike_and_never_leaves_a_file_as_it_was():
 
 
 @pytest.mark.parametrize("fault, said", [
-    ("os._exit(3)", "the process died (3)"), ("time.sleep(60)", "longer than 0.5 s"),
-    ("1 / 0", "ZeroDivisionError"), ("raise fuzz_files.InputError('no')", "a sentence without the file's name: no"),
-])  # fmt: skip
+    ("os._exit(3)", "the process died (3)"),
+    ("time.sleep(60)", "longer than 0.5 s"),
+    ("1 / 0", "ZeroDivisionError"),
+    ("b'x' * 400_000_000", "MB of memory, and read"),
+    ("raise fuzz_files.InputError('no')", "a sentence without the file's name: no"),
+])
 def test_what_is_no_sentence_is_found_and_the_next_file_is_read(tmp_path, fault, said):
     """A mapper with a fault, in the child that the tool starts."""
     script = f"""
@@ -56,9 +59,9 @@ class Faulty:
 
 fuzz_files.LabeledMapper = fuzz_files.UnlabeledMapper = Faulty
 if __name__ == "__main__":
-    reader = fuzz_files.Reader(None, 0.5)
-    print(reader.read({{"damaged": "bad"}}, True)[0])
-    print(reader.read({{"damaged": "good"}}, True)[0])
+    reader = fuzz_files.Reader(None, 0.5, 500)
+    print(reader.read({{"damaged": "bad"}}))
+    print(reader.read({{"damaged": "good"}}))
 """
     (tmp_path / "faulty.py").write_text(script)
     result = subprocess.run([sys.executable, "faulty.py"], cwd=tmp_path, capture_output=True, text=True)

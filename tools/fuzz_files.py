@@ -6,7 +6,7 @@
 takes pictures and labels of DATASETS.TRAIN in turn, also saved as progressive, grey and CMYK JPEG, 16-bit and palette
 PNG, WebP, TIFF, GIF and BMP, changes some bytes of each, and reads it in a process of its own. A mapper may return a
 sample or refuse the file in a sentence (``InputError``); anything else, a dead process or one that takes longer than
-``--seconds`` for a file is a finding: the file is kept in ``--output``, and the exit status is 1.
+``--seconds`` or more than ``--memory`` is a finding: the file is kept in ``--output``, and the exit status is 1.
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ import argparse
 import collections
 import io
 import multiprocessing
+import os
 import random
-import resource
 import sys
 import time
 import traceback
@@ -35,7 +35,7 @@ from rc2l_d2.engine import load_config  # noqa: E402
 from rc2l_d2.errors import InputError  # noqa: E402
 from rc2l_d2.host import CfgNode  # noqa: E402
 
-STATM = Path("/proc/self/statm")
+STATUS = Path("/proc/self/status")  # Where there is none, memory is not looked at.
 WARM_UP = 0.2  # Part of the files after which memory should not grow any more.
 # File suffix, mode to convert to (None: as it is), options of Pillow's ``save``.
 IMAGE_FORMS = [
@@ -89,11 +89,20 @@ def damaged(data: bytes, chance: random.Random) -> bytes:
     return bytes(changed)
 
 
+def memory(key: str) -> int:
+    """MB of this process: VmRSS, what it has, or VmHWM, the most that it had."""
+    lines = STATUS.read_text().splitlines() if STATUS.exists() else []
+    return next((int(line.split()[1]) // 1000 for line in lines if line.startswith(key)), 0)
+
+
 def read_files(connection: Connection, cfg: CfgNode) -> None:
     """Work of the child: reads each file that it is told of, and says what came of it and how much memory it has."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 2)  # The decoders' own words about each file.
     labeled, unlabeled = LabeledMapper(cfg), UnlabeledMapper(cfg)
     while True:
         entry = connection.recv()
+        if STATUS.exists():
+            STATUS.with_name("clear_refs").write_text("5")  # The highest memory so far is the present one.
         try:
             sample = unlabeled(entry, np.random.default_rng(0))
             if "sem_seg_file_name" in entry:
@@ -105,16 +114,18 @@ def read_files(connection: Connection, cfg: CfgNode) -> None:
                 found = f"a sentence without the file's name: {error}"
         except Exception:
             found = traceback.format_exc()
-        # Resident pages: where the system tells none, memory stays 0.
-        pages = int(STATM.read_text().split()[1]) if STATM.exists() else 0
-        connection.send((found, pages * resource.getpagesize()))
+        connection.send((found, memory("VmRSS"), memory("VmHWM")))
 
 
 class Reader:
-    """A child process that reads files, replaced when it dies or takes too long."""
+    """A child process that reads files, replaced when it dies or takes too long.
 
-    def __init__(self, cfg: CfgNode, seconds: float):
-        self.cfg, self.seconds = cfg, seconds
+    Attributes:
+        memory: MB that it had after each file, of the present child.
+    """
+
+    def __init__(self, cfg: CfgNode, seconds: float, most_memory: int):
+        self.cfg, self.seconds, self.most_memory = cfg, seconds, most_memory
         self._start()
 
     def _start(self) -> None:
@@ -123,21 +134,26 @@ class Reader:
         self.process = context.Process(target=read_files, args=(other, self.cfg), daemon=True)
         self.process.start()
         other.close()
+        self.memory: list[int] = []
 
-    def read(self, entry: dict, first: bool) -> tuple[str, int]:
-        """What came of it, "read" or "refused" or a finding, and the child's memory in bytes."""
+    def read(self, entry: dict) -> str:
+        """What came of it: "read", "refused" or a finding."""
         self.connection.send(entry)
+        # A new child imports torch before it reads.
+        if not self.connection.poll(self.seconds + (0 if self.memory else 60)):
+            return self._replaced(f"longer than {self.seconds} s")
         try:
-            # A new child imports torch before it reads.
-            if self.connection.poll(self.seconds + (60 if first else 0)):
-                return self.connection.recv()
-            found = f"longer than {self.seconds} s"
+            found, present, peak = self.connection.recv()
         except EOFError:
             self.process.join()
-            found = f"the process died ({self.process.exitcode})"
+            return self._replaced(f"the process died ({self.process.exitcode})")
+        self.memory.append(present)
+        return found if peak <= self.most_memory else f"{peak} MB of memory, and {found}"
+
+    def _replaced(self, found: str) -> str:
         self.process.kill()
         self._start()
-        return found, 0
+        return found
 
 
 def fuzz(args: argparse.Namespace, tell: Callable[[str], None]) -> int:
@@ -148,7 +164,7 @@ def fuzz(args: argparse.Namespace, tell: Callable[[str], None]) -> int:
     output = Path(args.output)
     output.mkdir(parents=True, exist_ok=True)
     counts: collections.Counter[tuple[str, str]] = collections.Counter()
-    reader, findings, slowest, memory, fresh = Reader(cfg, args.seconds), 0, 0.0, [], True
+    reader, findings, slowest = Reader(cfg, args.seconds, args.memory), 0, 0.0
     for number in range(args.files):
         entry = dict(entries[chance.randrange(len(entries))])
         damage_label = number % 3 == 0
@@ -162,10 +178,9 @@ def fuzz(args: argparse.Namespace, tell: Callable[[str], None]) -> int:
         if not damage_label:
             del entry["sem_seg_file_name"]
         start = time.perf_counter()
-        found, used = reader.read(entry, fresh)
-        fresh = found not in ("read", "refused") and not used
-        slowest = max(slowest, 0.0 if number == 0 else time.perf_counter() - start)
-        memory.append(used)
+        is_new = not reader.memory
+        found = reader.read(entry)
+        slowest = max(slowest, 0.0 if is_new else time.perf_counter() - start)
         counts["label" if damage_label else "image", suffix, found if found in ("read", "refused") else "finding"] += 1
         if found in ("read", "refused"):
             file.unlink()
@@ -176,9 +191,9 @@ def fuzz(args: argparse.Namespace, tell: Callable[[str], None]) -> int:
     titles = ["read", "refused", "finding"]
     rows = [[what, suffix, *(counts[what, suffix, title] for title in titles)] for what, suffix in kinds]
     tell(tabulate(rows, ["file", "as", *titles], tablefmt="github"))
-    tell(f"{args.files} files, {findings} findings; slowest {slowest:.2f} s; memory of the reading process in MB after "
-         f"{WARM_UP:.0%} of the files and at the end: {memory[int(WARM_UP * len(memory))] / 1e6:.0f}, "
-         f"{memory[-1] / 1e6:.0f}")  # fmt: skip
+    settled = reader.memory[int(WARM_UP * len(reader.memory))]
+    tell(f"{args.files} files, {findings} findings; slowest {slowest:.2f} s; memory of the reading process (the last) "
+         f"after {WARM_UP:.0%} of its files {settled} MB, at the end {reader.memory[-1]} MB")  # fmt: skip
     return findings
 
 
@@ -189,6 +204,7 @@ def main() -> int:
     parser.add_argument("--files", type=int, default=5000, help="how many (%(default)s)")
     parser.add_argument("--seed", type=int, default=0, help="of the damage (%(default)s)")
     parser.add_argument("--seconds", type=float, default=10.0, help="a file that takes longer hangs (%(default)s)")
+    parser.add_argument("--memory", type=int, default=2000, help="a file that takes more MB is a bomb (%(default)s)")
     parser.add_argument("--output", default="output/fuzz", metavar="FOLDER", help="where findings are kept")
     parser.add_argument("opts", nargs=argparse.REMAINDER, help="KEY VALUE pairs")
     args = parser.parse_args()
