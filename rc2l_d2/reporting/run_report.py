@@ -6,6 +6,7 @@ import logging
 import math
 import os
 import re
+import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -65,22 +66,27 @@ class Chart:
     svg: str
 
 
-def report_on(trainer: RC2LTrainer) -> None:
+def report_on(trainer: RC2LTrainer) -> Path | None:
     """Write the page on a run that has just ended, where TEST.REPORT asks for it and on the main process.
 
-    Whatever goes wrong is logged: the run is done.
+    Returns:
+        the file; None where there is none. Whatever goes wrong is logged, for the run is done.
     """
     if not comm.is_main_process() or not trainer.cfg.TEST.REPORT:
-        return
+        return None
     folder = trainer.cfg.OUTPUT_DIR
     try:
-        logger.info("Report: %s", write_run_report(Path(folder), teacher=trainer.teacher))
+        start = time.perf_counter()
+        path = write_run_report(Path(folder), teacher=trainer.teacher)
+        logger.info("Report, made in %.1f s: %s", time.perf_counter() - start, path)
+        return path
     except Exception as error:
         reason = " ".join(str(error).split())[:300].rstrip(".")
         logger.warning(
             "There is no report on this run (%s: %s); mend that and make it with: python tools/make_report.py %s",
             type(error).__name__, reason, folder,
         )  # fmt: skip
+        return None
 
 
 def write_run_report(folder: Path, baseline: Path | None = None, teacher: EMATeacher | None = None) -> Path:
@@ -124,7 +130,8 @@ def _page(run: RunFolder, baseline: RunFolder | None, teacher: EMATeacher | None
     """What the template is filled with."""
     tests = [_Test(run, evaluation, _of_baseline(baseline, evaluation)) for evaluation in run.evaluations()]
     tests_shown, unlabeled_shown, problems = _pictures(run, teacher)
-    by_class = {name: sorted(key for key in run.scalars if key.startswith(f"{name}-")) for name in SHARES}
+    classes = _classes(run.cfg.DATASETS.TRAIN[0])
+    by_class = {name: [label for label, _ in classes if f"{name}-{label}" in run.scalars] for name in SHARES}
     losses = _by_family(name for name in run.scalars if name == "total_loss" or name.startswith("loss_"))
     return {
         "run": run,
@@ -135,16 +142,16 @@ def _page(run: RunFolder, baseline: RunFolder | None, teacher: EMATeacher | None
         "student": STUDENT,
         "teacher": TEACHER,
         "baseline": baseline,
-        "classes": _classes(run.cfg.DATASETS.TRAIN[0]),
+        "classes": classes,
         "seconds": read_result(run.folder / "metrics.json", run.max_iter, _burn_in(run)).seconds,
         "test_pictures": tests_shown,
         "unlabeled_pictures": unlabeled_shown,
         "problems": problems,
         "telemetry": [_chart(run, name, [name]) for name in SHARES if name in run.scalars],
         "telemetry_by_class": [
-            _chart(run, f"{name}, each class", keys, [key.removeprefix(f"{name}-") for key in keys])
-            for name, keys in by_class.items()
-            if keys
+            _chart(run, f"{name}, each class", [f"{name}-{label}" for label in labels], labels)
+            for name, labels in by_class.items()
+            if labels
         ],
         "losses": [_chart(run, name, keys) for name, keys in losses.items()],
         "others": [_chart(run, name, [name]) for name in ("lr", "gradient_norm") if name in run.scalars],
