@@ -52,7 +52,7 @@ _EXPLAINED = {
     "pseudo/agreement": "of the confident positions, where the student says the same on the mixed strong view",
     "pseudo/accuracy": "of the confident positions with a label, where the pseudo label is right",
     "pseudo/precision": "the same of each class of the pseudo labels, mean over these",
-    "pseudo/recall": "of the positions of a class, those with a right and confident pseudo label, mean over the classes",
+    "pseudo/recall": "of the positions of a class, those with a right and confident pseudo label, mean over classes",
 }
 
 
@@ -219,7 +219,7 @@ def _pictures(
     if run.uses_unlabeled and run.cfg.DATASETS.UNLABELED:
         try:
             if not confidence_known:
-                raise InputError("teacher_final.pth does not have the teacher's confidences, and no checkpoint is left.")
+                raise InputError("teacher_final.pth does not have the teacher's confidences, which a checkpoint has.")
             unlabeled = unlabeled_rows(run.cfg, teacher, _PICTURES)
         except InputError as error:
             problems.append(f"There are no pictures of unlabelled images: {error}")
