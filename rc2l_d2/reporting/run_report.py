@@ -139,8 +139,6 @@ def _page(run: RunFolder, baseline: RunFolder | None, teacher: EMATeacher | None
         "method": run.cfg.MODEL.META_ARCHITECTURE,
         "palette": PALETTE,
         "tests": tests,
-        "student": STUDENT,
-        "teacher": TEACHER,
         "baseline": baseline,
         "classes": classes,
         "seconds": read_result(run.folder / "metrics.json", run.max_iter, _burn_in(run)).seconds,
