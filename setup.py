@@ -8,7 +8,7 @@ setup(
     description="RC2L: region-level contrastive and consistency learning for semi-supervised semantic segmentation",
     license="Apache-2.0",
     packages=find_packages(include=["rc2l_d2", "rc2l_d2.*"]),
-    package_data={"rc2l_d2.data": ["definitions/*.yaml"]},
+    package_data={"rc2l_d2.data": ["definitions/*.yaml"], "rc2l_d2.reporting": ["*.html"]},
     python_requires=">=3.11",
     install_requires=[
         "torch>=2.6",
@@ -21,6 +21,8 @@ setup(
         "pillow>=10",
         "pyyaml>=6",
         "matplotlib>=3.8",
+        # The page on each run; torch requires it too.
+        "jinja2>=3.1",
         "tabulate>=0.9",
         "tensorboard>=2.14",
         "termcolor>=2",

@@ -37,6 +37,7 @@ from rc2l_d2.host import (
     launch,
     setup_logger,
 )
+from rc2l_d2.reporting import note_start, report_on
 
 
 def setup(args: argparse.Namespace) -> CfgNode:
@@ -69,7 +70,9 @@ def main(args: argparse.Namespace) -> dict:
             trainer.load_for_evaluation(resume=args.resume)
             return trainer.evaluate()
         trainer.resume_or_load(resume=args.resume)
+        note_start(trainer, args.config_file, args.opts)
         trainer.train()
+        report_on(trainer)
         return trainer.last_results
     except Interrupted as end:
         if comm.is_main_process():

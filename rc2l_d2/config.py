@@ -62,6 +62,9 @@ def add_rc2l_config(cfg: CfgNode) -> CfgNode:
     cfg.TEST.SLIDING_WINDOW.CROP_SIZE = [512, 512]
     cfg.TEST.SLIDING_WINDOW.STRIDE = [341, 341]
 
+    # Whether a run ends with a page on it, OUTPUT_DIR/report.html (tools/make_report.py makes it again, or later).
+    cfg.TEST.REPORT = True
+
     # --- the region predictor (MaskFormer's keys) -----------------------------------------------------------------
     cfg.MODEL.SEM_SEG_HEAD.NAME = "RegionHead"
     # Channels of the per-pixel features F and of the mask embeddings.

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
 
-from ..host import HookBase, comm
+from ..host import HookBase, ImageList, comm
 from ..regions import Selection, TeacherView, class_confidence_sums, class_thresholds, semantic_probabilities
 from ..regions import update_class_confidence as updated_confidence
 from .batch_statistics import batch_statistics, set_batch_statistics
@@ -62,6 +63,13 @@ class EMATeacher:
         """Start again from ``student``, as after loading weights into it."""
         self.model.load_state_dict(student.state_dict())
         self.updates = 0
+
+    def look(self, samples: Sequence[dict]) -> TeacherView:
+        """What the teacher says about the weak views of samples that :class:`rc2l_d2.data.UnlabeledMapper` made."""
+        images = self.model.preprocess([sample["image"] for sample in samples])
+        inside = [sample["inside"].to(self.model.device) for sample in samples]
+        inside = ImageList.from_tensors(inside, self.model.size_divisibility, pad_value=False)
+        return self.view(images.tensor, inside.tensor)
 
     @torch.no_grad()
     def view(self, images: Tensor, inside: Tensor) -> TeacherView:

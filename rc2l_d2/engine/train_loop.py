@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from ..errors import InputError
-from ..host import CfgNode, ImageList, MetadataCatalog, SimpleTrainer, comm
+from ..host import CfgNode, MetadataCatalog, SimpleTrainer, comm
 from ..regions import (
     PseudoRegions,
     TeacherView,
@@ -123,12 +123,9 @@ class SemiSupervisedTrainer(SimpleTrainer):
     def teach(self, unlabeled: list[dict]) -> tuple[Tensor, PseudoRegions, TeacherView]:
         """Mixed strong views (B, 3, H, W), normalised, the teacher's pseudo regions of them, and its mixed view."""
         student = unwrap(self.model)
-        weak = student.preprocess([sample["image"] for sample in unlabeled]).tensor
         strong = student.preprocess([sample["strong"] for sample in unlabeled]).tensor
-        inside = [sample["inside"].to(self.device) for sample in unlabeled]
-        inside = ImageList.from_tensors(inside, student.size_divisibility, pad_value=False).tensor
 
-        view = self.teacher.view(weak, inside)
+        view = self.teacher.look(unlabeled)
         self.teacher.observe(view)
         view = select(view, self.teacher.thresholds(student.selection), student.selection.unit)
         if self.method.MEASURE_PSEUDO_LABELS:

@@ -3,13 +3,17 @@
 from .evaluator import SemanticEvaluator
 from .inference import Predictor, check_test_settings
 from .metrics import confusion_matrix, semantic_metrics
-from .overlays import draw_comparison
+from .overlays import Answers, ask, class_colors, draw_comparison, overlay
 
 __all__ = [
+    "Answers",
     "Predictor",
     "SemanticEvaluator",
+    "ask",
     "check_test_settings",
+    "class_colors",
     "confusion_matrix",
     "draw_comparison",
+    "overlay",
     "semantic_metrics",
 ]
