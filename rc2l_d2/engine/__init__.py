@@ -7,7 +7,7 @@ from .plan import describe_plan
 from .preemption import Interrupted, signals_to_children
 from .progress import ProgressBar
 from .setup import load_config
-from .solver import build_lr_scheduler, build_optimizer
+from .solver import build_lr_scheduler, build_optimizer, learning_rate
 from .train_loop import SemiSupervisedTrainer
 from .trainer import RC2LTrainer
 
@@ -22,6 +22,7 @@ __all__ = [
     "build_lr_scheduler",
     "build_optimizer",
     "describe_plan",
+    "learning_rate",
     "load_config",
     "load_model_file",
     "signals_to_children",

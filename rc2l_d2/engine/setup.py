@@ -69,6 +69,8 @@ def _check_values(cfg: CfgNode) -> None:
         "DATALOADER.MAX_BAD_SHARE": (cfg.DATALOADER.MAX_BAD_SHARE, 0, 1),
         "SOLVER.CHECKPOINT_KEEP": (cfg.SOLVER.CHECKPOINT_KEEP, 0, math.inf),
         "SOLVER.IMS_PER_PASS": (cfg.SOLVER.IMS_PER_PASS, 0, math.inf),
+        "SOLVER.REFERENCE_IMS_PER_BATCH": (cfg.SOLVER.REFERENCE_IMS_PER_BATCH, 0, math.inf),
+        "VIS_PERIOD": (cfg.VIS_PERIOD, 0, math.inf),
         "MODEL.SEM_SEG_HEAD.NUM_CLASSES": (cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES, 1, 254),
         "MODEL.RC2L.EMA_DECAY": (cfg.MODEL.RC2L.EMA_DECAY, 0, 1),
         "MODEL.RC2L.MASK_TEMPERATURE": (cfg.MODEL.RC2L.MASK_TEMPERATURE, 1e-3, math.inf),

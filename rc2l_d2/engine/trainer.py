@@ -31,7 +31,7 @@ from .ema import EMAHook, EMATeacher
 from .model_file import write_model_file
 from .preemption import Interrupted, StopOnSignal
 from .setup import build_model_or_explain
-from .solver import build_lr_scheduler, build_optimizer
+from .solver import build_lr_scheduler, build_optimizer, learning_rate
 from .step_log import LOG_PERIOD
 from .train_loop import SemiSupervisedTrainer
 
@@ -109,7 +109,14 @@ class RC2LTrainer(DefaultTrainer):
 
     def resume_or_load(self, resume: bool = True) -> None:
         """Resume from OUTPUT_DIR's last checkpoint, or start from the weights of MODEL.WEIGHTS."""
+        rates = list(self.scheduler.base_lrs)
         super().resume_or_load(resume=resume)
+        if self.scheduler.base_lrs != rates:
+            logger.warning(
+                "The run goes on with its checkpoint's learning rate, %g, not with this configuration's, %g: give "
+                "SOLVER.BASE_LR and SOLVER.IMS_PER_BATCH as before, or start a new run with these.",
+                max(self.scheduler.base_lrs), max(rates),
+            )  # fmt: skip
         if self.teacher.updates == 0:
             self.teacher.reset(unwrap(self.model))
         # With the seed that was drawn where SEED asks for one, in this run or in the one that it resumes.
@@ -204,6 +211,12 @@ class RC2LTrainer(DefaultTrainer):
 
     @classmethod
     def build_optimizer(cls, cfg: CfgNode, model: nn.Module) -> torch.optim.Optimizer:
+        if (rate := learning_rate(cfg)) != cfg.SOLVER.BASE_LR:
+            logger.info(
+                "The learning rate is %g: SOLVER.BASE_LR %g is for %d labelled images a step "
+                "(SOLVER.REFERENCE_IMS_PER_BATCH) and SOLVER.IMS_PER_BATCH is %d; a reference of 0 turns this off.",
+                rate, cfg.SOLVER.BASE_LR, cfg.SOLVER.REFERENCE_IMS_PER_BATCH, cfg.SOLVER.IMS_PER_BATCH,
+            )  # fmt: skip
         return build_optimizer(cfg, model)
 
     @classmethod
