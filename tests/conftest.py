@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import subprocess
 import sys
@@ -67,6 +68,24 @@ def tiny_options(toy_definition, tmp_path) -> list[str]:
         "DATASETS.TEST", "('tiny_val',)",
         "OUTPUT_DIR", str(tmp_path / "out"),
     ]  # fmt: skip
+
+
+@pytest.fixture
+def told():
+    """What this package logs within the test, as (level name, message), whatever handlers other tests have left."""
+    records: list[tuple[str, str]] = []
+
+    class Keep(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            records.append((record.levelname, record.getMessage()))
+
+    logger, handler = logging.getLogger("rc2l_d2"), Keep()
+    level = logger.level
+    logger.setLevel(logging.DEBUG)
+    logger.addHandler(handler)
+    yield records
+    logger.removeHandler(handler)
+    logger.setLevel(level)
 
 
 @pytest.fixture

@@ -5,17 +5,17 @@ from .ema import EMAHook, EMATeacher
 from .model_file import load_model_file
 from .plan import describe_plan
 from .preemption import Interrupted, signals_to_children
-from .progress import ProgressBar
+from .progress import PROGRESS_LOGGER
 from .setup import load_config
 from .solver import build_lr_scheduler, build_optimizer, learning_rate
 from .train_loop import SemiSupervisedTrainer
 from .trainer import RC2LTrainer
 
 __all__ = [
+    "PROGRESS_LOGGER",
     "EMAHook",
     "EMATeacher",
     "Interrupted",
-    "ProgressBar",
     "RC2LTrainer",
     "RegionCheckpointer",
     "SemiSupervisedTrainer",

@@ -19,7 +19,9 @@ from ..host import (
     META_ARCH_REGISTRY,
     CfgNode,
     DefaultTrainer,
+    JSONWriter,
     SimpleTrainer,
+    TensorboardXWriter,
     comm,
     hooks,
     inference_on_dataset,
@@ -30,6 +32,7 @@ from .checkpoint import RegionCheckpointer, unwrap
 from .ema import EMAHook, EMATeacher
 from .model_file import write_model_file
 from .preemption import Interrupted, StopOnSignal
+from .progress import ProgressLine
 from .setup import build_model_or_explain
 from .solver import build_lr_scheduler, build_optimizer, learning_rate
 from .step_log import LOG_PERIOD
@@ -172,7 +175,8 @@ class RC2LTrainer(DefaultTrainer):
 
     def build_hooks(self) -> list:
         """Detectron2's hooks in their order, with the teacher's before the checkpointer's."""
-        main, period = comm.is_main_process(), self.cfg.TEST.EVAL_PERIOD
+        main, period, solver = comm.is_main_process(), self.cfg.TEST.EVAL_PERIOD, self.cfg.SOLVER
+        unlabeled = solver.IMS_PER_BATCH_UNLABELED if self.uses_unlabeled(self.cfg) else 0
         writers = self.build_writers() if main else []
         return [
             hooks.IterationTimer(),
@@ -181,9 +185,16 @@ class RC2LTrainer(DefaultTrainer):
             hooks.PeriodicCheckpointer(self.checkpointer, self.cfg.SOLVER.CHECKPOINT_PERIOD) if main else None,
             StopOnSignal(self.checkpointer, self._trainer.log.write),
             EvaluationHook(period, self.evaluate_and_compare, self.best, writers),
+            ProgressLine(solver.IMS_PER_BATCH, unlabeled, self.cfg.MODEL.RC2L.BURN_IN_ITERS) if main else None,
             # Also after each evaluation, whose results would be lost with a run that ends before the next period does.
             hooks.PeriodicWriter(writers, math.gcd(LOG_PERIOD, period)) if main else None,
         ]
+
+    def build_writers(self) -> list:
+        """To ``metrics.json`` and TensorBoard files in OUTPUT_DIR; the log has :class:`ProgressLine`."""
+        out = self.cfg.OUTPUT_DIR
+        os.makedirs(out, exist_ok=True)
+        return [JSONWriter(os.path.join(out, "metrics.json")), TensorboardXWriter(out)]
 
     def evaluate(self) -> dict:
         """Results of student (``sem_seg``) and teacher (``sem_seg_teacher``) on DATASETS.TEST."""
