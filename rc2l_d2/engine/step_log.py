@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 import statistics
 from collections.abc import Mapping, Sequence
@@ -11,7 +12,10 @@ import torch
 from torch import Tensor
 
 from ..host import comm, get_event_storage
+from .advice import Advice
 from .telemetry import PseudoLabelTelemetry
+
+logger = logging.getLogger(__name__)
 
 # Scalars are fetched from the device and gathered over processes this often (iterations), as often as they are written.
 LOG_PERIOD = 20
@@ -34,6 +38,7 @@ class StepLog:
 
     Attributes:
         telemetry: takes the counts.
+        advice: says what looks wrong.
     """
 
     def __init__(self, class_names: Sequence[str], bears_infinite_gradients: bool = False) -> None:
@@ -43,6 +48,7 @@ class StepLog:
             bears_infinite_gradients: whether a gradient may be infinite or no number in some steps, though not in all.
         """
         self.telemetry = PseudoLabelTelemetry(class_names)
+        self.advice = Advice(class_names)
         self.bears_infinite_gradients = bears_infinite_gradients
         self._steps: list[_Step] = []
 
@@ -60,6 +66,8 @@ class StepLog:
         - ``data_time``: median over the steps of the longest wait of a process;
         - what :class:`PseudoLabelTelemetry` tells.
 
+        What :class:`Advice` finds in them is a warning in the log.
+
         Raises:
             FloatingPointError: a loss or gradient of some step is not finite on some process; raised on all of them, or
                 those of other machines would wait for that one until they time out. Names the losses and the images.
@@ -69,11 +77,15 @@ class StepLog:
         steps, counts = self._fetch()
         processes, everyones_counts = zip(*comm.all_gather((steps, counts)), strict=True)
         self._check_finite(processes)
+        scalars = _scalars(processes)
         storage = get_event_storage()
-        storage.put_scalars(**_scalars(processes))
+        storage.put_scalars(**scalars)
         totals = {name: sum(theirs[name] for theirs in everyones_counts) for name in counts}
         # Not smoothed by the writers: these are means over the period already.
         storage.put_scalars(**self.telemetry.shares(totals), smoothing_hint=False)
+        for sentence in self.advice.look(steps[-1].iteration, totals, scalars):
+            if comm.is_main_process():
+                logger.warning(sentence)
 
     def _fetch(self) -> tuple[list[_Step], dict[str, Tensor]]:
         """Steps and counts of this process, on the host by one copy; the next period begins."""

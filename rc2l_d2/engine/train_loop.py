@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from functools import partial
 
 import numpy as np
 import torch
@@ -12,10 +13,13 @@ from ..errors import InputError
 from ..host import CfgNode, ImageList, MetadataCatalog, SimpleTrainer, comm
 from ..regions import (
     PseudoRegions,
+    Regions,
     TeacherView,
+    agreement_counts,
     classmix_mask,
     coverage_counts,
     cutmix_mask,
+    label_counts,
     mix,
     pseudo_regions,
     quality_counts,
@@ -79,7 +83,8 @@ class SemiSupervisedTrainer(SimpleTrainer):
         with torch.autocast(self.device.type, self.amp_dtype, enabled=self.amp_enabled):
             if unlabeled and self.iter >= self.method.BURN_IN_ITERS:
                 strong, pseudo, view = self.teach(unlabeled)
-                losses = self.model(labeled, strong, pseudo, view, self.ramp(), self.log.telemetry.add)
+                look = partial(self.look, unlabeled, strong, pseudo)
+                losses = self.model(labeled, strong, pseudo, view, self.ramp(), look)
             else:
                 losses = self.model(labeled)
 
@@ -134,12 +139,24 @@ class SemiSupervisedTrainer(SimpleTrainer):
         self.log.telemetry.add(coverage_counts(view, pseudo))
         return strong, pseudo, view
 
+    @torch.no_grad()
+    def look(
+        self,
+        unlabeled: list[dict],
+        strong: Tensor,
+        pseudo: PseudoRegions,
+        labels: Tensor,
+        regions: Regions,
+        semantic_map: Tensor,
+    ) -> None:
+        """Note for log and pictures what went in and what came out of a step; arguments as of the student's forward."""
+        self.log.telemetry.add(agreement_counts(semantic_map, pseudo))
+        self.log.telemetry.add(label_counts(_on_mask_grid(labels, pseudo), semantic_map.shape[1]))
+
     def measure(self, pseudo: PseudoRegions, unlabeled: list[dict]) -> None:
         """Compare pseudo labels, before mixing, with the labels that the images have on disk; for the log alone."""
         labels = unwrap(self.model).preprocess_labels([sample["sem_seg"] for sample in unlabeled])
-        stride = labels.shape[-1] // pseudo.masks.shape[-1]
-        # The pixel next to the middle of each position.
-        self.log.telemetry.add(quality_counts(pseudo, labels[:, stride // 2 :: stride, stride // 2 :: stride]))
+        self.log.telemetry.add(quality_counts(pseudo, _on_mask_grid(labels, pseudo)))
 
     def mixed(self, strong: Tensor, view: TeacherView) -> tuple[Tensor, TeacherView]:
         """Strong views and teacher's view mixed by MODEL.RC2L.MIX, with the same random masks."""
@@ -173,3 +190,9 @@ class SemiSupervisedTrainer(SimpleTrainer):
         self.grad_scaler.load_state_dict(state_dict["grad_scaler"])
         if self.drawn_seed:
             self.seed = state_dict["seed"]
+
+
+def _on_mask_grid(labels: Tensor, pseudo: PseudoRegions) -> Tensor:
+    """(B, h, w) of labels (B, H, W): the pixel next to the middle of each position."""
+    stride = labels.shape[-1] // pseudo.masks.shape[-1]
+    return labels[:, stride // 2 :: stride, stride // 2 :: stride]
