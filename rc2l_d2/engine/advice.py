@@ -96,5 +96,5 @@ class Advice:
             return None
         return (
             f"The losses on labelled images have risen from {self._lowest:.3g} to {now:.3g}: the learning rate looks "
-            "too high for SOLVER.IMS_PER_BATCH. Start again with a lower SOLVER.BASE_LR or a longer SOLVER.WARMUP_ITERS."
+            "too high for SOLVER.IMS_PER_BATCH. Start again with a lower SOLVER.BASE_LR or more SOLVER.WARMUP_ITERS."
         )

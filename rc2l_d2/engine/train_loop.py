@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ..data.definition import voc_color_map
 from ..errors import InputError
 from ..host import CfgNode, ImageList, MetadataCatalog, SimpleTrainer, comm
 from ..regions import (
@@ -27,6 +28,7 @@ from ..regions import (
 )
 from .checkpoint import unwrap
 from .ema import EMATeacher
+from .pictures import TrainingPictures
 from .step_log import LOG_PERIOD, StepLog
 
 
@@ -41,7 +43,7 @@ class SemiSupervisedTrainer(SimpleTrainer):
     def __init__(self, cfg: CfgNode, model: torch.nn.Module, data_loader, optimizer, teacher: EMATeacher):
         """
         Args:
-            cfg: SEED, SOLVER.AMP, SOLVER.CLIP_GRADIENTS and MODEL.RC2L are read.
+            cfg: SEED, SOLVER.AMP, SOLVER.CLIP_GRADIENTS, MODEL.RC2L and VIS_PERIOD are read.
             model: the student, possibly wrapped for distributed training.
             data_loader: yields (labelled samples, unlabelled samples); may come later, before the first step.
             optimizer: over the student's parameters.
@@ -52,7 +54,7 @@ class SemiSupervisedTrainer(SimpleTrainer):
         """
         super().__init__(model, data_loader, optimizer)
         self.teacher = teacher
-        classes = MetadataCatalog.get(cfg.DATASETS.TRAIN[0]).get("stuff_classes") if cfg.DATASETS.TRAIN else None
+        metadata = MetadataCatalog.get(cfg.DATASETS.TRAIN[0]) if cfg.DATASETS.TRAIN else {}
         self.drawn_seed = cfg.SEED < 0
         self.seed = comm.shared_random_seed() if self.drawn_seed else cfg.SEED
         self.method = cfg.MODEL.RC2L
@@ -70,8 +72,11 @@ class SemiSupervisedTrainer(SimpleTrainer):
         scaled = self.amp_enabled and self.amp_dtype == torch.float16
         self.grad_scaler = torch.amp.GradScaler(self.device.type, enabled=scaled)
         # A scaler leaves out steps with infinite gradients now and then, to find its scale.
-        names = classes or [str(c) for c in range(cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES)]
+        classes = cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES
+        names = metadata.get("stuff_classes") or [str(c) for c in range(classes)]
         self.log = StepLog(names, bears_infinite_gradients=scaled)
+        colors = metadata.get("stuff_colors") or voc_color_map(classes)
+        self.pictures = TrainingPictures(cfg.VIS_PERIOD, colors, cfg.INPUT.FORMAT)
 
     def run_step(self) -> None:
         start = time.perf_counter()
@@ -152,6 +157,10 @@ class SemiSupervisedTrainer(SimpleTrainer):
         """Note for log and pictures what went in and what came out of a step; arguments as of the student's forward."""
         self.log.telemetry.add(agreement_counts(semantic_map, pseudo))
         self.log.telemetry.add(label_counts(_on_mask_grid(labels, pseudo), semantic_map.shape[1]))
+        if self.pictures.due(self.iter):
+            student = unwrap(self.model)
+            mixed = strong * student.pixel_std + student.pixel_mean
+            self.pictures.draw([sample["image"] for sample in unlabeled], mixed, pseudo, regions)
 
     def measure(self, pseudo: PseudoRegions, unlabeled: list[dict]) -> None:
         """Compare pseudo labels, before mixing, with the labels that the images have on disk; for the log alone."""
