@@ -43,7 +43,7 @@ def test_a_run_that_goes_well_is_told_nothing():
 ])  # fmt: skip
 def test_a_collapse_is_told_once_a_thousand_iterations_with_advice(trouble, said):
     sentences = told([WELL] * 2 + [trouble] * 60 + [WELL] * 5)
-    assert [*sentences] == [59, 1059]
+    assert [*sentences] == [159, 1159], "from iteration 59 on, when it has lasted"
     for sentence in sentences.values():
         assert all(fragment in sentence for fragment in said) and "\n" not in sentence
 
@@ -58,19 +58,23 @@ def test_what_is_no_collapse(values):
     assert told([{**WELL, **values}] * 3) == {}
 
 
+def test_what_passes_is_not_told():
+    assert told(([ONE_CLASS] * 5 + [WELL]) * 4 + [UNSURE] * 5 + [WELL]) == {}
+
+
 def test_few_images_are_put_together_before_they_are_judged():
     few = {**ONE_CLASS, "images": 10}
-    assert [*told([few] * 9)] == [79], "forty images, each time"
-    assert told([few, {**WELL, "images": 10}] * 4) == {}
+    assert [*told([few] * 10)] == [79 + 100], "four periods have forty images"
+    assert told([few, {**WELL, "images": 10}] * 10) == {}
 
 
 def test_losses_that_rise_are_told():
-    low, high = [3.0, 2.0, *[1.0] * 8], [2.5] * 6
-    sentences = told([{}] * 16, low + high)
-    assert [*sentences] == [20 * 12 + 19], "when three of five periods are high"
-    assert all(word in sentences[259] for word in ("from 1 to 2.5", "SOLVER.IMS_PER_BATCH", "SOLVER.BASE_LR"))
-    assert told([{}] * 12, [*[1.0] * 9, 5.0, 5.0, 1.0]) == {}, "two are noise"
-    assert told([{}] * 12, [*[1.0] * 6, *[1.9] * 6]) == {}
+    low, high = [3.0, 2.0, *[1.0] * 8], [2.5] * 8
+    sentences = told([{}] * 18, low + high)
+    assert [*sentences] == [20 * 12 + 19 + 100], "three of five periods are high, and it lasts"
+    assert all(word in sentences[359] for word in ("from 1 to 2.5", "SOLVER.IMS_PER_BATCH", "SOLVER.BASE_LR"))
+    assert told([{}] * 20, [*[1.0] * 9, 5.0, 5.0, *[1.0] * 9]) == {}, "two are noise"
+    assert told([{}] * 20, [*[1.0] * 6, *[1.9] * 14]) == {}
 
 
 @pytest.mark.parametrize("options, warned", [
@@ -78,7 +82,8 @@ def test_losses_that_rise_are_told():
     (("MODEL.RC2L.CONFIDENCE_THRESHOLD", "1.0"), "0.0% of the pixels"),
     ((), "'disc'"),
 ])  # fmt: skip
-def test_a_tiny_run_whose_pseudo_labels_collapse_says_so(tiny_options, request, options, warned):
+def test_a_tiny_run_whose_pseudo_labels_collapse_says_so(tiny_options, request, monkeypatch, options, warned):
+    monkeypatch.setattr("rc2l_d2.engine.advice.LASTING", 0)
     schedule = ("SOLVER.MAX_ITER", "22", "SOLVER.CHECKPOINT_PERIOD", "22", "MODEL.RC2L.BURN_IN_ITERS", "2")
     overrides = [*tiny_options, *schedule, "DATASETS.TEST", "()", *options]
     trainer = RC2LTrainer(load_config("configs/toy/rc2l_R18.yaml", overrides))

@@ -8,8 +8,9 @@ from collections.abc import Callable, Mapping, Sequence
 
 from torch import Tensor
 
-# A warning is repeated no more often than this (iterations), as long as its reason lasts.
-REMINDER_PERIOD = 1000
+# Trouble is told when it has lasted for so many iterations, and again after so many, as long as it lasts. Right after
+# burn-in a healthy teacher may be sure of the background alone, for 20 iterations on the toy set.
+LASTING, REMINDER_PERIOD = 100, 1000
 # Pseudo labels are judged on no fewer unlabelled images than this.
 _IMAGES = 40
 # Collapsed: of the positions less than this share is confident ...
@@ -34,8 +35,10 @@ class Advice:
         """``class_names``: K names."""
         self.class_names = list(class_names)
         self._counts: dict[str, Tensor] = {}
+        self._collapsed: str | None = None
         self._losses: deque[float] = deque(maxlen=_PERIODS)
         self._lowest = float("inf")
+        self._since: dict[Callable, int] = {}
         self._told: dict[Callable, int] = {}
 
     def look(self, iteration: int, counts: Mapping[str, Tensor], scalars: Mapping[str, float]) -> list[str]:
@@ -58,16 +61,23 @@ class Advice:
         due = []
         for finding in (self._collapse, self._rise):
             sentence = finding()
-            if sentence is None or iteration - self._told.get(finding, -REMINDER_PERIOD) < REMINDER_PERIOD:
+            if sentence is None:
+                self._since.pop(finding, None)
                 continue
-            self._told[finding] = iteration
-            due.append(sentence)
+            lasted = iteration - self._since.setdefault(finding, iteration)
+            silent = iteration - self._told.get(finding, -REMINDER_PERIOD)
+            if lasted >= LASTING and silent >= REMINDER_PERIOD:
+                self._told[finding] = iteration
+                due.append(sentence)
         return due
 
     def _collapse(self) -> str | None:
-        if not self._counts or self._counts["images"] < _IMAGES:
-            return None
-        counts, self._counts = self._counts, {}
+        if self._counts and self._counts["images"] >= _IMAGES:
+            counts, self._counts = self._counts, {}
+            self._collapsed = self._judge(counts)
+        return self._collapsed
+
+    def _judge(self, counts: Mapping[str, Tensor]) -> str | None:
         share = (counts["confident"] / counts["positions"].clamp_min(1)).item()
         if share < _CONFIDENT:
             return (
