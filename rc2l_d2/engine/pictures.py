@@ -14,8 +14,7 @@ from ..regions import PseudoRegions, Regions
 PICTURE_NAME = "unlabelled/weak-mixed-teacher-student"
 # A picture shows so many images of a batch, their longer side this many pixels at most, this far apart.
 _IMAGES, _SIDE, _GAP = 4, 256, 4
-# Opacity of class colours; brightness of what has none.
-_OPACITY, _SHADE = 0.6, 0.3
+_OPACITY = 0.6  # of class colours
 
 
 class TrainingPictures:
@@ -75,7 +74,7 @@ def query_map(regions: Regions) -> tuple[Tensor, Tensor]:
 def draw_views(weak: Tensor, mixed: Tensor, pseudo: Tensor, queries: Tensor, labels: Tensor, colors: Tensor) -> Tensor:
     """One row an image: weak view, mixed strong view, and over this the teacher's pseudo regions and the student's.
 
-    Regions have the colour of their class, and the student's a dark border. What is in no pseudo region is dark.
+    Regions have the colour of their class, the student's a white border too. What is in no pseudo region stays as is.
 
     Args:
         weak, mixed: (B, 3, H, W), 0 to 255, RGB.
@@ -93,8 +92,8 @@ def draw_views(weak: Tensor, mixed: Tensor, pseudo: Tensor, queries: Tensor, lab
         F.interpolate(index[:, None].float(), size=size, mode="nearest")[:, 0].long()
         for index in (pseudo, queries, labels)
     )
-    taught = _colored(mixed, pseudo, colors).where(pseudo[:, None] >= 0, _SHADE * mixed)
-    said = _colored(mixed, labels, colors) * torch.where(_borders(queries), _SHADE, 1.0)[:, None]
+    taught = _colored(mixed, pseudo, colors).where(pseudo[:, None] >= 0, mixed)
+    said = _colored(mixed, labels, colors).masked_fill(_borders(queries)[:, None], 255.0)
     rows = torch.cat([F.pad(view, (0, _GAP, 0, _GAP), value=255.0) for view in (weak, mixed, taught, said)], dim=-1)
     picture = torch.cat(list(rows), dim=-2)[:, :-_GAP, :-_GAP]
     return picture.round().clamp(0, 255).to(torch.uint8)
