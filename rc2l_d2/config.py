@@ -34,6 +34,9 @@ def add_rc2l_config(cfg: CfgNode) -> CfgNode:
     # --- solver -------------------------------------------------------------------------------------------------
     # Unlabelled images per step, over all processes (SOLVER.IMS_PER_BATCH is the labelled ones).
     cfg.SOLVER.IMS_PER_BATCH_UNLABELED = 16
+    # The SOLVER.IMS_PER_BATCH that SOLVER.BASE_LR was chosen for: with another one the learning rate is scaled in
+    # proportion. 0: it is BASE_LR whatever the batch.
+    cfg.SOLVER.REFERENCE_IMS_PER_BATCH = 0
     # Images of a process that go through the model together; 0 for all of a step. Fewer take less memory and more time
     # (each pass is repeated for its gradient); the losses, and but for batch normalisation the gradient, are the same.
     cfg.SOLVER.IMS_PER_PASS = 0

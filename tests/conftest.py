@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import subprocess
 import sys
@@ -22,7 +23,8 @@ TINY = """
     MODEL.MASK_FORMER.NUM_OBJECT_QUERIES 10 MODEL.MASK_FORMER.DEC_LAYERS 2 MODEL.MASK_FORMER.HIDDEN_DIM 32
     MODEL.MASK_FORMER.DIM_FEEDFORWARD 32 MODEL.SEM_SEG_HEAD.CONVS_DIM 32 MODEL.SEM_SEG_HEAD.MASK_DIM 32
     INPUT.CROP.SIZE (64,64) INPUT.MIN_SIZE_TRAIN (64,80) SOLVER.IMS_PER_BATCH 2 SOLVER.IMS_PER_BATCH_UNLABELED 2
-    SOLVER.MAX_ITER 6 SOLVER.WARMUP_ITERS 2 SOLVER.CHECKPOINT_PERIOD 3 TEST.EVAL_PERIOD 0 TEST.REPORT False
+    SOLVER.REFERENCE_IMS_PER_BATCH 0 SOLVER.MAX_ITER 6 SOLVER.WARMUP_ITERS 2 SOLVER.CHECKPOINT_PERIOD 3
+    TEST.EVAL_PERIOD 0 TEST.REPORT False VIS_PERIOD 0
     MODEL.RC2L.BURN_IN_ITERS 2 MODEL.RC2L.RAMP_UP_ITERS 2 MODEL.RC2L.CONFIDENCE_THRESHOLD 0.1
     MODEL.RC2L.CLASS_THRESHOLD_RATIO 0.0 MODEL.PIXEL.CONFIDENCE_THRESHOLD 0.1 MODEL.PIXEL.CLASS_THRESHOLD_RATIO 0.0
 """.split()
@@ -66,6 +68,24 @@ def tiny_options(toy_definition, tmp_path) -> list[str]:
         "DATASETS.TEST", "('tiny_val',)",
         "OUTPUT_DIR", str(tmp_path / "out"),
     ]  # fmt: skip
+
+
+@pytest.fixture
+def told():
+    """What this package logs within the test, as (level name, message), whatever handlers other tests have left."""
+    records: list[tuple[str, str]] = []
+
+    class Keep(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            records.append((record.levelname, record.getMessage()))
+
+    logger, handler = logging.getLogger("rc2l_d2"), Keep()
+    level = logger.level
+    logger.setLevel(logging.DEBUG)
+    logger.addHandler(handler)
+    yield records
+    logger.removeHandler(handler)
+    logger.setLevel(level)
 
 
 @pytest.fixture

@@ -54,6 +54,16 @@ def test_loader(tiny):
     assert all(rate > 0 for row in rows.values() for rate in row)
 
 
+def test_memory(tiny):
+    options = tiny[: tiny.index("DATASETS.DEFINITIONS")]  # it reads no data
+    at = options.index("--rounds")
+    options[at : at + 2] = ["--rounds", "1", "--crops", "64x96", "--passes", "1", "--precisions", "mixed"]
+    rows = table("memory.py", *options)
+    assert [*rows] == ["64x96"]
+    size, peak, seconds, rate = rows["64x96"]
+    assert size == 1 and 200 < peak < 5000 and seconds > 0 and rate == pytest.approx(4 / seconds, rel=0.1)
+
+
 def test_matching():
     rows = table("matching.py", "--images", "2", "--queries", "8", "--classes", "5", "--size", "16", "--rounds", "2")
     assert rows["matching"][0] > rows["matching"][1] > 0

@@ -41,7 +41,6 @@ SOURCES = [
 INDIRECT_CALLS = [
     ("DefaultTrainer.register_hooks", ("self", "hooks"), ()),
     ("DefaultTrainer.resume_or_load", ("self",), ("resume",)),
-    ("DefaultTrainer.build_writers", ("self",), ()),
     ("DefaultTrainer.train", ("self",), ()),
     ("DefaultTrainer.run_step", ("self",), ()),
     ("DefaultTrainer.state_dict", ("self",), ()),

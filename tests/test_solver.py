@@ -2,10 +2,11 @@
 
 import pytest
 import torch
+from conftest import REPO
 from torch import nn
 
 from rc2l_d2 import add_rc2l_config
-from rc2l_d2.engine import build_lr_scheduler, build_optimizer
+from rc2l_d2.engine import build_lr_scheduler, build_optimizer, learning_rate
 from rc2l_d2.errors import InputError
 from rc2l_d2.host import get_cfg
 
@@ -64,3 +65,27 @@ def test_an_unknown_name_is_told(cfg, key):
     cfg.SOLVER[key] = "nonsense"
     with pytest.raises(InputError, match=f"SOLVER.{key}.*nonsense"):
         build_lr_scheduler(cfg, build_optimizer(cfg, nn.Linear(1, 1)))
+
+
+@pytest.mark.parametrize("optimizer", ["ADAMW", "SGD"])
+@pytest.mark.parametrize(
+    "batch, reference, rate", [(4, 16, 0.25), (16, 16, 1.0), (24, 16, 1.5), (1, 3, 1 / 3), (4, 0, 1.0)]
+)
+def test_learning_rate_is_in_proportion_to_the_batch(cfg, optimizer, batch, reference, rate):
+    cfg.SOLVER.OPTIMIZER = optimizer
+    cfg.SOLVER.IMS_PER_BATCH, cfg.SOLVER.REFERENCE_IMS_PER_BATCH = batch, reference
+    assert learning_rate(cfg) == rate
+    groups = build_optimizer(cfg, Model()).param_groups
+    assert {group["lr"] for group in groups} == {rate, rate * 0.1}
+
+
+CONFIGS = [path for path in sorted((REPO / "configs").rglob("*.yaml")) if path.parent.name != "comparison"]
+
+
+@pytest.mark.parametrize("path", [path for path in CONFIGS if path.name != "dataset.yaml"], ids=lambda path: path.stem)
+def test_every_configuration_of_ours_has_the_rate_that_it_names_and_scales_it(path):
+    cfg = add_rc2l_config(get_cfg())
+    cfg.merge_from_file(str(path), allow_unsafe=False)
+    assert learning_rate(cfg) == cfg.SOLVER.BASE_LR
+    cfg.SOLVER.IMS_PER_BATCH *= 2
+    assert learning_rate(cfg) == 2 * cfg.SOLVER.BASE_LR

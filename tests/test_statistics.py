@@ -7,7 +7,7 @@ import pytest
 import torch
 from method_cases import EDGE_CASES, SIZES, arrays, edge_case, random_case, random_regions, random_view, semantic_map
 
-from rc2l_d2.regions import agreement_counts, coverage_counts, pseudo_regions, quality_counts, select
+from rc2l_d2.regions import agreement_counts, coverage_counts, label_counts, pseudo_regions, quality_counts, select
 from rc2l_d2.regions.types import PseudoRegions, TeacherView
 
 
@@ -28,10 +28,17 @@ def test_quality_by_hand():
 def test_coverage_by_hand():
     pseudo = one_row([0, 0, 2, None, None], classes=4)
     view = TeacherView(torch.zeros(1, 4, 1, 5), torch.zeros(1, 1, 1, 5), torch.tensor([[[True] * 4 + [False]]]))
-    counts = {name: count.item() for name, count in coverage_counts(view, pseudo).items()}
+    counts = {name: count.tolist() for name, count in coverage_counts(view, pseudo).items()}
     assert counts == {
-        "positions": 4, "confident": 3, "images": 1, "regions": 2, "classes": 4, "classes_present": 2
+        "positions": 4, "confident": 3, "images": 1, "regions": 2, "classes": 4, "classes_present": 2,
+        "pseudo_area": [2, 0, 1, 0],
     }  # fmt: skip
+
+
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.int64])
+def test_labels_by_hand(dtype):
+    labels = torch.tensor([[[0, 1, 1]], [[255, 4, 1]]], dtype=dtype)
+    assert label_counts(labels, 4)["label_area"].tolist() == [1, 3, 0, 0]
 
 
 @pytest.mark.parametrize("size", SIZES)
@@ -44,6 +51,7 @@ def test_counts_against_loops(size, threshold):
     scores = reference.semantic_scores(student["class_logits"], student["mask_logits"])
     labels = torch.randint(-1, size[2] + 2, view.inside.shape, generator=torch.Generator().manual_seed(0))
     asked = agreed = 0
+    claimed_of_all = [0] * size[2]
     labelled, claimed, correct = ([0] * size[2] for _ in range(3))
     for b in range(size[0]):
         for y in range(size[4]):
@@ -52,6 +60,7 @@ def test_counts_against_loops(size, threshold):
                 given = [c for c in range(size[2]) if pseudo.masks[b, c, y, x]]
                 if given:
                     asked += 1
+                    claimed_of_all[given[0]] += 1
                     agreed += reference.label_and_confidence(scores, b, y, x)[0] == given[0]
                 if 0 <= truth < size[2]:
                     labelled[truth] += 1
@@ -62,7 +71,8 @@ def test_counts_against_loops(size, threshold):
     assert (counts["asked"].item(), counts["agreed"].item()) == (asked, agreed)
     counts = {name: count.tolist() for name, count in quality_counts(pseudo, labels).items()}
     assert counts == {"labelled": labelled, "claimed": claimed, "correct": correct}
-    coverage = {name: count.item() for name, count in coverage_counts(view, pseudo).items()}
+    coverage = {name: count.tolist() for name, count in coverage_counts(view, pseudo).items()}
+    assert coverage["pseudo_area"] == pseudo.masks.sum(dim=(0, 2, 3)).tolist() == claimed_of_all
     assert coverage["confident"] == asked and coverage["positions"] == int(view.inside.sum())
     assert coverage["classes_present"] == sum(bool(pseudo.present[:, c].any()) for c in range(size[2]))
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import pytest
 import torch
 
@@ -143,11 +145,12 @@ def test_agreement_is_the_students(make_trainer):
         if isinstance(module, torch.nn.modules.batchnorm._BatchNorm):
             module.eval()
     strong, pseudo, view = step.teach(unlabeled)
-    step.model(labeled, strong, pseudo, view, 1.0, step.log.telemetry.add)
+    look = partial(step.look, unlabeled, strong, pseudo)
+    step.model(labeled, strong, pseudo, view, 1.0, look)
     assert read(step.log.telemetry)["pseudo/agreement"] > 0.99
     with torch.no_grad():
         step.model.sem_seg_head.predictor.class_embed.bias[3] += 100
-    step.model(labeled, strong, pseudo, view, 1.0, step.log.telemetry.add)
+    step.model(labeled, strong, pseudo, view, 1.0, look)
     label_3 = (pseudo.masks[:, 3].sum() / pseudo.valid.sum()).item()
     assert read(step.log.telemetry)["pseudo/agreement"] == pytest.approx(label_3, abs=0.01)
 

@@ -154,6 +154,21 @@ def test_a_seed_that_was_drawn_is_the_resumed_runs_too(make_trainer):
     assert other.data_loader.loader.dataset.seed == first.data_loader.loader.dataset.seed == first._trainer.seed
 
 
+def test_the_learning_rate_follows_the_batch_and_a_resumed_run_keeps_its_own(make_trainer, told):
+    short = ("SOLVER.MAX_ITER", "3", "DATASETS.TEST", "()", "SOLVER.REFERENCE_IMS_PER_BATCH", "4")
+    make_trainer(*short).train()
+    assert ("INFO", "The learning rate is 0.00025: SOLVER.BASE_LR 0.0005 is for 4 labelled images a step "
+            "(SOLVER.REFERENCE_IMS_PER_BATCH) and SOLVER.IMS_PER_BATCH is 2; a reference of 0 turns this off.") in told
+    told.clear()
+    make_trainer(*short).resume_or_load(resume=True)
+    assert not [message for level, message in told if level == "WARNING"]
+    other = make_trainer(*short, "SOLVER.IMS_PER_BATCH", "4")
+    other.resume_or_load(resume=True)
+    (warning,) = [message for level, message in told if level == "WARNING"]
+    assert "checkpoint's learning rate, 0.00025, not with this configuration's, 0.0005" in warning
+    assert {group["initial_lr"] for group in other.optimizer.param_groups} == {0.00025}
+
+
 @pytest.mark.parametrize("optimizer", ["ADAMW", "SGD"])
 @pytest.mark.parametrize("clipped", ["True", "False"])
 def test_a_gradient_that_is_not_finite_moves_no_weight_and_stops_the_run(make_trainer, optimizer, clipped):

@@ -45,7 +45,7 @@ def read_part(part: Part, full: bool, workers: int, seed: int) -> ScanReport:
     """Read a part's files: all of them with a progress bar, or a sample."""
     if not full:
         return part.scan(SAMPLE, seed=seed)
-    with tqdm(total=len(part.entries), desc=part.name, unit="image") as bar:
+    with tqdm(total=len(part.entries), desc=part.name, unit="image", disable=None) as bar:
         return part.scan(processes=workers, progress=bar.update)
 
 

@@ -26,7 +26,7 @@ def main() -> int:
     parser.add_argument("--size", type=int, nargs=2, default=(96, 96), metavar=("H", "W"), help="pixels")
     parser.add_argument("--seed", type=int, default=0, help="another seed, other images")
     args = parser.parse_args()
-    bar = partial(tqdm, desc="drawing", unit="image")
+    bar = partial(tqdm, desc="drawing", unit="image", disable=None)
     try:
         drawn = draw_toy_dataset(args.root, args.train, args.val, tuple(args.size), args.seed, bar)
     except InputError as error:

@@ -46,7 +46,7 @@ def class_presence(entries: Sequence[dict], num_classes: int, ignore_value: int)
         return np.bincount(label.ravel(), minlength=256)[:num_classes] > 0
 
     with ThreadPoolExecutor() as pool:
-        rows = tqdm(pool.map(classes_in, entries), total=len(entries), unit="label")
+        rows = tqdm(pool.map(classes_in, entries), total=len(entries), unit="label", disable=None)
         return np.array(list(rows)).reshape(len(entries), num_classes)
 
 

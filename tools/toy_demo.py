@@ -14,7 +14,7 @@ import sys
 import time
 
 from rc2l_d2.data.toy import draw_toy_dataset
-from rc2l_d2.engine import Interrupted, ProgressBar, RC2LTrainer, load_config
+from rc2l_d2.engine import PROGRESS_LOGGER, Interrupted, RC2LTrainer, load_config
 from rc2l_d2.errors import InputError
 from rc2l_d2.evaluation import draw_comparison
 from rc2l_d2.host import HOST, HOST_REASON, MetadataCatalog, default_setup, setup_logger
@@ -24,12 +24,12 @@ TOY_ROOT = "datasets/toy"
 
 
 def log_to_file(output_dir: str) -> None:
-    """Leave the log to log.txt; the terminal shows the progress bar and warnings."""
+    """Leave the log to log.txt; the terminal shows progress and warnings."""
     for name in ("rc2l_d2", "fvcore"):
         setup_logger(output_dir, name=name)
         for handler in logging.getLogger(name).handlers:
             if not isinstance(handler, logging.FileHandler) and getattr(handler.stream, "name", "") == "<stdout>":
-                handler.setLevel(logging.WARNING)
+                handler.addFilter(lambda record: record.levelno >= logging.WARNING or record.name == PROGRESS_LOGGER)
 
 
 def miou_by_iteration(metrics_file: str) -> dict[int, tuple[float, float]]:
@@ -72,7 +72,6 @@ def main() -> None:
     print(f"Training RC2L for {cfg.SOLVER.MAX_ITER} iterations on the {HOST} host ...")
     RC2LTrainer.check_data(cfg)
     trainer = RC2LTrainer(cfg)
-    trainer.register_hooks([ProgressBar()])
     trainer.resume_or_load(resume=False)
     note_start(trainer, args.config_file, ["OUTPUT_DIR", args.output, *args.opts])
     trainer.train()

@@ -5,24 +5,25 @@ from .ema import EMAHook, EMATeacher
 from .model_file import load_model_file
 from .plan import describe_plan
 from .preemption import Interrupted, signals_to_children
-from .progress import ProgressBar
+from .progress import PROGRESS_LOGGER
 from .setup import load_config
-from .solver import build_lr_scheduler, build_optimizer
+from .solver import build_lr_scheduler, build_optimizer, learning_rate
 from .torchrun import run_under_torchrun, started_by_torchrun
 from .train_loop import SemiSupervisedTrainer
 from .trainer import RC2LTrainer
 
 __all__ = [
+    "PROGRESS_LOGGER",
     "EMAHook",
     "EMATeacher",
     "Interrupted",
-    "ProgressBar",
     "RC2LTrainer",
     "RegionCheckpointer",
     "SemiSupervisedTrainer",
     "build_lr_scheduler",
     "build_optimizer",
     "describe_plan",
+    "learning_rate",
     "load_config",
     "load_model_file",
     "run_under_torchrun",

@@ -12,22 +12,35 @@ from ..host import CfgNode
 _NORMS = (nn.modules.batchnorm._NormBase, nn.GroupNorm, nn.LayerNorm)
 
 
+def learning_rate(cfg: CfgNode) -> float:
+    """SOLVER.BASE_LR, in proportion to SOLVER.IMS_PER_BATCH where SOLVER.REFERENCE_IMS_PER_BATCH says what it is for.
+
+    In proportion as Detectron2 scales it (``auto_scale_workers``). For AdamW, of which MaskFormer leaves the question
+    open, theory has the square root: in proportion a smaller batch, the usual case, errs on the side of a small rate.
+    """
+    solver = cfg.SOLVER
+    if not solver.REFERENCE_IMS_PER_BATCH:
+        return solver.BASE_LR
+    return solver.BASE_LR * (solver.IMS_PER_BATCH / solver.REFERENCE_IMS_PER_BATCH)
+
+
 def build_optimizer(cfg: CfgNode, model: nn.Module) -> torch.optim.Optimizer:
     """AdamW or SGD over ``model``'s trainable parameters.
 
     Biases and weights decay by SOLVER.WEIGHT_DECAY, normalisation layers by WEIGHT_DECAY_NORM, embeddings by
-    WEIGHT_DECAY_EMBED; the backbone learns at BACKBONE_MULTIPLIER times BASE_LR. Both are fused, which is faster, and
-    can leave out an update without that the host looks (their ``found_inf``).
+    WEIGHT_DECAY_EMBED; the backbone learns at BACKBONE_MULTIPLIER times :func:`learning_rate`. Both are fused, which is
+    faster, and can leave out an update without that the host looks (their ``found_inf``).
 
     Raises:
         InputError: SOLVER.OPTIMIZER is neither "ADAMW" nor "SGD".
     """
+    base = learning_rate(cfg)
     groups: dict[tuple[float, float], list[nn.Parameter]] = {}
     for module_name, module in model.named_modules():
         for parameter in module.parameters(recurse=False):
             if not parameter.requires_grad:
                 continue
-            lr, decay = cfg.SOLVER.BASE_LR, cfg.SOLVER.WEIGHT_DECAY
+            lr, decay = base, cfg.SOLVER.WEIGHT_DECAY
             if module_name.startswith("backbone"):
                 lr *= cfg.SOLVER.BACKBONE_MULTIPLIER
             if isinstance(module, _NORMS):
@@ -37,12 +50,10 @@ def build_optimizer(cfg: CfgNode, model: nn.Module) -> torch.optim.Optimizer:
             groups.setdefault((lr, decay), []).append(parameter)
     parameters = [{"params": group, "lr": lr, "weight_decay": decay} for (lr, decay), group in groups.items()]
     if cfg.SOLVER.OPTIMIZER == "ADAMW":
-        return torch.optim.AdamW(parameters, cfg.SOLVER.BASE_LR, fused=True)
+        return torch.optim.AdamW(parameters, base, fused=True)
     if cfg.SOLVER.OPTIMIZER == "SGD":
         momentum = cfg.SOLVER.MOMENTUM
-        optimizer = torch.optim.SGD(
-            parameters, cfg.SOLVER.BASE_LR, momentum=momentum, nesterov=cfg.SOLVER.NESTEROV, fused=True
-        )
+        optimizer = torch.optim.SGD(parameters, base, momentum=momentum, nesterov=cfg.SOLVER.NESTEROV, fused=True)
         if momentum:
             # Torch's own are not initialised where the first update is left out.
             for parameter in (p for group in optimizer.param_groups for p in group["params"]):

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from ..host import comm, get_event_storage
+from .advice import Advice
 from .telemetry import PseudoLabelTelemetry
 
 logger = logging.getLogger(__name__)
@@ -38,6 +39,7 @@ class StepLog:
     Attributes:
         telemetry: takes the counts.
         bad_steps: how many steps of the run were not finite and have been told.
+        advice: says what looks wrong.
     """
 
     def __init__(
@@ -50,6 +52,7 @@ class StepLog:
             max_bad_steps: how many other steps of the run may be so, with their losses or without.
         """
         self.telemetry = PseudoLabelTelemetry(class_names)
+        self.advice = Advice(class_names)
         self.bears_infinite_gradients = bears_infinite_gradients
         self.max_bad_steps = max_bad_steps
         self.bad_steps = 0
@@ -69,7 +72,8 @@ class StepLog:
         - ``data_time``: median over the steps of the longest wait of a process;
         - what :class:`PseudoLabelTelemetry` tells.
 
-        A step that is not finite, and may be, is told in the log and left out of the medians.
+        A step that is not finite, and may be, is told in the log and left out of the medians. What :class:`Advice`
+        finds is a warning there.
 
         Raises:
             FloatingPointError: a loss or gradient of some step is not finite on some process, and too many were;
@@ -81,11 +85,15 @@ class StepLog:
         steps, counts = self._fetch()
         processes, everyones_counts = zip(*comm.all_gather((steps, counts)), strict=True)
         finite = self._finite([*zip(*processes, strict=True)])
+        scalars = _scalars(finite)
         storage = get_event_storage()
-        storage.put_scalars(**_scalars(finite))
+        storage.put_scalars(**scalars)
         totals = {name: sum(theirs[name] for theirs in everyones_counts) for name in counts}
         # Not smoothed by the writers: these are means over the period already.
         storage.put_scalars(**self.telemetry.shares(totals), smoothing_hint=False)
+        for sentence in self.advice.look(steps[-1].iteration, totals, scalars):
+            if comm.is_main_process():
+                logger.warning(sentence)
 
     def _fetch(self) -> tuple[list[_Step], dict[str, Tensor]]:
         """Steps and counts of this process, on the host by one copy; the next period begins."""

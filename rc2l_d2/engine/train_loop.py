@@ -3,19 +3,24 @@
 from __future__ import annotations
 
 import time
+from functools import partial
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from ..data.definition import voc_color_map
 from ..errors import InputError
 from ..host import CfgNode, MetadataCatalog, SimpleTrainer, comm
 from ..regions import (
     PseudoRegions,
+    Regions,
     TeacherView,
+    agreement_counts,
     classmix_mask,
     coverage_counts,
     cutmix_mask,
+    label_counts,
     mix,
     pseudo_regions,
     quality_counts,
@@ -24,6 +29,7 @@ from ..regions import (
 from .batch_statistics import batch_statistics, set_batch_statistics
 from .checkpoint import unwrap
 from .ema import EMATeacher
+from .pictures import TrainingPictures
 from .step_log import LOG_PERIOD, StepLog
 
 
@@ -38,7 +44,7 @@ class SemiSupervisedTrainer(SimpleTrainer):
     def __init__(self, cfg: CfgNode, model: torch.nn.Module, data_loader, optimizer, teacher: EMATeacher):
         """
         Args:
-            cfg: SEED, SOLVER.AMP, SOLVER.CLIP_GRADIENTS and MODEL.RC2L are read.
+            cfg: SEED, SOLVER.AMP, SOLVER.CLIP_GRADIENTS, MODEL.RC2L and VIS_PERIOD are read.
             model: the student, possibly wrapped for distributed training.
             data_loader: yields (labelled samples, unlabelled samples); may come later, before the first step.
             optimizer: over the student's parameters.
@@ -49,7 +55,7 @@ class SemiSupervisedTrainer(SimpleTrainer):
         """
         super().__init__(model, data_loader, optimizer)
         self.teacher = teacher
-        classes = MetadataCatalog.get(cfg.DATASETS.TRAIN[0]).get("stuff_classes") if cfg.DATASETS.TRAIN else None
+        metadata = MetadataCatalog.get(cfg.DATASETS.TRAIN[0]) if cfg.DATASETS.TRAIN else {}
         self.drawn_seed = cfg.SEED < 0
         self.seed = comm.shared_random_seed() if self.drawn_seed else cfg.SEED
         self.method = cfg.MODEL.RC2L
@@ -67,8 +73,11 @@ class SemiSupervisedTrainer(SimpleTrainer):
         scaled = self.amp_enabled and self.amp_dtype == torch.float16
         self.grad_scaler = torch.amp.GradScaler(self.device.type, enabled=scaled)
         # A scaler leaves out steps with infinite gradients now and then, to find its scale.
-        names = classes or [str(c) for c in range(cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES)]
+        classes = cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES
+        names = metadata.get("stuff_classes") or [str(c) for c in range(classes)]
         self.log = StepLog(names, bears_infinite_gradients=scaled, max_bad_steps=cfg.SOLVER.MAX_BAD_STEPS)
+        colors = metadata.get("stuff_colors") or voc_color_map(classes)
+        self.pictures = TrainingPictures(cfg.VIS_PERIOD, colors, cfg.INPUT.FORMAT)
 
     def run_step(self) -> None:
         start = time.perf_counter()
@@ -81,7 +90,8 @@ class SemiSupervisedTrainer(SimpleTrainer):
         with torch.autocast(self.device.type, self.amp_dtype, enabled=self.amp_enabled):
             if unlabeled and self.iter >= self.method.BURN_IN_ITERS:
                 strong, pseudo, view = self.teach(unlabeled)
-                losses = self.model(labeled, strong, pseudo, view, self.ramp(), self.log.telemetry.add)
+                look = partial(self.look, unlabeled, strong, pseudo)
+                losses = self.model(labeled, strong, pseudo, view, self.ramp(), look)
             else:
                 losses = self.model(labeled)
 
@@ -135,12 +145,28 @@ class SemiSupervisedTrainer(SimpleTrainer):
         self.log.telemetry.add(coverage_counts(view, pseudo))
         return strong, pseudo, view
 
+    @torch.no_grad()
+    def look(
+        self,
+        unlabeled: list[dict],
+        strong: Tensor,
+        pseudo: PseudoRegions,
+        labels: Tensor,
+        regions: Regions,
+        semantic_map: Tensor,
+    ) -> None:
+        """Note for log and pictures what went in and what came out of a step; arguments as of the student's forward."""
+        self.log.telemetry.add(agreement_counts(semantic_map, pseudo))
+        self.log.telemetry.add(label_counts(_on_mask_grid(labels, pseudo), semantic_map.shape[1]))
+        if self.pictures.due(self.iter):
+            student = unwrap(self.model)
+            mixed = strong * student.pixel_std + student.pixel_mean
+            self.pictures.draw([sample["image"] for sample in unlabeled], mixed, pseudo, regions)
+
     def measure(self, pseudo: PseudoRegions, unlabeled: list[dict]) -> None:
         """Compare pseudo labels, before mixing, with the labels that the images have on disk; for the log alone."""
         labels = unwrap(self.model).preprocess_labels([sample["sem_seg"] for sample in unlabeled])
-        stride = labels.shape[-1] // pseudo.masks.shape[-1]
-        # The pixel next to the middle of each position.
-        self.log.telemetry.add(quality_counts(pseudo, labels[:, stride // 2 :: stride, stride // 2 :: stride]))
+        self.log.telemetry.add(quality_counts(pseudo, _on_mask_grid(labels, pseudo)))
 
     def mixed(self, strong: Tensor, view: TeacherView) -> tuple[Tensor, TeacherView]:
         """Strong views and teacher's view mixed by MODEL.RC2L.MIX, with the same random masks."""
@@ -176,3 +202,9 @@ class SemiSupervisedTrainer(SimpleTrainer):
         self.log.bad_steps = state_dict["bad_steps"]
         if self.drawn_seed:
             self.seed = state_dict["seed"]
+
+
+def _on_mask_grid(labels: Tensor, pseudo: PseudoRegions) -> Tensor:
+    """(B, h, w) of labels (B, H, W): the pixel next to the middle of each position."""
+    stride = labels.shape[-1] // pseudo.masks.shape[-1]
+    return labels[:, stride // 2 :: stride, stride // 2 :: stride]

@@ -19,7 +19,9 @@ from ..host import (
     META_ARCH_REGISTRY,
     CfgNode,
     DefaultTrainer,
+    JSONWriter,
     SimpleTrainer,
+    TensorboardXWriter,
     comm,
     hooks,
     inference_on_dataset,
@@ -30,8 +32,9 @@ from .checkpoint import RegionCheckpointer, unwrap
 from .ema import EMAHook, EMATeacher
 from .model_file import write_model_file
 from .preemption import Interrupted, StopOnSignal
+from .progress import ProgressLine
 from .setup import build_model_or_explain
-from .solver import build_lr_scheduler, build_optimizer
+from .solver import build_lr_scheduler, build_optimizer, learning_rate
 from .step_log import LOG_PERIOD
 from .train_loop import SemiSupervisedTrainer
 
@@ -114,7 +117,14 @@ class RC2LTrainer(DefaultTrainer):
 
     def resume_or_load(self, resume: bool = True) -> None:
         """Resume from OUTPUT_DIR's last checkpoint, or start from the weights of MODEL.WEIGHTS."""
+        rates = list(self.scheduler.base_lrs)
         super().resume_or_load(resume=resume)
+        if self.scheduler.base_lrs != rates:
+            logger.warning(
+                "The run goes on with its checkpoint's learning rate, %g, not with this configuration's, %g: give "
+                "SOLVER.BASE_LR and SOLVER.IMS_PER_BATCH as before, or start a new run with these.",
+                max(self.scheduler.base_lrs), max(rates),
+            )  # fmt: skip
         if self.teacher.updates == 0:
             self.teacher.reset(unwrap(self.model))
         cfg = self.cfg.clone()
@@ -169,7 +179,8 @@ class RC2LTrainer(DefaultTrainer):
 
     def build_hooks(self) -> list:
         """Detectron2's hooks in their order, with the teacher's before the checkpointer's."""
-        main, period = comm.is_main_process(), self.cfg.TEST.EVAL_PERIOD
+        main, period, solver = comm.is_main_process(), self.cfg.TEST.EVAL_PERIOD, self.cfg.SOLVER
+        unlabeled = solver.IMS_PER_BATCH_UNLABELED if self.uses_unlabeled(self.cfg) else 0
         writers = self.build_writers() if main else []
         return [
             hooks.IterationTimer(),
@@ -178,9 +189,16 @@ class RC2LTrainer(DefaultTrainer):
             hooks.PeriodicCheckpointer(self.checkpointer, self.cfg.SOLVER.CHECKPOINT_PERIOD) if main else None,
             StopOnSignal(self.checkpointer, self._trainer.log.write),
             EvaluationHook(period, self.evaluate_and_compare, self.best, writers),
+            ProgressLine(solver.IMS_PER_BATCH, unlabeled, self.cfg.MODEL.RC2L.BURN_IN_ITERS) if main else None,
             # Also after each evaluation, whose results would be lost with a run that ends before the next period does.
             hooks.PeriodicWriter(writers, math.gcd(LOG_PERIOD, period)) if main else None,
         ]
+
+    def build_writers(self) -> list:
+        """To ``metrics.json`` and TensorBoard files in OUTPUT_DIR; the log has :class:`ProgressLine`."""
+        out = self.cfg.OUTPUT_DIR
+        os.makedirs(out, exist_ok=True)
+        return [JSONWriter(os.path.join(out, "metrics.json")), TensorboardXWriter(out)]
 
     def evaluate(self) -> dict:
         """Results of student (``sem_seg``) and teacher (``sem_seg_teacher``) on DATASETS.TEST."""
@@ -208,6 +226,12 @@ class RC2LTrainer(DefaultTrainer):
 
     @classmethod
     def build_optimizer(cls, cfg: CfgNode, model: nn.Module) -> torch.optim.Optimizer:
+        if (rate := learning_rate(cfg)) != cfg.SOLVER.BASE_LR:
+            logger.info(
+                "The learning rate is %g: SOLVER.BASE_LR %g is for %d labelled images a step "
+                "(SOLVER.REFERENCE_IMS_PER_BATCH) and SOLVER.IMS_PER_BATCH is %d; a reference of 0 turns this off.",
+                rate, cfg.SOLVER.BASE_LR, cfg.SOLVER.REFERENCE_IMS_PER_BATCH, cfg.SOLVER.IMS_PER_BATCH,
+            )  # fmt: skip
         return build_optimizer(cfg, model)
 
     @classmethod

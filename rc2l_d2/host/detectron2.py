@@ -55,6 +55,6 @@ from detectron2.modeling import (
 )
 from detectron2.structures import ImageList
 from detectron2.utils import comm
-from detectron2.utils.events import EventStorage, get_event_storage
+from detectron2.utils.events import EventStorage, JSONWriter, TensorboardXWriter, get_event_storage
 from detectron2.utils.logger import setup_logger
 from detectron2.utils.visualizer import Visualizer

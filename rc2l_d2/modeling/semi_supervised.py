@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from ..host import CfgNode
-from ..regions import PseudoRegions, Regions, Selection, TeacherView, agreement_counts, semantic_probabilities
+from ..regions import PseudoRegions, Regions, Selection, TeacherView, semantic_probabilities
 from .meta_arch import RegionSegmentor
 
 
@@ -67,7 +67,7 @@ class SemiSupervisedSegmentor(RegionSegmentor):
         pseudo: PseudoRegions | None = None,
         view: TeacherView | None = None,
         ramp: float = 1.0,
-        count: Callable[[dict[str, Tensor]], None] | None = None,
+        look: Callable[[Tensor, Regions, Tensor], None] | None = None,
     ) -> dict[str, Tensor] | list[dict[str, Tensor]]:
         """In training, the losses of both streams from one pass of the student; in evaluation, as the parent's.
 
@@ -77,7 +77,8 @@ class SemiSupervisedSegmentor(RegionSegmentor):
             pseudo: the teacher's regions of the same views. None of the three before the end of burn-in.
             view: what these regions were cut from.
             ramp: factor on the unlabelled losses, 0 to 1.
-            count: takes :func:`rc2l_d2.regions.agreement_counts` of student and teacher.
+            look: is shown the labels (B, H, W), the student's regions of the mixed strong views and their semantic map
+                (B, K, h, w), and must not change them.
         """
         if not self.training or strong is None:
             return super().forward(batched_inputs)
@@ -86,8 +87,8 @@ class SemiSupervisedSegmentor(RegionSegmentor):
         regions = self.regions(torch.cat([images, strong]), supervised=len(images))
         labeled, unlabeled = regions.images(0, len(images)), regions.images(len(images), len(images) + len(strong))
         semantic_map = semantic_probabilities(unlabeled.class_logits, unlabeled.mask_logits)
-        if count is not None:
-            count(agreement_counts(semantic_map, pseudo))
+        if look is not None:
+            look(labels, unlabeled, semantic_map)
         losses = self.supervised_losses(labeled, labels)
         unlabeled_losses = self.unlabeled_losses(unlabeled, semantic_map, pseudo, view)
         return {**losses, **{name: ramp * loss for name, loss in unlabeled_losses.items()}}

@@ -19,7 +19,7 @@ from .pseudo_labels import (
     update_class_confidence,
 )
 from .semantic import semantic_probabilities, semantic_scores
-from .statistics import agreement_counts, coverage_counts, quality_counts
+from .statistics import agreement_counts, coverage_counts, label_counts, quality_counts
 from .types import PseudoRegions, Regions, Selection, TeacherView
 
 __all__ = [
@@ -35,6 +35,7 @@ __all__ = [
     "confident_cross_entropy",
     "coverage_counts",
     "cutmix_mask",
+    "label_counts",
     "masked_average_pool",
     "match_by_class",
     "mix",

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from .types import PseudoRegions, TeacherView
 
@@ -19,7 +18,8 @@ def coverage_counts(view: TeacherView, pseudo: PseudoRegions) -> dict[str, Tenso
 
     Returns:
         Scalars: "positions" inside the images, of which "confident" are in a pseudo region; "images"; their "regions";
-        "classes", K, of which "classes_present" have a region somewhere in the batch.
+        "classes", K, of which "classes_present" have a region somewhere in the batch. And (K,): "pseudo_area", the
+        confident positions by class.
     """
     images, classes = pseudo.present.shape
     confident = pseudo.valid.sum()
@@ -30,6 +30,7 @@ def coverage_counts(view: TeacherView, pseudo: PseudoRegions) -> dict[str, Tenso
         "regions": pseudo.present.sum(),
         "classes": torch.full_like(confident, classes),
         "classes_present": pseudo.present.any(dim=0).sum(),
+        "pseudo_area": pseudo.masks.bool().sum(dim=(0, 2, 3)),
     }
 
 
@@ -60,9 +61,18 @@ def quality_counts(pseudo: PseudoRegions, labels: Tensor) -> dict[str, Tensor]:
         (K,) each: "labelled", positions of each class; "claimed", confident positions given to each class whose label
         is known; "correct", those of them that are of this class.
     """
-    classes = pseudo.masks.shape[1]
-    known = (labels >= 0) & (labels < classes)
-    truth = F.one_hot(labels.long().where(known, 0), classes).movedim(-1, 1).bool() & known.unsqueeze(1)
-    claimed = pseudo.masks.bool() & known.unsqueeze(1)
+    truth = _one_hot(labels, pseudo.masks.shape[1])
+    claimed = pseudo.masks.bool() & truth.any(dim=1, keepdim=True)
     counts = {"labelled": truth, "claimed": claimed, "correct": claimed & truth}
     return {name: where.sum(dim=(0, 2, 3)) for name, where in counts.items()}
+
+
+@torch.no_grad()
+def label_counts(labels: Tensor, classes: int) -> dict[str, Tensor]:
+    """"label_area", (K,): the positions of each of the K ``classes`` in labels (B, h, w), as for quality_counts."""
+    return {"label_area": _one_hot(labels, classes).sum(dim=(0, 2, 3))}
+
+
+def _one_hot(labels: Tensor, classes: int) -> Tensor:
+    """(B, K, h, w) bool of integer labels (B, h, w); all False where the label is no class."""
+    return labels.unsqueeze(1) == torch.arange(classes, device=labels.device).view(1, -1, 1, 1)

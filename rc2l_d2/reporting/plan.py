@@ -11,7 +11,7 @@ from typing import Any
 import yaml
 
 from ..config import add_rc2l_config
-from ..engine import RC2LTrainer, load_config
+from ..engine import RC2LTrainer, learning_rate, load_config
 from ..engine.whole_files import write_text
 from ..errors import InputError
 from ..host import CfgNode, get_cfg
@@ -20,10 +20,11 @@ from .matrix import Comparison, Run
 from .results import RunResult, read_result
 
 DONE, RESUME, NEW = "done", "resume", "new"
-# What changes no result. Images and their augmentation do not depend on the workers (data/loader.py).
+# What changes no result. Images and their augmentation do not depend on the workers (data/loader.py); what a reference
+# batch does to the learning rate is in the value of SOLVER.BASE_LR here.
 _NOT_COMPARED = (
     "OUTPUT_DIR", "DATALOADER.NUM_WORKERS", "SOLVER.CHECKPOINT_PERIOD", "SOLVER.CHECKPOINT_KEEP",
-    "DATALOADER.MAX_BAD_SHARE", "TEST.REPORT", "VERSION",
+    "DATALOADER.MAX_BAD_SHARE", "SOLVER.REFERENCE_IMS_PER_BATCH", "TEST.REPORT", "VERSION", "VIS_PERIOD",
 )  # fmt: skip
 # What training on labels alone does not read, by the beginnings of keys, and what it does read of that: the teacher is
 # evaluated there too.
@@ -137,6 +138,7 @@ def _plan(run: Run, folder: Path, fingerprints: dict[str, dict[str, Any]]) -> Pl
     if len(cfg.DATASETS.TEST) != 1:
         raise InputError(f"The run '{run}': DATASETS.TEST must name one data set, the one that the table is about.")
     settings, problem = _flat(yaml.safe_load(cfg.dump())), ""
+    settings["SOLVER.BASE_LR"] = learning_rate(cfg)
     for key in _NOT_COMPARED:
         settings.pop(key, None)
     if not RC2LTrainer.uses_unlabeled(cfg):

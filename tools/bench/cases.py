@@ -1,11 +1,33 @@
-"""Random regions and teacher's views in the shapes of a training step, for benchmarks of the method's tensor code."""
+"""Random batches, regions and teacher's views in the shapes of a training step."""
 
 from __future__ import annotations
 
 import torch
 from torch.nn import functional as F
 
+from rc2l_d2.host import CfgNode
 from rc2l_d2.regions import Regions, TeacherView
+
+
+def random_batch(cfg: CfgNode, uses_unlabeled: bool) -> tuple[list[dict], list[dict]]:
+    """Labelled and unlabelled samples as the loader of ``cfg`` gives them, of noise, with blobs of all classes."""
+    generator = torch.Generator().manual_seed(0)
+    height, width = cfg.INPUT.CROP.SIZE
+
+    def image() -> torch.Tensor:
+        return torch.randint(0, 256, (3, height, width), generator=generator, dtype=torch.uint8)
+
+    def label() -> torch.Tensor:
+        coarse = torch.randint(0, cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES, (1, 1, 4, 4), generator=generator)
+        return F.interpolate(coarse.float(), size=(height, width))[0, 0].to(torch.uint8)
+
+    inside = torch.ones(height, width, dtype=torch.bool)
+    labeled = [{"file_name": "", "image": image(), "sem_seg": label()} for _ in range(cfg.SOLVER.IMS_PER_BATCH)]
+    unlabeled = [
+        {"file_name": "", "image": image(), "strong": image(), "inside": inside}
+        for _ in range(cfg.SOLVER.IMS_PER_BATCH_UNLABELED if uses_unlabeled else 0)
+    ]
+    return labeled, unlabeled
 
 
 def random_case(

@@ -13,7 +13,7 @@ from .checkpoint import DetectionCheckpointer
 from .config import CfgNode, configurable, get_cfg
 from .engine import DefaultTrainer, default_argument_parser, default_setup
 from .evaluation import inference_on_dataset, print_csv_format
-from .events import EventStorage, get_event_storage
+from .events import EventStorage, JSONWriter, TensorboardXWriter, get_event_storage
 from .image_list import ImageList
 from .launch import launch
 from .layers import Conv2d, ShapeSpec, get_norm

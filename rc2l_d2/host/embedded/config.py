@@ -146,6 +146,8 @@ def get_cfg() -> CfgNode:
                 # Test-time augmentation: lengths of the shorter side in pixels, limit of the longer one, mirrored too.
                 "AUG": {"ENABLED": False, "MIN_SIZES": tuple(range(400, 1300, 100)), "MAX_SIZE": 4000, "FLIP": True},
             },
+            # In iterations, of training pictures in TensorBoard; 0: none.
+            "VIS_PERIOD": 0,
             "OUTPUT_DIR": "./output",
             # Negative: another one each run.
             "SEED": -1,

@@ -13,7 +13,6 @@ import torch
 from . import comm
 from .checkpoint import DetectionCheckpointer
 from .config import CfgNode
-from .events import CommonMetricPrinter, EventWriter, JSONWriter, TensorboardXWriter
 from .logger import setup_logger
 from .train_loop import SimpleTrainer, TrainerBase
 
@@ -80,20 +79,11 @@ def default_setup(cfg: CfgNode, args: argparse.Namespace | None) -> None:
         torch.backends.cudnn.benchmark = cfg.CUDNN_BENCHMARK
 
 
-def default_writers(output_dir: str, max_iter: int | None = None) -> list[EventWriter]:
-    """Writers to the terminal, to ``metrics.json`` and to TensorBoard files in ``output_dir``."""
-    os.makedirs(output_dir, exist_ok=True)
-    return [
-        CommonMetricPrinter(max_iter),
-        JSONWriter(os.path.join(output_dir, "metrics.json")),
-        TensorboardXWriter(output_dir),
-    ]
-
-
 class DefaultTrainer(TrainerBase):
-    """Training, resuming and writing as a configuration describes them.
+    """Training and resuming as a configuration describes them.
 
-    Detectron2's constructor, hooks and evaluation are left out: a subclass sets the attributes and registers hooks.
+    Detectron2's constructor, hooks, writers and evaluation are left out: a subclass sets the attributes and registers
+    hooks.
 
     Attributes:
         cfg: the configuration.
@@ -117,9 +107,6 @@ class DefaultTrainer(TrainerBase):
         self.checkpointer.resume_or_load(self.cfg.MODEL.WEIGHTS, resume=resume)
         if resume and self.checkpointer.has_checkpoint():
             self.start_iter = self.iter + 1  # a checkpoint names the iteration that was done
-
-    def build_writers(self) -> list[EventWriter]:
-        return default_writers(self.cfg.OUTPUT_DIR, self.max_iter)
 
     def train(self) -> None:
         """Run the iterations from ``start_iter`` on."""

@@ -1,10 +1,8 @@
-"""Where numbers logged during training are kept, and the writers that bring them to terminal, JSON and TensorBoard."""
+"""Where numbers logged during training are kept, and the writers that bring them to JSON and TensorBoard."""
 
 from __future__ import annotations
 
-import datetime
 import json
-import logging
 from collections import defaultdict
 from functools import cached_property
 
@@ -137,30 +135,3 @@ class TensorboardXWriter(EventWriter):
     def close(self) -> None:
         if "_writer" in self.__dict__:
             self._writer.close()
-
-
-class CommonMetricPrinter(EventWriter):
-    """Logs one line: time left (if ``max_iter``, where training stops, is given), iteration, every scalar with "loss"
-    in its name, times, learning rate, GPU memory."""
-
-    def __init__(self, max_iter: int | None = None):
-        self._max_iter = max_iter
-
-    def write(self) -> None:
-        storage = get_event_storage()
-        histories = storage.histories()
-        parts = [f"iter: {storage.iter}"]
-        if self._max_iter is not None:
-            if storage.iter >= self._max_iter:  # no progress left to report
-                return
-            if "time" in histories:
-                seconds = histories["time"].median(1000) * (self._max_iter - storage.iter - 1)
-                storage.put_scalar("eta_seconds", seconds, smoothing_hint=False)
-                parts.insert(0, f"eta: {datetime.timedelta(seconds=int(seconds))}")
-        parts += [f"{name}: {storage.median(name):.4g}" for name in histories if "loss" in name]
-        parts += [f"{name}: {storage.median(name):.4f}" for name in ("time", "data_time") if name in histories]
-        if "lr" in histories:
-            parts.append(f"lr: {histories['lr'].latest():.5g}")
-        if torch.cuda.is_available():
-            parts.append(f"max_mem: {torch.cuda.max_memory_allocated() / 2**20:.0f}M")
-        logging.getLogger(__name__).info("  ".join(parts))
