@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
+from ..config_files import find_config_file
 from ..errors import InputError
 from ..host import CfgNode, DatasetCatalog, MetadataCatalog
 from .definition import DatasetDefinition, load_definition
@@ -73,12 +74,12 @@ def register_definition(path: str | os.PathLike) -> DatasetDefinition:
 
 
 def register_definitions(cfg: CfgNode) -> None:
-    """Register the YAML files of ``cfg.DATASETS.DEFINITIONS`` (relative to the current directory).
+    """Register the YAML files of ``cfg.DATASETS.DEFINITIONS`` (relative to the current directory, or the package's).
 
     Raises:
         InputError: see :func:`register_definition`.
     """
-    for path in cfg.DATASETS.DEFINITIONS:
+    for path in map(find_config_file, cfg.DATASETS.DEFINITIONS):
         if not Path(path).is_file():
             raise InputError(
                 f"DATASETS.DEFINITIONS names {path}, which is not a file (looked at {Path(path).absolute()}); correct "
