@@ -18,6 +18,7 @@ from ..errors import InputError
 from ..host import CfgNode, DatasetCatalog, MetadataCatalog
 from .definition import DatasetDefinition, load_definition
 from .file_list import JoinedList
+from .label_files import LabelFiles
 from .parts import Labels, list_entries, part_entries
 
 # Registered name -> its definition and part.
@@ -68,6 +69,7 @@ def register_definition(path: str | os.PathLike) -> DatasetDefinition:
             ignore_label=definition.ignore_value,
             evaluator_type="sem_seg",
             definition_file=str(definition.file),
+            label_files=LabelFiles.of(definition),
         )
         _REGISTERED[name] = (definition, part)
     return definition

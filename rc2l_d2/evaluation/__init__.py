@@ -3,13 +3,16 @@
 from .evaluator import SemanticEvaluator
 from .inference import Predictor, check_test_settings
 from .metrics import confusion_matrix, semantic_metrics
-from .overlays import draw_comparison
+from .overlays import classes_in, draw_comparison, draw_legend, draw_panels
 
 __all__ = [
     "Predictor",
     "SemanticEvaluator",
     "check_test_settings",
+    "classes_in",
     "confusion_matrix",
     "draw_comparison",
+    "draw_legend",
+    "draw_panels",
     "semantic_metrics",
 ]
