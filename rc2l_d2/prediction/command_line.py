@@ -20,7 +20,8 @@ A GPU is used where there is one (CUDA_VISIBLE_DEVICES= hides it). In the output
 
 Of a video the label image and maps of each frame are written, to labels/NAME/000000.png and confidence/NAME/000000;
 it is not compared. What cannot be read, or has no label to compare with, is named in the end, with exit status 2; all
-others are written. A mistake in what was given is told in one sentence, with exit status 2.
+others are written, and of a damaged video the frames before the damage. A mistake in what was given is told in one
+sentence, with exit status 2.
 """
 
 from __future__ import annotations
