@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import colorsys
-import os
 
 import cv2
 import numpy as np
@@ -21,11 +20,6 @@ class VisImage:
     def get_image(self) -> np.ndarray:
         """The picture, (H, W, 3) uint8, RGB."""
         return self._image
-
-    def save(self, filepath: str | os.PathLike) -> None:
-        """Write the picture, in the format that the name ends in; OSError if it can't be written there."""
-        if not cv2.imwrite(os.fspath(filepath), self._image[:, :, ::-1]):
-            raise OSError(f"The picture {os.fspath(filepath)} can't be written")
 
 
 class Visualizer:
