@@ -16,11 +16,15 @@ setup(
     packages=[*find_packages(include=["rc2l_d2", "rc2l_d2.*"]), "rc2l_d2.configs"],
     # configs/ is installed into the package, where rc2l_d2/config_files.py finds it; it exists once.
     package_dir={"rc2l_d2.configs": "configs"},
-    package_data={"rc2l_d2.data": ["definitions/*.yaml"], "rc2l_d2.configs": ["*.yaml", "*/*.yaml"]},
+    package_data={
+        "rc2l_d2.configs": ["*.yaml", "*/*.yaml"],
+        "rc2l_d2.data": ["definitions/*.yaml"],
+        "rc2l_d2.reporting": ["*.html"],
+    },
     entry_points={
         "console_scripts": [
-            "rc2l-train = rc2l_d2.engine.command_line:run",
-            "rc2l-predict = rc2l_d2.prediction.command_line:main",
+            "rc2l-train = rc2l_d2.commands.train:run",
+            "rc2l-predict = rc2l_d2.commands.predict:main",
         ]
     },
     # 3.11 is what it was tried with; newer ones are not refused.
@@ -36,6 +40,8 @@ setup(
         "pillow>=10",
         "pyyaml>=6",
         "matplotlib>=3.8",
+        # The page on each run; torch requires it too.
+        "jinja2>=3.1",
         "tabulate>=0.9",
         "tensorboard>=2.14",
         "termcolor>=2",

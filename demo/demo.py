@@ -9,7 +9,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from rc2l_d2.prediction.command_line import main  # noqa: E402
+from rc2l_d2.commands.predict import main  # noqa: E402
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -39,6 +39,9 @@ def add_rc2l_config(cfg: CfgNode) -> CfgNode:
     cfg.SOLVER.IMS_PER_PASS = 0
     # How many checkpoints are kept, the newest, beside that of the finished run; 0 for all.
     cfg.SOLVER.CHECKPOINT_KEEP = 0
+    # How many steps of a run may have losses that are not finite: such a step is left out, is told with its images, and
+    # one more ends the run.
+    cfg.SOLVER.MAX_BAD_STEPS = 0
     # "ADAMW" or "SGD".
     cfg.SOLVER.OPTIMIZER = "ADAMW"
     # Learning rate of the backbone relative to BASE_LR.
@@ -58,6 +61,9 @@ def add_rc2l_config(cfg: CfgNode) -> CfgNode:
     cfg.TEST.SLIDING_WINDOW.ENABLED = False
     cfg.TEST.SLIDING_WINDOW.CROP_SIZE = [512, 512]
     cfg.TEST.SLIDING_WINDOW.STRIDE = [341, 341]
+
+    # Whether a run ends with a page on it, OUTPUT_DIR/report.html (tools/make_report.py makes it again, or later).
+    cfg.TEST.REPORT = True
 
     # --- the region predictor (MaskFormer's keys) -----------------------------------------------------------------
     cfg.MODEL.SEM_SEG_HEAD.NAME = "RegionHead"

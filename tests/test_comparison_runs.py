@@ -131,6 +131,7 @@ def test_a_second_call_runs_nothing(copied):
 
 def test_complete_runs_leave_no_checkpoint(finished, copied):
     assert not list((finished[1] / "runs").rglob("*.pth")), "checkpoints of finished runs fill a disk"
+    assert not list((finished[1] / "runs").rglob("report.html")), "a page on each run, which nobody asked for"
     file, out = copied
     # Killed between the end of a run and the cleaning.
     run = out / "runs/rc2l/1_4/seed2"

@@ -67,7 +67,8 @@ def test_the_wheel_holds_all_of_the_package_and_its_configurations(wheel):
     with zipfile.ZipFile(wheel) as archive:
         inside = {name for name in archive.namelist() if ".dist-info/" not in name}
         (points,) = (archive.read(name).decode() for name in archive.namelist() if name.endswith("entry_points.txt"))
-    here = {path.relative_to(REPO) for kind in ("py", "yaml") for path in (REPO / "rc2l_d2").rglob(f"*.{kind}")}
+    files = {path for path in (REPO / "rc2l_d2").rglob("*.*") if path.is_file() and "__pycache__" not in path.parts}
+    here = {path.relative_to(REPO) for path in files}
     configs = {Path("rc2l_d2") / path.relative_to(REPO) for path in (REPO / "configs").rglob("*.yaml")}
     assert len(configs) > 10 and inside == {path.as_posix() for path in here | configs}
     assert "rc2l-train = " in points and "rc2l-predict = " in points

@@ -192,6 +192,16 @@ def test_truncated_files(tmp_path, name):
         read_image(tmp_path / name)
 
 
+def test_a_chunk_that_claims_more_than_the_file_holds_is_not_decoded(tmp_path, monkeypatch):
+    """OpenCV would first take the memory: gigabytes for a file of some bytes."""
+    data = _encoded("png")
+    place = data.index(b"IDAT") - 4
+    (tmp_path / "bomb.png").write_bytes(data[:place] + b"\xf0\0\0\0" + data[place + 4 :])
+    monkeypatch.setattr("cv2.imdecode", None)
+    with pytest.raises(InputError, match="bomb.png: the image file ends too early; "):
+        read_image(tmp_path / "bomb.png")
+
+
 def test_broken_files_are_named(tmp_path):
     (tmp_path / "half.png").write_bytes(_encoded("png")[:2000])
     (tmp_path / "empty.jpg").write_bytes(b"")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import json
 import os
+import random
 import re
 import signal
 import subprocess
@@ -45,13 +46,16 @@ class Runs:
     def __init__(self, definition: str, folder: Path):
         self.definition, self.folder = definition, folder
 
-    def start(self, name: str, processes: int, workers: int, *arguments: str) -> subprocess.Popen:
+    def start(
+        self, name: str, processes: int, workers: int, *arguments: str,
+        launcher: tuple[str, ...] = (), options: tuple[str, ...] = (),
+    ) -> subprocess.Popen:  # fmt: skip
         command = [
-            sys.executable, "train_net.py", "--config-file", "configs/toy/rc2l_R18.yaml", *arguments,
+            sys.executable, *launcher, "train_net.py", "--config-file", "configs/toy/rc2l_R18.yaml", *arguments,
             "--num-gpus", str(processes), "--dist-url", "auto", *TINY, *OPTIONS,
             "DATALOADER.NUM_WORKERS", str(workers), "DATASETS.DEFINITIONS", f"('{self.definition}',)",
             "DATASETS.TRAIN", "('tiny_labeled',)", "DATASETS.UNLABELED", "('tiny_unlabeled',)",
-            "DATASETS.TEST", "('tiny_val',)", "OUTPUT_DIR", str(self.folder / name),
+            "DATASETS.TEST", "('tiny_val',)", "OUTPUT_DIR", str(self.folder / name), *options,
         ]  # fmt: skip
         environment = {**os.environ, "OMP_NUM_THREADS": "1"}
         with open(self.folder / f"{name}.log", "a") as log:
@@ -100,11 +104,67 @@ def test_an_interrupted_run_goes_on_as_if_it_had_not_been(runs, processes, worke
     assert runs.start(name, processes, workers, "--resume").wait(300) == 0, runs.log(name)
     assert f"Starting training from iteration {start}\n" in (out / "log.txt").read_text()
 
-    one, other = (flat(torch.load(o / "model_final.pth", weights_only=True)) for o in (runs.whole(processes), out))
+    assert_same(runs.whole(processes), out, [3, 7, 12])
+
+
+def assert_same(whole: Path, out: Path, evaluations: list[int]) -> None:
+    """Bit by bit: checkpoint at the end, and evaluations."""
+    one, other = (flat(torch.load(o / "model_final.pth", weights_only=True)) for o in (whole, out))
     assert one.keys() == other.keys() and any("exp_avg" in name for name in one)
     for name, value in one.items():
         same = torch.equal(value, other[name]) if isinstance(value, torch.Tensor) else value == other[name]
         assert same, name
     # The same metrics, as text, in which a class that no image holds, NaN, is equal to itself.
-    evaluations = [evaluated(o) for o in (runs.whole(processes), out)]
-    assert [*evaluations[0]] == [3, 7, 12] and json.dumps(evaluations[0]) == json.dumps(evaluations[1])
+    both = [evaluated(o) for o in (whole, out)]
+    assert [*both[0]] == evaluations and json.dumps(both[0]) == json.dumps(both[1])
+
+
+def test_twenty_kills_lose_no_more_than_what_no_checkpoint_has(runs):
+    options = ("SOLVER.MAX_ITER", "60", "SOLVER.CHECKPOINT_PERIOD", "1", "SOLVER.CHECKPOINT_KEEP", "2")
+    options += ("TEST.EVAL_PERIOD", "0")
+    assert runs.start("in_one_piece", 1, 0, options=options).wait(300) == 0, runs.log("in_one_piece")
+    out, moments, held, in_writing = runs.folder / "killed", random.Random(0), -1, 0
+    unfinished, log = out / "checkpoint.tmp", functools.partial(runs.log, "killed")
+    for kill in range(20):
+        # Only for this test, which waits for the next one: the run itself writes over it.
+        unfinished.unlink(missing_ok=True)
+        written = log().count("Saving checkpoint") if kill else 0
+        run = runs.start("killed", 1, 0, "--resume", options=options)
+        # After none to three checkpoints; every other time within the writing of the next one.
+        written += moments.randrange(4)
+        while run.poll() is None and (
+            log().count("Starting training from") <= kill or log().count("Saving checkpoint") < written
+        ):
+            time.sleep(0.005)
+        time.sleep(moments.uniform(0, 0.1))
+        while kill % 2 and run.poll() is None and not unfinished.exists():
+            pass
+        os.killpg(run.pid, signal.SIGKILL)
+        assert run.wait(100) == -signal.SIGKILL, log()
+        in_writing += unfinished.exists()
+        starts = [int(start) for start in re.findall(r"Starting training from iteration (\d+)", log())]
+        # What a checkpoint held before this start was not lost.
+        assert len(starts) == kill + 1 and starts[-1] > held
+        pointer = out / "last_checkpoint"
+        held = int(pointer.read_text()[len("model_") : -len(".pth")]) if pointer.exists() else -1
+    assert in_writing >= 5 and held >= 10
+    assert runs.start("killed", 1, 0, "--resume", options=options).wait(300) == 0, runs.log("killed")
+    assert_same(runs.folder / "in_one_piece", out, [60])
+
+
+@pytest.mark.skipif(not Path("/proc").exists(), reason="finds torchrun's processes in /proc")
+def test_torchrun_ends_all_processes_when_one_dies_and_starts_them_again(runs):
+    out = runs.folder / "torchrun"
+    launcher = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "--max-restarts", "1")
+    run = runs.start("torchrun", 2, 0, "--resume", launcher=launcher)
+    pointer = out / "last_checkpoint"
+    end = time.monotonic() + 200
+    while not (pointer.exists() and pointer.read_text() == "model_0000007.pth") and time.monotonic() < end:
+        time.sleep(0.01)
+    workers = Path(f"/proc/{run.pid}/task/{run.pid}/children").read_text().split()
+    assert len(workers) == 2
+    os.kill(int(workers[1]), signal.SIGKILL)
+    assert run.wait(300) == 0, runs.log("torchrun")
+    told = (out / "log.txt").read_text()
+    assert "Starting training from iteration 0\n" in told and "Starting training from iteration 8\n" in told
+    assert_same(runs.whole(2), out, [3, 7, 12])

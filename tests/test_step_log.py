@@ -66,6 +66,36 @@ def test_a_gradient_that_is_not_finite_is_told_where_no_scaler_looks_for_its_sca
     assert written(log)["gradient_norm"] == 1.0
 
 
+def test_so_many_bad_steps_may_be_and_are_left_out(caplog):
+    log = StepLog(NAMES, max_bad_steps=2)
+    nan = torch.tensor(float("nan"))
+    for iteration, (loss, norm) in enumerate([(1.0, NORM), (float("nan"), nan), (3.0, NORM), (5.0, nan)]):
+        log.add(iteration, losses(ce=loss), norm, 0.0, [f"{iteration}.png"])
+    assert written(log) == {"ce": 2.0, "total_loss": 2.0, "data_time": 0.0, "gradient_norm": 1.0}
+    assert [record.getMessage() for record in caplog.records] == [
+        "Losses not finite at iteration 1: process 0: {'ce': nan}, images 1.png; the step is left out, "
+        "bad step 1 of the 2 that SOLVER.MAX_BAD_STEPS allows.",
+        "Gradient not finite at iteration 3: images 3.png; the step is left out, "
+        "bad step 2 of the 2 that SOLVER.MAX_BAD_STEPS allows.",
+    ]
+    log.add(4, losses(ce=float("inf")), nan, 0.0, ["4.png"])
+    with pytest.raises(FloatingPointError, match=r"Losses not finite at iteration 4: process 0: {'ce': inf}"):
+        written(log)
+
+
+def test_a_period_of_bad_steps_alone_has_no_losses():
+    log = StepLog(NAMES, max_bad_steps=1)
+    log.add(0, losses(ce=float("nan")), torch.tensor(float("nan")), 0.0, [])
+    assert written(log) == {}
+
+
+def test_a_bad_loss_whose_gradient_has_moved_the_weights_is_not_borne():
+    log = StepLog(NAMES, max_bad_steps=9)
+    log.add(0, losses(ce=float("inf")), NORM, 0.0, ["a.png"])
+    with pytest.raises(FloatingPointError, match="iteration 0"):
+        written(log)
+
+
 def write_on_two(folder: str) -> None:
     rank = comm.get_rank()
     log = StepLog(NAMES)

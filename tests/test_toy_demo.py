@@ -12,6 +12,7 @@ from conftest import REPO, TINY
 def test_the_demo_writes_a_true_summary_and_a_picture(tmp_path):
     out = tmp_path / "demo"
     schedule = ["SOLVER.MAX_ITER", "40", "MODEL.RC2L.BURN_IN_ITERS", "20", "TEST.EVAL_PERIOD", "20"]
+    schedule += ["TEST.REPORT", "True"]
     result = subprocess.run(
         [sys.executable, "tools/toy_demo.py", "--output", str(out), *TINY, *schedule],
         cwd=REPO, env={**os.environ, "OMP_NUM_THREADS": "1"}, capture_output=True, text=True, timeout=300,
@@ -19,6 +20,7 @@ def test_the_demo_writes_a_true_summary_and_a_picture(tmp_path):
     assert result.returncode == 0, result.stderr
     assert str(out / "summary.json") in result.stdout and str(out / "overlays.png") in result.stdout
     assert "40/40" in result.stderr, "no progress bar"
+    assert f"Report:   {out / 'report.html'}\n" in result.stdout
 
     summary = json.loads((out / "summary.json").read_text())
     evaluated = [json.loads(line) for line in (out / "metrics.json").read_text().splitlines()]
@@ -27,6 +29,7 @@ def test_the_demo_writes_a_true_summary_and_a_picture(tmp_path):
     assert summary["mIoU_student_after_burn_in"] == after_burn_in["sem_seg/mIoU"]
     assert summary["mIoU_student"] == last["sem_seg/mIoU"]
     assert summary["mIoU_teacher"] == last["sem_seg_teacher/mIoU"]
+    assert f"value='{summary['mIoU_teacher']}'" in (out / "report.html").read_text()
     ious = summary["IoU_teacher"]
     assert len(ious) == 8 and abs(sum(ious.values()) / 8 - summary["mIoU_teacher"]) < 1e-9
 

@@ -176,3 +176,28 @@ def test_a_gradient_that_is_not_finite_moves_no_weight_and_stops_the_run(make_tr
     assert not any(torch.equal(*pair) for pair in zip(weights[5], weights[6], strict=True) if pair[0].dim() > 3)
     names = sorted(os.path.basename(path) for path in trainer.checkpointer.get_all_checkpoint_files())
     assert names == ["model_0000004.pth"]
+
+
+def test_a_bad_step_that_may_be_leaves_nothing_behind_and_is_remembered(make_trainer, caplog):
+    options = ["SOLVER.MAX_ITER", "12", "SOLVER.CHECKPOINT_PERIOD", "5", "SOLVER.MAX_BAD_STEPS", "1"]
+    trainer = make_trainer(*options)
+    states = []
+
+    def once_not_a_number(module, images):
+        states.append([*map(torch.clone, [*module.parameters(), *filter(torch.is_floating_point, module.buffers())])])
+        return images[0] * (float("nan") if len(states) == 7 else 1.0)
+
+    trainer.model.backbone.register_forward_pre_hook(once_not_a_number)
+    trainer.train()
+    told = "Losses not finite at iteration 6: process 0: "
+    assert [record for record in caplog.records if record.getMessage().startswith(told)]
+    assert any(module.running_mean is not None for module in trainer.model.backbone.modules()
+               if isinstance(module, torch.nn.BatchNorm2d))  # fmt: skip
+    assert all(torch.equal(*pair) for pair in zip(states[6], states[7], strict=True))
+    assert not any(torch.equal(*pair) for pair in zip(states[7], states[8], strict=True) if pair[0].dim() > 3)
+    for model in (trainer.model, trainer.teacher.model):
+        assert all(value.isfinite().all() for value in model.state_dict().values())
+
+    resumed = make_trainer(*options)
+    resumed.resume_or_load(resume=True)
+    assert resumed._trainer.log.bad_steps == 1

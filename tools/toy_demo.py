@@ -3,7 +3,7 @@
 
     python tools/toy_demo.py [--config-file configs/toy/rc2l_R18.yaml] [--output output/demo] [KEY VALUE ...]
 
-Writes summary.json and overlays.png to the output folder, beside what every run writes.
+Writes summary.json and overlays.png to the output folder, beside what every run writes (report.html has it all).
 """
 
 import argparse
@@ -18,6 +18,7 @@ from rc2l_d2.engine import Interrupted, ProgressBar, RC2LTrainer, load_config
 from rc2l_d2.errors import InputError
 from rc2l_d2.evaluation import draw_comparison
 from rc2l_d2.host import HOST, HOST_REASON, MetadataCatalog, default_setup, setup_logger
+from rc2l_d2.reporting import note_start, report_on
 
 TOY_ROOT = "datasets/toy"
 
@@ -73,6 +74,7 @@ def main() -> None:
     trainer = RC2LTrainer(cfg)
     trainer.register_hooks([ProgressBar()])
     trainer.resume_or_load(resume=False)
+    note_start(trainer, args.config_file, ["OUTPUT_DIR", args.output, *args.opts])
     trainer.train()
 
     student, teacher = trainer.last_results["sem_seg"], trainer.last_results["sem_seg_teacher"]
@@ -97,6 +99,8 @@ def main() -> None:
 
     print(json.dumps(summary, indent=2))
     print(f"Summary:  {summary_file}\nOverlays: {overlays_file}")
+    if report := report_on(trainer):
+        print(f"Report:   {report}")
 
 
 if __name__ == "__main__":

@@ -162,11 +162,21 @@ def _equal_channels(path: str | os.PathLike, colors: np.ndarray) -> np.ndarray:
 def _ends_too_early(data: bytes) -> bool:
     """Whether a JPEG or PNG file lacks its end: OpenCV fills the rest with grey and, before version 5, says nothing."""
     if data.startswith(_PNG_START):
-        return _PNG_END not in data
+        return _png_lacks_its_end(data)
     if not data.startswith(_JPEG_START):
         return False
     # The pixels follow the header's segments, among them a thumbnail that may have an end marker of its own.
     return data.find(_JPEG_END, _jpeg_header(data)[0]) < 0
+
+
+def _png_lacks_its_end(data: bytes) -> bool:
+    """Whether a chunk goes beyond the file, or the last one is missing: OpenCV takes the memory that a chunk claims."""
+    place = len(_PNG_START)
+    while place + 12 <= len(data):  # length, type, content, checksum
+        if data[place + 4 : place + 8] == _PNG_END:
+            return False
+        place += 12 + int.from_bytes(data[place : place + 4], "big")
+    return True
 
 
 def _pixels(data: bytes) -> int:

@@ -8,6 +8,7 @@ from .preemption import Interrupted, signals_to_children
 from .progress import ProgressBar
 from .setup import load_config
 from .solver import build_lr_scheduler, build_optimizer
+from .torchrun import run_under_torchrun, started_by_torchrun
 from .train_loop import SemiSupervisedTrainer
 from .trainer import RC2LTrainer
 
@@ -24,5 +25,7 @@ __all__ = [
     "describe_plan",
     "load_config",
     "load_model_file",
+    "run_under_torchrun",
     "signals_to_children",
+    "started_by_torchrun",
 ]

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
 
-from ..host import HookBase, comm
+from ..host import HookBase, ImageList, comm
 from ..regions import Selection, TeacherView, class_confidence_sums, class_thresholds, semantic_probabilities
 from ..regions import update_class_confidence as updated_confidence
+from .batch_statistics import batch_statistics, set_batch_statistics
 
 # Confidence that every class is credited with before the teacher has been asked (our reading).
 INITIAL_CONFIDENCE = 0.7
@@ -61,6 +63,13 @@ class EMATeacher:
         """Start again from ``student``, as after loading weights into it."""
         self.model.load_state_dict(student.state_dict())
         self.updates = 0
+
+    def look(self, samples: Sequence[dict]) -> TeacherView:
+        """What the teacher says about the weak views of samples that :class:`rc2l_d2.data.UnlabeledMapper` made."""
+        images = self.model.preprocess([sample["image"] for sample in samples])
+        inside = [sample["inside"].to(self.model.device) for sample in samples]
+        inside = ImageList.from_tensors(inside, self.model.size_divisibility, pad_value=False)
+        return self.view(images.tensor, inside.tensor)
 
     @torch.no_grad()
     def view(self, images: Tensor, inside: Tensor) -> TeacherView:
@@ -122,18 +131,9 @@ class EMAHook(HookBase):
         self.student = student
 
     def after_step(self) -> None:
-        _take_statistics_of_main_process(self.student)
+        if comm.get_world_size() > 1:
+            # Each process moved them by its own images; a checkpoint will hold the main process's.
+            statistics = batch_statistics(self.student)
+            torch.distributed.broadcast(statistics, src=0)
+            set_batch_statistics(self.student, statistics)
         self.teacher.update(self.student)
-
-
-@torch.no_grad()
-def _take_statistics_of_main_process(model: nn.Module) -> None:
-    """Make batch statistics, which each process moved by its own images, those that a checkpoint will hold."""
-    if comm.get_world_size() == 1:
-        return
-    # The counters among the buffers are the same everywhere.
-    statistics = [buffer for buffer in model.buffers() if buffer.is_floating_point()]
-    flat = torch.cat([buffer.flatten() for buffer in statistics])
-    torch.distributed.broadcast(flat, src=0)
-    parts = flat.split([buffer.numel() for buffer in statistics])
-    torch._foreach_copy_(statistics, [part.view_as(mine) for part, mine in zip(parts, statistics, strict=True)])

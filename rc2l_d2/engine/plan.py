@@ -12,9 +12,17 @@ from .setup import build_model_or_explain
 
 
 def describe_plan(cfg: CfgNode) -> str:
-    """The plan of a run: host, model size, data sets found or missing, images a step, losses and schedule.
+    """The plan of a run in words, see :func:`plan_rows`, and the host that it would have."""
+    return tabulate([("host", f"{HOST} ({HOST_REASON})"), *plan_rows(cfg)], tablefmt="plain")
+
+
+def plan_rows(cfg: CfgNode) -> list[tuple[str, str]]:
+    """What a run is, in words: model size, data sets found or missing, images a step, losses and schedule.
 
     Builds the model (on the CPU, without weights), reads lists of files but no image, and never fails for missing data.
+
+    Returns:
+        pairs of what is told of, "" where it is what the row before is told of, and what it is.
     """
     cfg = cfg.clone()
     cfg.defrost()
@@ -24,7 +32,6 @@ def describe_plan(cfg: CfgNode) -> str:
     solver, method, decoder = cfg.SOLVER, cfg.MODEL.RC2L, cfg.MODEL.MASK_FORMER
 
     rows = [
-        ("host", f"{HOST} ({HOST_REASON})"),
         (
             "model",
             f"{cfg.MODEL.META_ARCHITECTURE}, ResNet-{cfg.MODEL.RESNETS.DEPTH}"
@@ -74,7 +81,7 @@ def describe_plan(cfg: CfgNode) -> str:
             )
         )
     rows.append(("output", cfg.OUTPUT_DIR))
-    return tabulate(rows, tablefmt="plain")
+    return rows
 
 
 def _weights(losses: dict[str, float]) -> str:

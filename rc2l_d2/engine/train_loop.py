@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from ..errors import InputError
-from ..host import CfgNode, ImageList, MetadataCatalog, SimpleTrainer, comm
+from ..host import CfgNode, MetadataCatalog, SimpleTrainer, comm
 from ..regions import (
     PseudoRegions,
     TeacherView,
@@ -21,6 +21,7 @@ from ..regions import (
     quality_counts,
     select,
 )
+from .batch_statistics import batch_statistics, set_batch_statistics
 from .checkpoint import unwrap
 from .ema import EMATeacher
 from .step_log import LOG_PERIOD, StepLog
@@ -67,7 +68,7 @@ class SemiSupervisedTrainer(SimpleTrainer):
         self.grad_scaler = torch.amp.GradScaler(self.device.type, enabled=scaled)
         # A scaler leaves out steps with infinite gradients now and then, to find its scale.
         names = classes or [str(c) for c in range(cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES)]
-        self.log = StepLog(names, bears_infinite_gradients=scaled)
+        self.log = StepLog(names, bears_infinite_gradients=scaled, max_bad_steps=cfg.SOLVER.MAX_BAD_STEPS)
 
     def run_step(self) -> None:
         start = time.perf_counter()
@@ -76,6 +77,7 @@ class SemiSupervisedTrainer(SimpleTrainer):
 
         # Dropout and sampled positions: drawn for this step alone, so that a resumed run draws what it would have.
         torch.manual_seed(self.seeds()[1])
+        statistics = batch_statistics(self.model)
         with torch.autocast(self.device.type, self.amp_dtype, enabled=self.amp_enabled):
             if unlabeled and self.iter >= self.method.BURN_IN_ITERS:
                 strong, pseudo, view = self.teach(unlabeled)
@@ -86,6 +88,8 @@ class SemiSupervisedTrainer(SimpleTrainer):
         self.optimizer.zero_grad()
         self.grad_scaler.scale(sum(losses.values())).backward()
         norm = self.update()
+        # What is not finite in the gradient may have been so in the forward pass.
+        set_batch_statistics(self.model, torch.where(norm.isfinite(), batch_statistics(self.model), statistics))
         files = [sample["file_name"] for sample in [*labeled, *unlabeled]]
         self.log.add(self.iter, losses, norm, data_time, files)
         done = self.iter + 1
@@ -119,12 +123,9 @@ class SemiSupervisedTrainer(SimpleTrainer):
     def teach(self, unlabeled: list[dict]) -> tuple[Tensor, PseudoRegions, TeacherView]:
         """Mixed strong views (B, 3, H, W), normalised, the teacher's pseudo regions of them, and its mixed view."""
         student = unwrap(self.model)
-        weak = student.preprocess([sample["image"] for sample in unlabeled]).tensor
         strong = student.preprocess([sample["strong"] for sample in unlabeled]).tensor
-        inside = [sample["inside"].to(self.device) for sample in unlabeled]
-        inside = ImageList.from_tensors(inside, student.size_divisibility, pad_value=False).tensor
 
-        view = self.teacher.view(weak, inside)
+        view = self.teacher.look(unlabeled)
         self.teacher.observe(view)
         view = select(view, self.teacher.thresholds(student.selection), student.selection.unit)
         if self.method.MEASURE_PSEUDO_LABELS:
@@ -166,10 +167,12 @@ class SemiSupervisedTrainer(SimpleTrainer):
         return mixing, rest
 
     def state_dict(self) -> dict:
-        return {**super().state_dict(), "grad_scaler": self.grad_scaler.state_dict(), "seed": self.seed}
+        ours = {"grad_scaler": self.grad_scaler.state_dict(), "seed": self.seed, "bad_steps": self.log.bad_steps}
+        return {**super().state_dict(), **ours}
 
     def load_state_dict(self, state_dict: dict) -> None:
         super().load_state_dict(state_dict)
         self.grad_scaler.load_state_dict(state_dict["grad_scaler"])
+        self.log.bad_steps = state_dict["bad_steps"]
         if self.drawn_seed:
             self.seed = state_dict["seed"]

@@ -107,15 +107,19 @@ class RC2LTrainer(DefaultTrainer):
         self.cfg = cfg
         self.register_hooks(self.build_hooks())
 
+    @property
+    def seed(self) -> int:
+        """SEED, or the seed that was drawn where that asks for one, in this run or in the one that it resumes."""
+        return self._trainer.seed
+
     def resume_or_load(self, resume: bool = True) -> None:
         """Resume from OUTPUT_DIR's last checkpoint, or start from the weights of MODEL.WEIGHTS."""
         super().resume_or_load(resume=resume)
         if self.teacher.updates == 0:
             self.teacher.reset(unwrap(self.model))
-        # With the seed that was drawn where SEED asks for one, in this run or in the one that it resumes.
         cfg = self.cfg.clone()
         cfg.defrost()
-        cfg.SEED = self._trainer.seed
+        cfg.SEED = self.seed
         self._trainer.data_loader = self.build_train_loader(cfg, self.start_iter)
         method = self.cfg.MODEL.RC2L
         if self.uses_unlabeled(self.cfg) and method.BURN_IN_ITERS >= self.max_iter:

@@ -15,21 +15,22 @@ from ..errors import InputError
 
 def write_checkpoint(data: dict[str, Any], path: str) -> None:
     """Write a torch file, see :func:`write_whole`."""
-    write_whole(path, lambda file: torch.save(data, file))
+    # One name for all, so that what killed runs leave behind is one file, which the next checkpoint writes over.
+    temporary = os.path.join(os.path.dirname(path), "checkpoint.tmp")
+    write_whole(path, temporary, lambda file: torch.save(data, file))
 
 
 def write_text(path: str | os.PathLike, text: str) -> None:
     """Write a text file, see :func:`write_whole`."""
-    write_whole(os.fspath(path), lambda file: file.write(text.encode()))
+    write_whole(os.fspath(path), f"{path}.tmp", lambda file: file.write(text.encode()))
 
 
-def write_whole(path: str, write: Callable[[IO[bytes]], object]) -> None:
-    """Let ``write`` fill a file under a temporary name, and rename it when all of it is on the disk.
+def write_whole(path: str, temporary: str, write: Callable[[IO[bytes]], object]) -> None:
+    """Let ``write`` fill a file under a ``temporary`` name in the same folder, and rename it when all is on the disk.
 
     Raises:
         InputError: it cannot be written, as where the disk is full; what stood at ``path`` before still does.
     """
-    temporary = f"{path}.tmp"
     try:
         with open(temporary, "wb") as file:
             write(file)

@@ -17,7 +17,7 @@ from .segmenter import Segmentation, Segmenter
 
 
 class ResultWriter:
-    """Writes to a folder; see ``command_line.py`` for the files."""
+    """Writes to a folder; see :mod:`rc2l_d2.commands.predict` for the files."""
 
     def __init__(self, output: Path, segmenter: Segmenter, labels: bool, confidence: bool, truth: Path | None):
         """
@@ -38,6 +38,7 @@ class ResultWriter:
         output.mkdir(parents=True, exist_ok=True)
         self.output = output
         self.metadata = segmenter.metadata
+        self.classes = (self.metadata.stuff_classes, np.asarray(self.metadata.stuff_colors, np.uint8))
         self.label_files = segmenter.label_files
         self.labels = labels
         self.confidence = confidence
@@ -59,7 +60,7 @@ class ResultWriter:
         self.occurred.update(occurring)
         if self.labels:
             picture = Image.fromarray(seen.labels)
-            picture.putpalette(np.asarray(self.metadata.stuff_colors, np.uint8).tobytes())
+            picture.putpalette(self.classes[1].tobytes())
             self._save(picture, f"labels/{name}.png")
         if self.confidence:
             for label in occurring:
@@ -84,12 +85,12 @@ class ResultWriter:
         names = {"file_name": str(file), "sem_seg_file_name": str(label_file)}
         check_label(label, image.shape[:2], names, len(self.metadata.stuff_classes), self.metadata.ignore_label)
         path = self._place(f"comparison/{file.stem}.png")
-        draw_panels([(image, [label, seen.labels])], ["image", "ground truth", "prediction"], self.metadata, str(path))
+        draw_panels([(image, [label, seen.labels])], ["image", "ground truth", "prediction"], *self.classes, str(path))
 
     def finish(self) -> None:
         """Write the legend of all classes that occurred."""
         if self.occurred:
-            draw_legend(self.occurred, self.metadata, str(self._place("legend.svg")))
+            draw_legend(self.occurred, *self.classes, str(self._place("legend.svg")))
 
     def _save(self, picture: Image.Image, name: str) -> None:
         picture.save(self._place(name))

@@ -14,11 +14,10 @@ import torch
 from torch import Tensor, nn
 
 from ..data import LabelFiles, TestMapper, require_registered
-from ..data.definition import voc_color_map
 from ..data.transforms import resize_image, resize_label
 from ..engine import RegionCheckpointer, load_config, load_model_file
 from ..errors import InputError
-from ..evaluation import Predictor
+from ..evaluation import Predictor, class_colors
 from ..host import CfgNode, MetadataCatalog, build_model
 
 # The scores of all classes take four bytes a pixel each. Larger pictures are asked about at this size and the answer is
@@ -70,7 +69,7 @@ class Segmenter:
         self.mapper = TestMapper(cfg)
         self.predictor = Predictor(cfg, model)
         if not metadata.get("stuff_colors"):
-            metadata.set(stuff_colors=voc_color_map(len(metadata.stuff_classes)))
+            metadata.set(stuff_colors=class_colors(metadata.name).tolist())
         self.metadata = metadata
         self.label_files = metadata.get("label_files", LabelFiles())
 

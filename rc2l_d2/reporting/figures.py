@@ -5,15 +5,17 @@ from __future__ import annotations
 from collections.abc import Mapping
 from itertools import cycle
 from pathlib import Path
-
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
+from typing import TYPE_CHECKING
 
 from .matrix import Comparison
 from .results import TEACHER, Cell, mean_and_std
 
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
 # Okabe and Ito's colours, which people of every colour vision tell apart; then again with other dashes.
-_COLORS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#000000")
+COLORS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#000000")
 _DASHES = ("-", "--", ":", "-.")
 # With more methods than this, bands over each other hide the lines.
 _MOST_BANDS = 6
@@ -22,9 +24,9 @@ _AXIS = "mIoU of the teacher (%)"
 
 def _styles(comparison: Comparison) -> dict[str, tuple[str, str]]:
     """Method -> (colour, dashes)."""
-    colors = cycle(_COLORS)
+    colors = cycle(COLORS)
     return {
-        method: (color, _DASHES[index // len(_COLORS) % len(_DASHES)])
+        method: (color, _DASHES[index // len(COLORS) % len(_DASHES)])
         for index, (method, color) in enumerate(zip(comparison.methods, colors, strict=False))
     }
 
@@ -38,7 +40,7 @@ def draw_curves(comparison: Comparison, cells: Mapping[tuple[str, str], Cell], f
     panels, references = _split(comparison)
     styles = _styles(comparison)
     bands = len(styles) <= _MOST_BANDS
-    figure = Figure(figsize=(5.2 * len(panels) + 2.2, max(4.2, 0.24 * len(styles))), layout="constrained")
+    figure = _figure(5.2 * len(panels) + 2.2, max(4.2, 0.24 * len(styles)))
     axes = figure.subplots(1, len(panels), sharey=True, squeeze=False)[0]
     handles = {}
     for axis, draw in zip(axes, panels, strict=True):
@@ -72,7 +74,7 @@ def draw_bars(comparison: Comparison, cells: Mapping[tuple[str, str], Cell], fil
     panels, references = _split(comparison)
     styles = _styles(comparison)
     rows = max(len(comparison.draws[draw].methods) for draw in panels)
-    figure = Figure(figsize=(4.6 * len(panels) + 1.6, 0.42 * rows + 1.9), layout="constrained")
+    figure = _figure(4.6 * len(panels) + 1.6, 0.42 * rows + 1.9)
     axes = figure.subplots(1, len(panels), sharex=True, squeeze=False)[0]
     for axis, draw in zip(axes, panels, strict=True):
         methods = comparison.draws[draw].methods
@@ -101,6 +103,13 @@ def draw_bars(comparison: Comparison, cells: Mapping[tuple[str, str], Cell], fil
         figure.legend(*references_shown, loc="outside lower center", frameon=False)
     figure.suptitle(f"{comparison.title}: last iteration, mean (bar) and seeds (dots)", fontsize="medium")
     figure.savefig(file, dpi=130)
+
+
+def _figure(*size: float) -> Figure:
+    # Half a second, which who draws nothing need not spend.
+    from matplotlib.figure import Figure
+
+    return Figure(figsize=size, layout="constrained")
 
 
 def _split(comparison: Comparison) -> tuple[list[str], list[str]]:

@@ -23,7 +23,7 @@ DONE, RESUME, NEW = "done", "resume", "new"
 # What changes no result. Images and their augmentation do not depend on the workers (data/loader.py).
 _NOT_COMPARED = (
     "OUTPUT_DIR", "DATALOADER.NUM_WORKERS", "SOLVER.CHECKPOINT_PERIOD", "SOLVER.CHECKPOINT_KEEP",
-    "DATALOADER.MAX_BAD_SHARE", "VERSION",
+    "DATALOADER.MAX_BAD_SHARE", "TEST.REPORT", "VERSION",
 )  # fmt: skip
 # What training on labels alone does not read, by the beginnings of keys, and what it does read of that: the teacher is
 # evaluated there too.
@@ -62,9 +62,9 @@ class PlannedRun:
         return self.folder / "metrics.json"
 
     def arguments(self, resume: bool) -> list[str]:
-        """What follows ``train_net.py`` on the command line."""
+        """What follows ``train_net.py`` on the command line; a page on each run is left to who asks for it."""
         head = ["--config-file", self.run.config, *(["--resume"] if resume else [])]
-        return [*head, *self.run.overrides, "OUTPUT_DIR", str(self.folder)]
+        return [*head, *self.run.overrides, "OUTPUT_DIR", str(self.folder), "TEST.REPORT", "False"]
 
     def result(self) -> RunResult:
         """What the run's metrics.json holds so far."""

@@ -10,6 +10,7 @@ from typing import Any
 from ..engine.whole_files import write_text
 from ..errors import InputError
 from .plan import DONE, PlannedRun, differences
+from .results import read_entries
 
 _KEYS = {"settings", "attempts", "metrics"}
 # What of a line of metrics.json a report reads (results.py), by the beginnings of keys. Telemetry is not kept.
@@ -78,11 +79,7 @@ def _read(file: Path) -> dict[str, Any]:
 def _reduced(metrics_file: Path) -> list[dict[str, float]]:
     """The lines with something to report on, and nothing else of them."""
     entries = []
-    for line in metrics_file.read_text(encoding="utf-8").splitlines():
-        try:
-            entry = json.loads(line)
-        except json.JSONDecodeError:  # A killed run left it unfinished.
-            continue
+    for entry in read_entries(metrics_file):
         kept = {key: value for key, value in entry.items() if key.startswith(_READ)}
         if len(kept) > 1:
             entries.append(kept)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 import statistics
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -77,6 +77,42 @@ class Cell:
         return {done: mean_and_std(curve[done] for curve in curves if done in curve) for done in iterations}
 
 
+def read_entries(metrics_file: Path) -> Iterator[dict[str, float]]:
+    """What the lines of a metrics.json hold, none without the file; one that a killed run left unfinished is passed
+    over."""
+    lines = metrics_file.read_text(encoding="utf-8").splitlines() if metrics_file.is_file() else []
+    for line in lines:
+        try:
+            entry = json.loads(line)
+        except json.JSONDecodeError:
+            continue
+        if isinstance(entry, dict) and "iteration" in entry:
+            yield entry
+
+
+def read_scalars(metrics_file: Path, max_iter: int) -> dict[str, dict[int, float]]:
+    """Every number of a metrics.json: its name -> iterations done -> value.
+
+    Where a number comes again for an earlier iteration, a run was resumed or a new one started in the same folder: what
+    was logged of later iterations is no part of it.
+
+    Args:
+        metrics_file: one JSON object a line; without one there are no numbers.
+        max_iter: iterations of the whole run.
+    """
+    scalars: dict[str, dict[int, float]] = {}
+    for entry in read_entries(metrics_file):
+        done = _iterations_done(entry, max_iter)
+        values = {name: value for name, value in entry.items() if name != "iteration"}
+        # By the numbers, not by the lines: one writing may put a later iteration's line before an earlier one's.
+        if any(done <= next(reversed(scalars[name])) for name in values if name in scalars):
+            kept = {name: {i: x for i, x in known.items() if i <= done} for name, known in scalars.items()}
+            scalars = {name: known for name, known in kept.items() if known}
+        for name, value in values.items():
+            scalars.setdefault(name, {})[done] = value
+    return scalars
+
+
 def read_result(metrics_file: Path, max_iter: int, burn_in: int) -> RunResult:
     """Read a run's metrics.json; a file that does not exist is a run that was never evaluated.
 
@@ -90,14 +126,8 @@ def read_result(metrics_file: Path, max_iter: int, burn_in: int) -> RunResult:
     evaluations: dict[int, dict[str, float]] = {}
     seconds: dict[int, float] = {}
     iterations = 0
-    lines = metrics_file.read_text(encoding="utf-8").splitlines() if metrics_file.is_file() else []
-    for line in lines:
-        try:
-            entry = json.loads(line)
-        except json.JSONDecodeError:
-            continue
-        # Within training a line names the iteration that was just done, after training the one that would be next.
-        done = min(entry["iteration"] + 1, max_iter)
+    for entry in read_entries(metrics_file):
+        done = _iterations_done(entry, max_iter)
         iterations = max(iterations, done)
         if f"{STUDENT}/mIoU" in entry:
             evaluations[done] = {key: value for key, value in entry.items() if key.startswith(STUDENT)}
@@ -105,6 +135,11 @@ def read_result(metrics_file: Path, max_iter: int, burn_in: int) -> RunResult:
         if "time" in entry and done - LOG_PERIOD >= burn_in:
             seconds[done] = entry["time"]
     return RunResult(evaluations, max_iter, iterations, statistics.median(seconds.values()) if seconds else None)
+
+
+def _iterations_done(entry: Mapping[str, float], max_iter: int) -> int:
+    # Within training a line names the iteration that was just done, after training the one that would be next.
+    return min(int(entry["iteration"]) + 1, max_iter)
 
 
 def mean_and_std(values: Iterable[float]) -> tuple[float, float]:

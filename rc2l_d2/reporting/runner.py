@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-import datetime
-import fcntl
 import os
-import platform
 import shlex
 import signal
 import subprocess
@@ -15,13 +12,11 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any
-
-import torch
+from typing import IO
 
 from ..errors import InputError
-from ..host import HOST
 from .plan import DONE, RESUME, PlannedRun, write_record
+from .provenance import environment, usable_cores
 from .results import TEACHER
 
 # Seconds between two looks at the running processes, between two lines on how far they are, and that a process has to
@@ -139,6 +134,8 @@ class Runner:
 @contextlib.contextmanager
 def _locked(folder: Path) -> Iterator[int]:
     """A lock on the folder, held as long as this process or one that was given the descriptor lives."""
+    import fcntl  # not on Windows, where the rest of this package can be imported
+
     try:
         folder.mkdir(parents=True, exist_ok=True)
         descriptor = os.open(folder / ".lock", os.O_RDWR | os.O_CREAT, 0o644)
@@ -192,48 +189,3 @@ def _stop(active: Sequence[_Active]) -> None:
                 job.process.wait(_GRACE)
     for job in active:
         job.log.close()
-
-
-def usable_cores() -> int:
-    """Processor cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-def environment(repository: Path) -> dict[str, Any]:
-    """What a run started now is made with: commit, host, hardware, versions and date, each a line of text."""
-    return {
-        "commit": commit(repository),
-        "host": HOST,
-        "hardware": hardware(),
-        "torch": torch.__version__,
-        "python": platform.python_version(),
-        "date": datetime.date.today().isoformat(),
-    }
-
-
-def commit(repository: Path) -> str:
-    """The commit that is checked out, with "-dirty" where tracked files differ from it; "unknown" outside of git."""
-
-    def git(*words: str) -> str:
-        command = ["git", "-C", str(repository), *words]
-        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
-
-    try:
-        return git("rev-parse", "--short=12", "HEAD") + ("-dirty" if git("status", "--porcelain", "-uno") else "")
-    except (OSError, subprocess.CalledProcessError):
-        return "unknown"
-
-
-def hardware() -> str:
-    """GPUs where there are some, else the processor; and its usable cores."""
-    names = [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())]
-    return f"{', '.join([*names, _processor()])}, {usable_cores()} cores"
-
-
-def _processor() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-    except OSError:
-        lines = []
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return (names or [platform.processor() or platform.machine()])[0]

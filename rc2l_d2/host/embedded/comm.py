@@ -30,6 +30,10 @@ def get_local_rank() -> int:
     return int(os.environ["LOCAL_RANK"]) if _initialized() else 0
 
 
+def create_local_process_group(num_workers_per_machine: int) -> None:
+    """Nothing to do: :func:`get_local_rank` is told by who started the processes."""
+
+
 def is_main_process() -> bool:
     """Whether this is the process that logs and writes files."""
     return get_rank() == 0

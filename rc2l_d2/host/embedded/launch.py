@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import gc
 import os
 import socket
 from collections.abc import Callable
-from datetime import timedelta
 
-import torch
-import torch.distributed as dist
 import torch.multiprocessing as mp
 
+from ..process import run_process
 from . import comm
 
 
@@ -25,8 +22,7 @@ def launch(
 ) -> None:
     """Call ``main_func(*args)`` in every process of a run; to be called on each machine.
 
-    A single process runs here, without a group. Several are spawned, so ``main_func`` and ``args`` must be picklable,
-    and talk by NCCL where CUDA is available, else by gloo.
+    A single process runs here, without a group. Several are spawned, so ``main_func`` and ``args`` must be picklable.
 
     Args:
         num_gpus_per_machine: processes per machine: at most its GPUs, or any number on CPU.
@@ -50,24 +46,6 @@ def launch(
 
 
 def _worker(local_rank, main_func, world_size, num_gpus_per_machine, machine_rank, dist_url, args):
-    has_gpu = torch.cuda.is_available()
-    if has_gpu:
-        gpus = torch.cuda.device_count()
-        assert num_gpus_per_machine <= gpus, f"{num_gpus_per_machine} processes asked for, but there are {gpus} GPUs."
-        torch.cuda.set_device(local_rank)
     os.environ["LOCAL_RANK"] = str(local_rank)
-    dist.init_process_group(
-        backend="nccl" if has_gpu else "gloo",
-        init_method=dist_url,
-        world_size=world_size,
-        rank=machine_rank * num_gpus_per_machine + local_rank,
-        timeout=timedelta(minutes=30),
-    )
-    comm.synchronize()
-    main_func(*args)
-    # What is left of the model in reference cycles goes while the interpreter still runs: threads of torch that free
-    # Python objects later, at its end, abort the process now and then.
-    gc.collect()
-    # All together, for rank 0 holds the store; and not after a failure, when other members may still wait.
-    comm.synchronize()
-    dist.destroy_process_group()
+    rank = machine_rank * num_gpus_per_machine + local_rank
+    run_process(comm, num_gpus_per_machine, main_func, args, init_method=dist_url, world_size=world_size, rank=rank)

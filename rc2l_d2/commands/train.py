@@ -12,6 +12,15 @@ import torch
 
 from ..config_files import find_config_file
 from ..data import dead_worker
+from ..engine import (
+    Interrupted,
+    RC2LTrainer,
+    describe_plan,
+    load_config,
+    run_under_torchrun,
+    signals_to_children,
+    started_by_torchrun,
+)
 from ..errors import InputError
 from ..host import (
     HOST,
@@ -23,10 +32,7 @@ from ..host import (
     launch,
     setup_logger,
 )
-from .plan import describe_plan
-from .preemption import Interrupted, signals_to_children
-from .setup import load_config
-from .trainer import RC2LTrainer
+from ..reporting import note_start, report_on
 
 # As it was called: train_net.py in a checkout, rc2l-train where the package is installed.
 _NAME = os.path.basename(sys.argv[0])
@@ -63,7 +69,9 @@ def main(args: argparse.Namespace) -> dict:
             trainer.load_for_evaluation(resume=args.resume)
             return trainer.evaluate()
         trainer.resume_or_load(resume=args.resume)
+        note_start(trainer, args.config_file, args.opts)
         trainer.train()
+        report_on(trainer)
         return trainer.last_results
     except Interrupted as end:
         if comm.is_main_process():
@@ -89,6 +97,9 @@ def run() -> None:
         except InputError as error:
             print(f"{_NAME}: {error}", file=sys.stderr)
             sys.exit(2)
+        return
+    if started_by_torchrun():
+        run_under_torchrun(main, (args,))
         return
     if torch.cuda.is_available() and args.num_gpus > torch.cuda.device_count():
         parser.error(

@@ -38,10 +38,10 @@ from tqdm import tqdm
 from ..data import read_image
 from ..errors import InputError
 from ..host import setup_logger
-from .inputs import find_inputs, is_video, output_name
-from .results import ResultWriter
-from .segmenter import Segmenter, load_checkpoint, load_weights
-from .video import VideoReader, VideoWriter
+from ..prediction import Segmenter, load_checkpoint, load_weights
+from ..prediction.inputs import find_inputs, is_video, output_name
+from ..prediction.results import ResultWriter
+from ..prediction.video import VideoReader, VideoWriter
 
 
 def segment_picture(file: Path, segmenter: Segmenter, results: ResultWriter) -> None:

@@ -1,0 +1,42 @@
+"""What each of several processes of a run does around its work, whoever started it."""
+
+from __future__ import annotations
+
+import gc
+import os
+from collections.abc import Callable
+from datetime import timedelta
+from types import ModuleType
+
+import torch
+import torch.distributed as dist
+
+
+def run_process(comm: ModuleType, local_world_size: int, main_func: Callable, args: tuple, **group) -> None:
+    """Join the other processes, call ``main_func(*args)`` and leave together with them.
+
+    They talk by NCCL where CUDA is available, each with the GPU of its LOCAL_RANK (environment), else by gloo.
+
+    Args:
+        comm: the host's.
+        local_world_size: processes on this machine.
+        group: where they meet, in the words of ``torch.distributed.init_process_group``.
+
+    Raises:
+        AssertionError: there are more processes than GPUs.
+    """
+    has_gpu = torch.cuda.is_available()
+    if has_gpu:
+        gpus = torch.cuda.device_count()
+        assert local_world_size <= gpus, f"{local_world_size} processes asked for, but there are {gpus} GPUs."
+        torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
+    dist.init_process_group(backend="nccl" if has_gpu else "gloo", timeout=timedelta(minutes=30), **group)
+    comm.create_local_process_group(local_world_size)
+    comm.synchronize()
+    main_func(*args)
+    # What is left of the model in reference cycles goes while the interpreter still runs: threads of torch that free
+    # Python objects later, at its end, abort the process now and then.
+    gc.collect()
+    # All together, for rank 0 holds the store; and not after a failure, when other members may still wait.
+    comm.synchronize()
+    dist.destroy_process_group()
