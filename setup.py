@@ -1,20 +1,39 @@
 """Installs rc2l_d2. Detectron2 is optional and comes by its own instructions, never from here."""
 
+import re
+from pathlib import Path
+
 from setuptools import find_packages, setup
+
+# Read, not imported: importing the package takes torch, which need not be there yet.
+VERSION = re.search(r'^__version__ = "(.+)"$', Path("rc2l_d2/__init__.py").read_text(encoding="utf-8"), re.MULTILINE)[1]
 
 setup(
     name="rc2l_d2",
-    version="0.1.0",
+    version=VERSION,
     description="RC2L: region-level contrastive and consistency learning for semi-supervised semantic segmentation",
     license="Apache-2.0",
-    packages=find_packages(include=["rc2l_d2", "rc2l_d2.*"]),
-    package_data={"rc2l_d2.data": ["definitions/*.yaml"], "rc2l_d2.reporting": ["*.html"]},
+    packages=[*find_packages(include=["rc2l_d2", "rc2l_d2.*"]), "rc2l_d2.configs"],
+    # configs/ is installed into the package, where rc2l_d2/config_files.py finds it; it exists once.
+    package_dir={"rc2l_d2.configs": "configs"},
+    package_data={
+        "rc2l_d2.configs": ["*.yaml", "*/*.yaml"],
+        "rc2l_d2.data": ["definitions/*.yaml"],
+        "rc2l_d2.reporting": ["*.html"],
+    },
+    entry_points={
+        "console_scripts": [
+            "rc2l-train = rc2l_d2.commands.train:run",
+            "rc2l-predict = rc2l_d2.commands.predict:main",
+        ]
+    },
+    # 3.11 is what it was tried with; newer ones are not refused.
     python_requires=">=3.11",
+    classifiers=["Programming Language :: Python :: 3.11"],
     install_requires=[
         "torch>=2.6",
         "fvcore>=0.1.5.post20221221",
         "iopath>=0.1.9",
-        "pycocotools>=2.0.7",
         "opencv-python-headless>=4.8",
         "numpy>=1.26",
         "scipy>=1.11",
@@ -29,7 +48,7 @@ setup(
         "tqdm>=4.66",
     ],
     extras_require={
-        "dev": ["pytest>=8", "pytest-xdist>=3.5", "hypothesis>=6", "ruff>=0.5"],
+        "dev": ["pytest>=8", "pytest-xdist>=3.5", "hypothesis>=6", "ruff>=0.5", "setuptools>=77"],
         # What tools/bench measures this project beside.
         "bench": ["transformers>=5"],
     },

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
+import numpy as np
 import pytest
 import torch
 import yaml
 
 from rc2l_d2 import __version__
+from rc2l_d2.data import LabelFiles, register_definition
 from rc2l_d2.engine import load_config, load_model_file
 from rc2l_d2.engine.model_file import write_model_file
 from rc2l_d2.errors import InputError
@@ -62,3 +66,25 @@ def test_keys_that_this_host_does_not_know_are_passed_over(written):
     config["MODEL"]["ROI_HEADS"] = {"NAME": "a detector's"}
     torch.save({**described, "config": yaml.safe_dump(config)}, file)
     load_model_file(str(file))
+
+
+def test_what_labels_mean_is_in_the_file(written, tiny_options, toy_definition, tmp_path):
+    file, model = written
+    definition = yaml.safe_load(Path(toy_definition).read_text())
+    definition |= {"name": "masks", "label_suffix": "_mask.png", "label_map": {0: "background", 255: "disc"}}
+    (tmp_path / "masks.yaml").write_text(yaml.safe_dump(definition, sort_keys=False))
+    register_definition(tmp_path / "masks.yaml")
+    cfg = load_config(CONFIG, [*tiny_options, "DATASETS.TRAIN", "('masks_train',)"])
+    write_model_file(str(file), cfg, model, 20)
+    (tmp_path / "a_mask.png").touch()
+    found, label_map = load_model_file(str(file))[2].label_files.find(tmp_path, Path("elsewhere/a.jpg"))
+    assert found == tmp_path / "a_mask.png"
+    assert label_map.apply(np.array([[0, 255]], np.uint8)).tolist() == [[0, 1]]
+
+
+def test_a_file_that_says_nothing_of_labels_still_loads(written):
+    file, _ = written
+    described = torch.load(file, weights_only=True)
+    del described["label_files"]
+    torch.save(described, file)
+    assert load_model_file(str(file))[2].label_files == LabelFiles()

@@ -17,6 +17,7 @@ from .catalog import (
 )
 from .check import check_test_data, check_training_data
 from .definition import DatasetDefinition, load_definition
+from .label_files import LabelFiles
 from .loader import build_test_loader, build_train_loader, dead_worker
 from .mappers import LabeledMapper, TestMapper, UnlabeledMapper
 from .reading import read_image, read_label
@@ -27,6 +28,7 @@ for _file in sorted((Path(__file__).parent / "definitions").glob("*.yaml")):
 __all__ = [
     "DatasetDefinition",
     "DatasetStatus",
+    "LabelFiles",
     "LabeledMapper",
     "TestMapper",
     "UnlabeledMapper",

@@ -13,10 +13,12 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
+from ..config_files import find_config_file
 from ..errors import InputError
 from ..host import CfgNode, DatasetCatalog, MetadataCatalog
 from .definition import DatasetDefinition, load_definition
 from .file_list import JoinedList
+from .label_files import LabelFiles
 from .parts import Labels, list_entries, part_entries
 
 # Registered name -> its definition and part.
@@ -67,18 +69,19 @@ def register_definition(path: str | os.PathLike) -> DatasetDefinition:
             ignore_label=definition.ignore_value,
             evaluator_type="sem_seg",
             definition_file=str(definition.file),
+            label_files=LabelFiles.of(definition),
         )
         _REGISTERED[name] = (definition, part)
     return definition
 
 
 def register_definitions(cfg: CfgNode) -> None:
-    """Register the YAML files of ``cfg.DATASETS.DEFINITIONS`` (relative to the current directory).
+    """Register the YAML files of ``cfg.DATASETS.DEFINITIONS`` (relative to the current directory, or the package's).
 
     Raises:
         InputError: see :func:`register_definition`.
     """
-    for path in cfg.DATASETS.DEFINITIONS:
+    for path in map(find_config_file, cfg.DATASETS.DEFINITIONS):
         if not Path(path).is_file():
             raise InputError(
                 f"DATASETS.DEFINITIONS names {path}, which is not a file (looked at {Path(path).absolute()}); correct "

@@ -137,8 +137,8 @@ class DatasetDefinition:
     parts: Mapping[str, Part]
 
     def candidates(self) -> list[tuple[str, Path | None]]:
-        """The places where the data set may be: what to show to a user, and the path (None: a variable is unset)."""
-        return [_expand(root, self.file.parent) for root in self.roots]
+        """Where the data set may be, each place once: what to show a user, and the path (None: a variable is unset)."""
+        return [*dict.fromkeys(_expand(root, self.file.parent) for root in self.roots)]
 
     def root(self) -> Path:
         """The first candidate that is a folder.

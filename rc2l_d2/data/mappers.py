@@ -110,16 +110,19 @@ class TestMapper:
 
     def __call__(self, entry: dict, rng: np.random.Generator | None = None) -> dict:
         """Nothing is random here. Raises InputError where the image cannot be read."""
-        image = read_image(entry["file_name"])
+        passed_on = ("file_name", "image_id", "sem_seg_file_name", "label_map")
+        sample = {key: entry[key] for key in passed_on if key in entry}
+        return sample | self.sample(read_image(entry["file_name"]))
+
+    def sample(self, image: np.ndarray) -> dict:
+        """What the model gets of an image, uint8 (H, W, 3) in BGR order: all of the above but names and label map."""
         height, width = image.shape[:2]
 
         def resized(short_edge: int, long_edge: int) -> torch.Tensor:
             size = scaled_size((height, width), short_edge, long_edge)
             return _tensor(resize_image(image, size), self.format)
 
-        passed_on = ("file_name", "image_id", "sem_seg_file_name", "label_map")
-        sample = {key: entry[key] for key in passed_on if key in entry}
-        sample |= {"image": resized(self.short_edge, self.long_edge), "height": height, "width": width}
+        sample = {"image": resized(self.short_edge, self.long_edge), "height": height, "width": width}
         if self.scales:
             sample["scales"] = [resized(*edges) for edges in self.scales]
         return sample

@@ -9,6 +9,7 @@ from torch import nn
 
 from .. import __version__
 from ..config import add_rc2l_config
+from ..data import LabelFiles
 from ..data.definition import voc_color_map
 from ..errors import InputError
 from ..host import CfgNode, MetadataCatalog, build_model, get_cfg
@@ -23,7 +24,8 @@ def write_model_file(path: str, cfg: CfgNode, model: nn.Module, iteration: int) 
 
     Args:
         path: of the file, which ``torch.load(..., weights_only=True)`` reads: "model", the weights by name; "config",
-            YAML; "classes", names; "palette", one (r, g, b) a class; "ignore_value"; "iteration"; "version".
+            YAML; "classes", names; "palette", one (r, g, b) a class; "ignore_value"; "label_files", how the data set's
+            labels are called and what is in them (absent: as their images, class numbers); "iteration"; "version".
         cfg: the configuration of the run; its first training data set has the classes.
         model: not wrapped for distributed training.
         iteration: how many were trained.
@@ -39,6 +41,7 @@ def write_model_file(path: str, cfg: CfgNode, model: nn.Module, iteration: int) 
         "classes": classes,
         "palette": [[*map(int, color)] for color in metadata.get("stuff_colors") or voc_color_map(len(classes))],
         "ignore_value": metadata.ignore_label,
+        "label_files": metadata.get("label_files", LabelFiles()).plain(),
         "iteration": iteration,
         "version": __version__,
     }
@@ -72,7 +75,10 @@ def load_model_file(path: str) -> tuple[nn.Module, CfgNode, Any]:
     name = f"classes of {path}"
     MetadataCatalog.pop(name, None)  # of a file that was there before
     metadata = MetadataCatalog.get(name).set(
-        stuff_classes=described["classes"], stuff_colors=described["palette"], ignore_label=described["ignore_value"]
+        stuff_classes=described["classes"],
+        stuff_colors=described["palette"],
+        ignore_label=described["ignore_value"],
+        label_files=LabelFiles.from_plain(described.get("label_files", LabelFiles().plain())),
     )
     return model, cfg, metadata
 

@@ -13,6 +13,7 @@ import yaml
 from torch import nn
 
 from ..config import add_rc2l_config
+from ..config_files import find_config_file
 from ..data import register_definitions
 from ..errors import InputError
 from ..evaluation import check_test_settings
@@ -22,13 +23,15 @@ from ..host import META_ARCH_REGISTRY, CfgNode, build_model, get_cfg
 def load_config(config_file: str = "", overrides: Sequence[str] = ()) -> CfgNode:
     """The frozen configuration: defaults, then ``config_file`` (with its ``_BASE_``), then ``KEY VALUE ...`` overrides.
 
-    Data sets described by DATASETS.DEFINITIONS are registered. Without a GPU, MODEL.DEVICE becomes "cpu".
+    A ``configs/...`` that is not there is looked for among those that come with the package. Data sets described by
+    DATASETS.DEFINITIONS are registered. Without a GPU, MODEL.DEVICE becomes "cpu".
 
     Raises:
         InputError: the file is missing or not YAML, a key does not exist, or a value has the wrong type.
     """
     cfg = add_rc2l_config(get_cfg())
     if config_file:
+        config_file = find_config_file(config_file)
         if not os.path.isfile(config_file):
             raise InputError(f"The config file {config_file} does not exist; check --config-file.")
         _merge(cfg, lambda: cfg.merge_from_file(config_file, allow_unsafe=False), config_file)

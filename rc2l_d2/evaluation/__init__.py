@@ -3,7 +3,16 @@
 from .evaluator import SemanticEvaluator
 from .inference import Predictor, check_test_settings
 from .metrics import confusion_matrix, semantic_metrics
-from .overlays import Answers, ask, class_colors, draw_comparison, overlay
+from .overlays import (
+    Answers,
+    ask,
+    class_colors,
+    classes_in,
+    draw_comparison,
+    draw_legend,
+    draw_panels,
+    overlay,
+)
 
 __all__ = [
     "Answers",
@@ -12,8 +21,11 @@ __all__ = [
     "ask",
     "check_test_settings",
     "class_colors",
+    "classes_in",
     "confusion_matrix",
     "draw_comparison",
+    "draw_legend",
+    "draw_panels",
     "overlay",
     "semantic_metrics",
 ]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import colorsys
-import os
 
 import cv2
 import numpy as np
@@ -21,11 +20,6 @@ class VisImage:
     def get_image(self) -> np.ndarray:
         """The picture, (H, W, 3) uint8, RGB."""
         return self._image
-
-    def save(self, filepath: str | os.PathLike) -> None:
-        """Write the picture, in the format that the name ends in; OSError if it can't be written there."""
-        if not cv2.imwrite(os.fspath(filepath), self._image[:, :, ::-1]):
-            raise OSError(f"The picture {os.fspath(filepath)} can't be written")
 
 
 class Visualizer:
@@ -58,9 +52,11 @@ class Visualizer:
             picture[region] = np.rint((1 - alpha) * picture[region] + alpha * colour).astype(np.uint8)
         for label in drawn:
             _, components, stats, _ = cv2.connectedComponentsWithStats((labels == label).astype(np.uint8))
-            areas = stats[1:, cv2.CC_STAT_AREA]  # component 0 is what does not belong to the class
-            for component, area in enumerate(areas, start=1):
-                self._write(picture, names[label], components == component, area, always=area == areas.max())
+            largest = stats[1:, cv2.CC_STAT_AREA].max()  # component 0 is what does not belong to the class
+            for component, (left, top, width, height, area) in enumerate(stats[1:].tolist(), start=1):
+                # Its box alone is looked at: a large picture has thousands of small ones.
+                region = components[top : top + height, left : left + width] == component
+                self._write(picture, names[label], region, (left, top), area, always=area == largest)
         return VisImage(picture)
 
     def _colour(self, label: int, num_classes: int) -> tuple[int, ...]:
@@ -70,17 +66,19 @@ class Visualizer:
         return tuple(round(255 * channel) for channel in colorsys.hsv_to_rgb(label / num_classes, 0.75, 0.95))
 
     @staticmethod
-    def _write(picture: np.ndarray, text: str, region: np.ndarray, area: int, always: bool) -> None:
-        """Write where the region is widest; not in regions smaller than the text unless ``always``."""
+    def _write(
+        picture: np.ndarray, text: str, region: np.ndarray, corner: tuple[int, int], area: int, always: bool
+    ) -> None:
+        """Write where the region in the box at ``corner`` (x, y) is widest; ``always``, or if the text fits into it."""
         height, width = picture.shape[:2]
         size = float(np.clip(np.sqrt(height * width) / 700, 0.35, 1.5))
         thickness = 1 if size < 0.9 else 2
         (text_width, text_height), below = cv2.getTextSize(text, cv2.FONT_HERSHEY_SIMPLEX, size, thickness)
         if not always and area < 2 * text_width * text_height:
             return
-        # Padding by zeros lets the border of the picture count as a border of the region.
+        # Padding by zeros lets the border of the box count as a border of the region.
         distance = cv2.distanceTransform(np.pad(region.astype(np.uint8), 1), cv2.DIST_L2, 3)[1:-1, 1:-1]
-        ys, xs = np.nonzero(distance >= 0.95 * distance.max())
+        ys, xs = np.nonzero(distance >= 0.95 * distance.max()) + np.array([[corner[1]], [corner[0]]])
         # Of the widest places, the one nearest to the middle of them all.
         nearest = np.argmin((ys - ys.mean()) ** 2 + (xs - xs.mean()) ** 2)
         left = int(np.clip(xs[nearest] - text_width // 2, 1, max(width - text_width - 2, 1)))

@@ -1,0 +1,99 @@
+"""Videos, frame by frame."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+# What FFmpeg prints of a damaged file stands in our sentence, with the file's name.
+os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")
+import cv2  # noqa: E402
+import numpy as np  # noqa: E402
+
+from ..errors import InputError  # noqa: E402
+
+
+class VideoReader:
+    """The frames of a video, uint8 (H, W, 3) in BGR order, upright, one after the other.
+
+    Attributes:
+        rate: frames a second.
+        frames: how many the file claims to have; 0 where it says nothing.
+    """
+
+    def __init__(self, file: Path):
+        """
+        Raises:
+            InputError: it is no video that can be decoded.
+        """
+        self.file = file
+        self._capture = cv2.VideoCapture(str(file))
+        if not self._capture.isOpened():
+            raise InputError(f"{file}: the file is not a video that can be decoded; convert or replace it.")
+        self.rate = self._capture.get(cv2.CAP_PROP_FPS)
+        self.frames = max(0, int(self._capture.get(cv2.CAP_PROP_FRAME_COUNT)))
+
+    def __iter__(self) -> Iterator[np.ndarray]:
+        """Can be asked for once.
+
+        Raises:
+            InputError: after the last frame, where more than a second of the video is missing, or all of it.
+        """
+        count = 0
+        while (frame := self._capture.read()[1]) is not None:
+            count += 1
+            yield frame
+        # Some files do not know their length to the frame.
+        if not count or self.frames - count > self.rate:
+            raise InputError(
+                f"{self.file}: the video is damaged, {count} of {self.frames} frames can be read; replace it."
+            )
+
+
+class VideoWriter:
+    """An MPEG-4 file, without sound, that appears under its name when it is closed."""
+
+    def __init__(self, file: Path, rate: float):
+        """
+        Args:
+            file: to write, ``.mp4``.
+            rate: frames a second.
+        """
+        self.file = file
+        self.rate = rate
+        self.frames = 0
+        self._temporary = file.with_suffix(".part.mp4")
+        self._writer: cv2.VideoWriter | None = None
+
+    def write(self, frame: np.ndarray) -> None:
+        """Add a frame, uint8 (H, W, 3) in RGB order; a side with an odd number of pixels gets its last one twice.
+
+        Raises:
+            OSError: it cannot be written.
+        """
+        height, width = frame.shape[:2]
+        # The codec knows even sizes alone, and OpenCV would cut the odd row off.
+        frame = cv2.copyMakeBorder(frame, 0, height % 2, 0, width % 2, cv2.BORDER_REPLICATE)
+        if self._writer is None:
+            size = (frame.shape[1], frame.shape[0])
+            self._writer = cv2.VideoWriter(str(self._temporary), cv2.VideoWriter_fourcc(*"mp4v"), self.rate, size)
+            if not self._writer.isOpened():
+                raise OSError(f"the video {self.file} cannot be written")
+        self._writer.write(cv2.cvtColor(frame, cv2.COLOR_RGB2BGR))
+        self.frames += 1
+
+    def close(self) -> None:
+        """Finish the file, if there was a frame.
+
+        Raises:
+            OSError: not all of it could be written.
+        """
+        if not self.frames:
+            return
+        self._writer.release()
+        written = int(cv2.VideoCapture(str(self._temporary)).get(cv2.CAP_PROP_FRAME_COUNT))
+        if written != self.frames:
+            self._temporary.unlink(missing_ok=True)
+            raise OSError(f"the video {self.file} cannot be written ({written} of {self.frames} frames); make room")
+        os.replace(self._temporary, self.file)
