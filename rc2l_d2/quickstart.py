@@ -51,7 +51,7 @@ _DATASET_HEAD = """\
 _CONFIG_HEAD = """\
 # Written by rc2l_d2.quickstart for {where}: settings to start from, not tuned on these pictures.{untried}
 # rc2l_d2/config.py explains the keys. Those to look at first:
-#   SOLVER.IMS_PER_PASS 1          where memory does not suffice: the same training in smaller passes, slower
+#   SOLVER.IMS_PER_PASS 2          where memory does not suffice: the same steps in smaller passes, slower
 #   INPUT.RANDOM_FLIP none         where left and right mean something
 #   INPUT.STRONG_JITTER, STRONG_GRAYSCALE   lower (the last of the four is hue) where colour tells classes apart
 #   INPUT.MIN_SIZE_TRAIN, MIN_SIZE_TEST, CROP.SIZE   larger for small things (--short-edge sets them all)

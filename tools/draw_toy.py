@@ -1,5 +1,9 @@
 #!/usr/bin/env python3
-"""Draw the toy data set: a folder in Pascal VOC's layout with textured shapes (see rc2l_d2/data/toy.py)."""
+"""Draw the toy data set: a folder in Pascal VOC's layout with textured shapes (see rc2l_d2/data/toy.py).
+
+With ``--own LABELED UNLABELED`` so many of its images as one's own pictures would lie: photos with labels in masks, and
+more without, as docs/tutorial.md begins.
+"""
 
 from __future__ import annotations
 
@@ -13,13 +17,15 @@ from tqdm import tqdm
 REPOSITORY = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(REPOSITORY))
 
-from rc2l_d2.data.toy import draw_toy_dataset  # noqa: E402
+from rc2l_d2.data.toy import draw_own_pictures, draw_toy_dataset  # noqa: E402
 from rc2l_d2.errors import InputError  # noqa: E402
 
 
 def main() -> int:
     """Draw what the command line asks for; 0, or 2 where it cannot be done."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+    own = "write the folders photos, masks and more instead"
+    parser.add_argument("--own", type=int, nargs=2, metavar=("LABELED", "UNLABELED"), help=own)
     parser.add_argument("--root", type=Path, default=REPOSITORY / "datasets" / "toy", help="folder to write to")
     parser.add_argument("--train", type=int, default=512, metavar="N", help="training images")
     parser.add_argument("--val", type=int, default=128, metavar="N", help="validation images")
@@ -28,6 +34,10 @@ def main() -> int:
     args = parser.parse_args()
     bar = partial(tqdm, desc="drawing", unit="image")
     try:
+        if args.own:
+            draw_own_pictures(args.root, *args.own, tuple(args.size), args.seed)
+            print(f"wrote {args.own[0]} images to photos, their labels to masks, {args.own[1]} to more in {args.root}")
+            return 0
         drawn = draw_toy_dataset(args.root, args.train, args.val, tuple(args.size), args.seed, bar)
     except InputError as error:
         print(error, file=sys.stderr)
