@@ -46,7 +46,8 @@ _SCRIPTS = {"check": "tools/check_dataset.py", "train": "train_net.py", "predict
 _UNLABELED_SAMPLE, _TIMED = 100, 5
 _FEW_PICTURES = 5
 _DATASET_HEAD = """\
-# Written by rc2l_d2.quickstart; datasets/README.md explains the keys. Names of classes and colours may be changed here.
+# Written by rc2l_d2.quickstart; datasets/README.md explains the keys. Images and their labels stand in the lists below.
+# Names of classes and colours may be changed here.
 """
 _CONFIG_HEAD = """\
 # Written by rc2l_d2.quickstart for {where}: settings to start from, not tuned on these pictures.{untried}
@@ -64,7 +65,7 @@ def quickstart(args: argparse.Namespace) -> str:
     Raises:
         InputError: what was given cannot work, or files are there already; nothing has been written then.
     """
-    _require_free(args)
+    _check_options(args)
     depth = _backbone_depth(args.weights)
     pictures = find_pictures(args.images, args.labels, args.unlabeled, args.label_suffix)
     names = [name.strip() for name in args.classes.split(",")] if args.classes else []
@@ -82,8 +83,7 @@ def quickstart(args: argparse.Namespace) -> str:
     reports, warnings = _checked(args, pictures, classes)
 
     machine = GPU if args.device == "cuda" else CPU
-    sizes = Sizes.fitting([*sum((report.sizes for report in reports[1:]), reports[0].sizes).elements()], machine,
-                          args.short_edge)  # fmt: skip
+    sizes = Sizes.fitting([*(reports[0].sizes + reports[1].sizes).elements()], machine, args.short_edge)
     iterations = args.iterations or usual_iterations(machine, len(kept) + len(pictures.unlabeled))
     settings = starting_config(machine, sizes, len(classes.names), iterations, args.weights, depth)
     settings |= {"SEED": args.seed, "OUTPUT_DIR": _in(args.output, _RUN)}
@@ -100,7 +100,7 @@ def quickstart(args: argparse.Namespace) -> str:
     return "\n".join(lines)
 
 
-def _require_free(args: argparse.Namespace) -> None:
+def _check_options(args: argparse.Namespace) -> None:
     """Refuse options out of their range, and an output folder in which something would be replaced."""
     for option, value, usable, expected in (
         ("--held-out", args.held_out, 0 < args.held_out < 1, "a number above 0 and below 1"),
@@ -132,7 +132,9 @@ def _backbone_depth(weights: str) -> int | None:
     return depth
 
 
-def _checked(args: argparse.Namespace, pictures: OwnPictures, classes: FoundClasses) -> tuple[list[ScanReport], list]:
+def _checked(
+    args: argparse.Namespace, pictures: OwnPictures, classes: FoundClasses
+) -> tuple[list[ScanReport], list[str]]:
     """Read all labelled images and a sample of the others; what was found in each of the two, and warnings.
 
     Raises:
@@ -263,16 +265,16 @@ def _notes(pictures: OwnPictures, classes: FoundClasses, held_out: np.ndarray, u
     if pictures.without_image:
         notes.append(f"{some(len(pictures.without_image), 'label', pictures.without_image[0])} without an image.")
     if pictures.copies:
-        notes.append(f"{pictures.copies} of the unlabelled images are copies of labelled ones and left out.")
+        notes.append(f"Left out of the unlabelled images, as copies of labelled ones: {pictures.copies}.")
     if useful < len(pictures.labels):
-        notes.append(f"{len(pictures.labels) - useful} labels have no class on any pixel and are left out.")
+        notes.append(f"Left out, as labels without a class on any pixel: {len(pictures.labels) - useful}.")
     if classes.left_out:
         notes.append(f"No label has {', '.join(classes.left_out)}: left out of the classes.")
     images, measured = ((classes.pixels[part] > 0).sum(axis=0) for part in (slice(None), held_out))
     if len(held_out) < _FEW_PICTURES:
         notes.append(
-            f"{len(held_out)} held-out image{'s' if len(held_out) > 1 else ''} measure roughly; --held-out 0.4 gives "
-            f"more, and leaves fewer to learn from."
+            f"Few images ({len(held_out)}) are held out, so what is measured is rough; a larger --held-out gives more, "
+            f"and leaves fewer to learn from."
         )
     unseen = [name for name, count in zip(classes.names, measured, strict=True) if count == 0]
     if unseen:

@@ -137,12 +137,12 @@ def test_the_others_of_one_folder_are_the_unlabelled_and_notes_say_what_is_scarc
     assert status == 0 and "5 labelled images to train on, 2 held out, 2 unlabelled." in shown
     for note in (
         "1 label (none.png) without an image.",
-        "1 labels have no class on any pixel and are left out.",
+        "Left out, as labels without a class on any pixel: 1.",
         "No label has bus: left out of the classes.",
         # It is in image 6 alone, from which it is to be learned.
         "No held-out image has person, which is thus not measured.",
         "Fewer than 5 labels have person: more of these would help most.",
-        "2 held-out images measure roughly",
+        "Few images (2) are held out, so what is measured is rough",
     ):
         assert f"Note: {note}" in shown
     assert "photos/6 a.jpg\tmasks/6 a.png" in (folder / output / "labeled.txt").read_text()

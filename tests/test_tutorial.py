@@ -35,7 +35,7 @@ def test_the_tutorial_as_it_is_written(tmp_path):
         assert result.returncode == 0, f"{block}\n{result.stdout}\n{result.stderr}"
         shown.append(result.stdout)
     drawn, started, checked, trained, looked, predicted = shown
-    assert "wrote 40 images to photos, their labels to masks, 60 to more" in drawn
+    assert "wrote 40 images to photos, their labels to masks, 60 images to more" in drawn
     assert "32 labelled images to train on, 8 held out, 60 unlabelled." in started
     assert checked.endswith("Problems: 0, warnings: 0.\n")
     # What the text names in the log and in the metrics.

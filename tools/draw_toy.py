@@ -24,26 +24,31 @@ from rc2l_d2.errors import InputError  # noqa: E402
 def main() -> int:
     """Draw what the command line asks for; 0, or 2 where it cannot be done."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
-    own = "write the folders photos, masks and more instead"
-    parser.add_argument("--own", type=int, nargs=2, metavar=("LABELED", "UNLABELED"), help=own)
-    parser.add_argument("--root", type=Path, default=REPOSITORY / "datasets" / "toy", help="folder to write to")
+    own = "write the folders photos, masks and more instead, into --root or the current folder"
+    parser.add_argument(
+        "--own", type=int, nargs=2, metavar=("LABELED", "UNLABELED"), default=argparse.SUPPRESS, help=own
+    )
+    root = "folder to write to (default: datasets/toy in the checkout)"
+    parser.add_argument("--root", type=Path, default=argparse.SUPPRESS, help=root)
     parser.add_argument("--train", type=int, default=512, metavar="N", help="training images")
     parser.add_argument("--val", type=int, default=128, metavar="N", help="validation images")
     parser.add_argument("--size", type=int, nargs=2, default=(96, 96), metavar=("H", "W"), help="pixels")
     parser.add_argument("--seed", type=int, default=0, help="another seed, other images")
     args = parser.parse_args()
     bar = partial(tqdm, desc="drawing", unit="image")
+    own = getattr(args, "own", None)
+    root = getattr(args, "root", Path() if own else REPOSITORY / "datasets" / "toy")
     try:
-        if args.own:
-            draw_own_pictures(args.root, *args.own, tuple(args.size), args.seed)
-            print(f"wrote {args.own[0]} images to photos, their labels to masks, {args.own[1]} to more in {args.root}")
+        if own:
+            draw_own_pictures(root, *own, tuple(args.size), args.seed)
+            print(f"wrote {own[0]} images to {root / 'photos'}, their labels to masks, {own[1]} images to more")
             return 0
-        drawn = draw_toy_dataset(args.root, args.train, args.val, tuple(args.size), args.seed, bar)
+        drawn = draw_toy_dataset(root, args.train, args.val, tuple(args.size), args.seed, bar)
     except InputError as error:
         print(error, file=sys.stderr)
         return 2
     done = "wrote" if drawn else "found, complete:"
-    print(f"{done} {args.train} training and {args.val} validation images in {args.root}")
+    print(f"{done} {args.train} training and {args.val} validation images in {root}")
     return 0
 
 

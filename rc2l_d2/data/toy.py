@@ -113,9 +113,10 @@ def draw_own_pictures(
     for what, count in (("labelled", num_labeled), ("unlabelled", num_unlabeled)):
         _require(1 <= count <= 100_000, f"the number of {what} images", count, "from 1 to 100000")
     _require_drawable(size, seed)
+    there = [folder for folder in folders if folder.exists()]
+    if there:
+        raise InputError(f"{there[0]} is there already; choose another root or remove it.")
     for folder in folders:
-        if folder.exists():
-            raise InputError(f"{folder} is there already; choose another root or remove it.")
         folder.mkdir(parents=True)
     for index in range(num_labeled + num_unlabeled):
         scene, name = draw_image(seed, "train", index, size), f"{index:05d}"
