@@ -14,7 +14,7 @@ import torch
 
 from rc2l_d2.config import add_rc2l_config
 from rc2l_d2.engine import RegionCheckpointer
-from rc2l_d2.engine.weights import read_weights
+from rc2l_d2.engine.weights import read_weights, resnet_depth
 from rc2l_d2.errors import InputError
 from rc2l_d2.host import build_backbone, get_cfg
 
@@ -77,6 +77,7 @@ def test_every_weight_of_the_backbone_is_loaded(depth, suffix, tmp_path, caplog)
     torch.save(weights, source)
     said = tool.run(str(source), str(target))
     assert said.startswith(f"ResNet-{depth}: {len(weights) - 2} weights") and said.endswith("fc.weight, fc.bias")
+    assert resnet_depth(read_weights(str(target))["model"]) == depth
     # The frozen norm of pretrained backbones has no counter of batches; nobody has to hear of that.
     model = Model(depth, "BN" if suffix == "pth" else "FrozenBN")
     with caplog.at_level(logging.INFO):

@@ -5,7 +5,10 @@ import subprocess
 import sys
 
 import pytest
+import yaml
 from conftest import REPO
+
+import rc2l_d2
 
 SOURCES = sorted([*(REPO / "rc2l_d2").rglob("*.py"), *(REPO / "tools").glob("*.py"), REPO / "train_net.py"])
 # A package may import from those that stand after it.
@@ -62,3 +65,10 @@ def test_imports_run_one_way(path):
         assert ours <= {"regions"}
     if parts[:2] == ("rc2l_d2", "host"):
         assert ours <= {"host"}
+
+
+def test_the_version_is_said_alike_everywhere():
+    citation = yaml.safe_load((REPO / "CITATION.cff").read_text())
+    newest = next(line for line in (REPO / "CHANGELOG.md").read_text().splitlines() if line.startswith("## "))
+    assert citation["version"] == rc2l_d2.__version__ == newest.split()[1]
+    assert citation["references"][0]["doi"] == "10.24963/ijcai.2022/226" and citation["license"] == "Apache-2.0"

@@ -11,7 +11,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from rc2l_d2.data import splits
-from rc2l_d2.data.splits import draw_balanced, draw_uniform, read_list, write_list
+from rc2l_d2.data.splits import draw_balanced, draw_held_out, draw_uniform, read_list, write_list
 from rc2l_d2.errors import InputError
 
 needs_splits = pytest.mark.skipif(not (SHARED / "splits").is_dir(), reason="shared/splits is not beside the checkout")
@@ -263,6 +263,29 @@ def test_balanced_draws_are_refused_and_depend_on_the_seed():
     # Where one image covers all, the draw is the uniform one.
     assert draw_balanced(many, 5, 3).tolist() == draw_uniform(50, 5, 3).tolist()
     assert draw_balanced(np.zeros((4, 3), bool), 2, 0).tolist() == draw_uniform(4, 2, 0).tolist()
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.integers(1, 30), st.integers(1, 5), st.integers(0, 2**32 - 1), st.floats(0.02, 0.6), st.integers(1, 30))
+def test_what_is_held_out_leaves_every_class(count, classes, seed, share, number):
+    presence = np.random.RandomState(seed).rand(count, classes) < share
+    held_out = draw_held_out(presence, number, seed)
+    staying = np.setdiff1d(np.arange(count), held_out)
+    assert (presence[staying].any(axis=0) == presence.any(axis=0)).all()
+    assert len(held_out) == len(set(held_out.tolist())) <= number and (np.diff(held_out) > 0).all()
+    if len(held_out) < number:  # Of each image that stays some class would be lost.
+        assert all((presence[staying][:, presence[index]].sum(axis=0) == 1).any() for index in staying)
+    assert held_out.tolist() == draw_held_out(presence, number, seed).tolist()
+
+
+def test_what_is_held_out_has_every_class_where_it_can():
+    # Two classes in two images each, one in all; the first of each pair in the seed's order is held out.
+    presence = np.zeros((40, 3), bool)
+    presence[:, 0] = presence[[3, 20], 1] = presence[[7, 31], 2] = True
+    for seed in range(5):
+        held_out = draw_held_out(presence, 4, seed)
+        assert len(held_out) == 4 and presence[held_out].sum(axis=0).tolist() == [4, 1, 1]
+    assert draw_held_out(np.eye(6, dtype=bool), 3, 0).tolist() == []
 
 
 @settings(max_examples=100, deadline=None)

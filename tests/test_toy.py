@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 
 from rc2l_d2.data.definition import load_definition, voc_color_map
-from rc2l_d2.data.toy import SHAPES, draw_image, draw_toy_dataset
+from rc2l_d2.data.toy import SHAPES, draw_image, draw_own_pictures, draw_toy_dataset
 from rc2l_d2.data.toy_scene import VOID
 from rc2l_d2.errors import InputError
 
@@ -56,6 +56,24 @@ def test_labels(drawn):
     assert set(np.flatnonzero(seen)) == {*range(8), VOID}
     share = seen / seen.sum()
     assert 0.5 < share[0] < 0.85 and share[1:8].min() > 0.01
+
+
+def test_own_pictures_are_those_of_the_set_with_labels_for_some(drawn, tmp_path):
+    draw_own_pictures(tmp_path, 3, 2, seed=3)
+    files, same = contents(tmp_path), contents(drawn)
+    assert set(files) == {
+        *(f"photos/0000{index}.jpg" for index in range(3)),
+        *(f"masks/0000{index}.png" for index in range(3)),
+        *(f"more/0000{index}.jpg" for index in (3, 4)),
+    }
+    for name, content in files.items():
+        kind = "SegmentationClass" if name.startswith("masks") else "JPEGImages"
+        assert content == same[f"{kind}/train_{name.split('/')[1]}"]
+    with pytest.raises(InputError, match="photos is there already; choose another root"):
+        draw_own_pictures(tmp_path, 3, 2)
+    with pytest.raises(InputError, match="the number of unlabelled images is 0; it must be from 1"):
+        draw_own_pictures(tmp_path / "new", 3, 0)
+    assert contents(tmp_path) == files
 
 
 def test_same_seed_same_bytes_whatever_else_uses_chance(drawn, tmp_path):

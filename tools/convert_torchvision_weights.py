@@ -20,16 +20,8 @@ from torch import Tensor
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from rc2l_d2.engine.weights import read_file  # noqa: E402
+from rc2l_d2.engine.weights import RESNET_DEPTHS, read_file  # noqa: E402
 from rc2l_d2.errors import InputError  # noqa: E402
-
-DEPTHS = {
-    (False, (2, 2, 2, 2)): 18,
-    (False, (3, 4, 6, 3)): 34,
-    (True, (3, 4, 6, 3)): 50,
-    (True, (3, 4, 23, 3)): 101,
-    (True, (3, 8, 36, 3)): 152,
-}
 
 
 def new_name(name: str) -> str | None:
@@ -49,7 +41,7 @@ def new_name(name: str) -> str | None:
 def depth_of(weights: dict[str, Tensor]) -> int | None:
     """Which of the five ResNets this is, None if none."""
     blocks = [{name.split(".")[1] for name in weights if name.startswith(f"layer{i}.")} for i in (1, 2, 3, 4)]
-    depth = DEPTHS.get(("layer1.0.conv3.weight" in weights, tuple(len(stage) for stage in blocks)))
+    depth = RESNET_DEPTHS.get(("layer1.0.conv3.weight" in weights, tuple(len(stage) for stage in blocks)))
     # Wide ResNets and ResNeXts have as many blocks, but a wider or a grouped 3x3 convolution.
     plain = (64, 64, 1, 1) if "layer1.0.conv3.weight" in weights else (64, 64, 3, 3)
     second = weights.get("layer1.0.conv2.weight")

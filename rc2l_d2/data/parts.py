@@ -108,7 +108,7 @@ def part_images(definition: DatasetDefinition, part: str) -> PartImages:
             raise InputError(
                 f"{where} names the {place}, which does not exist; correct the key 'folder' or complete the data set."
             )
-        found = _walk(folder + source.folder, suffixes)
+        found = images_below(folder + source.folder, suffixes)
     else:
         place = f"pattern '{source.pattern}' below {folder}"
         found = (path for path in sorted(_matching(folder, source.pattern)) if _is_image(path, suffixes))
@@ -170,7 +170,7 @@ def _is_image(name: str, suffixes: Sequence[str]) -> bool:
     return not os.path.basename(name).startswith(".") and name.lower().endswith(tuple(s.lower() for s in suffixes))
 
 
-def _walk(folder: str, suffixes: Sequence[str]) -> Iterator[str]:
+def images_below(folder: str, suffixes: Sequence[str]) -> Iterator[str]:
     """Paths of the images in a folder and those below it, also through links, in the order of their names."""
     seen = set()
     for parent, folders, names in os.walk(folder, followlinks=True):
@@ -194,7 +194,7 @@ def _matching(folder: str, pattern: str) -> Iterator[str]:
             yield top
         else:
             above = len(os.path.join(top, ""))
-            yield from (path for path in _walk(top, ("",)) if _fits(path[above:].split("/"), parts[plain:]))
+            yield from (path for path in images_below(top, ("",)) if _fits(path[above:].split("/"), parts[plain:]))
 
 
 def _fits(path: list[str], pattern: list[str]) -> bool:
@@ -311,7 +311,7 @@ def _found(definition: DatasetDefinition, part: PartImages, where: str) -> PartI
 def _by_name(folder: str, suffixes: Sequence[str]) -> dict[str, str | None]:
     """The path of each image by the last part of its id; None where several have one name."""
     paths: dict[str, str | None] = {}
-    for path in _walk(folder, suffixes):
+    for path in images_below(folder, suffixes):
         name = os.path.basename(image_id(path, folder, suffixes))
         paths[name] = None if name in paths else path
     return paths

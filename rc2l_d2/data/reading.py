@@ -89,13 +89,8 @@ def read_image(path: str | os.PathLike, format: str = "BGR") -> np.ndarray:
 def read_label(path: str | os.PathLike, label_map: LabelMap | None = None) -> np.ndarray:
     """Read a label image as class indices and ignore value, uint8 (H, W).
 
-    Without a map of colours, the raw values are the indices of a palette image, or the values of one channel with 8 or
-    16 bits; 1-bit images hold 0 and 1, and grey ones of 2 or 4 bits are scaled to 8 as PNG defines it. A grey image
-    saved with three equal channels is read as that one channel; any other colour image is refused. With a map of
-    colours, every image is read as 8-bit RGB, palette images by their palette. Alpha is dropped.
-
     Args:
-        path: any file that Pillow decodes, but no JPEG.
+        path: see :func:`read_raw_label`.
         label_map: what the raw values mean; None takes them as class indices.
 
     Raises:
@@ -103,11 +98,29 @@ def read_label(path: str | os.PathLike, label_map: LabelMap | None = None) -> np
         LabelValueError: values above 255 without a map, or values that the map does not list.
         InputError: the file cannot be read or decoded, is a JPEG, or holds neither values nor colours.
     """
-    wants_colors = label_map is not None and label_map.colors
+    return _class_indices(path, read_raw_label(path, label_map is not None and label_map.colors), label_map)
+
+
+def read_raw_label(path: str | os.PathLike, colors: bool = False) -> np.ndarray:
+    """What a label image holds before a map says what it means: integers (H, W), or ``colors``, uint8 (H, W, 3) in RGB.
+
+    Values are the indices of a palette image, or those of one channel with 8 or 16 bits; 1-bit images hold 0 and 1, and
+    grey ones of 2 or 4 bits are scaled to 8 as PNG defines it. A grey image saved with three equal channels is read as
+    that one channel; any other colour image is refused. As colours, every image is read as 8-bit RGB, palette images by
+    their palette. Alpha is dropped.
+
+    Args:
+        path: any file that Pillow decodes, but no JPEG.
+        colors: whether colours are wanted.
+
+    Raises:
+        LabelColorError: colours where values are wanted.
+        InputError: the file cannot be read or decoded, is a JPEG, or holds neither values nor colours.
+    """
     try:
         with Image.open(path) as picture:
             mode, is_lossy = picture.mode, picture.format in _LOSSY_FORMATS
-            as_colors = mode in _COLOR_MODES or (wants_colors and mode in ("1", "L", "P"))
+            as_colors = mode in _COLOR_MODES or (colors and mode in ("1", "L", "P"))
             values = np.array(picture.convert("RGB")) if as_colors else np.array(picture)
     except FileNotFoundError as error:
         raise InputError(
@@ -121,13 +134,21 @@ def read_label(path: str | os.PathLike, label_map: LabelMap | None = None) -> np
         raise InputError(
             f"{path}: the label image is of type {mode}; save it as PNG with one channel, a palette or 8-bit RGB."
         )
-    if wants_colors and not as_colors:
+    if colors and not as_colors:
         raise InputError(
             f"{path}: the label image has 16-bit values, but label_map lists colours; save it as 8-bit RGB."
         )
-    if as_colors and not wants_colors:
-        values = _equal_channels(path, values)
-    return _class_indices(path, values, label_map)
+    return _equal_channels(path, values) if as_colors and not colors else values
+
+
+def read_palette(path: str | os.PathLike) -> np.ndarray | None:
+    """The colours of a palette image by index, uint8 (n, 3) in RGB; None for every other file."""
+    try:
+        with Image.open(path) as picture:
+            colors = picture.getpalette("RGB") if picture.mode == "P" else None
+    except _DECODING_ERRORS:
+        return None
+    return None if colors is None else np.array(colors, np.uint8).reshape(-1, 3)
 
 
 def _class_indices(path: str | os.PathLike, values: np.ndarray, label_map: LabelMap | None) -> np.ndarray:

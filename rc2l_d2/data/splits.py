@@ -115,6 +115,37 @@ def draw_balanced(presence: np.ndarray, number: int, seed: int) -> np.ndarray:
     return np.sort(order[[*chosen, *rest[: number - len(chosen)]]])
 
 
+def draw_held_out(presence: np.ndarray, number: int, seed: int) -> np.ndarray:
+    """The places, ascending, of at most ``number`` images to hold out, so that the others still have every class.
+
+    Images are taken in the seed's order: first, for each class that is not held out yet (the rarest first), the first
+    that has it; then the first of the rest. One that is the last to have some class stays where it is.
+
+    Args:
+        presence: (n, K) bool, which image has which class.
+        number: images to hold out; fewer where the others would lose a class.
+        seed: from 0.
+    """
+    order = np.random.RandomState(seed).permutation(len(presence))
+    staying = presence.sum(axis=0)
+    chosen: list[int] = []
+
+    def hold_out(candidates: np.ndarray, at_most: int) -> None:
+        for index in candidates.tolist():
+            if at_most == 0 or len(chosen) == number:
+                return
+            if index not in chosen and (staying[presence[index]] > 1).all():
+                chosen.append(index)
+                staying[:] -= presence[index]
+                at_most -= 1
+
+    for label in np.argsort(staying, kind="stable"):
+        if not presence[chosen, label].any():
+            hold_out(order[presence[order, label]], at_most=1)
+    hold_out(order, at_most=number)
+    return np.sort(np.array(chosen, np.int64))
+
+
 def write_list(file: Path, images: Iterable[str], labels: Iterable[str | None]) -> None:
     """Write a list in UniMatch's format: image and label below the root, a space between (a tab where names have one).
 

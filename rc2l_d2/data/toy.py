@@ -21,7 +21,7 @@ from ..errors import InputError
 from .definition import voc_color_map
 from .toy_scene import SHAPES, Scene, draw_scene
 
-__all__ = ["GENERATOR_VERSION", "SHAPES", "Scene", "draw_image", "draw_toy_dataset"]
+__all__ = ["GENERATOR_VERSION", "SHAPES", "Scene", "draw_image", "draw_own_pictures", "draw_toy_dataset"]
 
 # Goes up with every change that changes a pixel, so that sets drawn before are drawn again.
 GENERATOR_VERSION = 5
@@ -29,6 +29,7 @@ GENERATOR_VERSION = 5
 _PARTS = ("train", "val")
 _RECORD = "toy.json"
 _IMAGES, _LABELS, _LISTS = "JPEGImages", "SegmentationClass", "ImageSets/Segmentation"
+_OWN_FOLDERS = ("photos", "masks", "more")
 _OURS = re.compile(
     rf"{re.escape(_RECORD)}|{_IMAGES}/(train|val)_\d{{5}}\.jpg|{_LABELS}/(train|val)_\d{{5}}\.png"
     rf"|{_LISTS}/(train|val)\.txt"
@@ -70,8 +71,7 @@ def draw_toy_dataset(
     counts = dict(zip(_PARTS, (num_train, num_val), strict=True))
     for part, count in counts.items():
         _require(1 <= count <= 100_000, f"the number of images for '{part}'", count, "from 1 to 100000")
-    _require(min(size) >= 32, "the image size", " x ".join(map(str, size)), "at least 32 x 32")
-    _require(seed >= 0, "the seed", seed, "0 or larger")
+    _require_drawable(size, seed)
 
     record = {"generator": GENERATOR_VERSION, **counts, "size": list(size), "seed": seed}
     names = [(part, index) for part in _PARTS for index in range(counts[part])]
@@ -85,7 +85,9 @@ def draw_toy_dataset(
     # Marks the folder as ours from the start, so that a run that was broken off can be repeated.
     _write_record(root, {**record, "complete": False})
     for part, index in progress(names) if progress else names:
-        _write(root, _id(part, index), draw_image(seed, part, index, tuple(size)))
+        scene = draw_image(seed, part, index, tuple(size))
+        _write_image(root / _IMAGES / f"{_id(part, index)}.jpg", scene)
+        _write_label(root / _LABELS / f"{_id(part, index)}.png", scene)
     for part in _PARTS:
         lines = "".join(f"{_id(part, index)}\n" for index in range(counts[part]))
         (root / _LISTS / f"{part}.txt").write_text(lines, encoding="utf-8")
@@ -93,17 +95,50 @@ def draw_toy_dataset(
     return True
 
 
+def draw_own_pictures(
+    root: str | os.PathLike, num_labeled: int, num_unlabeled: int, size: tuple[int, int] = (96, 96), seed: int = 0
+) -> None:
+    """Write scenes as one's own pictures lie: ``photos`` with labels of the same names in ``masks``, and ``more``.
+
+    Args:
+        root: the folder for these three.
+        num_labeled, num_unlabeled: number of images, 1 to 100,000 each; they are the first of the toy set's "train".
+        size: (height, width) in pixels, at least 32.
+        seed: at least 0.
+
+    Raises:
+        InputError: a parameter is out of its range, or one of the folders is there already.
+    """
+    folders = photos, masks, more = [Path(root, name) for name in _OWN_FOLDERS]
+    for what, count in (("labelled", num_labeled), ("unlabelled", num_unlabeled)):
+        _require(1 <= count <= 100_000, f"the number of {what} images", count, "from 1 to 100000")
+    _require_drawable(size, seed)
+    there = [folder for folder in folders if folder.exists()]
+    if there:
+        raise InputError(f"{there[0]} is there already; choose another root or remove it.")
+    for folder in folders:
+        folder.mkdir(parents=True)
+    for index in range(num_labeled + num_unlabeled):
+        scene, name = draw_image(seed, "train", index, size), f"{index:05d}"
+        _write_image((photos if index < num_labeled else more) / f"{name}.jpg", scene)
+        if index < num_labeled:
+            _write_label(masks / f"{name}.png", scene)
+
+
 def _id(part: str, index: int) -> str:
     return f"{part}_{index:05d}"
 
 
-def _write(root: Path, image_id: str, scene: Scene) -> None:
+def _write_image(path: Path, scene: Scene) -> None:
     quality = [cv2.IMWRITE_JPEG_QUALITY, scene.jpeg_quality]
     _, encoded = cv2.imencode(".jpg", cv2.cvtColor(scene.image, cv2.COLOR_RGB2BGR), quality)
-    (root / _IMAGES / f"{image_id}.jpg").write_bytes(encoded.tobytes())
+    path.write_bytes(encoded.tobytes())
+
+
+def _write_label(path: Path, scene: Scene) -> None:
     label = Image.fromarray(scene.label)
     label.putpalette(_voc_palette())
-    label.save(root / _LABELS / f"{image_id}.png")
+    label.save(path)
 
 
 @cache
@@ -147,6 +182,11 @@ def _clear(root: Path, present: set[str]) -> None:
         )
     for name in present - {_RECORD}:
         (root / name).unlink()
+
+
+def _require_drawable(size: tuple[int, int], seed: int) -> None:
+    _require(min(size) >= 32, "the image size", " x ".join(map(str, size)), "at least 32 x 32")
+    _require(seed >= 0, "the seed", seed, "0 or larger")
 
 
 def _require(condition: bool, what: str, value: object, expected: str) -> None:

@@ -30,7 +30,14 @@ _ADMITTED = {
     **{f"numpy.{core}.{name}": f for name, f in _NUMPY_FUNCTIONS.items() for core in ("core", "_core")},
 }
 
-
+# (Whether its blocks are bottlenecks, how many a stage has) -> layers of a plain ResNet.
+RESNET_DEPTHS = {
+    (False, (2, 2, 2, 2)): 18,
+    (False, (3, 4, 6, 3)): 34,
+    (True, (3, 4, 6, 3)): 50,
+    (True, (3, 4, 23, 3)): 101,
+    (True, (3, 8, 36, 3)): 152,
+}
 _ADVICE = "give MODEL.WEIGHTS a file written by train_net.py, or one of Detectron2's model zoo"
 
 
@@ -88,6 +95,12 @@ def read_weights(filename: str) -> dict[str, Any]:
     if not weights or not all(isinstance(value, Tensor) for value in weights.values()):
         raise InputError(f'{filename} is not a checkpoint, it holds no "model" weights; {_ADVICE}.')
     return {**loaded, "model": weights}
+
+
+def resnet_depth(weights: dict[str, Tensor]) -> int | None:
+    """The layers of the plain ResNet whose weights these are, by Detectron2's names; None if they are of none."""
+    stages = [{name.split(".")[1] for name in weights if name.startswith(f"res{stage}.")} for stage in (2, 3, 4, 5)]
+    return RESNET_DEPTHS.get(("res2.0.conv3.weight" in weights, tuple(map(len, stages))))
 
 
 def with_names_of(model: dict[str, Tensor], weights: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -1,0 +1,150 @@
+"""Classes found in label files of every form, and the names they get."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from data_files import write_label
+from PIL import Image
+
+from rc2l_d2.data.definition import voc_color_map
+from rc2l_d2.data.label_classes import name_classes, read_raw_labels
+from rc2l_d2.data.label_map import LabelMap
+from rc2l_d2.data.reading import read_label
+from rc2l_d2.errors import InputError
+
+SIZE = (12, 16)
+
+
+@pytest.fixture
+def labels(tmp_path):
+    """Writes label files, each of the values that are given for it in equal parts; returns their paths."""
+
+    def write(*files, dtype=np.uint8, palette=None):
+        paths = []
+        for index, values in enumerate(files):
+            label = np.resize(np.array(values, dtype), (*SIZE, *np.shape(values)[1:]))
+            paths.append(tmp_path / f"{len(list(tmp_path.iterdir()))}.png")
+            if palette is None:
+                write_label(paths[-1], label)
+            else:
+                picture = Image.fromarray(label)
+                # All 256: of a shorter one Pillow saves as few bits as it needs.
+                picture.putpalette((palette[index] if isinstance(palette[0], list) else palette) + [0] * 759)
+                picture.save(paths[-1])
+        return [str(path) for path in paths]
+
+    return write
+
+
+def found(paths, names=()):
+    return name_classes(read_raw_labels(paths), names, "masks")
+
+
+def assert_read_as(classes, paths, expected):
+    """The map that is written makes these class indices of the files' first pixels."""
+    raw = classes.label_map()
+    label_map = None if raw is None else LabelMap.from_yaml(raw, classes.names, classes.palette, 255)
+    for path, indices in zip(paths, expected, strict=True):
+        assert read_label(path, label_map).ravel()[: len(indices)].tolist() == indices
+
+
+def test_values_that_are_indices_need_no_map(labels):
+    paths = labels([0, 1, 2, 255], [0, 2])
+    classes = found(paths, ["road", "car", "person"])
+    assert classes.names == ("road", "car", "person") and classes.keys == (0, 1, 2) and classes.ignored == (255,)
+    assert classes.label_map() is None and classes.palette == voc_color_map(3)
+    assert classes.pixels.tolist() == [[48, 48, 48], [96, 0, 96]]
+    assert found(paths).names == ("class0", "class1", "class2")
+
+
+def test_palettes_give_the_classes_their_colours(labels):
+    colors = [10, 20, 30, 40, 50, 60, 70, 80, 90]
+    classes = found(labels([0, 2], [1, 255], palette=colors))
+    assert classes.keys == (0, 1, 2) and not classes.colors and classes.ignored == (255,)
+    assert classes.palette == ((10, 20, 30), (40, 50, 60), (70, 80, 90))
+    # One colour for all says nothing.
+    assert found(labels([0, 2], palette=[0] * 9)).palette == voc_color_map(2)
+
+
+def test_palettes_that_contradict_each_other_are_read_by_their_colours(labels):
+    paths = labels([0, 1], [0, 1], palette=[[0, 0, 0, 255, 0, 0, 1, 2, 3], [0, 0, 0, 0, 255, 0, 1, 2, 3]])
+    classes = found(paths, ["background", "green", "red"])
+    assert classes.colors and classes.palette == ((0, 0, 0), (0, 255, 0), (255, 0, 0))
+    assert_read_as(classes, paths, [[0, 2], [0, 1]])
+
+
+@pytest.mark.parametrize(
+    ("values", "names", "keys", "expected"),
+    [
+        ([0, 255], [], (0, 255), ("class0", "class255")),  # a mask
+        ([0, 255], ["back", "front"], (0, 255), ("back", "front")),
+        ([0, 1, 255], ["back", "front"], (0, 1), ("back", "front")),
+        ([0, 128, 255], [], (0, 128), ("class0", "class128")),
+        ([0, 128, 255], ["a", "b", "c"], (0, 128, 255), ("a", "b", "c")),
+        ([3, 7, 21], ["a", "b", "c"], (3, 7, 21), ("a", "b", "c")),
+        ([0, 1, 2], ["ignore", "a", "b"], (1, 2), ("a", "b")),
+    ],
+)
+def test_masks_gaps_and_ignored_values(labels, values, names, keys, expected):
+    paths = labels(values)
+    classes = found(paths, names)
+    assert classes.keys == keys and classes.names == expected and classes.left_out == ()
+    assert set(classes.ignored) == set(values) - set(keys)
+    assert_read_as(classes, paths, [[keys.index(value) if value in keys else 255 for value in values]])
+
+
+def test_names_by_index_whose_value_never_occurs_are_left_out(labels):
+    paths = labels([0, 3, 255])
+    classes = found(paths, ["road", "bus", "ignore", "car"])
+    assert classes.names == ("road", "car") and classes.keys == (0, 3) and classes.left_out == ("bus",)
+    assert_read_as(classes, paths, [[0, 1, 255]])
+
+
+def test_colours(labels):
+    border, red, black, blue = [224, 224, 192], [255, 0, 0], [0, 0, 0], [0, 0, 128]
+    paths = labels([black, red, border], [blue, black, border])
+    classes = found(paths)
+    assert classes.colors and classes.names == ("class0", "class1", "class2")
+    assert classes.palette == ((0, 0, 0), (0, 0, 128), (255, 0, 0)) and classes.ignored == (0xE0E0C0,)
+    assert classes.label_map() == {
+        "#000000": "class0", "#000080": "class1", "#ff0000": "class2", "#e0e0c0": "ignore"
+    }  # fmt: skip
+    assert_read_as(classes, paths, [[0, 2, 255], [1, 0, 255]])
+    assert found(paths, ["a", "b", "c", "d"]).names == ("a", "b", "c", "d")
+
+
+@pytest.mark.parametrize("mode", ["1", "uint16", "grey as RGB"])
+def test_other_ways_to_save_values(labels, tmp_path, mode):
+    values = np.array([0, 1] if mode == "1" else [0, 1000] if mode == "uint16" else [0, 5])
+    if mode == "1":
+        paths = [str(tmp_path / "bits.png")]
+        Image.fromarray(np.resize([False, True], SIZE)).save(paths[0])
+    elif mode == "uint16":
+        paths = labels(values, dtype=np.uint16)
+    else:
+        paths = labels(np.repeat(values[:, None], 3, axis=1))
+    classes = found(paths, ["off", "on"])
+    assert classes.keys == tuple(values) and not classes.colors
+    assert_read_as(classes, paths, [[0, 1, 0]])
+
+
+def refused(paths, names, message):
+    with pytest.raises(InputError, match=message) as caught:
+        found(paths, names)
+    assert str(caught.value).endswith(".") and "\n" not in str(caught.value)
+
+
+def test_what_holds_no_classes_is_told(labels, tmp_path):
+    refused(labels([7], [7]), [], r"labels in masks hold one value only \(7\); a model needs two classes")
+    refused(labels([255]), [], "one value only")
+    refused(labels(range(100)), [], "hold 100 values, as masks do that were resized smoothly")
+    refused(labels(range(100)), ["a", "b"], r"--classes has 2 names, but .* hold 100 values \(0, 1, .*, 9, \.\.\.\)")
+    refused(labels([0, 5, 255]), ["a", "b", "c", "d"], r"--classes has 4 names, but .* hold 2 values \(0, 5\)")
+    refused(labels([0, 1]), ["a", "a"], "--classes names 'a' twice")
+    refused(labels([0, 1]), ["a", ""], "--classes has an empty name")
+    refused(labels([0, 1]), ["a", "ignore"], "--classes leaves fewer than two classes")
+    Image.fromarray(np.zeros(SIZE, np.uint8)).save(tmp_path / "label.jpg")
+    refused([str(tmp_path / "label.jpg")], [], "label.jpg: the label file is a JPEG")
+    Image.fromarray(np.full(SIZE, -1, np.int32)).save(tmp_path / "label.tif")
+    refused([str(tmp_path / "label.tif")], [], "label.tif: the label image has values from -1 to -1; use 0 to 65535")

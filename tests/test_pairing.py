@@ -1,0 +1,111 @@
+"""Images, labels and more images in folders: what belongs together, what is a copy, what is refused."""
+
+from __future__ import annotations
+
+import os
+
+import pytest
+
+from rc2l_d2.data.pairing import find_pictures
+from rc2l_d2.errors import InputError
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    """An empty current directory; files are named by what they hold, as nothing here decodes them."""
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def write(*names: str, content: str = "") -> None:
+    for name in names:
+        os.makedirs(os.path.dirname(name), exist_ok=True)
+        with open(name, "w") as file:
+            file.write(content or name)
+
+
+def below(paths) -> list[str]:
+    return [os.path.relpath(path) for path in paths]
+
+
+def test_labels_have_the_names_of_their_images(folder):
+    write("photos/b c.JPG", "photos/a/x.jpeg", "photos/d.png", "photos/.hidden.png", "photos/notes.txt")
+    write("masks/a/x.png", "masks/b c.png", "masks/odd.tif", "more/1.jpg", "more/deep/2.webp")
+    found = find_pictures("photos", "masks", "more/")
+    assert below(found.images) == ["photos/b c.JPG", "photos/a/x.jpeg"]
+    assert below(found.labels) == ["masks/b c.png", "masks/a/x.png"]
+    assert below(found.unlabeled) == ["more/1.jpg", "more/deep/2.webp"]
+    assert below(found.without_label) == ["photos/d.png"]
+    assert below(found.without_image) == ["masks/odd.tif"]
+    assert all(os.path.isabs(path) for path in (*found.images, *found.labels, *found.unlabeled))
+
+
+@pytest.mark.parametrize("unlabeled", [None, "photos", "./photos/"])
+def test_without_a_folder_of_their_own_the_others_are_the_unlabelled(folder, unlabeled):
+    write("photos/a.jpg", "photos/b.jpg", "photos/c.jpg", "masks/b.png")
+    found = find_pictures("photos", "masks", unlabeled)
+    assert below(found.images) == ["photos/b.jpg"]
+    assert below(found.unlabeled) == ["photos/a.jpg", "photos/c.jpg"]
+    assert found.without_label == () and found.copies == 0
+
+
+def test_labelled_images_among_the_unlabelled_are_taken_out(folder):
+    write("photos/a.jpg", "photos/b.jpg", "masks/a.png", "masks/b.png")
+    write("all/a.jpg", content="another picture of that name")
+    write("all/renamed.jpg", content="photos/b.jpg")
+    write("all/x.jpg", content="photos/c.jpg")  # as long as the labelled ones
+    os.symlink(os.path.abspath("photos/a.jpg"), "all/link.jpg")
+    found = find_pictures("photos", "masks", "all")
+    assert below(found.unlabeled) == ["all/a.jpg", "all/x.jpg"] and found.copies == 2
+    # The folder above, in which everything lies: photos, masks and all of the others.
+    found = find_pictures("photos", "masks", ".")
+    assert below(found.unlabeled) == ["all/a.jpg", "all/x.jpg"] and found.copies == 4
+
+
+@pytest.mark.parametrize("labels", ["data/masks", "data"])
+def test_one_folder_may_lie_in_the_other(folder, labels):
+    images, more = ("data", "data/more") if labels == "data/masks" else ("data/photos", "data/more")
+    write(f"{images}/a.jpg", f"{images}/b.jpg", f"{labels}/a.png", "data/more/c.jpg")
+    found = find_pictures(images, labels, more)
+    assert below(found.images) == [f"{images}/a.jpg"] and below(found.labels) == [f"{labels}/a.png"]
+    assert below(found.unlabeled) == ["data/more/c.jpg"] and below(found.without_label) == [f"{images}/b.jpg"]
+
+
+def test_labels_with_an_ending_of_their_own(folder):
+    write("data/a.png", "data/a_mask.png", "data/b.png")
+    found = find_pictures("data", "data", label_suffix="_mask.png")
+    assert below(found.images) == ["data/a.png"] and below(found.labels) == ["data/a_mask.png"]
+    assert below(found.unlabeled) == ["data/b.png"]
+    with pytest.raises(InputError, match="IMAGES and LABELS are one folder, .*data; say what .*--label-suffix"):
+        find_pictures("data", "data")
+
+
+@pytest.mark.parametrize(
+    ("files", "given", "message"),
+    [
+        (["p/a.jpg"], ("p", "m"), "LABELS is m, which is not a folder"),
+        (["p/a.jpg", "m/a.png"], ("p", "m", "u"), "UNLABELED is u, which is not a folder"),
+        (["p/a.txt", "m/a.png"], ("p", "m"), "p holds no image"),
+        (["p/a.jpg", "m/a.txt"], ("p", "m"), "m holds no label"),
+        (["p/a.jpg", "m/a_mask.png"], ("p", "m"), r"\(a.png is wanted there, and a_mask.png is there\); name"),
+        (["p/a.jpg", "m/a.png"], ("p", "m"), "Every image in .*p has a label; name the folder of the unlabelled"),
+        (["p/a.jpg", "m/a.png", "u/x.txt"], ("p", "m", "u"), "UNLABELED, .*u, holds no image without a label"),
+        (["p/a.jpg", "p/a.png", "m/a.png", "p/b.jpg"], ("p", "m"), "p/a.jpg and .*p/a.png have one name"),
+        (["p/a.jpg", "m/a.png", "m/a.tif", "p/b.jpg"], ("p", "m"), "m/a.png and .*m/a.tif have one name"),
+    ],
+)
+def test_what_cannot_be_paired_is_told(folder, files, given, message):
+    write(*files)
+    with pytest.raises(InputError, match=message) as caught:
+        find_pictures(*given)
+    assert str(caught.value).endswith(".") and "\n" not in str(caught.value)
+
+
+def test_nothing_but_labelled_images_and_broken_links_are_told(folder):
+    write("p/a.jpg", "m/a.png")
+    write("u/copy.jpg", content="p/a.jpg")
+    with pytest.raises(InputError, match="holds nothing but the 1 labelled images"):
+        find_pictures("p", "m", "u")
+    os.symlink("nowhere.jpg", "u/broken.jpg")
+    with pytest.raises(InputError, match="u/broken.jpg cannot be read .No such file"):
+        find_pictures("p", "m", "u")

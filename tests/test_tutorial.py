@@ -1,0 +1,64 @@
+"""docs/tutorial.md as it is written: its commands, typed in an empty folder, lead from pictures to a model."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+from conftest import REPO
+from PIL import Image
+
+TUTORIAL = REPO / "docs/tutorial.md"
+# Where the tutorial says that the project is installed and RC2L its folder.
+ENVIRONMENT = {
+    "RC2L": str(REPO),
+    "PYTHONPATH": str(REPO),
+    "PATH": os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]]),
+    "OMP_NUM_THREADS": "1",
+}
+
+
+def test_the_tutorial_as_it_is_written(tmp_path):
+    blocks = re.findall(r"^```sh\n(.*?)^```$", TUTORIAL.read_text(), re.DOTALL | re.MULTILINE)
+    assert len(blocks) == 6
+    shown = []
+    for block in blocks:
+        result = subprocess.run(
+            ["bash", "-eu", "-o", "pipefail", "-c", block],
+            cwd=tmp_path, env={**os.environ, **ENVIRONMENT}, capture_output=True, text=True, timeout=300,
+        )  # fmt: skip
+        assert result.returncode == 0, f"{block}\n{result.stdout}\n{result.stderr}"
+        shown.append(result.stdout)
+    drawn, started, checked, trained, looked, predicted = shown
+    assert "wrote 40 images to photos, their labels to masks, 60 images to more" in drawn
+    assert "32 labelled images to train on, 8 held out, 60 unlabelled." in started
+    assert checked.endswith("Problems: 0, warnings: 0.\n")
+    # What the text names in the log and in the metrics.
+    assert "eta: " in trained
+    metrics = json.loads(looked)
+    assert {"sem_seg/mIoU", "sem_seg_teacher/mIoU", "sem_seg_teacher/IoU-disc"} <= metrics.keys()
+    assert metrics["sem_seg_teacher/IoU-background"] > 50
+    logged = (tmp_path / "quickstart/run/metrics.json").read_text()
+    assert '"pseudo/classes_present"' in logged and '"pseudo/confident_share"' in logged
+
+    assert "wrote 60 pictures to seen" in predicted
+    names = sorted(path.stem for path in (tmp_path / "more").iterdir())
+    assert names == sorted(path.stem for path in (tmp_path / "seen").glob("*.png"))
+    assert names == sorted(path.stem for path in (tmp_path / "seen/labels").iterdir())
+    label = np.array(Image.open(tmp_path / f"seen/labels/{names[0]}.png"))
+    assert label.shape == (64, 64) and label.max() < 8
+
+
+def test_the_keys_that_it_names_exist(tmp_path):
+    from rc2l_d2.config import add_rc2l_config
+    from rc2l_d2.host import get_cfg
+
+    cfg = add_rc2l_config(get_cfg()).dump()
+    named = set(re.findall(r"\b(?:MODEL|INPUT|SOLVER)(?:\.[A-Z0-9_]+)+", TUTORIAL.read_text()))
+    assert len(named) > 5
+    assert all(re.search(rf"^ *{key.split('.')[-1]}:", cfg, re.MULTILINE) for key in named)
