@@ -167,6 +167,7 @@ def starting_config(
         "INPUT.STRONG_JITTER": [0.5, 0.5, 0.5, 0.25],
         "INPUT.STRONG_GRAYSCALE": 0.2,
         "SOLVER.IMS_PER_BATCH": machine.images,
+        "SOLVER.REFERENCE_IMS_PER_BATCH": machine.images,
         "SOLVER.IMS_PER_BATCH_UNLABELED": machine.images,
         "SOLVER.BACKBONE_MULTIPLIER": 0.1 if weights else 1.0,
         "SOLVER.WEIGHT_DECAY": 0.01,
@@ -177,6 +178,7 @@ def starting_config(
         "SOLVER.CLIP_GRADIENTS": {"ENABLED": True, "CLIP_TYPE": "full_model", "CLIP_VALUE": 1.0},
         "SOLVER.AMP.ENABLED": True,
         "TEST.EVAL_PERIOD": fifth,
+        "VIS_PERIOD": fifth,
         "SEED": 1,
         "VERSION": 2,
     }
