@@ -64,7 +64,7 @@ def segment_video(file: Path, segmenter: Segmenter, results: ResultWriter) -> No
         InputError: it cannot be read, or not to its end; the frames before that are written.
     """
     reader = VideoReader(file)
-    bar = tqdm(reader, desc=file.name, total=reader.frames or None, unit="frame", leave=False)
+    bar = tqdm(reader, desc=file.name, total=reader.frames or None, unit="frame", leave=False, disable=None)
     with closing(VideoWriter(results.output / output_name(file), reader.rate)) as video:
         for number, frame in enumerate(bar):
             image = cv2.cvtColor(frame, cv2.COLOR_BGR2RGB)
@@ -85,7 +85,7 @@ def predict(args: argparse.Namespace) -> tuple[list[Path], list[str]]:
         segmenter = load_checkpoint(args.config_file, args.opts, args.student)
     results = ResultWriter(output, segmenter, args.labels, args.confidence, args.compare)
     done, failures = [], []
-    for file in tqdm(files, unit="file"):
+    for file in tqdm(files, unit="file", disable=None):
         try:
             (segment_video if is_video(file) else segment_picture)(file, segmenter, results)
             done.append(file)
