@@ -25,6 +25,9 @@ setup(
         "console_scripts": [
             "rc2l-train = rc2l_d2.commands.train:run",
             "rc2l-predict = rc2l_d2.commands.predict:main",
+            "rc2l-check = rc2l_d2.commands.check:main",
+            "rc2l-quickstart = rc2l_d2.quickstart:main",
+            "rc2l-report = rc2l_d2.commands.report:main",
         ]
     },
     # 3.11 is what it was tried with; newer ones are not refused.

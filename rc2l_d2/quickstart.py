@@ -26,6 +26,7 @@ import torch
 import yaml
 from tabulate import tabulate
 
+from .command_words import command_words
 from .data import read_image
 from .data.check import Part, remarks_on
 from .data.label_classes import IGNORE_VALUE, FoundClasses, name_classes, read_raw_labels
@@ -41,8 +42,6 @@ from .host import DatasetCatalog
 # Part of the data set -> its list, below the output folder.
 _LISTS = {"labeled": "labeled.txt", "val": "val.txt", "unlabeled": "unlabeled.txt"}
 _DATASET, _CONFIG, _RUN = "dataset.yaml", "train.yaml", "run"
-# What the commands that come next are called, from the current directory.
-_SCRIPTS = {"check": "tools/check_dataset.py", "train": "train_net.py", "predict": "demo/demo.py"}
 _UNLABELED_SAMPLE, _TIMED = 100, 5
 _FEW_PICTURES = 5
 _DATASET_HEAD = """\
@@ -91,12 +90,11 @@ def quickstart(args: argparse.Namespace) -> str:
     for key, part in (("TRAIN", "labeled"), ("UNLABELED", "unlabeled"), ("TEST", "val")):
         settings[f"DATASETS.{key}"] = [f"{name}_{part}"]
     settings["DATASETS.DEFINITIONS"] = [_in(args.output, _DATASET)]
-    _write(args, pictures, classes, {"labeled": kept, "val": held_out}, name, settings)
-
     counts = f"{len(kept)} labelled images to train on, {len(held_out)} held out, {len(pictures.unlabeled)} unlabelled."
     lines = [counts, "", _class_table(classes, kept, held_out), ""]
     lines += [f"Note: {note}" for note in [*_notes(pictures, classes, held_out, len(useful)), *warnings]]
     lines += [_schedule(args, sizes, settings, pictures, depth in (None, machine.depth)), "", _next(args)]
+    _write(args, pictures, classes, {"labeled": kept, "val": held_out}, name, settings)
     return "\n".join(lines)
 
 
@@ -296,7 +294,7 @@ def _schedule(
     )
     if args.device == "cuda" or not timed:
         return f"{text}\nHow long they take was not measured for such a size; the log says what is left (eta)."
-    files = pictures.unlabeled[:_TIMED]
+    files = pictures.images[:_TIMED]  # which have all been read by now
     start = time.thread_time()  # what else the machine does right now is not counted
     for file in files:
         read_image(file)
@@ -315,17 +313,14 @@ def _schedule(
 
 
 def _next(args: argparse.Namespace) -> str:
-    repository = Path(__file__).resolve().parents[1]
-    script = {
-        name: f"python {shlex.quote(os.path.relpath(repository / path))}" for name, path in _SCRIPTS.items()
-    }
+    check, train, predict = (shlex.join(command_words(name)) for name in ("check", "train", "predict"))
     config, run, seen = (shlex.quote(_in(args.output, name)) for name in (_CONFIG, _RUN, "pictures"))
     source = shlex.quote(args.unlabeled or args.images)
     rows = (
-        ("check", f"{script['check']} --config-file {config} --full"),
-        ("train", f"{script['train']} --config-file {config}"),
+        ("check", f"{check} --config-file {config} --full"),
+        ("train", f"{train} --config-file {config}"),
         ("look", f"tail -n 1 {run}/metrics.json          # or: tensorboard --logdir {run}"),
-        ("predict", f"{script['predict']} --weights {run}/teacher_final.pth --input {source} --output {seen} --labels"),
+        ("predict", f"{predict} --weights {run}/teacher_final.pth --input {source} --output {seen} --labels"),
     )
     return "Next:\n" + "\n".join(f"  {what:8} {command}" for what, command in rows)
 

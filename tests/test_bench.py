@@ -64,6 +64,16 @@ def test_memory(tiny):
     assert size == 1 and 200 < peak < 5000 and seconds > 0 and rate == pytest.approx(4 / seconds, rel=0.1)
 
 
+def test_inference(tiny):
+    windows = ["TEST.SLIDING_WINDOW.ENABLED", "True", "TEST.SLIDING_WINDOW.CROP_SIZE", "(32,48)"]
+    windows += ["TEST.SLIDING_WINDOW.STRIDE", "(24,24)"]
+    for options in ([], windows):
+        rows = table("inference.py", "--images", "3", *tiny, *options)
+        assert list(rows) == ["evaluation", "straightforward"]
+        assert rows["evaluation"][0] == pytest.approx(rows["straightforward"][0], abs=0.1)
+        assert all(value > 0 for row in rows.values() for value in row[1:])
+
+
 def test_matching():
     rows = table("matching.py", "--images", "2", "--queries", "8", "--classes", "5", "--size", "16", "--rounds", "2")
     assert rows["matching"][0] > rows["matching"][1] > 0

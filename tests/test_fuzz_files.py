@@ -6,7 +6,6 @@ import random
 import subprocess
 import sys
 
-import pytest
 from conftest import REPO
 
 sys.path.insert(0, str(REPO / "tools"))
@@ -35,15 +34,17 @@ def test_one_seed_damages_alike_and_never_leaves_a_file_as_it_was():
     assert sum(each == data for each in once) == 0
 
 
-@pytest.mark.parametrize("fault, said", [
-    ("os._exit(3)", "the process died (3)"),
-    ("time.sleep(60)", "longer than 0.5 s"),
-    ("1 / 0", "ZeroDivisionError"),
-    ("b'x' * 400_000_000", "MB of memory, and read"),
-    ("raise fuzz_files.InputError('no')", "a sentence without the file's name: no"),
-])
-def test_what_is_no_sentence_is_found_and_the_next_file_is_read(tmp_path, fault, said):
-    """A mapper with a fault, in the child that the tool starts."""
+FAULTS = {
+    "os._exit(3)": "the process died (3)",
+    "time.sleep(60)": "longer than 1.0 s",
+    "1 / 0": "ZeroDivisionError",
+    "b'x' * 600_000_000": "MB of memory, and read",
+    "raise fuzz_files.InputError('no')": "a sentence without the file's name: no",
+}
+
+
+def test_what_is_no_sentence_is_found_and_the_next_file_is_read(tmp_path):
+    """A mapper with faults, in the children that the tool starts."""
     script = f"""
 import os, sys, time
 sys.path[:0] = [{str(REPO / "tools")!r}]
@@ -53,16 +54,19 @@ class Faulty:
     def __init__(self, cfg):
         pass
     def __call__(self, entry, generator):
-        if entry["damaged"] == "bad":
-            {fault}
+        exec(entry["damaged"])
         return {{}}
 
 fuzz_files.LabeledMapper = fuzz_files.UnlabeledMapper = Faulty
 if __name__ == "__main__":
-    reader = fuzz_files.Reader(None, 0.5, 500)
-    print(reader.read({{"damaged": "bad"}}))
-    print(reader.read({{"damaged": "good"}}))
+    reader = fuzz_files.Reader(None, 1.0, 600)
+    for fault in {[*FAULTS]!r}:
+        # The first file of a child may take longer.
+        print(reader.read({{"damaged": "pass"}}))
+        print("--", reader.read({{"damaged": fault}}))
 """
     (tmp_path / "faulty.py").write_text(script)
     result = subprocess.run([sys.executable, "faulty.py"], cwd=tmp_path, capture_output=True, text=True)
-    assert said in result.stdout and result.stdout.endswith("read\n"), result.stdout + result.stderr
+    assert result.stdout.count("read\n--") == len(FAULTS), result.stdout + result.stderr
+    for found, said in zip(result.stdout.split("--")[1:], FAULTS.values(), strict=True):
+        assert said in found

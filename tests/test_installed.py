@@ -14,6 +14,7 @@ import pytest
 from conftest import REPO, TINY
 
 import rc2l_d2
+from rc2l_d2.command_words import command_words
 from rc2l_d2.data.toy import draw_toy_dataset
 
 pytest.importorskip("setuptools", minversion="70.1", reason="the first that builds wheels by itself")
@@ -71,7 +72,17 @@ def test_the_wheel_holds_all_of_the_package_and_its_configurations(wheel):
     here = {path.relative_to(REPO) for path in files}
     configs = {Path("rc2l_d2") / path.relative_to(REPO) for path in (REPO / "configs").rglob("*.yaml")}
     assert len(configs) > 10 and inside == {path.as_posix() for path in here | configs}
-    assert "rc2l-train = " in points and "rc2l-predict = " in points
+    for name in ("train", "predict", "check", "report", "quickstart"):
+        assert f"rc2l-{name} = " in points
+
+
+def test_commands_are_told_as_they_can_be_typed(tmp_path, monkeypatch):
+    for name in ("train", "predict", "check", "report"):
+        monkeypatch.chdir(REPO)
+        python, script = command_words(name)
+        assert python == "python" and (REPO / script).is_file()
+        monkeypatch.chdir(tmp_path)
+        assert command_words(name) == [f"rc2l-{name}"]
 
 
 def test_the_commands_train_and_predict_in_an_empty_folder(site, tmp_path):

@@ -140,6 +140,19 @@ def test_inputs_are_found_and_nothing_is_written_over_them(tmp_path):
     assert [file.name for file in find_inputs([str(folder / "a.jpg")], folder)] == ["a.jpg"]
 
 
+@pytest.mark.parametrize("where", ["", "labels", "confidence/a", "comparison"])
+def test_nothing_is_written_over_labels_to_compare_with_or_inputs_below_the_output(tmp_path, where):
+    (tmp_path / "a.png").touch()
+    out = tmp_path / "out"
+    (out / where).mkdir(parents=True)
+    with pytest.raises(InputError, match=r"^--compare .* lies where results would be written; give another --output"):
+        find_inputs([str(tmp_path / "a.png")], out, truth=out / where)
+    assert find_inputs([str(tmp_path / "a.png")], out, truth=tmp_path) == [tmp_path / "a.png"]
+    (out / where / "b.png").touch()
+    with pytest.raises(InputError, match=r"give another --output"):
+        find_inputs([str(out / where)], out)
+
+
 def test_labels_are_found_as_the_data_set_calls_them(tmp_path, toy_definition):
     cityscapes = load_definition("rc2l_d2/data/definitions/cityscapes.yaml")
     files = LabelFiles.from_plain(LabelFiles.of(cityscapes).plain())

@@ -28,6 +28,16 @@ def hand_view() -> TeacherView:
     return TeacherView(probabilities, features, torch.tensor([[[True, True, True, True, False]]]))
 
 
+def test_an_image_without_numbers_leaves_the_confidence_as_the_others_have_it():
+    view = hand_view()
+    expected = class_confidence_sums(view)
+    broken = torch.cat([view.probabilities, torch.full_like(view.probabilities, float("nan"))])
+    twice = {name: torch.cat([value, value]) for name, value in (("features", view.features), ("inside", view.inside))}
+    found = class_confidence_sums(replace(view, probabilities=broken, **twice))
+    for mine, theirs in zip(found, expected, strict=True):
+        assert_allclose(mine, theirs)
+
+
 def test_confidence_by_hand():
     sums, counts = class_confidence_sums(hand_view())
     assert_allclose(sums, [2.2, 0.8], rtol=1e-12)

@@ -253,9 +253,9 @@ def test_as_a_command(folder):
     write_masks(folder, "grey")
     result = command("photos", "masks", "more")
     assert result.returncode == 0 and result.stderr == "", result.stderr
-    # What is to be typed next names files that are there.
+    # What is to be typed next, as here is no checkout.
     commands = [line.split() for line in result.stdout.split("Next:\n")[1].splitlines()]
     assert [words[0] for words in commands] == ["check", "train", "look", "predict"]
-    assert all(os.path.isfile(words[2]) for words in commands if words[1] == "python")
-    assert commands[0][3:] == ["--config-file", "quickstart/train.yaml", "--full"]
+    assert commands[0][1:] == ["rc2l-check", "--config-file", "quickstart/train.yaml", "--full"]
+    assert [words[1] for words in commands] == ["rc2l-check", "rc2l-train", "tail", "rc2l-predict"]
     assert yaml.safe_load((folder / "quickstart/train.yaml").read_text())["DATASETS"]["TRAIN"] == ["quickstart_labeled"]

@@ -5,11 +5,13 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import numpy as np
+import pytest
 from conftest import REPO
 from PIL import Image
 
@@ -23,6 +25,7 @@ ENVIRONMENT = {
 }
 
 
+@pytest.mark.skipif(shutil.which("rc2l-train", path=ENVIRONMENT["PATH"]) is None, reason="needs pip install -e .")
 def test_the_tutorial_as_it_is_written(tmp_path):
     blocks = re.findall(r"^```sh\n(.*?)^```$", TUTORIAL.read_text(), re.DOTALL | re.MULTILINE)
     assert len(blocks) == 6

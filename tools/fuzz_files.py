@@ -191,9 +191,10 @@ def fuzz(args: argparse.Namespace, tell: Callable[[str], None]) -> int:
     titles = ["read", "refused", "finding"]
     rows = [[what, suffix, *(counts[what, suffix, title] for title in titles)] for what, suffix in kinds]
     tell(tabulate(rows, ["file", "as", *titles], tablefmt="github"))
-    settled = reader.memory[int(WARM_UP * len(reader.memory))]
+    sizes = reader.memory or [0]
+    settled = sizes[int(WARM_UP * len(sizes))]
     tell(f"{args.files} files, {findings} findings; slowest {slowest:.2f} s; memory of the reading process (the last) "
-         f"after {WARM_UP:.0%} of its files {settled} MB, at the end {reader.memory[-1]} MB")  # fmt: skip
+         f"after {WARM_UP:.0%} of its files {settled} MB, at the end {sizes[-1]} MB")  # fmt: skip
     return findings
 
 

@@ -78,7 +78,7 @@ def predict(args: argparse.Namespace) -> tuple[list[Path], list[str]]:
         InputError, OSError: nothing can be done, or not be written.
     """
     output = Path(args.output)
-    files = find_inputs(args.input, output)
+    files = find_inputs(args.input, output, args.compare)
     if args.weights:
         segmenter = load_weights(args.weights)
     else:

@@ -29,12 +29,10 @@ class ResultWriter:
             truth: a folder of labels to compare with.
 
         Raises:
-            InputError: ``truth`` is no folder, or the one that labels would be written to.
+            InputError: ``truth`` is no folder.
         """
         if truth is not None and not truth.is_dir():
             raise InputError(f"--compare {truth} is not a folder; name the one with the label images.")
-        if truth is not None and labels and truth.resolve() == (output / "labels").resolve():
-            raise InputError(f"--labels would be written over those in {truth}; give another --output.")
         output.mkdir(parents=True, exist_ok=True)
         self.output = output
         self.metadata = segmenter.metadata

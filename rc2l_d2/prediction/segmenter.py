@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from ..data import LabelFiles, TestMapper, require_registered
 from ..data.transforms import resize_image, resize_label
 from ..engine import RegionCheckpointer, load_config, load_model_file
-from ..errors import InputError
+from ..errors import InputError, is_out_of_memory
 from ..evaluation import Predictor, class_colors
 from ..host import CfgNode, MetadataCatalog, build_model
 
@@ -89,7 +89,7 @@ class Segmenter:
             scores = self.predictor([self.mapper.sample(asked)])[0]["sem_seg"]
             labels = scores.argmax(dim=0).to(torch.uint8).cpu().numpy()
         except (RuntimeError, MemoryError) as error:
-            if not _is_out_of_memory(error):
+            if not is_out_of_memory(error):
                 raise
             raise InputError(f"{width} x {height} pixels are too many for this memory; shrink or cut it.") from error
         return Segmentation(resize_label(labels, (height, width)), scores)
@@ -121,8 +121,3 @@ def load_checkpoint(config_file: str, overrides: Sequence[str], student: bool = 
     if "ema" in rest and not student:
         model.load_state_dict(rest["ema"]["model"])
     return Segmenter(model, cfg, MetadataCatalog.get(cfg.DATASETS.TEST[0]))
-
-
-def _is_out_of_memory(error: RuntimeError | MemoryError) -> bool:
-    # On the CPU torch has no class of its own for it.
-    return isinstance(error, (MemoryError, torch.OutOfMemoryError)) or "DefaultCPUAllocator" in str(error)

@@ -13,6 +13,9 @@ import numpy as np  # noqa: E402
 
 from ..errors import InputError  # noqa: E402
 
+# Where a file tells none that can be.
+_USUAL_RATE = 25.0
+
 
 class VideoReader:
     """The frames of a video, uint8 (H, W, 3) in BGR order, upright, one after the other.
@@ -31,7 +34,8 @@ class VideoReader:
         self._capture = cv2.VideoCapture(str(file))
         if not self._capture.isOpened():
             raise InputError(f"{file}: the file is not a video that can be decoded; convert or replace it.")
-        self.rate = self._capture.get(cv2.CAP_PROP_FPS)
+        rate = self._capture.get(cv2.CAP_PROP_FPS)
+        self.rate = round(rate, 3) if 0.5 <= rate <= 1000 else _USUAL_RATE
         self.frames = max(0, int(self._capture.get(cv2.CAP_PROP_FRAME_COUNT)))
 
     def __iter__(self) -> Iterator[np.ndarray]:

@@ -40,11 +40,13 @@ def masked_average_pool(features: Tensor, masks: Tensor) -> Tensor:
 def class_confidence_sums(view: TeacherView) -> tuple[Tensor, Tensor]:
     """Per class, the summed confidence and the number of the positions that the teacher gives to it.
 
-    Two (K,) tensors. They are returned apart so that processes can add theirs up before they divide.
+    Two (K,) tensors. They are returned apart so that processes can add theirs up before they divide. Positions where
+    the teacher says no number count nowhere: a running mean would never be a number again.
     """
     confidence = at_least_float32(view.probabilities).amax(dim=1, keepdim=True)
-    labels = one_hot_labels(view.probabilities) & view.inside.unsqueeze(1)
-    return (labels * confidence).sum(dim=(0, 2, 3)), labels.sum(dim=(0, 2, 3)).to(confidence.dtype)
+    finite = confidence.isfinite()
+    labels = one_hot_labels(view.probabilities) & view.inside.unsqueeze(1) & finite
+    return (labels * confidence.where(finite, 0.0)).sum(dim=(0, 2, 3)), labels.sum(dim=(0, 2, 3)).to(confidence.dtype)
 
 
 @torch.no_grad()

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ..command_words import command_words
 from ..data import load_dataset
 from ..engine import EMATeacher, RC2LTrainer, RegionCheckpointer, load_config, load_model_file
 from ..engine.setup import build_model_or_explain
@@ -16,8 +17,6 @@ from ..errors import InputError
 from ..host import CfgNode
 from .provenance import read_starts
 from .results import STUDENT, TEACHER, read_scalars
-
-_TRAIN, _PREDICT, _REPORT = ("python", "train_net.py"), ("python", "demo/demo.py"), ("python", "tools/make_report.py")
 
 
 @dataclass(frozen=True)
@@ -118,18 +117,19 @@ class RunFolder:
         """(what for, command line), to be given in the folder from which the run was started."""
         config, last = str(self.folder / "config.yaml"), self.folder / "last_checkpoint"
         processes = self.starts[-1].get("processes", 1) if self.starts else 1
-        train = [*_TRAIN, "--config-file", config, *(["--num-gpus", str(processes)] if processes > 1 else [])]
+        train = [*command_words("train"), "--config-file", config]
+        train += ["--num-gpus", str(processes)] if processes > 1 else []
         # A folder that was moved, or is seen from elsewhere, is not where the configuration says.
         moved = os.path.realpath(self.folder) != os.path.realpath(self.cfg.OUTPUT_DIR)
         there = ["OUTPUT_DIR", str(self.folder)] if moved else []
-        found = [("Make this page again", [*_REPORT, str(self.folder)])]
+        found = [("Make this page again", [*command_words("report"), str(self.folder)])]
         if last.exists():
             on = ("Go on training", ["--resume"])
             if self.iterations >= self.max_iter:
                 on = ("Train on, for as long again", ["--resume", "SOLVER.MAX_ITER", str(2 * self.max_iter)])
             evaluate = [*train, "--eval-only", "--resume", *there]
             found = [(on[0], [*train, *on[1], *there]), ("Evaluate", evaluate), *found]
-        predict = [*_PREDICT, "--input", self._a_picture(), "--output", str(self.folder / "pictures")]
+        predict = [*command_words("predict"), "--input", self._a_picture(), "--output", str(self.folder / "pictures")]
         if self._model_file.exists():
             found.insert(-1, ("Predict", [*predict, "--weights", str(self._model_file)]))
         elif last.exists():

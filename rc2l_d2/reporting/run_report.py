@@ -15,6 +15,7 @@ from zlib import crc32
 
 import torch
 
+from ..command_words import command_words
 from ..engine import EMATeacher, RC2LTrainer
 from ..engine.plan import plan_rows
 from ..engine.telemetry import SHARES
@@ -32,6 +33,8 @@ logger = logging.getLogger(__name__)
 REPORT = "report.html"
 # Of each kind.
 _PICTURES = 6
+# Beside mistakes in files, too little memory, of a GPU or of the machine.
+_NO_PICTURES = (InputError, RuntimeError, MemoryError)
 _TEMPLATE = Path(__file__).with_suffix(".html")
 _EXPLAINED = {
     "total_loss": "all losses of a step together",
@@ -83,8 +86,8 @@ def report_on(trainer: RC2LTrainer) -> Path | None:
     except Exception as error:
         reason = " ".join(str(error).split())[:300].rstrip(".")
         logger.warning(
-            "There is no report on this run (%s: %s); mend that and make it with: python tools/make_report.py %s",
-            type(error).__name__, reason, folder,
+            "There is no report on this run (%s: %s); mend that and make it with: %s %s",
+            type(error).__name__, reason, " ".join(command_words("report")), folder,
         )  # fmt: skip
         return None
 
@@ -206,20 +209,20 @@ def _pictures(
     if teacher is None:
         try:
             teacher, confidence_known = run.load_teacher()
-        except InputError as error:
+        except _NO_PICTURES as error:
             return tests, unlabeled, [f"There are no pictures: {error}"]
     problems = []
     try:
         for name in dict.fromkeys(run.cfg.DATASETS.TEST):
             tests[name] = test_rows(run.cfg, teacher, name, _PICTURES)
-    except InputError as error:
+    except _NO_PICTURES as error:
         problems.append(f"There are no pictures of test images: {error}")
     if run.uses_unlabeled and run.cfg.DATASETS.UNLABELED:
         try:
             if not confidence_known:
                 raise InputError("teacher_final.pth does not have the teacher's confidences, which a checkpoint has.")
             unlabeled = unlabeled_rows(run.cfg, teacher, _PICTURES)
-        except InputError as error:
+        except _NO_PICTURES as error:
             problems.append(f"There are no pictures of unlabelled images: {error}")
     return tests, unlabeled, problems
 

@@ -30,7 +30,7 @@ from measure import in_turn, machine, median_ms  # noqa: E402
 
 from rc2l_d2.engine import EMATeacher, SemiSupervisedTrainer, build_optimizer, load_config  # noqa: E402
 from rc2l_d2.engine.progress import peak_memory  # noqa: E402
-from rc2l_d2.errors import InputError  # noqa: E402
+from rc2l_d2.errors import InputError, is_out_of_memory  # noqa: E402
 from rc2l_d2.host import EventStorage, build_model  # noqa: E402
 
 
@@ -53,7 +53,9 @@ def measure(config: str, options: list[str], rounds: int) -> dict[str, float] | 
 
         with EventStorage(trainer.iter):
             seconds = in_turn({"step": step}, rounds, trainer.device)
-    except (torch.OutOfMemoryError, MemoryError):
+    except (RuntimeError, MemoryError) as error:
+        if not is_out_of_memory(error):
+            raise
         return None
     images = cfg.SOLVER.IMS_PER_BATCH + (cfg.SOLVER.IMS_PER_BATCH_UNLABELED if model.uses_unlabeled else 0)
     return {"MB": peak_memory(), "seconds": median_ms(seconds, "step") / 1e3, "images": images}
