@@ -10,8 +10,8 @@ from torch import nn
 from .. import __version__
 from ..config import add_rc2l_config
 from ..data import LabelFiles
-from ..data.definition import voc_color_map
 from ..errors import InputError
+from ..evaluation import class_colors
 from ..host import CfgNode, MetadataCatalog, build_model, get_cfg
 from .weights import read_file
 from .whole_files import write_checkpoint
@@ -39,7 +39,7 @@ def write_model_file(path: str, cfg: CfgNode, model: nn.Module, iteration: int) 
         "model": model.state_dict(),
         "config": cfg.dump(),
         "classes": classes,
-        "palette": [[*map(int, color)] for color in metadata.get("stuff_colors") or voc_color_map(len(classes))],
+        "palette": class_colors(cfg.DATASETS.TRAIN[0]).tolist(),
         "ignore_value": metadata.ignore_label,
         "label_files": metadata.get("label_files", LabelFiles()).plain(),
         "iteration": iteration,
