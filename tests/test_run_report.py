@@ -5,7 +5,6 @@ from __future__ import annotations
 import base64
 import io
 import json
-import logging
 import math
 import os
 import re
@@ -302,19 +301,14 @@ def test_unlabelled_images_need_no_labels(tiny_options, toy_definition, tmp_path
     assert [*page.commands] == ["Predict", "Make this page again"]
 
 
-def test_a_report_that_fails_or_is_not_wanted_leaves_the_run_as_it_is(tiny_options, tmp_path, caplog):
+def test_a_report_that_fails_or_is_not_wanted_leaves_the_run_as_it_is(tiny_options, tmp_path, told):
     trainer = trained(tiny_options, *REPORT)
     (tmp_path / "out" / "report.html").mkdir()
-    caplog.handler.setLevel(logging.WARNING)
-    log = logging.getLogger("rc2l_d2.reporting.run_report")
-    log.addHandler(caplog.handler)
-    try:
-        assert report_on(trainer) is None
-    finally:
-        log.removeHandler(caplog.handler)
-    (told,) = {record.getMessage() for record in caplog.records}
-    assert told.startswith("There is no report on this run (InputError: ") and "tools/make_report.py" in told
-    assert "\n" not in told and (tmp_path / "out" / "model_final.pth").exists()
+    told.clear()
+    assert report_on(trainer) is None
+    (message,) = (message for level, message in told if level == "WARNING")
+    assert message.startswith("There is no report on this run (InputError: ") and "tools/make_report.py" in message
+    assert "\n" not in message and (tmp_path / "out" / "model_final.pth").exists()
     (tmp_path / "out" / "report.html").rmdir()
     assert report_on(RC2LTrainer(load_config("configs/toy/rc2l_R18.yaml", tiny_options))) is None
     assert not (tmp_path / "out" / "report.html").exists()

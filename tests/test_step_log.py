@@ -66,13 +66,13 @@ def test_a_gradient_that_is_not_finite_is_told_where_no_scaler_looks_for_its_sca
     assert written(log)["gradient_norm"] == 1.0
 
 
-def test_so_many_bad_steps_may_be_and_are_left_out(caplog):
+def test_so_many_bad_steps_may_be_and_are_left_out(told):
     log = StepLog(NAMES, max_bad_steps=2)
     nan = torch.tensor(float("nan"))
     for iteration, (loss, norm) in enumerate([(1.0, NORM), (float("nan"), nan), (3.0, NORM), (5.0, nan)]):
         log.add(iteration, losses(ce=loss), norm, 0.0, [f"{iteration}.png"])
     assert written(log) == {"ce": 2.0, "total_loss": 2.0, "data_time": 0.0, "gradient_norm": 1.0}
-    assert [record.getMessage() for record in caplog.records] == [
+    assert [message for _, message in told] == [
         "Losses not finite at iteration 1: process 0: {'ce': nan}, images 1.png; the step is left out, "
         "bad step 1 of the 2 that SOLVER.MAX_BAD_STEPS allows.",
         "Gradient not finite at iteration 3: images 3.png; the step is left out, "
