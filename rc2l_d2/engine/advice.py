@@ -17,8 +17,7 @@ _IMAGES = 40
 _CONFIDENT = 0.01
 # ... or of the confident ones all but one class have less than this part of the share that they have in the labels.
 _OTHERS = 0.01
-# Losses are judged by their median over so many periods of the log; of 20 runs of this project whose learning rate was
-# right none had more than 1.3 times its lowest.
+# Losses are judged by their median over so many periods of the log: a single one is noisy.
 _PERIODS, _RISE = 5, 2.0
 _SUPERVISED = ("loss_ce", "loss_mask", "loss_dice")
 
