@@ -7,6 +7,7 @@ from setuptools import find_packages, setup
 
 # Read, not imported: importing the package takes torch, which need not be there yet.
 VERSION = re.search(r'^__version__ = "(.+)"$', Path("rc2l_d2/__init__.py").read_text(encoding="utf-8"), re.MULTILINE)[1]
+EXPORT = ["onnx>=1.17", "onnxscript>=0.5", "onnxruntime>=1.20"]
 
 setup(
     name="rc2l_d2",
@@ -51,7 +52,9 @@ setup(
         "tqdm>=4.66",
     ],
     extras_require={
-        "dev": ["pytest>=8", "pytest-xdist>=3.5", "hypothesis>=6", "ruff>=0.5", "setuptools>=77"],
+        "dev": ["pytest>=8", "pytest-xdist>=3.5", "hypothesis>=6", "ruff>=0.5", "setuptools>=77", *EXPORT],
+        # tools/export.py; torch writes ONNX with the first two.
+        "export": EXPORT,
         # What tools/bench measures this project beside.
         "bench": ["transformers>=5"],
     },

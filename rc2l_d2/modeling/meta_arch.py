@@ -123,7 +123,7 @@ class RegionSegmentor(nn.Module):
         results = []
         for index, (sample, (height, width)) in enumerate(zip(batched_inputs, images.image_sizes, strict=True)):
             # One image at a time: N masks at full size are what takes the memory.
-            scores = _scores_at(regions.images(index, index + 1), images.tensor.shape[-2:])[..., :height, :width]
+            scores = scores_at(regions.images(index, index + 1), images.tensor.shape[-2:])[..., :height, :width]
             wanted = (sample.get("height", height), sample.get("width", width))
             if wanted != (height, width):
                 scores = F.interpolate(scores, size=wanted, mode="bilinear", align_corners=False)
@@ -131,7 +131,7 @@ class RegionSegmentor(nn.Module):
         return results
 
 
-def _scores_at(regions: Regions, size: Sequence[int]) -> Tensor:
+def scores_at(regions: Regions, size: Sequence[int]) -> Tensor:
     """Semantic scores (B, K, H, W) from mask *logits* brought to ``size`` first, as MaskFormer's inference does."""
     masks = F.interpolate(regions.mask_logits.float(), size=tuple(size), mode="bilinear", align_corners=False)
     return semantic_scores(regions.class_logits.float(), masks)
