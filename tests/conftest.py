@@ -56,6 +56,7 @@ def toy_definition(tmp_path_factory) -> str:
         "val": {"list": "ImageSets/Segmentation/val.txt"},
         "labeled": {"of": "train", "fraction": 0.25, "seed": 0},
         "unlabeled": {"of": "train", "except": "labeled"},
+        "five": {"of": "train", "fraction": 5 / 24, "seed": 0},
     }
     path = root / "tiny.yaml"
     path.write_text(yaml.safe_dump(definition, sort_keys=False))

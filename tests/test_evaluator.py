@@ -147,8 +147,9 @@ def test_windows_and_augmentation_reach_the_evaluation(tiny_options):
 
 
 def test_two_processes_say_what_one_says(tiny_options, tmp_path):
-    evaluate_in_process(tiny_options, str(tmp_path))
-    launch(evaluate_in_process, 2, dist_url="auto", args=(tiny_options, str(tmp_path)))
+    options = [*tiny_options, "DATASETS.TEST", "('tiny_five',)"]  # three images for one of them, two for the other
+    evaluate_in_process(options, str(tmp_path))
+    launch(evaluate_in_process, 2, dist_url="auto", args=(options, str(tmp_path)))
     alone, first, second = (json.loads((tmp_path / f"rank{r}.json").read_text()) for r in ("0of1", "0of2", "1of2"))
     assert set(alone) == {"sem_seg", "sem_seg_teacher"} and 0 < alone["sem_seg"]["mIoU"] < 100
     for task, metrics in alone.items():

@@ -67,6 +67,15 @@ def test_imports_run_one_way(path):
         assert ours <= {"host"}
 
 
+@pytest.mark.parametrize("path", SOURCES, ids=lambda path: str(path.relative_to(REPO)))
+def test_no_shell_is_called(path):
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Call):
+            called = ast.unparse(node.func)
+            assert called not in ("os.system", "os.popen", "subprocess.getoutput", "subprocess.getstatusoutput")
+            assert not any(keyword.arg == "shell" for keyword in node.keywords)
+
+
 def test_the_version_is_said_alike_everywhere():
     citation = yaml.safe_load((REPO / "CITATION.cff").read_text())
     newest = next(line for line in (REPO / "CHANGELOG.md").read_text().splitlines() if line.startswith("## "))
