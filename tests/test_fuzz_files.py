@@ -36,7 +36,7 @@ def test_one_seed_damages_alike_and_never_leaves_a_file_as_it_was():
 
 FAULTS = {
     "os._exit(3)": "the process died (3)",
-    "time.sleep(60)": "longer than 1.0 s",
+    "time.sleep(60)": "longer than 4.0 s",
     "1 / 0": "ZeroDivisionError",
     "b'x' * 600_000_000": "MB of memory, and read",
     "raise fuzz_files.InputError('no')": "a sentence without the file's name: no",
@@ -59,7 +59,7 @@ class Faulty:
 
 fuzz_files.LabeledMapper = fuzz_files.UnlabeledMapper = Faulty
 if __name__ == "__main__":
-    reader = fuzz_files.Reader(None, 1.0, 600)
+    reader = fuzz_files.Reader(None, 4.0, 600)
     for fault in {[*FAULTS]!r}:
         # The first file of a child may take longer.
         print(reader.read({{"damaged": "pass"}}))

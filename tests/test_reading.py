@@ -12,7 +12,7 @@ from PIL import Image, ImageOps
 
 from rc2l_d2.data import read_image, read_label
 from rc2l_d2.data.label_map import LabelMap
-from rc2l_d2.data.reading import LabelColorError, LabelValueError
+from rc2l_d2.data.reading import LabelColorError, LabelValueError, read_image_reduced
 from rc2l_d2.errors import InputError
 
 DOWN, ACROSS = np.mgrid[0:48, 0:64]
@@ -90,6 +90,37 @@ def test_exif_rotation_is_applied(tmp_path, orientation, suffix):
     upright = ImageOps.exif_transpose(Image.open(tmp_path / f"image.{suffix}"))
     assert upright.size == ((64, 48) if orientation < 5 else (48, 64))
     assert _difference(tmp_path / f"image.{suffix}", np.asarray(upright)) <= 2
+
+
+# The shortest edge and, of a file of 48 x 64 pixels, by how much it is divided then.
+@pytest.mark.parametrize(("short_edge", "divisor"), [(6, 8), (7, 4), (12, 4), (24, 2), (25, 1), (0, 1)])
+@pytest.mark.parametrize("orientation", [1, 2, 6, 7])
+def test_a_jpeg_that_will_be_shrunk_is_decoded_smaller(tmp_path, short_edge, divisor, orientation):
+    exif = Image.Exif()
+    exif[274] = orientation
+    Image.fromarray(COLORS).save(tmp_path / "image.jpg", exif=exif, quality=95)
+    whole = read_image(tmp_path / "image.jpg")
+    image, size = read_image_reduced(tmp_path / "image.jpg", short_edge)
+    assert size == whole.shape[:2] == ((48, 64) if orientation < 5 else (64, 48))
+    means = whole.reshape(size[0] // divisor, divisor, size[1] // divisor, divisor, 3).mean((1, 3))
+    assert image.dtype == np.uint8 and np.abs(image - means).max() <= (4 if divisor > 1 else 0)
+
+
+def test_odd_sizes_and_other_formats_are_read_reduced_too(tmp_path):
+    odd = np.full((81, 99, 3), 90, np.uint8)
+    Image.fromarray(odd).save(tmp_path / "odd.jpg")
+    assert [x if isinstance(x, tuple) else x.shape for x in read_image_reduced(tmp_path / "odd.jpg", 20)] == [
+        (21, 25, 3), (81, 99),
+    ]  # fmt: skip
+    # A quarter of both, lying or standing, is 21 x 21: whether EXIF turns it could not be told.
+    Image.fromarray(odd[:, :83]).save(tmp_path / "nearly_square.jpg")
+    assert read_image_reduced(tmp_path / "nearly_square.jpg", 20)[0].shape == (41, 42, 3)
+    Image.fromarray(odd).save(tmp_path / "odd.png")
+    image, size = read_image_reduced(tmp_path / "odd.png", 20)
+    assert (image == odd).all() and size == (81, 99)
+    (tmp_path / "cut.jpg").write_bytes((tmp_path / "odd.jpg").read_bytes()[:-100])
+    with pytest.raises(InputError, match="cut.jpg: the image file ends too early"):
+        read_image_reduced(tmp_path / "cut.jpg", 20)
 
 
 def test_palette_and_one_channel_labels_keep_their_ids(tmp_path):

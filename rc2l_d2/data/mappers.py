@@ -11,12 +11,13 @@ import torch
 
 from ..errors import InputError
 from ..host import CfgNode
-from .reading import IMAGE_FORMATS, read_image, read_label
+from .reading import IMAGE_FORMATS, read_image, read_image_reduced, read_label
 from .transforms import (
     IMAGE_PADDING,
     GeometrySettings,
     StrongViewSettings,
     draw_geometry,
+    draw_short_edge,
     resize_image,
     scaled_size,
     ssd_distortion,
@@ -42,10 +43,11 @@ class LabeledMapper:
 
     def __call__(self, entry: dict, rng: np.random.Generator) -> dict:
         """Raises InputError where a file cannot be read, sizes differ, or the label has a value outside the classes."""
-        image = read_image(entry["file_name"])
+        short_edge = draw_short_edge(self.geometry, rng)
+        image, size = read_image_reduced(entry["file_name"], short_edge)
         label = read_label(entry["sem_seg_file_name"], entry.get("label_map"))
-        check_label(label, image.shape[:2], entry, self.num_classes, self.ignore_value)
-        geometry = draw_geometry(image.shape[:2], self.geometry, rng)
+        check_label(label, size, entry, self.num_classes, self.ignore_value)
+        geometry = draw_geometry(size, short_edge, self.geometry, rng)
         image = geometry.cut_image(image)
         if self.color_aug:
             image = ssd_distortion(image, rng)
@@ -74,8 +76,9 @@ class UnlabeledMapper:
 
     def __call__(self, entry: dict, rng: np.random.Generator) -> dict:
         """Raises InputError where the image cannot be read, or a label to measure by does not fit."""
-        image = read_image(entry["file_name"])
-        geometry = draw_geometry(image.shape[:2], self.geometry, rng)
+        short_edge = draw_short_edge(self.geometry, rng)
+        image, size = read_image_reduced(entry["file_name"], short_edge)
+        geometry = draw_geometry(size, short_edge, self.geometry, rng)
         weak = geometry.cut_image(image)
         sample = {
             "file_name": entry["file_name"],
@@ -84,10 +87,10 @@ class UnlabeledMapper:
             "inside": torch.from_numpy(geometry.inside()),
         }
         if self.with_label:
-            label = np.full(image.shape[:2], self.ignore_value, np.uint8)
+            label = np.full(size, self.ignore_value, np.uint8)
             if "sem_seg_file_name" in entry:
                 label = read_label(entry["sem_seg_file_name"], entry.get("label_map"))
-                check_label(label, image.shape[:2], entry, self.num_classes, self.ignore_value)
+                check_label(label, size, entry, self.num_classes, self.ignore_value)
             sample["sem_seg"] = torch.from_numpy(geometry.pad(geometry.cut_label(label), self.ignore_value))
         return sample
 

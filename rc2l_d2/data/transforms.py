@@ -77,13 +77,17 @@ class Geometry:
         return np.ascontiguousarray(array)
 
 
-def draw_geometry(size: tuple[int, int], settings: GeometrySettings, rng: np.random.Generator) -> Geometry:
-    """Draw resize, flip and crop for an image of ``size`` (h, w)."""
+def draw_short_edge(settings: GeometrySettings, rng: np.random.Generator) -> int:
+    """Draw the length of the shortest edge, in pixels; 0 keeps the size."""
     if settings.sampling == "range":
-        low, high = min(settings.short_edges), max(settings.short_edges)
-        short_edge = int(rng.integers(low, high + 1))
-    else:
-        short_edge = int(rng.choice(settings.short_edges))
+        return int(rng.integers(min(settings.short_edges), max(settings.short_edges) + 1))
+    return int(rng.choice(settings.short_edges))
+
+
+def draw_geometry(
+    size: tuple[int, int], short_edge: int, settings: GeometrySettings, rng: np.random.Generator
+) -> Geometry:
+    """Draw flip and crop for an image of ``size`` (h, w) that is resized to ``short_edge``."""
     height, width = scaled_size(size, short_edge, settings.long_edge)
     top = int(rng.integers(0, max(height - settings.crop[0], 0) + 1))
     left = int(rng.integers(0, max(width - settings.crop[1], 0) + 1))
@@ -103,11 +107,14 @@ def scaled_size(size: tuple[int, int], short_edge: int, long_edge: int) -> tuple
 
 
 def resize_image(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """Resize (H, W, 3) to ``size`` (h, w): bilinear, by area where it shrinks (no aliasing)."""
+    """Resize (H, W, 3) to ``size`` (h, w): bilinear, by area where it shrinks to less than half (no aliasing).
+
+    Down to a half the two neighbours of bilinear interpolation leave no pixel out, and it takes a fraction of the time.
+    """
     if image.shape[:2] == tuple(size):
         return image
-    shrinks = size[0] <= image.shape[0] and size[1] <= image.shape[1]
-    return cv2.resize(image, (size[1], size[0]), interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR)
+    by_area = 2 * size[0] < image.shape[0] and 2 * size[1] < image.shape[1]
+    return cv2.resize(image, (size[1], size[0]), interpolation=cv2.INTER_AREA if by_area else cv2.INTER_LINEAR)
 
 
 def resize_label(label: np.ndarray, size: tuple[int, int]) -> np.ndarray:
@@ -219,8 +226,8 @@ def to_channels_first(image: np.ndarray, format: str) -> np.ndarray:
 
 def values_outside(label: np.ndarray, num_classes: int, ignore_value: int) -> Sequence[int]:
     """The values of a label image, sorted, that are neither a class index nor the ignore value."""
-    allowed = np.zeros(256, dtype=bool)
-    allowed[:num_classes] = True
-    allowed[ignore_value] = True
-    outside = label[~allowed[label]]
-    return [int(value) for value in np.unique(outside)]
+    outside = np.ones(256, np.uint8)
+    outside[:num_classes] = outside[ignore_value] = 0
+    found = cv2.LUT(label, outside)
+    # Nearly always there are none, and finding that out is most of what a label's check costs.
+    return np.unique(label[found > 0]).tolist() if cv2.countNonZero(found) else []

@@ -26,7 +26,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 from measure import in_turn, machine, median_ms, quartiles, ratio  # noqa: E402
 
 from rc2l_d2.data import LabeledMapper, UnlabeledMapper, stream_entries  # noqa: E402
-from rc2l_d2.data.transforms import IMAGE_PADDING, Geometry, draw_geometry  # noqa: E402
+from rc2l_d2.data.transforms import IMAGE_PADDING, Geometry, draw_geometry, draw_short_edge  # noqa: E402
 from rc2l_d2.engine import load_config  # noqa: E402
 
 
@@ -35,6 +35,10 @@ class PILViews:
 
     def __init__(self, mapper: LabeledMapper | UnlabeledMapper):
         self.mapper = mapper
+
+    def drawn(self, image: Image.Image, rng: np.random.Generator) -> Geometry:
+        settings = self.mapper.geometry
+        return draw_geometry((image.height, image.width), draw_short_edge(settings, rng), settings, rng)
 
     def cut(self, image: Image.Image, geometry: Geometry, resample: int) -> Image.Image:
         height, width = geometry.size
@@ -55,7 +59,7 @@ class PILViews:
     def labeled(self, entry: dict, rng: np.random.Generator) -> dict:
         image = Image.open(entry["file_name"]).convert("RGB")
         label = Image.open(entry["sem_seg_file_name"])
-        geometry = draw_geometry((image.height, image.width), self.mapper.geometry, rng)
+        geometry = self.drawn(image, rng)
         label = Image.fromarray(np.array(self.cut(label, geometry, Image.Resampling.NEAREST)), mode="L")
         return {
             "image": self.tensor(self.cut(image, geometry, Image.Resampling.BILINEAR), geometry, IMAGE_PADDING),
@@ -64,7 +68,7 @@ class PILViews:
 
     def unlabeled(self, entry: dict, rng: np.random.Generator) -> dict:
         image = Image.open(entry["file_name"]).convert("RGB")
-        geometry = draw_geometry((image.height, image.width), self.mapper.geometry, rng)
+        geometry = self.drawn(image, rng)
         weak = self.cut(image, geometry, Image.Resampling.BILINEAR)
         return {
             "image": self.tensor(weak, geometry, IMAGE_PADDING),
