@@ -203,7 +203,7 @@ def _ends_too_early(data: bytes) -> bool:
     if not data.startswith(_JPEG_START):
         return False
     # The pixels follow the header's segments, among them a thumbnail that may have an end marker of its own.
-    return data.find(_JPEG_END, _jpeg_header(data)[0]) < 0
+    return data.rfind(_JPEG_END, _jpeg_header(data)[0]) < 0
 
 
 def _png_lacks_its_end(data: bytes) -> bool:
