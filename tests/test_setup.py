@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+
 import pytest
 
 from rc2l_d2.engine import load_config
@@ -49,3 +52,25 @@ def test_one_data_set_without_its_brackets_is_told_how_it_is_written():
 def test_overrides_that_do_not_fit_are_refused(overrides, fragment):
     with pytest.raises(InputError, match=fragment):
         load_config("", overrides)
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="speaks of the GNU C library")
+def test_freed_memory_is_kept_for_the_next_step():
+    script = """
+import resource, torch
+from rc2l_d2.engine import keep_freed_memory
+def pages_cleared():
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    x = torch.ones(16_000_000)
+    for _ in range(3):
+        x = x + 1
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+pages_cleared()
+kept_back = pages_cleared()
+keep_freed_memory()
+pages_cleared()
+print(kept_back, pages_cleared())
+"""
+    result = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    before, after = map(int, result.stdout.split())
+    assert before > 10 * after, "of 256 MB"

@@ -16,6 +16,7 @@ from ..engine import (
     Interrupted,
     RC2LTrainer,
     describe_plan,
+    keep_freed_memory,
     load_config,
     run_under_torchrun,
     signals_to_children,
@@ -54,8 +55,10 @@ def setup(args: argparse.Namespace) -> CfgNode:
     # Where images are read in the process that trains, OpenCV's own pool, a thread for each core whatever
     # OMP_NUM_THREADS says, would take the cores from torch and from runs beside this one.
     cv2.setNumThreads(0)
-    if cfg.MODEL.DEVICE == "cpu" and comm.get_world_size() > 1:
-        torch.set_num_threads(max(1, (os.cpu_count() or 1) // comm.get_world_size()))
+    if cfg.MODEL.DEVICE == "cpu":
+        keep_freed_memory()
+        if comm.get_world_size() > 1:
+            torch.set_num_threads(max(1, (os.cpu_count() or 1) // comm.get_world_size()))
     return cfg
 
 

@@ -6,7 +6,7 @@ from .model_file import load_model_file
 from .plan import describe_plan
 from .preemption import Interrupted, signals_to_children
 from .progress import PROGRESS_LOGGER
-from .setup import load_config
+from .setup import keep_freed_memory, load_config
 from .solver import build_lr_scheduler, build_optimizer, learning_rate
 from .torchrun import run_under_torchrun, started_by_torchrun
 from .train_loop import SemiSupervisedTrainer
@@ -23,6 +23,7 @@ __all__ = [
     "build_lr_scheduler",
     "build_optimizer",
     "describe_plan",
+    "keep_freed_memory",
     "learning_rate",
     "load_config",
     "load_model_file",
