@@ -217,7 +217,7 @@ def _png_lacks_its_end(data: bytes) -> bool:
 
 
 def _decode(path: str | os.PathLike, data: bytes, flag: int = cv2.IMREAD_COLOR) -> np.ndarray:
-    """uint8 (h, w, 3) in BGR order of what the file ``path`` holds; raises InputError where nothing can be made of it."""
+    """What the file ``path`` holds, uint8 (h, w, 3) in BGR order; InputError where nothing can be made of it."""
     if _pixels(data) > MAX_PIXELS:
         raise InputError(f"{path}: the image has more than {MAX_PIXELS // 10**6} million pixels; cut or shrink it.")
     truncated = _ends_too_early(data)

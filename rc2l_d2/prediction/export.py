@@ -82,7 +82,7 @@ def save_program(program: ExportedProgram, information: dict, path: str) -> None
 
 
 def save_onnx(program: ExportedProgram, information: dict, path: str) -> None:
-    """Write a program as ONNX, from "image" to "scores", with ``information`` as its metadata property ``INFORMATION``."""
+    """Write a program as ONNX, "image" to "scores", with ``information`` as its metadata property ``INFORMATION``."""
     graph = torch.onnx.export(
         program,
         dynamo=True,
