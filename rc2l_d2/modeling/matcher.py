@@ -10,20 +10,11 @@ from torch.nn import functional as F
 
 from ..regions.types import PseudoRegions, Regions
 
-# Focal loss: weight of positions inside the region, and the exponent (MaskFormer's values).
+# Focal loss: weight of positions inside the region; the exponent is 2 (MaskFormer's values).
 FOCAL_ALPHA = 0.25
-FOCAL_GAMMA = 2
 
 # Stands for a cost that isn't finite: scipy would raise, while a loss that isn't finite is for the trainer to report.
 _UNKNOWN_COST = 1e6
-
-
-def focal_penalty(wrongness: Tensor) -> Tensor:
-    """Focal loss without its alpha: sigmoid(u)^gamma * softplus(u) for u the logit of being wrong, elementwise.
-
-    u is -x where the target is 1 and x where it is 0, for a mask logit x.
-    """
-    return wrongness.sigmoid() ** FOCAL_GAMMA * F.softplus(wrongness)
 
 
 @torch.no_grad()
@@ -50,10 +41,10 @@ def matching_cost(
         regions = targets.float().flatten(2).transpose(1, 2)  # (B, S, K)
         known = valid.float().flatten(1)[:, :, None]  # (B, S, 1)
         # sum of positive terms inside and negative ones outside = (positive - negative) inside + negative everywhere
-        outside = (1 - FOCAL_ALPHA) * focal_penalty(logits)
-        inside = FOCAL_ALPHA * focal_penalty(-logits) - outside
+        masks, surprise = logits.sigmoid(), F.softplus(logits)
+        outside = (1 - FOCAL_ALPHA) * masks.square() * surprise
+        inside = FOCAL_ALPHA * (1 - masks).square() * (surprise - logits) - outside
         focal = (inside @ regions + outside @ known) / known.sum(1, keepdim=True).clamp(min=1)
-        masks = logits.sigmoid()
         dice = 1 - (2 * masks @ regions + 1) / (masks @ known + regions.sum(1, keepdim=True) + 1)
         probability = class_logits.float().softmax(-1)[..., :-1]
         cost = mask_weight * focal + dice_weight * dice - probability

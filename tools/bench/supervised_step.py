@@ -62,7 +62,8 @@ def theirs(images: torch.Tensor, labels: torch.Tensor) -> Callable[[], None]:
     )
     config.decoder_config.num_queries = _QUERIES
     config.decoder_config.decoder_layers = _LAYERS
-    config.decoder_config.dropout = _DROPOUT
+    for place in ("dropout", "attention_dropout", "activation_dropout"):  # DETR's layers have it in all three
+        setattr(config.decoder_config, place, _DROPOUT)
     model = MaskFormerForInstanceSegmentation(config).to(images.device).train()
     class_labels = [label.unique() for label in labels]
     mask_labels = [
