@@ -7,7 +7,7 @@ import pytest
 import torch
 from data_files import small_config, write_image, write_label
 
-from rc2l_d2.data import LabeledMapper, TestMapper, UnlabeledMapper, read_image, read_label
+from rc2l_d2.data import LabeledMapper, TestMapper, UnlabeledMapper, mappers, read_image, read_label
 from rc2l_d2.data.label_map import LabelMap
 from rc2l_d2.errors import InputError
 
@@ -35,6 +35,30 @@ def test_labeled_sample(entry, color_aug):
         assert sample["image"].shape == (3, 16, 20) and sample["image"].dtype == torch.uint8
         assert sample["sem_seg"].shape == (16, 20) and sample["sem_seg"].dtype == torch.uint8
         assert sample["sem_seg"].max() < 3
+
+
+def test_a_jpeg_that_is_decoded_smaller_stays_with_its_label(tmp_path, monkeypatch):
+    label = np.zeros((96, 128), np.uint8)
+    label[32:, 40:] = 1
+    write_image(tmp_path / "image.jpg", label[..., None].repeat(3, 2) * 200)
+    write_label(tmp_path / "label.png", label)
+    entry = {"file_name": str(tmp_path / "image.jpg"), "sem_seg_file_name": str(tmp_path / "label.png")}
+    cfg = small_config()
+    cfg.MODEL.RC2L.MEASURE_PSEUDO_LABELS = True
+    decoded = []
+    read = mappers.read_image_reduced
+    monkeypatch.setattr(mappers, "read_image_reduced", lambda *given: decoded.append(read(*given)) or decoded[-1])
+    for mapper in (LabeledMapper(cfg), UnlabeledMapper(cfg)):
+        for seed in range(10):
+            sample = mapper(entry, np.random.default_rng(seed))
+            bright, inside = sample["image"][0] > 100, sample["sem_seg"] != 255
+            wrong = (bright != (sample["sem_seg"] == 1))[inside].sum()
+            assert wrong <= 36, "no more than one row and one column, at the edge between both"
+    assert {image.shape[0] for image, _ in decoded} <= {24, 48} and {size for _, size in decoded} == {(96, 128)}
+    write_label(tmp_path / "label.png", label[::4, ::4].copy())
+    for mapper in (LabeledMapper(cfg), UnlabeledMapper(cfg)):
+        with pytest.raises(InputError, match="label.png"):
+            mapper(entry, np.random.default_rng(0))
 
 
 def test_labeled_padding(entry):

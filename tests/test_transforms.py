@@ -53,6 +53,9 @@ def test_label_resize_takes_pixel_centres():
 def test_image_resize_averages_when_it_shrinks():
     board = (np.indices((8, 8)).sum(0) % 2 * 200).astype(np.uint8)[..., None].repeat(3, 2)
     assert (resize_image(board, (4, 4)) == 100).all()
+    board = (np.indices((12, 12)).sum(0) % 2 * 180).astype(np.uint8)[..., None].repeat(3, 2)
+    # Five or four of nine are bright; two neighbours alone would say 0 or 180.
+    assert set(np.unique(resize_image(board, (4, 4)))) == {80, 100}
 
 
 def test_geometry_keeps_image_label_and_inside_together(image):

@@ -14,6 +14,7 @@ mistake in what was given. It takes the extra "export": pip install -e '.[export
 from __future__ import annotations
 
 import argparse
+import importlib.util
 import logging
 import sys
 from pathlib import Path
@@ -24,8 +25,6 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from rc2l_d2.errors import InputError  # noqa: E402
 
-# A multiple of every backbone's stride, and two sizes that have to be padded in both directions.
-SIZES = ((128, 160), (97, 241), (300, 200))
 TOLERANCE = 1e-4  # of the highest score
 
 
@@ -35,19 +34,23 @@ def export(weights: str, folder: Path) -> bool:
     Raises:
         InputError, OSError: the weights cannot be used, the folder not be written, or the extra is not installed.
     """
-    try:
-        from rc2l_d2.prediction import export as exporting
-    except ImportError as error:
-        raise InputError(f"{error.name} is not installed; run: pip install -e '.[export]'.") from error
+    for package in ("onnx", "onnxscript", "onnxruntime"):
+        if importlib.util.find_spec(package) is None:
+            raise InputError(f"{package} is not installed; run: pip install -e '.[export]'.")
+    from rc2l_d2.prediction import export as exporting
+
     model, information = exporting.load_for_export(weights)
     folder.mkdir(parents=True, exist_ok=True)
     files = tuple(str(folder / name) for name in ("predictor.pt2", "predictor.onnx"))
     program = exporting.export_program(model)
     exporting.save_program(program, information, files[0])
     exporting.save_onnx(program, information, files[1])
-    far = [exporting.differences(model, *files, size, seed) for seed, size in enumerate(SIZES)]
-    rows = [[f"{height} x {width}", *each.values()] for (height, width), each in zip(SIZES, far, strict=True)]
-    print(f"{' and '.join(files)}: edges of {model.size_divisibility + 1} to {exporting.LARGEST} pixels")
+    smallest = exporting.smallest_edge(model)
+    # One that needs no padding, and two that have to be padded in both directions.
+    sizes = ((4 * smallest - 4, 5 * smallest - 5), (3 * smallest - 2, 7 * smallest + 10), (9 * smallest, 6 * smallest))
+    far = [exporting.differences(model, *files, size, seed) for seed, size in enumerate(sizes)]
+    rows = [[f"{height} x {width}", *each.values()] for (height, width), each in zip(sizes, far, strict=True)]
+    print(f"{' and '.join(files)}: edges of {smallest} to {exporting.LARGEST} pixels")
     print(tabulate(rows, ["size", *far[0]], floatfmt=".1e", tablefmt="github"))
     print(f"largest difference of a score, as a share of the highest; allowed: {TOLERANCE:.0e}")
     return all(value <= TOLERANCE for each in far for value in each.values())

@@ -22,7 +22,7 @@ cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
 MAX_PIXELS = 2 * Image.MAX_IMAGE_PIXELS
 _JPEG_START, _JPEG_END, _JPEG_SCAN = b"\xff\xd8", b"\xff\xd9", 0xDA
 _JPEG_FRAMES = set(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}  # SOF markers, in which the size stands
-# By what they divide width and height, rounded up.
+# By what they divide width and height.
 _REDUCED = {8: cv2.IMREAD_REDUCED_COLOR_8, 4: cv2.IMREAD_REDUCED_COLOR_4, 2: cv2.IMREAD_REDUCED_COLOR_2}
 _PNG_START, _PNG_END = b"\x89PNG\r\n\x1a\n", b"IEND"
 # PIL's modes whose one channel holds the values themselves; "P" holds palette indices, which are the labels.
@@ -80,8 +80,8 @@ def read_image(path: str | os.PathLike, format: str = "BGR") -> np.ndarray:
 def read_image_reduced(path: str | os.PathLike, short_edge: int) -> tuple[np.ndarray, tuple[int, int]]:
     """Read an image that will be shrunk to ``short_edge`` pixels, which need not be decoded at its full size.
 
-    A JPEG is decoded at an eighth, a quarter or half of its size where that leaves ``short_edge`` pixels, which the
-    decoder does in a fraction of the time; everything else, and with a ``short_edge`` of 0, as :func:`read_image` does.
+    A JPEG is decoded at an eighth, a quarter or half of its size, in a fraction of the time, where that divides both
+    edges and leaves ``short_edge`` pixels; everything else, and with a ``short_edge`` of 0, as :func:`read_image` does.
 
     Returns:
         uint8 (h, w, 3) in BGR order, upright; and the file's own height and width, upright.
@@ -92,12 +92,12 @@ def read_image_reduced(path: str | os.PathLike, short_edge: int) -> tuple[np.nda
     data = _read_bytes(path)
     height, width = _jpeg_header(data)[1] if data.startswith(_JPEG_START) else (0, 0)
     for divisor, flag in _REDUCED.items():
-        lying, standing = ((-(-a // divisor), -(-b // divisor)) for a, b in ((height, width), (width, height)))
-        # Which of both it is depends on its EXIF rotation; where they cannot be told apart nothing is gained.
-        if short_edge and min(height, width) >= divisor * short_edge and (lying != standing or height == width):
+        # A part of a position at the edges would be stretched to a whole one, and shift the image against its label.
+        whole = height % divisor == width % divisor == 0
+        if short_edge and whole and min(height, width) >= divisor * short_edge:
             image = _decode(path, data, flag)
-            if image.shape[:2] in (lying, standing):
-                return image, (height, width) if image.shape[:2] == lying else (width, height)
+            # EXIF may have turned it.
+            return image, (image.shape[0] * divisor, image.shape[1] * divisor)
     image = _decode(path, data)
     return image, image.shape[:2]
 

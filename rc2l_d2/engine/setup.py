@@ -20,8 +20,8 @@ from ..errors import InputError
 from ..evaluation import check_test_settings
 from ..host import META_ARCH_REGISTRY, CfgNode, build_model, get_cfg
 
-# Of malloc.h: the smallest block that is mapped by itself, and how much may lie free at the heap's end.
-_M_MMAP_THRESHOLD, _M_TRIM_THRESHOLD = -3, -1
+# Of malloc.h: how many blocks may be mapped by themselves, and how much may lie free at the heap's end.
+_M_MMAP_MAX, _M_TRIM_THRESHOLD = -4, -1
 
 
 def load_config(config_file: str = "", overrides: Sequence[str] = ()) -> CfgNode:
@@ -59,8 +59,8 @@ def keep_freed_memory() -> None:
     """
     library = ctypes.CDLL(None) if os.name == "posix" else None
     if hasattr(library, "mallopt"):
-        for parameter in (_M_MMAP_THRESHOLD, _M_TRIM_THRESHOLD):
-            library.mallopt(parameter, 2**31 - 1)
+        library.mallopt(_M_MMAP_MAX, 0)
+        library.mallopt(_M_TRIM_THRESHOLD, 2**31 - 1)
 
 
 def build_model_or_explain(cfg: CfgNode) -> nn.Module:

@@ -30,8 +30,8 @@ class WholeImagePredictor(nn.Module):
         """Scores (1, K, H, W), float32, of an image (1, 3, H, W), uint8, in the order of channels of INPUT.FORMAT."""
         model, size = self.model, image.shape[-2:]
         normalised = (image - model.pixel_mean) / model.pixel_std
+        multiple = max(model.size_divisibility, 1)
         for dim, length in zip((2, 3), size, strict=True):
-            multiple = model.size_divisibility
             position = torch.arange((length + multiple - 1) // multiple * multiple, device=image.device)
             inside = (position < length).view(-1, *[1] * (3 - dim))
             normalised = normalised.index_select(dim, position.clamp(max=length - 1)) * inside
@@ -63,13 +63,18 @@ def load_for_export(path: str) -> tuple[RegionSegmentor, dict]:
     return model.cpu(), information
 
 
+def smallest_edge(model: RegionSegmentor) -> int:
+    """Pixels of the shortest edge that an exported model takes.
+
+    With fewer its coarsest map, of stride 32 at most, would have one position, and torch takes that for another shape.
+    """
+    return max(model.size_divisibility, 32) + 1
+
+
 @torch.no_grad()
 def export_program(model: RegionSegmentor) -> ExportedProgram:
-    """:class:`WholeImagePredictor` as a program, for edges from ``size_divisibility + 1`` to ``LARGEST`` pixels.
-
-    (Below that its coarsest map would have one position, which torch takes for a shape of its own.)
-    """
-    smallest = model.size_divisibility + 1
+    """:class:`WholeImagePredictor` as a program, for edges from :func:`smallest_edge` to ``LARGEST`` pixels."""
+    smallest = smallest_edge(model)
     # Neither a multiple of the divisibility nor square, lest the trace take the example for the rule.
     example = torch.zeros(1, 3, 3 * smallest, 4 * smallest + 1, dtype=torch.uint8)
     height, width = (Dim(name, min=smallest, max=LARGEST) for name in ("height", "width"))

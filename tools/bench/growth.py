@@ -23,7 +23,6 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 from cases import random_case  # noqa: E402
 from measure import in_turn, machine, median_ms, peak_memory  # noqa: E402
 
-from rc2l_d2.engine import keep_freed_memory  # noqa: E402
 from rc2l_d2.pixels import pixel_contrastive  # noqa: E402
 from rc2l_d2.regions import (  # noqa: E402
     Regions,
@@ -67,7 +66,6 @@ def main() -> int:
     parser.add_argument("--limit", type=float, default=8.0, help="GB that the pixel loss may take")
     parser.add_argument("--picture", type=Path)
     args = parser.parse_args()
-    keep_freed_memory()  # as training does
     device = torch.device(args.device)
 
     measured: dict[str, dict[int, tuple[float, float]]] = {"regions": {}, "pixels": {}}  # ms, MB

@@ -15,9 +15,11 @@ from pathlib import Path
 
 import torch
 
+from rc2l_d2.engine import keep_freed_memory
 from rc2l_d2.reporting import hardware
 
 Seconds = dict[str, list[float]]
+_PAGE_KB = 4  # less than a page the kernel cannot tell
 
 
 def in_turn(parts: Mapping[str, Callable[[], object]], rounds: int, device: torch.device, warmup: int = 2) -> Seconds:
@@ -25,6 +27,8 @@ def in_turn(parts: Mapping[str, Callable[[], object]], rounds: int, device: torc
 
     Every other round goes backwards, so that no part always follows the same one.
     """
+    if device.type == "cpu":
+        keep_freed_memory()  # as training does
     seconds: Seconds = {name: [] for name in parts}
     for number in range(-warmup, rounds):
         for name in parts if number % 2 else reversed(parts):
@@ -80,7 +84,7 @@ def peak_memory(work: Callable[[], object], device: torch.device) -> float:
     Path("/proc/self/clear_refs").write_text("5")
     before = _status_kb("VmRSS")
     work()
-    return (_status_kb("VmHWM") - before) / 1e3
+    return max(_status_kb("VmHWM") - before, _PAGE_KB) / 1e3
 
 
 def _status_kb(key: str) -> int:
