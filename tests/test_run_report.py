@@ -130,7 +130,8 @@ def hostile(toy_definition, tmp_path_factory) -> tuple[Path, list[str]]:
     overrides = [
         *TINY, "DATASETS.DEFINITIONS", f"('{file}',)", "DATASETS.TRAIN", "('hostile_labeled',)",
         "DATASETS.UNLABELED", "('hostile_unlabeled',)", "DATASETS.TEST", "('hostile_val',)",
-        "SOLVER.MAX_ITER", "40", "SOLVER.CHECKPOINT_PERIOD", "20", "TEST.EVAL_PERIOD", "20",
+        # At the toy set's rate it may not know the background after so few iterations, and all numbers be zero.
+        "SOLVER.MAX_ITER", "40", "SOLVER.BASE_LR", "0.003", "SOLVER.CHECKPOINT_PERIOD", "20", "TEST.EVAL_PERIOD", "20",
         "MODEL.RC2L.EMA_DECAY", "0.8", "MODEL.RC2L.MEASURE_PSEUDO_LABELS", "True", "TEST.REPORT", "True",
         "OUTPUT_DIR", str(folder / "<out>"),
     ]  # fmt: skip
