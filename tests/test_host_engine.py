@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import atexit
 import json
 import logging
 import os
 import weakref
+from pathlib import Path
 
 import pytest
 import torch
@@ -245,8 +247,14 @@ def test_setup_writes_config_and_seeds(tmp_path):
     assert "torch" in (tmp_path / "out" / "log.txt").read_text()
 
 
+def threads_to(path):
+    path.write_text(" ".join(task.joinpath("comm").read_text().strip() for task in Path("/proc/self/task").iterdir()))
+
+
 def in_each_process(folder):
     rank = comm.get_rank()
+    threads_to(folder / f"{rank}.during")
+    atexit.register(threads_to, folder / f"{rank}.after")
     result = {
         "size": comm.get_world_size(),
         "local": comm.get_local_rank(),
@@ -282,6 +290,9 @@ def test_two_processes_gather_train_alike_and_fail_together(tmp_path):
     assert one["weights"] == other["weights"]
     assert one["raised"] and other["raised"]
     assert (tmp_path / "out" / "model_final.pth").exists()
+    for rank in range(2):  # a thread of the group that frees a Python object at the interpreter's end aborts it
+        assert "gloo" in (tmp_path / f"{rank}.during").read_text()
+        assert "gloo" not in (tmp_path / f"{rank}.after").read_text()
 
 
 def test_one_process_runs_here():

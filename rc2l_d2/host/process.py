@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import importlib
 import os
 from collections.abc import Callable
 from datetime import timedelta
@@ -30,12 +31,14 @@ def run_process(comm: ModuleType, local_world_size: int, main_func: Callable, ar
         gpus = torch.cuda.device_count()
         assert local_world_size <= gpus, f"{local_world_size} processes asked for, but there are {gpus} GPUs."
         torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
+    # DistributedDataParallel imports it, and what it has as default arguments would keep a group that is there by then.
+    importlib.import_module("torch._dynamo")
     dist.init_process_group(backend="nccl" if has_gpu else "gloo", timeout=timedelta(minutes=30), **group)
     comm.create_local_process_group(local_world_size)
     comm.synchronize()
     main_func(*args)
-    # What is left of the model in reference cycles goes while the interpreter still runs: threads of torch that free
-    # Python objects later, at its end, abort the process now and then.
+    # What is left of the model in reference cycles goes while the interpreter still runs, and with it all that holds
+    # the group, whose threads then end here: such as free Python objects at the interpreter's end abort the process.
     gc.collect()
     # All together, for rank 0 holds the store; and not after a failure, when other members may still wait.
     comm.synchronize()

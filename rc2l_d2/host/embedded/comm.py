@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import functools
 import os
+import weakref
 from typing import Any
 
 import numpy as np
@@ -46,10 +46,18 @@ def synchronize() -> None:
         dist.barrier(device_ids=[torch.cuda.current_device()] if on_gpu else None)
 
 
-@functools.cache
+# Weak, because a group that outlives destroy_process_group keeps its threads, see ..process.run_process.
+_object_groups = weakref.WeakValueDictionary()
+
+
 def _object_group() -> dist.ProcessGroup:
     """A gloo group of all processes: objects travel through host memory, whatever the tensors do."""
-    return dist.new_group(backend="gloo") if dist.get_backend() == dist.Backend.NCCL else dist.group.WORLD
+    if dist.get_backend() != dist.Backend.NCCL:
+        return dist.group.WORLD
+    group = _object_groups.get("gloo")
+    if group is None:
+        group = _object_groups["gloo"] = dist.new_group(backend="gloo")
+    return group
 
 
 def all_gather(data: Any) -> list[Any]:
