@@ -38,14 +38,18 @@ def matching_cost(
     # Autocast would run the matrix products in half precision.
     with torch.autocast(mask_logits.device.type, enabled=False):
         logits = mask_logits.float().flatten(2)
-        regions = targets.float().flatten(2).transpose(1, 2)  # (B, S, K)
-        known = valid.float().flatten(1)[:, :, None]  # (B, S, 1)
-        # sum of positive terms inside and negative ones outside = (positive - negative) inside + negative everywhere
+        # The last column is all that is known.
+        columns = torch.cat([targets.flatten(2), valid.flatten(1)[:, None]], dim=1).float().transpose(1, 2)
+        areas = columns.sum(1, keepdim=True)
         masks, surprise = logits.sigmoid(), F.softplus(logits)
-        outside = (1 - FOCAL_ALPHA) * masks.square() * surprise
-        inside = FOCAL_ALPHA * (1 - masks).square() * (surprise - logits) - outside
-        focal = (inside @ regions + outside @ known) / known.sum(1, keepdim=True).clamp(min=1)
-        dice = 1 - (2 * masks @ regions + 1) / (masks @ known + regions.sum(1, keepdim=True) + 1)
+        # What follows is memory traffic, hence in place.
+        outside = masks.square().mul_(surprise).mul_(1 - FOCAL_ALPHA)
+        # sum of positive terms inside and negative ones outside = (positive - negative) inside + negative everywhere
+        inside = (1 - masks).square_().mul_(surprise.sub_(logits)).mul_(FOCAL_ALPHA).sub_(outside)
+        everywhere = outside @ columns[..., -1:]
+        focal = (inside @ columns[..., :-1] + everywhere) / areas[..., -1:].clamp(min=1)
+        covered = masks @ columns
+        dice = 1 - (2 * covered[..., :-1] + 1) / (covered[..., -1:] + areas[..., :-1] + 1)
         probability = class_logits.float().softmax(-1)[..., :-1]
         cost = mask_weight * focal + dice_weight * dice - probability
         return cost.nan_to_num(_UNKNOWN_COST, _UNKNOWN_COST, _UNKNOWN_COST)
