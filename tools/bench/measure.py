@@ -5,13 +5,12 @@ Times are only ever compared within one run, round by round: whatever else the m
 
 from __future__ import annotations
 
-import ctypes
 import gc
+import itertools
 import platform
 import statistics
 import time
 from collections.abc import Callable, Mapping
-from pathlib import Path
 
 import torch
 
@@ -19,7 +18,6 @@ from rc2l_d2.engine import keep_freed_memory
 from rc2l_d2.reporting import hardware
 
 Seconds = dict[str, list[float]]
-_PAGE_KB = 4  # less than a page the kernel cannot tell
 
 
 def in_turn(parts: Mapping[str, Callable[[], object]], rounds: int, device: torch.device, warmup: int = 2) -> Seconds:
@@ -68,10 +66,10 @@ def synchronize(device: torch.device) -> None:
 
 
 def peak_memory(work: Callable[[], object], device: torch.device) -> float:
-    """MB that ``work`` needs at most beyond what is there before it.
+    """MB that ``work`` has torch allocate at most, beyond what is there before it.
 
-    On CUDA what torch allocates. On a CPU what the kernel counts as the process's highest resident memory, after the
-    memory that was freed has been given back; that is Linux and the GNU C library.
+    On a CPU added up from the profiler's record of the allocator: what the process has resident depends on what it kept
+    of earlier work. Scratch memory of libraries is in neither.
     """
     gc.collect()
     if device.type == "cuda":
@@ -80,18 +78,12 @@ def peak_memory(work: Callable[[], object], device: torch.device) -> float:
         before = torch.cuda.memory_allocated(device)
         work()
         return (torch.cuda.max_memory_allocated(device) - before) / 1e6
-    ctypes.CDLL(None).malloc_trim(0)
-    Path("/proc/self/clear_refs").write_text("5")
-    before = _status_kb("VmRSS")
-    work()
-    return max(_status_kb("VmHWM") - before, _PAGE_KB) / 1e3
-
-
-def _status_kb(key: str) -> int:
-    for line in Path("/proc/self/status").read_text().splitlines():
-        if line.startswith(key):
-            return int(line.split()[1])
-    raise KeyError(key)
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True) as record:
+        work()
+    # Not record.events(): those have an operator's allocations added up, and so what it gave back before its end.
+    changes = [event for event in record.profiler.kineto_results.events() if event.name() == "[memory]"]
+    changes.sort(key=lambda event: event.start_ns())
+    return max(itertools.accumulate((event.nbytes() for event in changes), initial=0)) / 1e6
 
 
 def machine(device: torch.device) -> str:
