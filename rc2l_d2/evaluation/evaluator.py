@@ -11,6 +11,7 @@ from ..data import read_label
 from ..data.mappers import check_label
 from ..errors import InputError
 from ..host import HOST, HOST_EVALUATOR, MetadataCatalog, comm
+from ..regions import most_probable
 from .metrics import confusion_matrix, semantic_metrics
 
 logger = logging.getLogger(__name__)
@@ -77,7 +78,7 @@ class SemanticEvaluator:
             label = read_label(file, sample.get("label_map"))
             check_label(label, tuple(scores.shape[-2:]), sample, len(self.class_names), self.ignore_value)
             truth = torch.from_numpy(label).to(scores.device)
-            counts = confusion_matrix(scores.argmax(dim=0), truth, len(self.class_names), self.ignore_value)
+            counts = confusion_matrix(most_probable(scores, dim=0), truth, len(self.class_names), self.ignore_value)
             self._confusion = self._confusion.to(scores.device) + counts
             if self._host_evaluator is not None:
                 self._label = str(file), label

@@ -14,6 +14,7 @@ from ..data import TestMapper, load_dataset, read_image, read_label
 from ..data.definition import voc_color_map
 from ..data.transforms import resize_image, resize_label, scaled_size
 from ..host import CfgNode, MetadataCatalog
+from ..regions import most_probable
 from .inference import Predictor
 
 _DPI = 120
@@ -61,7 +62,7 @@ def ask(cfg: CfgNode, models: Mapping[str, nn.Module], dataset_name: str, indice
         image = read_image(sample["file_name"], "RGB")
         label = read_label(sample["sem_seg_file_name"], sample.get("label_map"))
         predictions = {
-            name: predictor([sample])[0]["sem_seg"].argmax(dim=0).cpu().numpy()
+            name: most_probable(predictor([sample])[0]["sem_seg"], dim=0).cpu().numpy()
             for name, predictor in predictors.items()
         }
         yield Answers(sample["file_name"], image, label, predictions)

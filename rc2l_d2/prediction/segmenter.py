@@ -19,6 +19,7 @@ from ..engine import RegionCheckpointer, load_config, load_model_file
 from ..errors import InputError, is_out_of_memory
 from ..evaluation import Predictor, class_colors
 from ..host import CfgNode, MetadataCatalog, build_model
+from ..regions import most_probable
 
 # The scores of all classes take four bytes a pixel each. Larger pictures are asked about at this size and the answer is
 # enlarged: the model's masks are coarser anyway.
@@ -87,7 +88,7 @@ class Segmenter:
         asked = resize_image(image, (max(1, int(scale * height)), max(1, int(scale * width))))
         try:
             scores = self.predictor([self.mapper.sample(asked)])[0]["sem_seg"]
-            labels = scores.argmax(dim=0).to(torch.uint8).cpu().numpy()
+            labels = most_probable(scores, dim=0).to(torch.uint8).cpu().numpy()
         except (RuntimeError, MemoryError) as error:
             if not is_out_of_memory(error):
                 raise

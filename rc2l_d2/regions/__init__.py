@@ -18,7 +18,7 @@ from .pseudo_labels import (
     select,
     update_class_confidence,
 )
-from .semantic import semantic_probabilities, semantic_scores
+from .semantic import most_probable, semantic_probabilities, semantic_scores
 from .statistics import agreement_counts, coverage_counts, label_counts, quality_counts
 from .types import PseudoRegions, Regions, Selection, TeacherView
 
@@ -39,6 +39,7 @@ __all__ = [
     "masked_average_pool",
     "match_by_class",
     "mix",
+    "most_probable",
     "pseudo_regions",
     "quality_counts",
     "region_class_consistency",

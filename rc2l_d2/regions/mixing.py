@@ -10,7 +10,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from .pseudo_labels import one_hot_labels
+from .pseudo_labels import labels_and_confidence
 from .types import TeacherView
 
 
@@ -55,7 +55,7 @@ def classmix_mask(view: TeacherView, uniform: Tensor) -> Tensor:
     Returns:
         (B, h, w) bool, True where the partner is pasted.
     """
-    labels = _partner(one_hot_labels(view.probabilities) & view.inside.unsqueeze(1))
+    labels = _partner(labels_and_confidence(view)[0])
     occurs = labels.any(dim=-1).any(dim=-1)
     # Classes that don't occur rank last.
     rank = uniform.masked_fill(~occurs, 2.0).argsort(dim=1).argsort(dim=1)

@@ -14,10 +14,14 @@ from .semantic import at_least_float32
 from .types import PseudoRegions, Selection, TeacherView
 
 
-def one_hot_labels(probabilities: Tensor) -> Tensor:
-    """1[argmax_c p_c(x) = c] as a (B, K, h, w) bool tensor, for ``probabilities`` (B, K, h, w)."""
-    classes = torch.arange(probabilities.shape[1], device=probabilities.device).view(1, -1, 1, 1)
-    return probabilities.argmax(dim=1, keepdim=True) == classes
+def labels_and_confidence(view: TeacherView) -> tuple[Tensor, Tensor]:
+    """1[y(x) = c] inside the images, (B, K, h, w) bool, and v(x), (B, 1, h, w), at least float32.
+
+    The pseudo label is y(x) = argmax_c s'_c(x), its confidence v(x) = max_c s'_c(x).
+    """
+    confidence, label = view.probabilities.max(dim=1, keepdim=True)
+    classes = torch.arange(view.probabilities.shape[1], device=label.device).view(1, -1, 1, 1)
+    return (label == classes) & view.inside.unsqueeze(1), at_least_float32(confidence)
 
 
 def masked_average_pool(features: Tensor, masks: Tensor) -> Tensor:
@@ -43,9 +47,9 @@ def class_confidence_sums(view: TeacherView) -> tuple[Tensor, Tensor]:
     Two (K,) tensors. They are returned apart so that processes can add theirs up before they divide. Positions where
     the teacher says no number count nowhere: a running mean would never be a number again.
     """
-    confidence = at_least_float32(view.probabilities).amax(dim=1, keepdim=True)
+    labelled, confidence = labels_and_confidence(view)
     finite = confidence.isfinite()
-    labels = one_hot_labels(view.probabilities) & view.inside.unsqueeze(1) & finite
+    labels = labelled & finite
     return (labels * confidence.where(finite, 0.0)).sum(dim=(0, 2, 3)), labels.sum(dim=(0, 2, 3)).to(confidence.dtype)
 
 
@@ -68,20 +72,17 @@ def class_thresholds(confidence: Tensor, selection: Selection) -> Tensor:
     return (selection.ratio * confidence).clamp_min(selection.floor)
 
 
-def _labels_and_confidence(view: TeacherView) -> tuple[Tensor, Tensor, Tensor]:
-    """1[y(x) = c] inside the images (B, K, h, w), v(x) (B, 1, h, w) and omega_c (B, K)."""
-    confidence = at_least_float32(view.probabilities).amax(dim=1, keepdim=True)
-    labelled = one_hot_labels(view.probabilities) & view.inside.unsqueeze(1)
-    mean = (labelled * confidence).sum(dim=(2, 3)) / labelled.sum(dim=(2, 3)).clamp_min(1)
-    return labelled, confidence, mean
+def _mean_confidence(labelled: Tensor, confidence: Tensor) -> Tensor:
+    """omega_c, (B, K): the mean of v(x) where y(x) = c."""
+    return (labelled * confidence).sum(dim=(2, 3)) / labelled.sum(dim=(2, 3)).clamp_min(1)
 
 
 @torch.no_grad()
 def select(view: TeacherView, thresholds: Tensor, unit: str) -> TeacherView:
     """Decide which positions the teacher is confident enough of: ``view`` with ``chosen``.
 
-    The pseudo label is y(x) = argmax_c s'_c(x) with confidence v(x) = max_c s'_c(x); omega_c is the mean of v where
-    y(x) = c. A position x with y(x) = c is chosen (our reading) where
+    With y(x) and v(x) of :func:`labels_and_confidence` and omega_c the mean of v where y(x) = c, a position x with
+    y(x) = c is chosen (our reading) where
 
         unit "region":  omega_c > tau_c: a region is taken whole or left
         unit "pixel":   v(x) > tau_c: FixMatch's choice, position by position
@@ -94,8 +95,8 @@ def select(view: TeacherView, thresholds: Tensor, unit: str) -> TeacherView:
         thresholds: (K,), tau.
         unit: of :class:`Selection`, "region" or "pixel".
     """
-    labelled, confidence, mean = _labels_and_confidence(view)
-    compared = mean[..., None, None] if unit == "region" else confidence
+    labelled, confidence = labels_and_confidence(view)
+    compared = _mean_confidence(labelled, confidence)[..., None, None] if unit == "region" else confidence
     return replace(view, chosen=(labelled & (compared > thresholds.view(1, -1, 1, 1))).any(dim=1))
 
 
@@ -109,7 +110,7 @@ def pseudo_regions(view: TeacherView, min_area: int) -> PseudoRegions:
         view: the teacher's (possibly mixed) view of B images with K classes.
         min_area: smallest region, in positions of the mask grid.
     """
-    labelled, _, mean_confidence = _labels_and_confidence(view)
+    labelled, confidence = labels_and_confidence(view)
     chosen = labelled if view.chosen is None else labelled & view.chosen.unsqueeze(1)
     present = chosen.sum(dim=(2, 3)) >= min_area
     masks = chosen & present[..., None, None]
@@ -119,5 +120,5 @@ def pseudo_regions(view: TeacherView, min_area: int) -> PseudoRegions:
         present=present,
         valid=masks.any(dim=1),
         features=masked_average_pool(view.features, masks.to(dtype)),
-        weights=mean_confidence * present,
+        weights=_mean_confidence(labelled, confidence) * present,
     )

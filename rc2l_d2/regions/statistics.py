@@ -9,6 +9,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from .semantic import most_probable
 from .types import PseudoRegions, TeacherView
 
 
@@ -45,7 +46,7 @@ def agreement_counts(semantic_map: Tensor, pseudo: PseudoRegions) -> dict[str, T
     Returns:
         Scalars: "asked", the confident positions, and how many of them are "agreed" on.
     """
-    agreed = (semantic_map.argmax(dim=1) == pseudo.masks.argmax(dim=1)) & pseudo.valid
+    agreed = (most_probable(semantic_map, dim=1) == most_probable(pseudo.masks, dim=1)) & pseudo.valid
     return {"asked": pseudo.valid.sum(), "agreed": agreed.sum()}
 
 
