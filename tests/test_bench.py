@@ -84,7 +84,8 @@ def test_matching():
 def test_growth(tmp_path):
     picture = tmp_path / "growth.png"
     small = ["--images", "1", "--queries", "6", "--classes", "4", "--channels", "8", "--rounds", "2"]
-    rows = table("growth.py", *small, "--sizes", "8", "16", "32", "--limit", "0.002", "--picture", str(picture))
+    rows = table("growth.py", *small, "--sizes", "8", "16", "32", "--reference", "8", "--limit", "0.002",
+                 "--picture", str(picture))  # fmt: skip
     assert [rows[f"{size}x{size}"][0] for size in (8, 16, 32)] == [1, 4, 16]
     assert len(rows["8x8"]) == len(rows["16x16"]) == 9
     # 20 bytes for each of (32 * 32)^2 pairs would not fit into 2 MB.

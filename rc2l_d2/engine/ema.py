@@ -67,7 +67,7 @@ class EMATeacher:
     def look(self, samples: Sequence[dict]) -> TeacherView:
         """What the teacher says about the weak views of samples that :class:`rc2l_d2.data.UnlabeledMapper` made."""
         images = self.model.preprocess([sample["image"] for sample in samples])
-        inside = [sample["inside"].to(self.model.device) for sample in samples]
+        inside = [sample["inside"].to(self.model.device, non_blocking=True) for sample in samples]
         inside = ImageList.from_tensors(inside, self.model.size_divisibility, pad_value=False)
         return self.view(images.tensor, inside.tensor)
 

@@ -82,12 +82,12 @@ class RegionSegmentor(nn.Module):
 
     def preprocess(self, images: Sequence[Tensor]) -> ImageList:
         """Images (3, H_i, W_i) of any number type to one normalised batch, padded with zeros (the mean colour)."""
-        normalised = [(image.to(self.device) - self.pixel_mean) / self.pixel_std for image in images]
+        normalised = [(image.to(self.device, non_blocking=True) - self.pixel_mean) / self.pixel_std for image in images]
         return ImageList.from_tensors(normalised, self.size_divisibility)
 
     def preprocess_labels(self, labels: Sequence[Tensor]) -> Tensor:
         """Labels (H_i, W_i) to one batch (B, H, W), padded like the images, with the ignore value."""
-        on_device = [label.to(self.device) for label in labels]
+        on_device = [label.to(self.device, non_blocking=True) for label in labels]
         return ImageList.from_tensors(on_device, self.size_divisibility, self.criterion.ignore_value).tensor
 
     def regions(self, images: Tensor, supervised: int | None = None) -> Regions:

@@ -1,16 +1,17 @@
 #!/usr/bin/env python3
 """How time and memory of the losses on unlabelled images grow with the feature map: regions beside pixels.
 
-    python tools/bench/growth.py [--sizes 64 96 128 192 256] [--images 4] [--device cuda] [--picture growth.png]
+    python tools/bench/growth.py [--sizes 24 32 48 64 96 128 192 256] [--device cuda] [--picture growth.png]
 
 Regions: pseudo regions and the four losses, forward and backward. Pixels: InfoNCE between all pixel features of the two
 views (``pixels/losses.py``, CONTRAST_SAMPLES 0), forward and backward, where it is expected to fit into ``--limit`` GB.
-Both on the same random features; ratios are to the first size.
+Both on the same random features; ratios are to the size ``--reference``.
 """
 
 from __future__ import annotations
 
 import argparse
+import math
 import sys
 from pathlib import Path
 
@@ -56,7 +57,8 @@ def pixel_losses(regions: Regions, view: TeacherView) -> None:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--sizes", type=int, nargs="+", default=[64, 96, 128, 192, 256])
+    parser.add_argument("--sizes", type=int, nargs="+", default=[24, 32, 48, 64, 96, 128, 192, 256])
+    parser.add_argument("--reference", type=int, default=64, help="the size that ratios are to")
     parser.add_argument("--images", type=int, default=4)
     parser.add_argument("--queries", type=int, default=100)
     parser.add_argument("--classes", type=int, default=21)
@@ -66,6 +68,8 @@ def main() -> int:
     parser.add_argument("--limit", type=float, default=8.0, help="GB that the pixel loss may take")
     parser.add_argument("--picture", type=Path)
     args = parser.parse_args()
+    if args.reference not in args.sizes:
+        parser.error(f"--reference {args.reference} is none of --sizes; name one that is measured")
     device = torch.device(args.device)
 
     measured: dict[str, dict[int, tuple[float, float]]] = {"regions": {}, "pixels": {}}  # ms, MB
@@ -80,18 +84,20 @@ def main() -> int:
 
     print(f"{args.images} images, {args.queries} queries, {args.classes} classes, {args.channels} channels")
     print(f"{machine(device)}; {args.rounds} rounds\n")
-    first = args.sizes[0]
     rows = []
     for size in args.sizes:
-        row = [f"{size}x{size}", (size / first) ** 2]
+        row = [f"{size}x{size}", (size / args.reference) ** 2]
         for points in measured.values():
             if size in points:
-                row += [*points[size], *(now / then for now, then in zip(points[size], points[first], strict=True))]
+                of_reference = points.get(args.reference, (math.nan, math.nan))
+                row += [*points[size], *(now / then for now, then in zip(points[size], of_reference, strict=True))]
             else:
-                row += ["", f"expected {pixel_megabytes(args.images, size):.0f}", "", ""]
+                row += [None, pixel_megabytes(args.images, size), None, None]
         rows.append(row)
     columns = [f"{name}, {what}" for name in measured for what in ("ms", "MB", "x time", "x memory")]
-    print(tabulate(rows, ["map", "x positions", *columns], floatfmt=".1f"))
+    print(tabulate(rows, ["map", "x positions", *columns], floatfmt=".1f", missingval="-"))
+    if len(measured["pixels"]) < len(args.sizes):
+        print(f"Without a time: not run, for it needs more than the --limit of {args.limit} GB by calculation.")
     if args.picture:
         draw(measured, args.picture)
         print(f"Picture: {args.picture}")
@@ -111,8 +117,11 @@ def draw(measured: dict[str, dict[int, tuple[float, float]]], file: Path) -> Non
             axis.loglog(
                 [s * s for s in points], [point[column] for point in points.values()], style, label=labels[name]
             )
-        axis.set(xlabel="positions of the feature map", ylabel=unit)
-        axis.grid(color="0.9", which="both")
+        axis.set(xlabel="feature map, by its number of positions", ylabel=unit)
+        sizes = [*measured["regions"]]
+        axis.set_xticks([s * s for s in sizes], [f"{s}²" for s in sizes])
+        axis.minorticks_off()
+        axis.grid(color="0.9")
         axis.legend(frameon=False)
     figure.savefig(file, dpi=130)
 
