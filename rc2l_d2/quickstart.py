@@ -67,6 +67,7 @@ def quickstart(args: argparse.Namespace) -> str:
     _check_options(args)
     depth = _backbone_depth(args.weights)
     pictures = find_pictures(args.images, args.labels, args.unlabeled, args.label_suffix)
+    _check_output(args)
     names = [name.strip() for name in args.classes.split(",")] if args.classes else []
     classes = name_classes(read_raw_labels(pictures.labels), names, args.labels)
     presence = classes.pixels > 0
@@ -99,7 +100,7 @@ def quickstart(args: argparse.Namespace) -> str:
 
 
 def _check_options(args: argparse.Namespace) -> None:
-    """Refuse options out of their range, and an output folder in which something would be replaced."""
+    """Refuse options out of their range."""
     for option, value, usable, expected in (
         ("--held-out", args.held_out, 0 < args.held_out < 1, "a number above 0 and below 1"),
         ("--seed", args.seed, 0 <= args.seed < 2**32, "a whole number from 0 to 4294967295"),
@@ -111,6 +112,10 @@ def _check_options(args: argparse.Namespace) -> None:
     ):  # fmt: skip
         if not usable:
             raise InputError(f"{option} is {value}; give {expected}.")
+
+
+def _check_output(args: argparse.Namespace) -> None:
+    """Refuse an output folder in which something would be replaced."""
     there = [path for path in _files(args.output) if os.path.lexists(path)]
     if there and not args.overwrite:
         raise InputError(f"{there[0]} is there already; name another --output, or say --overwrite.")
@@ -327,9 +332,7 @@ def _next(args: argparse.Namespace) -> str:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """What the command line asks for; 0, or 2 where it cannot be done."""
-    parser = argparse.ArgumentParser(
-        prog="python -m rc2l_d2.quickstart", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("images", metavar="IMAGES", help="folder of pictures")
     parser.add_argument("labels", metavar="LABELS", help="folder of label images, with the pictures' names")
     parser.add_argument("unlabeled", metavar="UNLABELED", nargs="?", help="folder of pictures without labels")

@@ -106,7 +106,7 @@ def test_what_can_be_done_of_many_inputs_is_done_and_the_rest_named(trained, toy
     told = [line for line in result.stderr.splitlines() if line.startswith("demo.py: ")]
     assert len(told) == 2 and "cut.jpg: the image file ends too early" in told[0]
     assert f"no label for {given / third.name} (looked for {third.stem}.png)" in told[1]
-    assert "wrote 2 pictures and 1 videos" in result.stdout
+    assert "wrote 2 pictures and 1 video to" in result.stdout
     assert result.stderr.count("\n") == 2 and "\r" not in result.stderr, "a progress bar where nobody watches"
 
     stems = [picture.stem for picture in (first, second, third)]

@@ -53,6 +53,8 @@ def test_what_does_not_fit_is_told_in_one_sentence(written, tmp_path):
     torch.save({"model": described["model"]}, tmp_path / "model_final.pth")
     with pytest.raises(InputError, match="model_final.pth does not describe itself; give a teacher_final.pth"):
         load_model_file(str(tmp_path / "model_final.pth"))
+    with pytest.raises(InputError, match=r"gone.pth cannot be read \(No such file or directory\); correct the path"):
+        load_model_file(str(tmp_path / "gone.pth"))
     described["config"] = described["config"].replace("HIDDEN_DIM: 32", "HIDDEN_DIM: 64")
     torch.save({**described, "version": "9.0"}, tmp_path / "other.pth")
     with pytest.raises(InputError, match=r"other.pth was written by version 9.0 and does not fit this one \(.*size"):

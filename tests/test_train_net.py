@@ -138,9 +138,12 @@ def test_a_baselines_plan_names_its_losses(command_line, architecture, losses):
 
 def test_two_processes_end_with_the_same_parameters(command_line, tiny_options, tmp_path):
     # The ranks compare their parameters themselves, see tests/two_ranks.py; here the command line is what runs.
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "last_checkpoint").write_text("model_0000001.pth")  # of another run
     result = command_line(*CONFIG, "--num-gpus", "2", "--dist-url", "auto", *tiny_options)
     assert result.returncode == 0, result.stderr
     assert "World size: 2" in result.stdout
+    assert result.stdout.count(f"OUTPUT_DIR {tmp_path / 'out'} holds a run already") == 1
     assert torch.load(tmp_path / "out" / "model_final.pth", weights_only=True)["iteration"] == 5
 
 

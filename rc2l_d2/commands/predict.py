@@ -128,6 +128,7 @@ def main() -> int:
     for failure in failures:
         print(f"{called}: {failure}", file=sys.stderr)
     videos = sum(map(is_video, done))
-    written = [f"{count} {noun}" for count, noun in ((len(done) - videos, "pictures"), (videos, "videos")) if count]
+    counts = ((len(done) - videos, "picture"), (videos, "video"))
+    written = [f"{count} {noun}{'s' * (count > 1)}" for count, noun in counts if count]
     print(f"wrote {' and '.join(written) or 'nothing'} to {args.output}")
     return 2 if failures else 0

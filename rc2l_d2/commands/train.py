@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import logging
 import os
 import sys
 from contextlib import nullcontext
@@ -62,6 +63,15 @@ def setup(args: argparse.Namespace) -> CfgNode:
     return cfg
 
 
+def warn_of_other_run(folder: str) -> None:
+    """Say that ``folder`` holds a run already, if it does: its checkpoints are replaced, its metrics.json goes on."""
+    if os.path.exists(os.path.join(folder, "last_checkpoint")):
+        logging.getLogger(__name__).warning(
+            "OUTPUT_DIR %s holds a run already, and this one mixes with it: its checkpoints are replaced, its metrics "
+            "and curves go on. Resume it by --resume, or delete the folder, or name another.", folder,
+        )  # fmt: skip
+
+
 def main(args: argparse.Namespace) -> dict:
     """One process of a run; returns the last evaluation's results."""
     try:
@@ -71,6 +81,8 @@ def main(args: argparse.Namespace) -> dict:
         if args.eval_only:
             trainer.load_for_evaluation(resume=args.resume)
             return trainer.evaluate()
+        if not args.resume:
+            warn_of_other_run(cfg.OUTPUT_DIR)
         trainer.resume_or_load(resume=args.resume)
         note_start(trainer, args.config_file, args.opts)
         trainer.train()
@@ -92,6 +104,7 @@ def main(args: argparse.Namespace) -> dict:
 def run() -> None:
     """Parse the command line and start one process for each GPU (or as many CPU processes)."""
     parser = default_argument_parser()
+    parser.description = "Train or evaluate a model as a configuration file says, and write a page on the run."
     parser.add_argument("--dry-run", action="store_true", help="print what would be done, and stop")
     args = parser.parse_args()
     if args.dry_run:

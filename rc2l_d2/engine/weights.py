@@ -38,7 +38,7 @@ RESNET_DEPTHS = {
     (True, (3, 4, 23, 3)): 101,
     (True, (3, 8, 36, 3)): 152,
 }
-_ADVICE = "give MODEL.WEIGHTS a file written by train_net.py, or one of Detectron2's model zoo"
+_ADVICE = "give a file of weights written by train_net.py, or one of Detectron2's model zoo"
 
 
 class _ArrayUnpickler(pickle.Unpickler):
@@ -61,10 +61,12 @@ def read_file(filename: str) -> Any:
             with open(filename, "rb") as file:
                 return _ArrayUnpickler(file, encoding="latin1").load()
         return torch.load(filename, map_location="cpu", weights_only=True)
-    except OSError:
-        raise
+    except OSError as error:
+        raise InputError(f"{filename} cannot be read ({error.strerror}); correct the path.") from error
     except Exception as error:  # A damaged file can raise nearly anything.
         reason = str(error).strip().split("\n")[0].rstrip(".")
+        if reason.startswith("Weights only load failed"):  # What torch says then is advice to load it nevertheless.
+            reason = "it is no torch file, or holds more than data"
         raise InputError(f"{filename} cannot be read as a checkpoint ({reason}); {_ADVICE}.") from error
 
 
