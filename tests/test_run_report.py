@@ -214,6 +214,8 @@ def test_a_baseline_stands_beside_the_run(hostile, tmp_path):
     page.assert_self_contained()
     teacher, _, baseline = page.row("background")
     assert teacher > 0 and baseline == 0.3 * teacher
+    again = shlex.split(page.commands["Make this page again"])
+    assert again[-3:] == [str(tmp_path / "run"), "--baseline", str(tmp_path / "base")]
     # Without weights there is nothing to ask and nothing to go on from, and both are told.
     assert "There are no pictures: " in page.text and not page.pictures()
     assert [*page.commands] == ["Make this page again"]

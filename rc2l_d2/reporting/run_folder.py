@@ -113,8 +113,12 @@ class RunFolder:
         """Whether there is one to go on from."""
         return (self.folder / "last_checkpoint").exists()
 
-    def commands(self) -> list[tuple[str, str]]:
-        """(what for, command line), to be given in the folder from which the run was started."""
+    def commands(self, baseline: RunFolder | None) -> list[tuple[str, str]]:
+        """(what for, command line), to be given in the folder from which the run was started.
+
+        Args:
+            baseline: the run that the page has beside this one.
+        """
         config, last = str(self.folder / "config.yaml"), self.folder / "last_checkpoint"
         processes = self.starts[-1].get("processes", 1) if self.starts else 1
         train = [*command_words("train"), "--config-file", config]
@@ -122,7 +126,8 @@ class RunFolder:
         # A folder that was moved, or is seen from elsewhere, is not where the configuration says.
         moved = os.path.realpath(self.folder) != os.path.realpath(self.cfg.OUTPUT_DIR)
         there = ["OUTPUT_DIR", str(self.folder)] if moved else []
-        found = [("Make this page again", [*command_words("report"), str(self.folder)])]
+        beside = ["--baseline", str(baseline.folder)] if baseline else []
+        found = [("Make this page again", [*command_words("report"), str(self.folder), *beside])]
         if last.exists():
             on = ("Go on training", ["--resume"])
             if self.iterations >= self.max_iter:

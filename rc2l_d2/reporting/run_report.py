@@ -157,7 +157,7 @@ def _page(run: RunFolder, baseline: RunFolder | None, teacher: EMATeacher | None
         "losses": [_chart(run, name, keys) for name, keys in losses.items()],
         "others": [_chart(run, name, [name]) for name in ("lr", "gradient_norm") if name in run.scalars],
         "facts": _facts(run),
-        "commands": run.commands(),
+        "commands": run.commands(baseline),
         "directory": os.getcwd(),
         "config": (run.folder / "config.yaml").read_text(encoding="utf-8"),
     }
