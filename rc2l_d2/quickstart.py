@@ -332,7 +332,11 @@ def _next(args: argparse.Namespace) -> str:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """What the command line asks for; 0, or 2 where it cannot be done."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    called = os.path.basename(sys.argv[0])
+    parser = argparse.ArgumentParser(
+        prog="python -m rc2l_d2.quickstart" if called == "quickstart.py" else called,
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter,
+    )  # fmt: skip
     parser.add_argument("images", metavar="IMAGES", help="folder of pictures")
     parser.add_argument("labels", metavar="LABELS", help="folder of label images, with the pictures' names")
     parser.add_argument("unlabeled", metavar="UNLABELED", nargs="?", help="folder of pictures without labels")

@@ -9,6 +9,7 @@ import subprocess
 import sys
 
 import pytest
+import torch
 from conftest import REPO, TINY
 
 
@@ -34,6 +35,20 @@ def tiny(toy_definition) -> list[str]:
     return ["--config-file", "configs/toy/rc2l_R18.yaml", "--rounds", "3", *TINY,
             "DATASETS.DEFINITIONS", f"('{toy_definition}',)", "DATASETS.TRAIN", "('tiny_labeled',)",
             "DATASETS.UNLABELED", "('tiny_unlabeled',)", "DATASETS.TEST", "('tiny_val',)"]  # fmt: skip
+
+
+def test_peak_memory_is_of_what_is_there_at_once():
+    spec = importlib.util.spec_from_file_location("measure", REPO / "tools" / "bench" / "measure.py")
+    measure = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(measure)
+
+    def work() -> None:
+        first = torch.zeros(1_000_000)
+        second = first.clone()
+        del first
+        torch.cat([second, second[:500_000]])
+
+    assert measure.peak_memory(work, torch.device("cpu")) == pytest.approx(10, rel=0.01)  # MB: 4 + 6, after 4 + 4
 
 
 def test_step(tiny):

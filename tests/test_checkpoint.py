@@ -117,7 +117,7 @@ def test_hostile_files_are_refused_unrun(tmp_path, suffix):
 def test_what_is_no_checkpoint_is_said_so(tmp_path):
     load = RegionCheckpointer(Segmentor()).load
     (tmp_path / "text.pth").write_text("not a checkpoint")
-    with pytest.raises(InputError, match=r"text.pth cannot be read as a checkpoint \(it is no torch file, or holds more"):
+    with pytest.raises(InputError, match=r"text.pth cannot be read as a checkpoint \(it is no torch file, or holds"):
         load(str(tmp_path / "text.pth"))
     torch.save([1, 2], tmp_path / "list.pth")
     with pytest.raises(InputError, match="list.pth is not a checkpoint, it holds a list"):

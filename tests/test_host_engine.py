@@ -7,6 +7,7 @@ import json
 import logging
 import os
 import weakref
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -248,7 +249,11 @@ def test_setup_writes_config_and_seeds(tmp_path):
 
 
 def threads_to(path):
-    path.write_text(" ".join(task.joinpath("comm").read_text().strip() for task in Path("/proc/self/task").iterdir()))
+    names = []
+    for task in Path("/proc/self/task").iterdir():
+        with suppress(FileNotFoundError):  # it has ended
+            names.append(task.joinpath("comm").read_text().strip())
+    path.write_text(" ".join(names))
 
 
 def in_each_process(folder):

@@ -34,6 +34,7 @@ from ..host import (
     launch,
     setup_logger,
 )
+from ..host.process import SIGNALLED
 from ..reporting import note_start, report_on
 
 # As it was called: train_net.py in a checkout, rc2l-train where the package is installed.
@@ -67,8 +68,8 @@ def warn_of_other_run(folder: str) -> None:
     """Say that ``folder`` holds a run already, if it does: its checkpoints are replaced, its metrics.json goes on."""
     if os.path.exists(os.path.join(folder, "last_checkpoint")):
         logging.getLogger(__name__).warning(
-            "OUTPUT_DIR %s holds a run already, and this one mixes with it: its checkpoints are replaced, its metrics "
-            "and curves go on. Resume it by --resume, or delete the folder, or name another.", folder,
+            "OUTPUT_DIR %s holds a run already: its checkpoints are replaced, and its curves go on with this one's. "
+            "Go on with that run by --resume, or delete the folder, or name another.", folder,
         )  # fmt: skip
 
 
@@ -134,7 +135,7 @@ def run() -> None:
             )
     except torch.multiprocessing.ProcessExitedException as error:
         # A process that met an InputError, or was told to end, has said so itself.
-        said = error.exit_code in (2, 130, 143)
+        said = error.exit_code in (2, *SIGNALLED)
         if not said:
             print(f"{_NAME}: {error}", file=sys.stderr)
         sys.exit(error.exit_code if said else 1)

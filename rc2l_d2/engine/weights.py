@@ -62,7 +62,7 @@ def read_file(filename: str) -> Any:
                 return _ArrayUnpickler(file, encoding="latin1").load()
         return torch.load(filename, map_location="cpu", weights_only=True)
     except OSError as error:
-        raise InputError(f"{filename} cannot be read ({error.strerror}); correct the path.") from error
+        raise InputError(f"{filename} cannot be read ({error.strerror or error}); correct the path.") from error
     except Exception as error:  # A damaged file can raise nearly anything.
         reason = str(error).strip().split("\n")[0].rstrip(".")
         if reason.startswith("Weights only load failed"):  # What torch says then is advice to load it nevertheless.

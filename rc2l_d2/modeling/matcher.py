@@ -42,7 +42,7 @@ def matching_cost(
         columns = torch.cat([targets.flatten(2), valid.flatten(1)[:, None]], dim=1).float().transpose(1, 2)
         areas = columns.sum(1, keepdim=True)
         masks, surprise = logits.sigmoid(), F.softplus(logits)
-        # What follows is memory traffic, hence in place.
+        # What follows is memory traffic, hence in place; ``surprise`` is used up by its last line.
         outside = masks.square().mul_(surprise).mul_(1 - FOCAL_ALPHA)
         # sum of positive terms inside and negative ones outside = (positive - negative) inside + negative everywhere
         inside = (1 - masks).square_().mul_(surprise.sub_(logits)).mul_(FOCAL_ALPHA).sub_(outside)

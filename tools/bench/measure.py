@@ -66,10 +66,10 @@ def synchronize(device: torch.device) -> None:
 
 
 def peak_memory(work: Callable[[], object], device: torch.device) -> float:
-    """MB that ``work`` has torch allocate at most, beyond what is there before it.
+    """MB (a million bytes) that ``work`` has torch allocate at most, beyond what is there before it.
 
-    On a CPU added up from the profiler's record of the allocator: what the process has resident depends on what it kept
-    of earlier work. Scratch memory of libraries is in neither.
+    On a CPU added up from the profiler's record of the allocator, since what the process has resident depends on what
+    it kept of earlier work; libraries' scratch memory is not in it.
     """
     gc.collect()
     if device.type == "cuda":

@@ -35,7 +35,7 @@ from rc2l_d2.host import EventStorage, build_model  # noqa: E402
 
 
 def measure(config: str, options: list[str], rounds: int) -> dict[str, float] | None:
-    """Peak MB and seconds of a step in this process; None where it does not fit into memory."""
+    """Peak MiB and seconds of a step in this process; None where it does not fit into memory."""
     cfg = load_config(config, [*options, "MODEL.WEIGHTS", ""])
     cv2.setNumThreads(0)
     try:
@@ -58,7 +58,7 @@ def measure(config: str, options: list[str], rounds: int) -> dict[str, float] | 
             raise
         return None
     images = cfg.SOLVER.IMS_PER_BATCH + (cfg.SOLVER.IMS_PER_BATCH_UNLABELED if model.uses_unlabeled else 0)
-    return {"MB": peak_memory(), "seconds": median_ms(seconds, "step") / 1e3, "images": images}
+    return {"MiB": peak_memory(), "seconds": median_ms(seconds, "step") / 1e3, "images": images}
 
 
 def in_process(arguments: list[str]) -> dict[str, float] | None:
@@ -98,9 +98,9 @@ def main() -> int:
         found = in_process([*head, *case, "SOLVER.AMP.ENABLED", str(precision == "mixed")])
         cells = ["does not fit", "", ""]
         if found is not None:
-            cells = [f"{found['MB']:.0f}", f"{found['seconds']:.3f}", f"{found['images'] / found['seconds']:.1f}"]
+            cells = [f"{found['MiB']:.0f}", f"{found['seconds']:.3f}", f"{found['images'] / found['seconds']:.1f}"]
         rows.append([f"{height}x{width or height}", "all" if size == "0" else size, precision, *cells])
-    titles = ["crop", "images a pass", "precision", "peak MB", "s a step", "images/s"]
+    titles = ["crop", "images a pass", "precision", "peak MiB", "s a step", "images/s"]
     print(f"{args.config_file} {' '.join(args.opts)}\n{machine(device)}; {args.rounds} rounds\n")
     print(tabulate(rows, titles, disable_numparse=True))
     return 0
