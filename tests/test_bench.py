@@ -51,6 +51,17 @@ def test_peak_memory_is_of_what_is_there_at_once():
     assert measure.peak_memory(work, torch.device("cpu")) == pytest.approx(10, rel=0.01)  # MB: 4 + 6, after 4 + 4
 
 
+@pytest.mark.parametrize("script", ["step.py", "memory.py"])
+def test_a_mistake_is_told_in_one_sentence(script):
+    result = subprocess.run(
+        [sys.executable, f"tools/bench/{script}", "--config-file", "configs/toy/rc2l_R18.yaml", "SOLVER.NO_SUCH", "1"],
+        cwd=REPO, capture_output=True, text=True,
+    )  # fmt: skip
+    assert result.returncode == 2 and result.stdout == ""
+    assert result.stderr.startswith(f"{script}: SOLVER.NO_SUCH in the command line is not a config key")
+    assert result.stderr.count("\n") == 1
+
+
 def test_step(tiny):
     rows = table("step.py", *tiny)
     parts = ["step", "floor", "regions", "optimizer", "ema", "reading"]

@@ -22,7 +22,7 @@ from tabulate import tabulate
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from cases import random_case  # noqa: E402
-from measure import in_turn, machine, median_ms, peak_memory  # noqa: E402
+from measure import in_turn, machine, median_ms, peak_memory, run  # noqa: E402
 
 from rc2l_d2.pixels import pixel_contrastive  # noqa: E402
 from rc2l_d2.regions import (  # noqa: E402
@@ -127,4 +127,4 @@ def draw(measured: dict[str, dict[int, tuple[float, float]]], file: Path) -> Non
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run(main)

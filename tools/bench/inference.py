@@ -24,7 +24,7 @@ from torch.nn import functional as F
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from measure import in_turn, machine, median_ms, quartiles, ratio  # noqa: E402
+from measure import in_turn, machine, median_ms, quartiles, ratio, run  # noqa: E402
 
 from rc2l_d2.data import TestMapper, load_dataset, read_label  # noqa: E402
 from rc2l_d2.engine import RegionCheckpointer, load_config  # noqa: E402
@@ -119,4 +119,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run(main)

@@ -23,7 +23,7 @@ from tabulate import tabulate
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from measure import in_turn, machine, median_ms, quartiles, ratio  # noqa: E402
+from measure import in_turn, machine, median_ms, quartiles, ratio, run  # noqa: E402
 
 from rc2l_d2.data import LabeledMapper, UnlabeledMapper, stream_entries  # noqa: E402
 from rc2l_d2.data.transforms import IMAGE_PADDING, Geometry, draw_geometry, draw_short_edge  # noqa: E402
@@ -141,4 +141,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run(main)

@@ -23,7 +23,7 @@ from tabulate import tabulate
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from cases import random_case  # noqa: E402
-from measure import in_turn, machine, median_ms, quartiles, ratio  # noqa: E402
+from measure import in_turn, machine, median_ms, quartiles, ratio, run  # noqa: E402
 
 from rc2l_d2.modeling.matcher import assign_regions  # noqa: E402
 from rc2l_d2.regions import (  # noqa: E402
@@ -102,4 +102,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run(main)

@@ -9,12 +9,16 @@ import gc
 import itertools
 import platform
 import statistics
+import sys
 import time
 from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import NoReturn
 
 import torch
 
 from rc2l_d2.engine import keep_freed_memory
+from rc2l_d2.errors import InputError
 from rc2l_d2.reporting import hardware
 
 Seconds = dict[str, list[float]]
@@ -84,6 +88,15 @@ def peak_memory(work: Callable[[], object], device: torch.device) -> float:
     changes = [event for event in record.profiler.kineto_results.events() if event.name() == "[memory]"]
     changes.sort(key=lambda event: event.start_ns())
     return max(itertools.accumulate((event.nbytes() for event in changes), initial=0)) / 1e6
+
+
+def run(main: Callable[[], int]) -> NoReturn:
+    """Leave with the status of ``main``, or with 2 and one sentence where a setting or a file cannot be used."""
+    try:
+        sys.exit(main())
+    except InputError as error:
+        print(f"{Path(sys.argv[0]).name}: {error}", file=sys.stderr)
+        sys.exit(2)
 
 
 def machine(device: torch.device) -> str:

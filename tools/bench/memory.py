@@ -26,7 +26,7 @@ from tabulate import tabulate
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from cases import random_batch  # noqa: E402
-from measure import in_turn, machine, median_ms  # noqa: E402
+from measure import in_turn, machine, median_ms, run  # noqa: E402
 
 from rc2l_d2.engine import EMATeacher, SemiSupervisedTrainer, build_optimizer, load_config  # noqa: E402
 from rc2l_d2.engine.progress import peak_memory  # noqa: E402
@@ -107,8 +107,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    try:
-        sys.exit(main())
-    except InputError as error:
-        print(f"memory.py: {error}", file=sys.stderr)
-        sys.exit(2)
+    run(main)

@@ -34,7 +34,7 @@ from tabulate import tabulate
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from measure import in_turn, machine, median_ms, quartiles, ratio  # noqa: E402
+from measure import in_turn, machine, median_ms, quartiles, ratio, run  # noqa: E402
 
 from rc2l_d2.engine import RC2LTrainer, load_config  # noqa: E402
 from rc2l_d2.host import CfgNode, EventStorage  # noqa: E402
@@ -157,4 +157,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run(main)

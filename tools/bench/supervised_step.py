@@ -21,7 +21,7 @@ from tabulate import tabulate
 REPOSITORY = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(REPOSITORY))
 
-from measure import in_turn, machine, median_ms, peak_memory, quartiles, ratio  # noqa: E402
+from measure import in_turn, machine, median_ms, peak_memory, quartiles, ratio, run  # noqa: E402
 
 from rc2l_d2.engine import load_config  # noqa: E402
 from rc2l_d2.host import build_model  # noqa: E402
@@ -106,4 +106,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run(main)
