@@ -321,6 +321,12 @@ def _data_workers(process: int) -> list[int]:
     return found
 
 
+def _is_reading(worker: int) -> bool:
+    """Whether a worker computes, after 0.3 s of doing so: where images are large, that is decoding one."""
+    fields = Path(f"/proc/{worker}/stat").read_text().rpartition(")")[2].split()
+    return fields[0] == "R" and int(fields[11]) > 0.3 * os.sysconf("SC_CLK_TCK")
+
+
 @pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="needs Linux' /proc")
 def test_killing_a_worker_of_a_real_run_ends_in_one_sentence(tmp_path):
     content = write_dataset(tmp_path / "data", train=4, val=1, size=(64, 64))
@@ -343,19 +349,19 @@ def test_killing_a_worker_of_a_real_run_ends_in_one_sentence(tmp_path):
         command, cwd=REPO, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     ) as run:
         try:
-            deadline = time.monotonic() + 60
-            while len(workers := _data_workers(run.pid)) < 2 and run.poll() is None and time.monotonic() < deadline:
-                time.sleep(0.05)
-            time.sleep(1)
-            os.kill(workers[0], signal.SIGKILL)
-            _, errors = run.communicate(timeout=60)
+            deadline = time.monotonic() + 120
+            while not (busy := [worker for worker in _data_workers(run.pid) if _is_reading(worker)]):
+                assert run.poll() is None and time.monotonic() < deadline, "no worker ever read"
+                time.sleep(0.02)
+            os.kill(busy[0], signal.SIGKILL)
+            _, errors = run.communicate(timeout=120)
         finally:
             run.kill()
     assert run.returncode == 2, errors
     # But for what torch may log of itself.
     (message,) = [line for line in errors.strip().splitlines() if not re.match(r"W\d+ .*torch/", line)]
     assert re.match(
-        rf"train_net\.py: A data worker \(process {workers[0]}\) (is killed by signal: Killed|exited unexpectedly) "
+        rf"train_net\.py: A data worker \(process {busy[0]}\) (is killed by signal: Killed|exited unexpectedly) "
         rf"while it was reading {re.escape(str(tmp_path))}/data/images/.*\.png; look at that",
         message,
-    )
+    ), message
