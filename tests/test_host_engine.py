@@ -6,6 +6,7 @@ import atexit
 import json
 import logging
 import os
+import sys
 import weakref
 from contextlib import suppress
 from pathlib import Path
@@ -301,6 +302,20 @@ def test_two_processes_gather_train_alike_and_fail_together(tmp_path):
     for rank in range(2 if THREADS.exists() else 0):  # one that frees a Python object as the interpreter ends aborts it
         assert "gloo" in (tmp_path / f"{rank}.during").read_text()
         assert "gloo" not in (tmp_path / f"{rank}.after").read_text()
+
+
+def told_to_end(folder):
+    atexit.register(threads_to, folder / f"{comm.get_rank()}.after")
+    comm.all_gather("some work")
+    sys.exit(143)
+
+
+def test_processes_that_were_told_to_end_leave_their_group_first(tmp_path):
+    with pytest.raises(torch.multiprocessing.ProcessExitedException) as ended:
+        launch(told_to_end, 2, dist_url="auto", args=(tmp_path,))
+    assert ended.value.exit_code == 143
+    left = [*tmp_path.iterdir()]  # of one process at least: the launcher ends the other
+    assert left and all("gloo" not in file.read_text() for file in left)
 
 
 def test_one_process_runs_here():
