@@ -11,6 +11,8 @@ from fvcore.common.history_buffer import HistoryBuffer
 
 # Noisy scalars are shown as their median over this many iterations.
 WINDOW_SIZE = 20
+# Values of a scalar that are kept, as many as the time left is worked out from; all of them would grow with the run.
+HISTORY_LENGTH = 1000
 
 _storages: list[EventStorage] = []
 
@@ -45,7 +47,7 @@ class EventStorage:
         writers show a median; AssertionError if ``name`` had another hint before."""
         known_hint = self._smoothing_hints.setdefault(name, smoothing_hint)
         assert known_hint == smoothing_hint, f"Scalar {name} was put with a different smoothing_hint before."
-        history = self._history.setdefault(name, HistoryBuffer())
+        history = self._history.setdefault(name, HistoryBuffer(HISTORY_LENGTH))
         history.update(float(value), self.iter if cur_iter is None else cur_iter)
 
     def put_scalars(self, *, smoothing_hint: bool = True, cur_iter: int | None = None, **kwargs) -> None:

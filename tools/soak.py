@@ -1,0 +1,212 @@
+#!/usr/bin/env python3
+"""Train for a long time and watch what has to stay flat: memory and open files of each process, and throughput.
+
+    python tools/soak.py --config-file configs/toy/rc2l_R18.yaml --minutes 60 --num-gpus 2 --folder output/soak \\
+        DATALOADER.NUM_WORKERS 2 SOLVER.CHECKPOINT_PERIOD 500 SOLVER.CHECKPOINT_KEEP 2 TEST.EVAL_PERIOD 1000
+
+The run is train_net.py's own, without an end, and is told to end (SIGTERM) after ``--minutes``. Its processes are
+looked at twice a minute, from outside, and told apart by the order in which they started; what does not live as long
+as the run, such as the workers of an evaluation, is left out.
+
+Machines get slower and faster. So this script times a fixed piece of work at each look, by the processor time that it
+takes, and throughput is also given per unit of that: on a machine that slows down, that stays flat where the run is.
+
+What was seen stays in ``<folder>/samples.jsonl``, from which ``--table`` alone makes the tables again.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+import psutil
+from tabulate import tabulate
+
+REPO = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(REPO))
+
+from rc2l_d2.engine import load_config  # noqa: E402
+from rc2l_d2.errors import InputError  # noqa: E402
+from rc2l_d2.reporting import hardware  # noqa: E402
+from rc2l_d2.reporting.results import read_entries, read_scalars  # noqa: E402
+
+MB = 1e6
+END = 10**9  # An iteration that no soak reaches.
+PATIENCE = 120  # Seconds within which a run that is told to end has written its checkpoint.
+
+
+def reference_seconds() -> float:
+    """Processor seconds of a fixed piece of work, in one thread: products of matrices, and Python."""
+    matrix = np.full((192, 192), 1e-3, np.float32)
+    start = time.thread_time()
+    for _ in range(20):
+        matrix = (matrix @ matrix).clip(0, 1)
+        sum(i * i for i in range(10_000))
+    return time.thread_time() - start
+
+
+def training_processes(launcher: psutil.Process) -> dict[str, psutil.Process]:
+    """The processes that train and their data workers, by name: "process 0", "worker 0.0" and so on."""
+    trainers = _started(launcher.children(), lambda words: "spawn_main" in words)
+    # A run on one process trains in the one that was started.
+    trainers = trainers or [launcher]
+    named = {}
+    for rank, trainer in enumerate(trainers):
+        named[f"process {rank}"] = trainer
+        workers = _started(trainer.children(), lambda words: "resource_tracker" not in words)
+        named |= {f"worker {rank}.{place}": worker for place, worker in enumerate(workers)}
+    return named
+
+
+def _started(processes: Iterable[psutil.Process], wanted: Callable[[str], bool]) -> list[psutil.Process]:
+    """Those of the processes whose command line is ``wanted``, in the order in which they started."""
+    with_words = []
+    for process in processes:
+        try:
+            if wanted(" ".join(process.cmdline())):
+                with_words.append((process.create_time(), process.pid, process))
+        except psutil.Error:  # It has ended meanwhile.
+            continue
+    return [process for *_, process in sorted(with_words)]
+
+
+def look(launcher: psutil.Process, start: float, metrics_file: Path) -> dict:
+    """One sample: minutes since ``start``, iterations done so far, the reference, and of each process what it has in
+    memory and open."""
+    seen = {}
+    for name, process in training_processes(launcher).items():
+        try:
+            with process.oneshot():
+                seen[name] = {"pid": process.pid, "MB": process.memory_info().rss / MB, "files": process.num_fds()}
+        except psutil.Error:
+            continue
+    entries = [*read_entries(metrics_file)]
+    return {
+        "minutes": (time.monotonic() - start) / 60,
+        "iterations": entries[-1]["iteration"] + 1 if entries else 0,
+        "reference": reference_seconds(),
+        "processes": seen,
+    }
+
+
+def soak(command: Sequence[str], folder: Path, minutes: float, period: float) -> int:
+    """Run ``command`` for ``minutes`` and write a sample every ``period`` seconds; returns the run's exit status."""
+    start = time.monotonic()
+    with open(folder / "log.txt", "w") as log, open(folder / "samples.jsonl", "w") as samples:
+        run = subprocess.Popen(command, stdout=log, stderr=log)
+        launcher = psutil.Process(run.pid)
+        try:
+            while time.monotonic() - start < 60 * minutes and run.poll() is None:
+                time.sleep(period)
+                if run.poll() is None:
+                    samples.write(json.dumps(look(launcher, start, folder / "run" / "metrics.json")) + "\n")
+                    samples.flush()
+        finally:
+            run.terminate()
+            try:
+                run.wait(PATIENCE)
+            except subprocess.TimeoutExpired:
+                run.kill()
+        return run.wait()
+
+
+def windows(samples: Sequence[dict], warm_up: float, length: float) -> list[list[dict]]:
+    """The samples after ``warm_up`` minutes in groups of ``length`` minutes; a last one less than half full is not."""
+    groups: dict[int, list[dict]] = {}
+    for sample in samples:
+        if sample["minutes"] >= warm_up:
+            groups.setdefault(int((sample["minutes"] - warm_up) / length), []).append(sample)
+    most = max(map(len, groups.values()), default=0)
+    return [group for group in groups.values() if 2 * len(group) >= most]
+
+
+def table(groups: Sequence[Sequence[dict]], rates: Mapping[int, float]) -> list[dict[str, float]]:
+    """A row for each group of samples: medians of what was seen in it.
+
+    Args:
+        groups: :func:`windows`.
+        rates: iterations done -> images a second of the steps before, as the run logged them.
+    """
+    # What does not live as long as the run is not told of.
+    alive = set.intersection(*({*sample["processes"]} for group in groups for sample in group))
+    rows = []
+    for group in groups:
+        first, last = group[0]["iterations"], group[-1]["iterations"]
+        logged = [rate for done, rate in rates.items() if first < done <= last]
+        reference = statistics.median(sample["reference"] for sample in group)
+        row = {"minutes": group[-1]["minutes"], "iterations": last, "reference, ms": 1e3 * reference}
+        row["images/s"] = statistics.median(logged)
+        row["images a reference"] = row["images/s"] * reference
+        for name in sorted(alive):
+            seen = [sample["processes"][name] for sample in group]
+            row[f"{name}, MB"] = statistics.median(process["MB"] for process in seen)
+            row[f"{name}, files"] = statistics.median(process["files"] for process in seen)
+        rows.append(row)
+    return rows
+
+
+def spread(values: Sequence[float]) -> float:
+    """How far the smallest and the largest value are from the middle between them, in percent of it."""
+    low, high = min(values), max(values)
+    return 100 * (high - low) / max(high + low, 1e-12)
+
+
+def tell(folder: Path, warm_up: float, length: float) -> str:
+    """The tables of a soak that left its samples in ``folder``."""
+    samples = [json.loads(line) for line in (folder / "samples.jsonl").read_text().splitlines()]
+    groups = windows(samples, warm_up, length)
+    if len(groups) < 2:
+        raise InputError(f"{folder} has samples of less than two times {length:g} minutes after the first {warm_up:g}.")
+    rows = table(groups, read_scalars(folder / "run" / "metrics.json", END)["images_per_second"])
+    columns = [name for name in rows[0] if name not in ("minutes", "iterations")]
+    over_time = [name for name in rows[0] if not name.startswith("worker")]
+    flat = [[name, rows[0][name], rows[-1][name], spread([row[name] for row in rows])] for name in columns]
+    return "\n\n".join(
+        [
+            tabulate([[row[name] for name in over_time] for row in rows], over_time, floatfmt=".4g"),
+            tabulate(flat, ["", "first", "last", "+-, %"], floatfmt=(None, ".4g", ".4g", ".2f")),
+        ]
+    )
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--config-file", required=True)
+    parser.add_argument("--minutes", type=float, default=60)
+    parser.add_argument("--num-gpus", type=int, default=1, help="processes, as train_net.py has it")
+    parser.add_argument("--folder", type=Path, default=Path("output/soak"))
+    parser.add_argument("--warm-up", type=float, default=5, help="minutes at the start that do not count")
+    parser.add_argument("--window", type=float, default=5, help="minutes that become a row")
+    parser.add_argument("--period", type=float, default=30, help="seconds between samples")
+    parser.add_argument("--table", action="store_true", help="only make the tables of what is in --folder")
+    parser.add_argument("opts", nargs=argparse.REMAINDER, help="KEY VALUE pairs, as train_net.py takes them")
+    args = parser.parse_args()
+    try:
+        if not args.table:
+            command = [
+                sys.executable, str(REPO / "train_net.py"), "--config-file", args.config_file, "--num-gpus", str(args.num_gpus),
+                "SOLVER.MAX_ITER", str(END), *args.opts, "OUTPUT_DIR", str(args.folder.resolve() / "run"),
+            ]  # fmt: skip
+            load_config(args.config_file, args.opts)
+            args.folder.mkdir(parents=True)
+            status = soak(command, args.folder, args.minutes, args.period)
+            print(f"{' '.join(command[1:])}\n{hardware()}; {args.minutes:g} minutes; exit status {status}\n")
+        print(tell(args.folder, args.warm_up, args.window))
+    except FileExistsError:
+        print(f"soak.py: {args.folder} exists; delete it, or name another --folder.", file=sys.stderr)
+        return 2
+    except InputError as error:
+        print(f"soak.py: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
