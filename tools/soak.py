@@ -191,8 +191,8 @@ def main() -> int:
     try:
         if not args.table:
             command = [
-                sys.executable, str(REPO / "train_net.py"), "--config-file", args.config_file, "--num-gpus", str(args.num_gpus),
-                "SOLVER.MAX_ITER", str(END), *args.opts, "OUTPUT_DIR", str(args.folder.resolve() / "run"),
+                sys.executable, str(REPO / "train_net.py"), "--config-file", args.config_file,
+                "--num-gpus", str(args.num_gpus), "SOLVER.MAX_ITER", str(END), *args.opts, "OUTPUT_DIR", str(args.folder.resolve() / "run"),
             ]  # fmt: skip
             load_config(args.config_file, args.opts)
             args.folder.mkdir(parents=True)

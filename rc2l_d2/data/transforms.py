@@ -71,10 +71,12 @@ class Geometry:
         return inside
 
     def _cut(self, array: np.ndarray) -> np.ndarray:
+        left, right = self.left, min(self.left + self.crop[1], self.size[1])
         if self.flip:
-            array = array[:, ::-1]
-        array = array[self.top : self.top + self.crop[0], self.left : self.left + self.crop[1]]
-        return np.ascontiguousarray(array)
+            left, right = self.size[1] - right, self.size[1] - left
+        array = array[self.top : self.top + self.crop[0], left:right]
+        # Of what is left, and by OpenCV, which mirrors pixels of three bytes several times as fast as NumPy does.
+        return cv2.flip(array, 1) if self.flip else np.ascontiguousarray(array)
 
 
 def draw_short_edge(settings: GeometrySettings, rng: np.random.Generator) -> int:
