@@ -192,7 +192,8 @@ def main() -> int:
         if not args.table:
             command = [
                 sys.executable, str(REPO / "train_net.py"), "--config-file", args.config_file,
-                "--num-gpus", str(args.num_gpus), "SOLVER.MAX_ITER", str(END), *args.opts, "OUTPUT_DIR", str(args.folder.resolve() / "run"),
+                "--num-gpus", str(args.num_gpus), "SOLVER.MAX_ITER", str(END), *args.opts,
+                "OUTPUT_DIR", str(args.folder.resolve() / "run"),
             ]  # fmt: skip
             load_config(args.config_file, args.opts)
             args.folder.mkdir(parents=True)

@@ -8,13 +8,18 @@ Hungarian: class, focal and Dice costs of every query and class, copied to the h
 whichever matching is taken, so the second row has it on the side of the match by class, although Hungarian matching
 pays for it as well, later; the third has both losses, forward and backward, with either.
 
-Then both get costs that are not finite, as a diverging model gives them.
+Our Hungarian matching forms its costs in three products for all images and classes. Where Hugging Face transformers is
+installed (the extra "bench"), two rows more have the matcher of its MaskFormer, which goes image by image through the
+costs as MaskFormer's paper has them, given the regions at the masks' size.
+
+Then both of ours get costs that are not finite, as a diverging model gives them.
 """
 
 from __future__ import annotations
 
 import argparse
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -36,6 +41,11 @@ from rc2l_d2.regions import (  # noqa: E402
     soft_dice,
 )
 
+try:
+    from transformers.models.maskformer.modeling_maskformer import MaskFormerHungarianMatcher
+except ImportError:
+    MaskFormerHungarianMatcher = None
+
 MASK_WEIGHT, DICE_WEIGHT = 20.0, 1.0  # MaskFormer's
 # Matching doesn't look at features, and the blobs are all larger than this.
 _CHANNELS, _MIN_AREA = 16, 4
@@ -47,6 +57,14 @@ def losses(regions: Regions, pseudo: PseudoRegions, assignment: torch.Tensor | N
     total = region_mask_contrastive(*matched, assignment=assignment)
     total = total + region_class_consistency(*matched, assignment=assignment)
     total.backward()
+
+
+def theirs(regions: Regions, pseudo: PseudoRegions) -> Callable[[], list]:
+    """What transformers' MaskFormer does to match the queries with the regions that are there."""
+    matcher = MaskFormerHungarianMatcher(1.0, MASK_WEIGHT, DICE_WEIGHT)
+    masks = [of_image[there].float() for of_image, there in zip(pseudo.masks, pseudo.present, strict=True)]
+    labels = [there.nonzero()[:, 0] for there in pseudo.present]
+    return lambda: matcher(regions.mask_logits, regions.class_logits, masks, labels)
 
 
 def main() -> int:
@@ -73,6 +91,11 @@ def main() -> int:
         by_class()
         soft_dice(regions.mask_logits, pseudo.masks, pseudo.valid)
 
+    rows = {
+        "matching": ("hungarian", "class"),
+        "matching, Dice on one side": ("hungarian", "class + Dice"),
+        "RMC + RCC with matching": ("losses, hungarian", "losses, class"),
+    }
     parts = {
         "hungarian": hungarian,
         "class": by_class,
@@ -80,18 +103,18 @@ def main() -> int:
         "losses, hungarian": lambda: losses(regions, pseudo, hungarian()),
         "losses, class": lambda: losses(regions, pseudo, None),
     }
+    if MaskFormerHungarianMatcher is not None:
+        parts["transformers"] = theirs(regions, pseudo)
+        rows["transformers' matching"] = ("transformers", "class")
+        rows["transformers' matching, Dice on one side"] = ("transformers", "class + Dice")
     seconds = in_turn(parts, args.rounds, device)
     print(f"{args.images} images, {args.queries} queries, {args.classes} classes, {args.size}x{args.size} masks")
     print(f"{machine(device)}; {args.rounds} rounds\n")
-    rows = [
+    cells = [
         [what, median_ms(seconds, slow), median_ms(seconds, fast), quartiles(ratio(seconds, slow, fast))]
-        for what, slow, fast in (
-            ("matching", "hungarian", "class"),
-            ("matching, Dice on one side", "hungarian", "class + Dice"),
-            ("RMC + RCC with matching", "losses, hungarian", "losses, class"),
-        )
+        for what, (slow, fast) in rows.items()
     ]
-    print(tabulate(rows, ["", "Hungarian, ms", "by class, ms", "times as fast"], floatfmt=".2f"))
+    print(tabulate(cells, ["", "Hungarian, ms", "by class, ms", "times as fast"], floatfmt=".2f"))
 
     for value in (float("nan"), float("inf"), -float("inf")):
         with torch.no_grad():
