@@ -94,6 +94,10 @@ def add_rc2l_config(cfg: CfgNode) -> CfgNode:
     # Images are padded to a multiple of this many pixels.
     cfg.MODEL.MASK_FORMER.SIZE_DIVISIBILITY = 32
 
+    # Whether training runs the model as one program by torch.compile, which takes minutes at the start and needs a C++
+    # compiler; evaluation does not, nor does a step of several passes (SOLVER.IMS_PER_PASS). On a CPU it is not faster.
+    cfg.MODEL.COMPILE = False
+
     # --- the method -----------------------------------------------------------------------------------------------
     cfg.MODEL.RC2L = CfgNode()
     # Iterations of supervised training before the teacher is asked.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -11,6 +11,7 @@ from torch.nn import functional as F
 from ..host import META_ARCH_REGISTRY, ImageList, build_backbone, build_sem_seg_head, configurable
 from ..regions.semantic import semantic_scores
 from ..regions.types import Regions
+from .compiled import compiled
 from .passes import regions_in_passes
 from .set_criterion import SetCriterion
 
@@ -54,6 +55,7 @@ class RegionSegmentor(nn.Module):
         self.images_per_pass = images_per_pass
         self.register_buffer("pixel_mean", torch.tensor(pixel_mean).view(-1, 1, 1), persistent=False)
         self.register_buffer("pixel_std", torch.tensor(pixel_std).view(-1, 1, 1), persistent=False)
+        self._training_program: Callable[[Tensor, int], Regions] | None = None
 
     @classmethod
     def from_config(cls, cfg) -> dict:
@@ -98,7 +100,17 @@ class RegionSegmentor(nn.Module):
         supervised = len(images) if supervised is None else supervised
         if 0 < self.images_per_pass < len(images):
             return regions_in_passes(self._regions, images, supervised, self.images_per_pass, self)
+        if self.training and self._training_program is not None:
+            return self._training_program(images, supervised)
         return self._regions(images, supervised)
+
+    def compile_training(self) -> None:
+        """From now on have torch.compile's program of this model in training, but where images go in several passes.
+
+        In evaluation images have all sizes, and a program would be made for each. Copies have the program of this one:
+        copy first.
+        """
+        self._training_program = compiled(self._regions)
 
     def _regions(self, images: Tensor, supervised: int) -> Regions:
         return self.sem_seg_head(self.backbone(images), supervised)
