@@ -43,13 +43,16 @@ PATIENCE = 120  # Seconds within which a run that is told to end has written its
 
 
 def reference_seconds() -> float:
-    """Processor seconds of a fixed piece of work, in one thread: products of matrices, and Python."""
-    matrix = np.full((192, 192), 1e-3, np.float32)
-    start = time.thread_time()
-    for _ in range(20):
-        matrix = (matrix @ matrix).clip(0, 1)
-        sum(i * i for i in range(10_000))
-    return time.thread_time() - start
+    """Processor seconds of a fixed piece of work in this thread: the least of several, as others' work only adds."""
+    values = np.linspace(0, 100, 100_000)
+    seconds = []
+    for _ in range(7):
+        start = time.thread_time()
+        for _ in range(10):
+            np.sin(values)
+        sum(i * i for i in range(50_000))
+        seconds.append(time.thread_time() - start)
+    return min(seconds)
 
 
 def training_processes(launcher: psutil.Process) -> dict[str, psutil.Process]:
