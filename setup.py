@@ -7,6 +7,7 @@ from setuptools import find_packages, setup
 
 # Read, not imported: importing the package takes torch, which need not be there yet.
 VERSION = re.search(r'^__version__ = "(.+)"$', Path("rc2l_d2/__init__.py").read_text(encoding="utf-8"), re.MULTILINE)[1]
+PSUTIL = "psutil>=5.9"
 EXPORT = ["onnx>=1.17", "onnxscript>=0.5", "onnxruntime>=1.20"]
 
 setup(
@@ -52,10 +53,18 @@ setup(
         "tqdm>=4.66",
     ],
     extras_require={
-        "dev": ["pytest>=8", "pytest-xdist>=3.5", "hypothesis>=6", "ruff>=0.5", "setuptools>=77", *EXPORT],
+        "dev": [
+            "pytest>=8",
+            "pytest-xdist>=3.5",
+            "hypothesis>=6",
+            "ruff>=0.5",
+            "setuptools>=77",
+            PSUTIL,
+            *EXPORT,
+        ],
         # tools/export.py; torch writes ONNX with the first two.
         "export": EXPORT,
-        # What tools/bench measures this project beside.
-        "bench": ["transformers>=5"],
+        # What tools/bench measures this project beside, and what tools/soak.py watches processes with.
+        "bench": ["transformers>=5", PSUTIL],
     },
 )

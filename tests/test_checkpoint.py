@@ -16,6 +16,7 @@ from torch import nn
 
 from rc2l_d2.engine import EMATeacher, RegionCheckpointer
 from rc2l_d2.engine.weights import with_names_of
+from rc2l_d2.engine.whole_files import write_checkpoint
 from rc2l_d2.errors import InputError
 
 
@@ -33,6 +34,27 @@ ZOO = {
     "res2.stem.bias": np.full(3, 4, dtype=np.float32),  # another shape
     "fc.weight": np.zeros((5, 2), dtype=np.float32),
 }
+
+
+@pytest.mark.skipif(not os.path.exists("/proc/self/maps"), reason="needs /proc")
+def test_a_checkpoint_is_refreshed_without_being_read_into_memory(tmp_path, monkeypatch):
+    model = Segmentor()
+    checkpointer = RegionCheckpointer(model, str(tmp_path), ema=EMATeacher(model, 3, 0.9))
+    checkpointer.save("model_0000001", iteration=1)
+    written = tmp_path / "model_0000001.pth"
+    before = torch.load(written, weights_only=True)
+    mapped = []
+
+    def write(data: dict, path: str) -> None:
+        mapped.append(path in open("/proc/self/maps").read())
+        write_checkpoint(data, path)
+
+    monkeypatch.setattr("rc2l_d2.engine.checkpoint.write_checkpoint", write)
+    checkpointer.checkpointables["ema"].updates = 7
+    checkpointer.refresh("model_0000001", "ema")
+    after = torch.load(written, weights_only=True)
+    assert mapped == [True] and after["ema"].pop("updates") == 7 and before["ema"].pop("updates") == 0
+    torch.testing.assert_close(after, before, rtol=0, atol=0)
 
 
 @pytest.mark.parametrize("protocol", range(pickle.HIGHEST_PROTOCOL + 1))

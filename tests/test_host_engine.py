@@ -221,6 +221,15 @@ def test_storage_smooths_over_iterations_and_keeps_images_for_tensorboard(tmp_pa
     assert sum(path.stat().st_size for path in tmp_path.iterdir()) > 100
 
 
+def test_storage_keeps_what_the_time_left_is_worked_out_from():
+    """All of it would grow for as long as the run does."""
+    with EventStorage(0) as storage:
+        for iteration in range(2500):
+            storage.put_scalar("time", float(iteration), cur_iter=iteration)
+    values = storage.histories()["time"].values()
+    assert len(values) == 1000 and values[-1] == (2499.0, 2499) and storage.histories()["time"].median(1000) == 1999.5
+
+
 def test_logger_has_no_double_handlers_and_one_file_a_rank(tmp_path, capsys):
     for _ in range(2):
         setup_logger(name="host_test")

@@ -4,9 +4,9 @@
     python tools/soak.py --config-file configs/toy/rc2l_R18.yaml --minutes 60 --num-gpus 2 --folder output/soak \\
         DATALOADER.NUM_WORKERS 2 SOLVER.CHECKPOINT_PERIOD 500 SOLVER.CHECKPOINT_KEEP 2 TEST.EVAL_PERIOD 1000
 
-The run is train_net.py's own, without an end, and is told to end (SIGTERM) after ``--minutes``. Its processes are
-looked at twice a minute, from outside, and told apart by the order in which they started; what does not live as long
-as the run, such as the workers of an evaluation, is left out.
+The run is train_net.py's own, without an end, and is told to end (SIGTERM) ``--minutes`` after it has logged its first
+iterations. Its processes are looked at twice a minute, from outside, and told apart by the order in which they started;
+what does not live as long as the run, such as the workers of an evaluation, is left out.
 
 Machines get slower and faster. So this script times a fixed piece of work at each look, by the processor time that it
 takes, and throughput is also given per unit of that: on a machine that slows down, that stays flat where the run is.
@@ -18,6 +18,8 @@ from __future__ import annotations
 
 import argparse
 import json
+import shlex
+import signal
 import statistics
 import subprocess
 import sys
@@ -39,6 +41,7 @@ from rc2l_d2.reporting.results import read_entries, read_scalars  # noqa: E402
 
 MB = 1e6
 END = 10**9  # An iteration that no soak reaches.
+TOLD_TO_END = 128 + signal.SIGTERM
 PATIENCE = 120  # Seconds within which a run that is told to end has written its checkpoint.
 
 
@@ -100,16 +103,19 @@ def look(launcher: psutil.Process, start: float, metrics_file: Path) -> dict:
 
 
 def soak(command: Sequence[str], folder: Path, minutes: float, period: float) -> int:
-    """Run ``command`` for ``minutes`` and write a sample every ``period`` seconds; returns the run's exit status."""
-    start = time.monotonic()
+    """Run ``command`` for ``minutes`` from its first line in metrics.json on, and write a sample every ``period``
+    seconds; returns its exit status."""
+    metrics_file, start = folder / "run" / "metrics.json", None
     with open(folder / "log.txt", "w") as log, open(folder / "samples.jsonl", "w") as samples:
         run = subprocess.Popen(command, stdout=log, stderr=log)
         launcher = psutil.Process(run.pid)
         try:
-            while time.monotonic() - start < 60 * minutes and run.poll() is None:
+            while run.poll() is None and (start is None or time.monotonic() - start < 60 * minutes):
                 time.sleep(period)
-                if run.poll() is None:
-                    samples.write(json.dumps(look(launcher, start, folder / "run" / "metrics.json")) + "\n")
+                if start is None and any(read_entries(metrics_file)):
+                    start = time.monotonic()
+                if start is not None and run.poll() is None:
+                    samples.write(json.dumps(look(launcher, start, metrics_file)) + "\n")
                     samples.flush()
         finally:
             run.terminate()
@@ -195,13 +201,15 @@ def main() -> int:
         if not args.table:
             command = [
                 sys.executable, str(REPO / "train_net.py"), "--config-file", args.config_file,
-                "--num-gpus", str(args.num_gpus), "SOLVER.MAX_ITER", str(END), *args.opts,
+                "--num-gpus", str(args.num_gpus), *args.opts, "SOLVER.MAX_ITER", str(END),
                 "OUTPUT_DIR", str(args.folder.resolve() / "run"),
             ]  # fmt: skip
             load_config(args.config_file, args.opts)
             args.folder.mkdir(parents=True)
             status = soak(command, args.folder, args.minutes, args.period)
-            print(f"{' '.join(command[1:])}\n{hardware()}; {args.minutes:g} minutes; exit status {status}\n")
+            if status != TOLD_TO_END:
+                raise InputError(f"The run ended with status {status}; {args.folder / 'log.txt'} says why.")
+            print(f"{shlex.join(command[1:])}\n{hardware()}; {args.minutes:g} minutes\n")
         print(tell(args.folder, args.warm_up, args.window))
     except FileExistsError:
         print(f"soak.py: {args.folder} exists; delete it, or name another --folder.", file=sys.stderr)

@@ -100,8 +100,8 @@ class RegionCheckpointer(DetectionCheckpointer):
         if not self.save_to_disk or not self.is_last(name):
             return
         path = os.path.join(self.save_dir, f"{name}.pth")
-        # Mapped: read into memory, it would be the largest block there, and the heap would keep its place.
-        data = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+        # Mapped, or the heap would keep the place of what was read; Windows does not replace a file that is mapped.
+        data = torch.load(path, map_location="cpu", weights_only=True, mmap=os.name == "posix")
         write_checkpoint({**data, key: self.checkpointables[key].state_dict()}, path)
 
     def load(self, path: str, checkpointables: list[str] | None = None) -> dict[str, Any]:

@@ -1,0 +1,79 @@
+"""The tool that watches a long run: what its table says of samples, and a short soak by the real command line."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+
+import pytest
+from conftest import REPO
+
+sys.path.insert(0, str(REPO / "tools"))
+import soak
+
+# Of every half minute for ten minutes: a process that grows by a MB a minute, a worker that stays, one that comes late.
+SAMPLES = [
+    {
+        "minutes": place / 2,
+        "iterations": 10 * place,
+        "reference": 0.010 if place < 10 else 0.020,
+        "processes": {
+            "process 0": {"pid": 1, "MB": 100 + place / 2, "files": 30},
+            "worker 0.0": {"pid": 2, "MB": 50, "files": 20},
+        }
+        | ({"worker 0.1": {"pid": 3, "MB": 50, "files": 20}} if place > 7 else {}),
+    }
+    for place in range(21)
+]
+
+
+def test_rows_are_medians_after_the_warm_up():
+    groups = soak.windows(SAMPLES, warm_up=2, length=3)
+    assert [[sample["minutes"] for sample in group] for group in groups] == [
+        [2, 2.5, 3, 3.5, 4, 4.5], [5, 5.5, 6, 6.5, 7, 7.5], [8, 8.5, 9, 9.5, 10],
+    ]  # fmt: skip
+    # The machine gets slower by half, and with it the run.
+    rates = {done: 8.0 if done < 100 else 4.0 for done in range(20, 220, 20)}
+    rows = soak.table(groups, rates)
+    assert [row["process 0, MB"] for row in rows] == [103.25, 106.25, 109]
+    assert [row["images/s"] for row in rows] == [8, 4, 4]
+    assert [row["images a reference"] for row in rows] == pytest.approx([0.08] * 3)
+    assert rows[-1]["worker 0.0, files"] == 20 and not any(name.startswith("worker 0.1") for name in rows[0])
+    assert soak.spread([row["process 0, MB"] for row in rows]) == pytest.approx(100 * 2.875 / 106.125)
+    assert soak.spread([0, 0]) == 0
+
+
+def test_a_soak(tiny_options, tmp_path):
+    folder = tmp_path / "soak"
+    short = ["--minutes", "0.3", "--period", "1", "--warm-up", "0.05", "--window", "0.1", "--folder", str(folder)]
+    command = [sys.executable, "tools/soak.py", "--config-file", "configs/toy/rc2l_R18.yaml", *short, "--num-gpus", "2"]
+    result = subprocess.run(
+        [*command, *tiny_options, "DATALOADER.NUM_WORKERS", "1", "SOLVER.CHECKPOINT_PERIOD", "100"],
+        cwd=REPO, capture_output=True, text=True,
+    )  # fmt: skip
+    assert result.returncode == 0, result.stdout + result.stderr
+    flat = {line[:18].strip(): [float(cell) for cell in line[18:].split()] for line in result.stdout.splitlines()[-13:]}
+    for name in ("process 0, MB", "process 1, MB", "worker 0.0, MB", "worker 1.0, MB"):
+        first, last, _ = flat[name]
+        assert 100 < first < 2000 and 100 < last < 2000
+    assert flat["images/s"][0] > 0 and flat["process 0, files"][0] > 10
+    last = json.loads((folder / "samples.jsonl").read_text().splitlines()[-1])
+    assert last["iterations"] > 20 and (folder / "run" / "last_checkpoint").exists()
+
+    again = subprocess.run([*command, "--table"], cwd=REPO, capture_output=True, text=True)
+    assert again.returncode == 0 and again.stdout.splitlines() == result.stdout.splitlines()[3:]
+    refused = subprocess.run(command, cwd=REPO, capture_output=True, text=True)
+    assert refused.returncode == 2
+    assert refused.stderr == f"soak.py: {folder} exists; delete it, or name another --folder.\n"
+
+
+def test_a_run_that_ends_by_itself_is_told(tiny_options, tmp_path):
+    options = [*tiny_options, "DATASETS.TRAIN", "('nowhere',)"]
+    result = subprocess.run(
+        [sys.executable, "tools/soak.py", "--config-file", "configs/toy/rc2l_R18.yaml", "--minutes", "1",
+         "--period", "1", "--folder", str(tmp_path / "soak"), *options],
+        cwd=REPO, capture_output=True, text=True,
+    )  # fmt: skip
+    assert result.returncode == 2
+    assert result.stderr == f"soak.py: The run ended with status 2; {tmp_path / 'soak' / 'log.txt'} says why.\n"
