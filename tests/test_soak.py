@@ -46,7 +46,7 @@ def test_rows_are_medians_after_the_warm_up():
 
 def test_a_soak(tiny_options, tmp_path):
     folder = tmp_path / "soak"
-    short = ["--minutes", "0.3", "--period", "1", "--warm-up", "0.05", "--window", "0.1", "--folder", str(folder)]
+    short = ["--minutes", "0.2", "--period", "1", "--warm-up", "0.02", "--window", "0.08", "--folder", str(folder)]
     command = [sys.executable, "tools/soak.py", "--config-file", "configs/toy/rc2l_R18.yaml", *short, "--num-gpus", "2"]
     result = subprocess.run(
         [*command, *tiny_options, "DATALOADER.NUM_WORKERS", "1", "SOLVER.CHECKPOINT_PERIOD", "100"],
@@ -57,9 +57,9 @@ def test_a_soak(tiny_options, tmp_path):
     for name in ("process 0, MB", "process 1, MB", "worker 0.0, MB", "worker 1.0, MB"):
         first, last, _ = flat[name]
         assert 100 < first < 2000 and 100 < last < 2000
-    assert flat["images/s"][0] > 0 and flat["process 0, files"][0] > 10
+    assert flat["reference, ms"][0] > 0 and flat["process 0, files"][0] > 10
     last = json.loads((folder / "samples.jsonl").read_text().splitlines()[-1])
-    assert last["iterations"] > 20 and (folder / "run" / "last_checkpoint").exists()
+    assert last["iterations"] >= 20 and (folder / "run" / "last_checkpoint").exists()
 
     again = subprocess.run([*command, "--table"], cwd=REPO, capture_output=True, text=True)
     assert again.returncode == 0 and again.stdout.splitlines() == result.stdout.splitlines()[3:]

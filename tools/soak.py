@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import shlex
 import signal
 import statistics
@@ -137,7 +138,7 @@ def windows(samples: Sequence[dict], warm_up: float, length: float) -> list[list
 
 
 def table(groups: Sequence[Sequence[dict]], rates: Mapping[int, float]) -> list[dict[str, float]]:
-    """A row for each group of samples: medians of what was seen in it.
+    """A row for each group of samples: medians of what was seen in it; NaN for a rate where none was logged.
 
     Args:
         groups: :func:`windows`.
@@ -148,7 +149,7 @@ def table(groups: Sequence[Sequence[dict]], rates: Mapping[int, float]) -> list[
     rows = []
     for group in groups:
         first, last = group[0]["iterations"], group[-1]["iterations"]
-        logged = [rate for done, rate in rates.items() if first < done <= last]
+        logged = [rate for done, rate in rates.items() if first < done <= last] or [math.nan]
         reference = statistics.median(sample["reference"] for sample in group)
         row = {"minutes": group[-1]["minutes"], "iterations": last, "reference, ms": 1e3 * reference}
         row["images/s"] = statistics.median(logged)
@@ -201,7 +202,7 @@ def main() -> int:
         if not args.table:
             command = [
                 sys.executable, str(REPO / "train_net.py"), "--config-file", args.config_file,
-                "--num-gpus", str(args.num_gpus), *args.opts, "SOLVER.MAX_ITER", str(END),
+                "--num-gpus", str(args.num_gpus), "--dist-url", "auto", *args.opts, "SOLVER.MAX_ITER", str(END),
                 "OUTPUT_DIR", str(args.folder.resolve() / "run"),
             ]  # fmt: skip
             load_config(args.config_file, args.opts)
