@@ -17,7 +17,6 @@ SAMPLES = [
     {
         "minutes": place / 2,
         "iterations": 10 * place,
-        "reference": 0.010 if place < 10 else 0.020,
         "processes": {
             "process 0": {"pid": 1, "MB": 100 + place / 2, "files": 30},
             "worker 0.0": {"pid": 2, "MB": 50, "files": 20},
@@ -33,15 +32,19 @@ def test_rows_are_medians_after_the_warm_up():
     assert [[sample["minutes"] for sample in group] for group in groups] == [
         [2, 2.5, 3, 3.5, 4, 4.5], [5, 5.5, 6, 6.5, 7, 7.5], [8, 8.5, 9, 9.5, 10],
     ]  # fmt: skip
-    # The machine gets slower by half, and with it the run.
     rates = {done: 8.0 if done < 100 else 4.0 for done in range(20, 220, 20)}
     rows = soak.table(groups, rates)
     assert [row["process 0, MB"] for row in rows] == [103.25, 106.25, 109]
     assert [row["images/s"] for row in rows] == [8, 4, 4]
-    assert [row["images a reference"] for row in rows] == pytest.approx([0.08] * 3)
     assert rows[-1]["worker 0.0, files"] == 20 and not any(name.startswith("worker 0.1") for name in rows[0])
     assert soak.spread([row["process 0, MB"] for row in rows]) == pytest.approx(100 * 2.875 / 106.125)
     assert soak.spread([0, 0]) == 0
+
+
+def test_the_trend_is_that_of_the_line_through_the_values():
+    # 1 MB a minute around 100 MB is 60 % an hour; what goes up and down alike has none.
+    assert soak.trend([0, 1, 2], [99, 100, 101]) == pytest.approx(60)
+    assert soak.trend([0, 1, 2, 3], [5, 4, 4, 5]) == pytest.approx(0)
 
 
 def test_a_soak(tiny_options, tmp_path):
@@ -53,11 +56,11 @@ def test_a_soak(tiny_options, tmp_path):
         cwd=REPO, capture_output=True, text=True,
     )  # fmt: skip
     assert result.returncode == 0, result.stdout + result.stderr
-    flat = {line[:18].strip(): [float(cell) for cell in line[18:].split()] for line in result.stdout.splitlines()[-13:]}
+    flat = {line[:18].strip(): [float(cell) for cell in line[18:].split()] for line in result.stdout.splitlines()[-9:]}
     for name in ("process 0, MB", "process 1, MB", "worker 0.0, MB", "worker 1.0, MB"):
-        first, last, _ = flat[name]
+        first, last, *_ = flat[name]
         assert 100 < first < 2000 and 100 < last < 2000
-    assert flat["reference, ms"][0] > 0 and flat["process 0, files"][0] > 10
+    assert flat["process 0, files"][0] > 10
     last = json.loads((folder / "samples.jsonl").read_text().splitlines()[-1])
     assert last["iterations"] >= 20 and (folder / "run" / "last_checkpoint").exists()
 

@@ -8,9 +8,6 @@ The run is train_net.py's own, without an end, and is told to end (SIGTERM) ``--
 iterations. Its processes are looked at twice a minute, from outside, and told apart by the order in which they started;
 what does not live as long as the run, such as the workers of an evaluation, is left out.
 
-Machines get slower and faster. So this script times a fixed piece of work at each look, by the processor time that it
-takes, and throughput is also given per unit of that: on a machine that slows down, that stays flat where the run is.
-
 What was seen stays in ``<folder>/samples.jsonl``, from which ``--table`` alone makes the tables again.
 """
 
@@ -28,7 +25,6 @@ import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 
-import numpy as np
 import psutil
 from tabulate import tabulate
 
@@ -44,19 +40,6 @@ MB = 1e6
 END = 10**9  # An iteration that no soak reaches.
 TOLD_TO_END = 128 + signal.SIGTERM
 PATIENCE = 120  # Seconds within which a run that is told to end has written its checkpoint.
-
-
-def reference_seconds() -> float:
-    """Processor seconds of a fixed piece of work in this thread: the least of several, as others' work only adds."""
-    values = np.linspace(0, 100, 100_000)
-    seconds = []
-    for _ in range(7):
-        start = time.thread_time()
-        for _ in range(10):
-            np.sin(values)
-        sum(i * i for i in range(50_000))
-        seconds.append(time.thread_time() - start)
-    return min(seconds)
 
 
 def training_processes(launcher: psutil.Process) -> dict[str, psutil.Process]:
@@ -85,8 +68,7 @@ def _started(processes: Iterable[psutil.Process], wanted: Callable[[str], bool])
 
 
 def look(launcher: psutil.Process, start: float, metrics_file: Path) -> dict:
-    """One sample: minutes since ``start``, iterations done so far, the reference, and of each process what it has in
-    memory and open."""
+    """One sample: minutes since ``start``, iterations so far, and of each process what it has in memory and open."""
     seen = {}
     for name, process in training_processes(launcher).items():
         try:
@@ -98,7 +80,6 @@ def look(launcher: psutil.Process, start: float, metrics_file: Path) -> dict:
     return {
         "minutes": (time.monotonic() - start) / 60,
         "iterations": entries[-1]["iteration"] + 1 if entries else 0,
-        "reference": reference_seconds(),
         "processes": seen,
     }
 
@@ -150,10 +131,7 @@ def table(groups: Sequence[Sequence[dict]], rates: Mapping[int, float]) -> list[
     for group in groups:
         first, last = group[0]["iterations"], group[-1]["iterations"]
         logged = [rate for done, rate in rates.items() if first < done <= last] or [math.nan]
-        reference = statistics.median(sample["reference"] for sample in group)
-        row = {"minutes": group[-1]["minutes"], "iterations": last, "reference, ms": 1e3 * reference}
-        row["images/s"] = statistics.median(logged)
-        row["images a reference"] = row["images/s"] * reference
+        row = {"minutes": group[-1]["minutes"], "iterations": last, "images/s": statistics.median(logged)}
         for name in sorted(alive):
             seen = [sample["processes"][name] for sample in group]
             row[f"{name}, MB"] = statistics.median(process["MB"] for process in seen)
@@ -168,6 +146,11 @@ def spread(values: Sequence[float]) -> float:
     return 100 * (high - low) / max(high + low, 1e-12)
 
 
+def trend(minutes: Sequence[float], values: Sequence[float]) -> float:
+    """How fast the values rise, in percent of their mean an hour: the slope of the straight line closest to them."""
+    return 100 * 60 * statistics.linear_regression(minutes, values).slope / max(statistics.fmean(values), 1e-12)
+
+
 def tell(folder: Path, warm_up: float, length: float) -> str:
     """The tables of a soak that left its samples in ``folder``."""
     samples = [json.loads(line) for line in (folder / "samples.jsonl").read_text().splitlines()]
@@ -177,11 +160,17 @@ def tell(folder: Path, warm_up: float, length: float) -> str:
     rows = table(groups, read_scalars(folder / "run" / "metrics.json", END)["images_per_second"])
     columns = [name for name in rows[0] if name not in ("minutes", "iterations")]
     over_time = [name for name in rows[0] if not name.startswith("worker")]
-    flat = [[name, rows[0][name], rows[-1][name], spread([row[name] for row in rows])] for name in columns]
+    minutes = [row["minutes"] for row in rows]
+    flat = []
+    for name in columns:
+        values = [row[name] for row in rows]
+        flat.append([name, values[0], values[-1], spread(values), trend(minutes, values)])
     return "\n\n".join(
         [
             tabulate([[row[name] for name in over_time] for row in rows], over_time, floatfmt=".4g"),
-            tabulate(flat, ["", "first", "last", "+-, %"], floatfmt=(None, ".4g", ".4g", ".2f")),
+            tabulate(
+                flat, ["", "first", "last", "+-, %", "trend, % an hour"], floatfmt=(None, ".4g", ".4g", ".2f", ".2f")
+            ),
         ]
     )
 
