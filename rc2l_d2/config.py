@@ -94,8 +94,9 @@ def add_rc2l_config(cfg: CfgNode) -> CfgNode:
     # Images are padded to a multiple of this many pixels.
     cfg.MODEL.MASK_FORMER.SIZE_DIVISIBILITY = 32
 
-    # Whether training runs the model as one program by torch.compile, which takes minutes at the start and needs a C++
-    # compiler; evaluation does not, nor does a step of several passes (SOLVER.IMS_PER_PASS). On a CPU it is not faster.
+    # Whether training has torch.compile's program of the model. Making it takes minutes at the first step and again at
+    # the end of burn-in, and a C++ compiler (on a GPU Triton too). Evaluation never has it, nor does a step of several
+    # passes (SOLVER.IMS_PER_PASS). On a CPU no gain was seen (docs/performance.md).
     cfg.MODEL.COMPILE = False
 
     # --- the method -----------------------------------------------------------------------------------------------

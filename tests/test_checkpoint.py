@@ -7,6 +7,7 @@ import os
 import pickle
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -46,7 +47,7 @@ def test_a_checkpoint_is_refreshed_without_being_read_into_memory(tmp_path, monk
     mapped = []
 
     def write(data: dict, path: str) -> None:
-        mapped.append(path in open("/proc/self/maps").read())
+        mapped.append(path in Path("/proc/self/maps").read_text())
         write_checkpoint(data, path)
 
     monkeypatch.setattr("rc2l_d2.engine.checkpoint.write_checkpoint", write)

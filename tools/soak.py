@@ -6,7 +6,8 @@
 
 The run is train_net.py's own, without an end, and is told to end (SIGTERM) ``--minutes`` after it has logged its first
 iterations. Its processes are looked at twice a minute, from outside, and told apart by the order in which they started;
-what does not live as long as the run, such as the workers of an evaluation, is left out.
+what does not live as long as the run, such as the workers of an evaluation, is left out. Memory is what a process has
+resident, not a GPU's. For Linux.
 
 What was seen stays in ``<folder>/samples.jsonl``, from which ``--table`` alone makes the tables again.
 """
@@ -22,7 +23,8 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 import psutil
@@ -39,14 +41,14 @@ from rc2l_d2.reporting.results import read_entries, read_scalars  # noqa: E402
 MB = 1e6
 END = 10**9  # An iteration that no soak reaches.
 TOLD_TO_END = 128 + signal.SIGTERM
-PATIENCE = 120  # Seconds within which a run that is told to end has written its checkpoint.
+# Seconds within which a run logs its first iterations, and within which it ends when told to, perhaps in an evaluation.
+PATIENCE = 1800
 
 
 def training_processes(launcher: psutil.Process) -> dict[str, psutil.Process]:
     """The processes that train and their data workers, by name: "process 0", "worker 0.0" and so on."""
-    trainers = _started(launcher.children(), lambda words: "spawn_main" in words)
     # A run on one process trains in the one that was started.
-    trainers = trainers or [launcher]
+    trainers = _started(launcher.children(), lambda words: "spawn_main" in words) or [launcher]
     named = {}
     for rank, trainer in enumerate(trainers):
         named[f"process {rank}"] = trainer
@@ -55,61 +57,65 @@ def training_processes(launcher: psutil.Process) -> dict[str, psutil.Process]:
     return named
 
 
-def _started(processes: Iterable[psutil.Process], wanted: Callable[[str], bool]) -> list[psutil.Process]:
+def _started(processes: Sequence[psutil.Process], wanted: Callable[[str], bool]) -> list[psutil.Process]:
     """Those of the processes whose command line is ``wanted``, in the order in which they started."""
-    with_words = []
-    for process in processes:
-        try:
-            if wanted(" ".join(process.cmdline())):
-                with_words.append((process.create_time(), process.pid, process))
-        except psutil.Error:  # It has ended meanwhile.
-            continue
-    return [process for *_, process in sorted(with_words)]
+    known = [process for process in processes if wanted(" ".join(process.cmdline()))]
+    return sorted(known, key=lambda process: (process.create_time(), process.pid))
 
 
 def look(launcher: psutil.Process, start: float, metrics_file: Path) -> dict:
-    """One sample: minutes since ``start``, iterations so far, and of each process what it has in memory and open."""
-    seen = {}
-    for name, process in training_processes(launcher).items():
-        try:
-            with process.oneshot():
-                seen[name] = {"pid": process.pid, "MB": process.memory_info().rss / MB, "files": process.num_fds()}
-        except psutil.Error:
-            continue
-    entries = [*read_entries(metrics_file)]
+    """One sample: minutes since ``start``, iterations so far, and of each process what it has in memory and open.
+
+    Raises:
+        psutil.Error: a process ended meanwhile.
+    """
     return {
         "minutes": (time.monotonic() - start) / 60,
-        "iterations": entries[-1]["iteration"] + 1 if entries else 0,
-        "processes": seen,
+        "iterations": max(entry["iteration"] for entry in read_entries(metrics_file)) + 1,
+        "processes": {
+            name: {"pid": process.pid, "MB": process.memory_info().rss / MB, "files": process.num_fds()}
+            for name, process in training_processes(launcher).items()
+        },
     }
 
 
-def soak(command: Sequence[str], folder: Path, minutes: float, period: float) -> int:
-    """Run ``command`` for ``minutes`` from its first line in metrics.json on, and write a sample every ``period``
-    seconds; returns its exit status."""
+def soak(command: Sequence[str], folder: Path, minutes: float, period: float) -> None:
+    """Run ``command`` for ``minutes`` from its first line in metrics.json on; write a sample every ``period`` seconds.
+
+    Raises:
+        InputError: it ended by itself, logged nothing for too long, or did not end when told to.
+    """
     metrics_file, start = folder / "run" / "metrics.json", None
+    begun, told = time.monotonic(), f"{folder / 'log.txt'} says more."
     with open(folder / "log.txt", "w") as log, open(folder / "samples.jsonl", "w") as samples:
         run = subprocess.Popen(command, stdout=log, stderr=log)
         launcher = psutil.Process(run.pid)
         try:
-            while run.poll() is None and (start is None or time.monotonic() - start < 60 * minutes):
+            while start is None or time.monotonic() - start < 60 * minutes:
                 time.sleep(period)
+                if run.poll() is not None:
+                    raise InputError(f"The run ended by itself with status {run.returncode}; {told}")
                 if start is None and any(read_entries(metrics_file)):
                     start = time.monotonic()
-                if start is not None and run.poll() is None:
-                    samples.write(json.dumps(look(launcher, start, metrics_file)) + "\n")
-                    samples.flush()
+                if start is None and time.monotonic() - begun > PATIENCE:
+                    raise InputError(f"The run logged nothing in {PATIENCE} seconds; {told}")
+                if start is not None:
+                    with suppress(psutil.Error):  # What has ended will be seen next time.
+                        samples.write(json.dumps(look(launcher, start, metrics_file)) + "\n")
+                        samples.flush()
         finally:
             run.terminate()
             try:
                 run.wait(PATIENCE)
             except subprocess.TimeoutExpired:
-                run.kill()
-        return run.wait()
+                for process in [*launcher.children(recursive=True), launcher]:
+                    process.kill()
+        if run.wait() != TOLD_TO_END:
+            raise InputError(f"Told to end, the run left with status {run.wait()}; {told}")
 
 
 def windows(samples: Sequence[dict], warm_up: float, length: float) -> list[list[dict]]:
-    """The samples after ``warm_up`` minutes in groups of ``length`` minutes; a last one less than half full is not."""
+    """The samples after ``warm_up`` minutes in groups of ``length`` minutes; groups less than half full are not."""
     groups: dict[int, list[dict]] = {}
     for sample in samples:
         if sample["minutes"] >= warm_up:
@@ -152,11 +158,20 @@ def trend(minutes: Sequence[float], values: Sequence[float]) -> float:
 
 
 def tell(folder: Path, warm_up: float, length: float) -> str:
-    """The tables of a soak that left its samples in ``folder``."""
+    """The tables of a soak that left its samples in ``folder``.
+
+    Raises:
+        InputError: there are too few, or none.
+    """
+    if not (folder / "samples.jsonl").is_file():
+        raise InputError(f"{folder} holds no samples.jsonl; name the --folder of a soak.")
     samples = [json.loads(line) for line in (folder / "samples.jsonl").read_text().splitlines()]
     groups = windows(samples, warm_up, length)
     if len(groups) < 2:
-        raise InputError(f"{folder} has samples of less than two times {length:g} minutes after the first {warm_up:g}.")
+        raise InputError(
+            f"{folder} has samples of less than two times {length:g} minutes after the first {warm_up:g}; give a "
+            "smaller --window or --warm-up, or soak longer."
+        )
     rows = table(groups, read_scalars(folder / "run" / "metrics.json", END)["images_per_second"])
     columns = [name for name in rows[0] if name not in ("minutes", "iterations")]
     over_time = [name for name in rows[0] if not name.startswith("worker")]
@@ -177,7 +192,7 @@ def tell(folder: Path, warm_up: float, length: float) -> str:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--config-file", required=True)
+    parser.add_argument("--config-file", default="", help="of the run, as train_net.py has it")
     parser.add_argument("--minutes", type=float, default=60)
     parser.add_argument("--num-gpus", type=int, default=1, help="processes, as train_net.py has it")
     parser.add_argument("--folder", type=Path, default=Path("output/soak"))
@@ -189,6 +204,11 @@ def main() -> int:
     args = parser.parse_args()
     try:
         if not args.table:
+            if args.minutes < args.warm_up + 2 * args.window:
+                raise InputError(
+                    f"--minutes is {args.minutes:g}, less than --warm-up and two times --window; give more of the one "
+                    "or less of the others."
+                )
             command = [
                 sys.executable, str(REPO / "train_net.py"), "--config-file", args.config_file,
                 "--num-gpus", str(args.num_gpus), "--dist-url", "auto", *args.opts, "SOLVER.MAX_ITER", str(END),
@@ -196,13 +216,14 @@ def main() -> int:
             ]  # fmt: skip
             load_config(args.config_file, args.opts)
             args.folder.mkdir(parents=True)
-            status = soak(command, args.folder, args.minutes, args.period)
-            if status != TOLD_TO_END:
-                raise InputError(f"The run ended with status {status}; {args.folder / 'log.txt'} says why.")
+            soak(command, args.folder, args.minutes, args.period)
             print(f"{shlex.join(command[1:])}\n{hardware()}; {args.minutes:g} minutes\n")
         print(tell(args.folder, args.warm_up, args.window))
     except FileExistsError:
         print(f"soak.py: {args.folder} exists; delete it, or name another --folder.", file=sys.stderr)
+        return 2
+    except OSError as error:
+        print(f"soak.py: {args.folder} cannot be written ({error.strerror}); name another --folder.", file=sys.stderr)
         return 2
     except InputError as error:
         print(f"soak.py: {error}", file=sys.stderr)

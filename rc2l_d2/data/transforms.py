@@ -75,7 +75,7 @@ class Geometry:
         if self.flip:
             left, right = self.size[1] - right, self.size[1] - left
         array = array[self.top : self.top + self.crop[0], left:right]
-        # Of what is left, and by OpenCV, which mirrors pixels of three bytes several times as fast as NumPy does.
+        # Mirrored after the cut, so that only the crop is copied.
         return cv2.flip(array, 1) if self.flip else np.ascontiguousarray(array)
 
 

@@ -100,7 +100,7 @@ class RegionCheckpointer(DetectionCheckpointer):
         if not self.save_to_disk or not self.is_last(name):
             return
         path = os.path.join(self.save_dir, f"{name}.pth")
-        # Mapped, or the heap would keep the place of what was read; Windows does not replace a file that is mapped.
+        # Mapped, not read: memory that is freed stays with the process. Windows does not replace a file that is mapped.
         data = torch.load(path, map_location="cpu", weights_only=True, mmap=os.name == "posix")
         write_checkpoint({**data, key: self.checkpointables[key].state_dict()}, path)
 

@@ -92,8 +92,6 @@ class RC2LTrainer(DefaultTrainer):
         model = self.build_model(cfg)
         optimizer = self.build_optimizer(cfg, model)
         self.teacher = EMATeacher(model, cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES, cfg.MODEL.RC2L.EMA_DECAY)
-        if cfg.MODEL.COMPILE:
-            model.compile_training()
         if comm.get_world_size() > 1:
             # Batch statistics are made the same on all ranks by the teacher's hook, before the teacher takes them.
             device_ids = [comm.get_local_rank()] if cfg.MODEL.DEVICE.startswith("cuda") else None
