@@ -20,7 +20,7 @@ setup(
     package_dir={"rc2l_d2.configs": "configs"},
     package_data={
         "rc2l_d2.configs": ["*.yaml", "*/*.yaml"],
-        "rc2l_d2.data": ["definitions/*.yaml"],
+        "rc2l_d2.data.datasets": ["definitions/*.yaml"],
         "rc2l_d2.reporting": ["*.html"],
     },
     entry_points={
@@ -28,7 +28,7 @@ setup(
             "rc2l-train = rc2l_d2.commands.train:run",
             "rc2l-predict = rc2l_d2.commands.predict:main",
             "rc2l-check = rc2l_d2.commands.check:main",
-            "rc2l-quickstart = rc2l_d2.quickstart:main",
+            "rc2l-quickstart = rc2l_d2.commands.quickstart:main",
             "rc2l-report = rc2l_d2.commands.report:main",
         ]
     },
@@ -64,7 +64,7 @@ setup(
         ],
         # tools/export.py; torch writes ONNX with the first two.
         "export": EXPORT,
-        # What tools/bench measures this project beside, and what tools/soak.py watches processes with.
+        # What tools/dev/bench measures this project beside, and what tools/dev/soak.py watches processes with.
         "bench": ["transformers>=5", PSUTIL],
     },
 )

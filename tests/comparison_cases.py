@@ -8,7 +8,7 @@ from pathlib import Path
 import yaml
 from conftest import REPO, TINY
 
-from rc2l_d2.reporting.results import Cell, RunResult
+from rc2l_d2.reporting.run_metrics import Cell, RunResult
 
 TOOL = [sys.executable, "tools/compare_methods.py"]
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1"}

@@ -12,7 +12,7 @@ import pytest
 import torch
 import yaml
 
-from rc2l_d2.data.toy import draw_toy_dataset
+from rc2l_d2.data.toy.dataset import draw_toy_dataset
 from rc2l_d2.host import HOST, HOST_REASON
 
 REPO = Path(__file__).resolve().parent.parent

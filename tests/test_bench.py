@@ -16,7 +16,7 @@ from conftest import REPO, TINY
 def table(script: str, *arguments: str) -> dict[str, list[float]]:
     """First column -> the numbers of its row, of the one table that ``script`` prints; all of them finite."""
     result = subprocess.run(
-        [sys.executable, f"tools/bench/{script}", *arguments],
+        [sys.executable, f"tools/dev/bench/{script}", *arguments],
         cwd=REPO, capture_output=True, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"},
     )  # fmt: skip
     assert result.returncode == 0, result.stderr
@@ -54,11 +54,11 @@ def test_peak_memory_is_of_what_is_there_at_once():
 @pytest.mark.parametrize("script", ["step.py", "memory.py"])
 def test_a_mistake_is_told_in_one_sentence(script):
     result = subprocess.run(
-        [sys.executable, f"tools/bench/{script}", "--config-file", "configs/toy/rc2l_R18.yaml", "SOLVER.NO_SUCH", "1"],
+        [sys.executable, f"tools/dev/bench/{script}", "--config-file", "configs/toy/rc2l_R18.yaml", "SOLVER.NO", "1"],
         cwd=REPO, capture_output=True, text=True,
     )  # fmt: skip
     assert result.returncode == 2 and result.stdout == ""
-    assert result.stderr.startswith(f"{script}: SOLVER.NO_SUCH in the command line is not a config key")
+    assert result.stderr.startswith(f"{script}: SOLVER.NO in the command line is not a config key")
     assert result.stderr.count("\n") == 1
 
 
@@ -129,6 +129,6 @@ def test_supervised_step():
 @pytest.mark.skipif(importlib.util.find_spec("transformers") is not None, reason="transformers is installed")
 def test_without_transformers_the_supervised_step_says_what_to_install():
     result = subprocess.run(
-        [sys.executable, "tools/bench/supervised_step.py"], cwd=REPO, capture_output=True, text=True
+        [sys.executable, "tools/dev/bench/supervised_step.py"], cwd=REPO, capture_output=True, text=True
     )
     assert result.returncode == 2 and ".[bench]" in result.stderr and len(result.stderr.splitlines()) == 1

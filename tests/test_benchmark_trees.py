@@ -12,7 +12,7 @@ from data_files import write_image
 from PIL import Image
 
 from rc2l_d2.data import stream_entries
-from rc2l_d2.data.definition import voc_color_map
+from rc2l_d2.data.datasets.description import voc_color_map
 from rc2l_d2.engine import load_config
 
 # What a run is made smaller by; everything else is the configuration's. Losses are written every 20 iterations.

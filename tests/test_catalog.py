@@ -19,10 +19,10 @@ from rc2l_d2.data import (
     register_definitions,
     require_registered,
 )
-from rc2l_d2.data.definition import _OPTIONAL, _REQUIRED, Part, voc_color_map
-from rc2l_d2.data.file_list import FileList
-from rc2l_d2.data.label_map import LabelMap
-from rc2l_d2.data.parts import part_entries, part_images
+from rc2l_d2.data.datasets.description import _OPTIONAL, _REQUIRED, Part, voc_color_map
+from rc2l_d2.data.datasets.entries import FileList
+from rc2l_d2.data.datasets.splits import part_entries, part_images
+from rc2l_d2.data.labels.label_map import LabelMap
 from rc2l_d2.errors import InputError
 from rc2l_d2.host import DatasetCatalog, MetadataCatalog
 

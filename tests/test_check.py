@@ -10,9 +10,8 @@ from data_files import small_config, write_dataset, write_definition, write_imag
 from PIL import Image
 
 from rc2l_d2.data import check_test_data, check_training_data, register_definition
-from rc2l_d2.data.check import config_parts, definition_parts, remarks_on, unlearnable_classes
-from rc2l_d2.data.reading import read_image
-from rc2l_d2.data.scan import (
+from rc2l_d2.data.checks.check import config_parts, definition_parts, remarks_on, unlearnable_classes
+from rc2l_d2.data.checks.scan import (
     ALL_IGNORED,
     IMAGE_UNREADABLE,
     LABEL_COLORS,
@@ -24,6 +23,7 @@ from rc2l_d2.data.scan import (
     ScanSettings,
     scan,
 )
+from rc2l_d2.data.loading.reading import read_image
 from rc2l_d2.errors import InputError
 
 LABELLED = ("train_002", "train_004", "train_006", "train_009")  # what the part "labeled" draws

@@ -10,11 +10,11 @@ import yaml
 from comparison_cases import compare, description, written
 from conftest import REPO
 
+from rc2l_d2.comparison import load_comparison, plan_runs, select_runs
+from rc2l_d2.comparison.fingerprint import data_fingerprint
+from rc2l_d2.comparison.runs import differences
 from rc2l_d2.engine import RC2LTrainer, load_config
 from rc2l_d2.errors import InputError
-from rc2l_d2.reporting import load_comparison, plan_runs, select_runs
-from rc2l_d2.reporting.fingerprint import data_fingerprint
-from rc2l_d2.reporting.plan import differences
 
 
 @pytest.mark.parametrize(

@@ -10,12 +10,12 @@ import pytest
 from comparison_cases import cell, description, written
 from conftest import REPO
 
+from rc2l_d2.comparison import collect, load_comparison, markdown, plan_runs, write_section
+from rc2l_d2.comparison.figures import draw_bars, draw_curves
+from rc2l_d2.comparison.runs import write_record
 from rc2l_d2.errors import InputError
-from rc2l_d2.reporting import collect, load_comparison, markdown, plan_runs, write_section
-from rc2l_d2.reporting.figures import draw_bars, draw_curves
-from rc2l_d2.reporting.plan import write_record
 from rc2l_d2.reporting.provenance import environment
-from rc2l_d2.reporting.results import STUDENT, TEACHER, Cell, mean_and_std, read_result
+from rc2l_d2.reporting.run_metrics import STUDENT, TEACHER, Cell, mean_and_std, read_result
 
 
 def test_reading_metrics_of_a_run_that_was_resumed_and_killed(tmp_path):

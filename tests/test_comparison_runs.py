@@ -19,9 +19,9 @@ import torch
 from comparison_cases import ENVIRONMENT, TOOL, compare, description, written
 from conftest import REPO
 
+from rc2l_d2.comparison import load_comparison, plan_runs
 from rc2l_d2.host import HOST
-from rc2l_d2.reporting import load_comparison, plan_runs
-from rc2l_d2.reporting.results import read_result
+from rc2l_d2.reporting.run_metrics import read_result
 
 
 @pytest.fixture(scope="module")

@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 from torch import nn
 
-from rc2l_d2.data.label_map import LabelMap
+from rc2l_d2.data.labels.label_map import LabelMap
 from rc2l_d2.engine import RC2LTrainer, load_config
 from rc2l_d2.errors import InputError
 from rc2l_d2.evaluation import SemanticEvaluator
@@ -113,9 +113,7 @@ class Brightness(nn.Module):
     """Eight classes by the brightness of a pixel: wrong nearly everywhere, but never the same."""
 
     def forward(self, batched_inputs):
-        return [
-            {"sem_seg": scores(sample["image"].float().mean(dim=0).div(32).long(), 8)} for sample in batched_inputs
-        ]
+        return [{"sem_seg": scores(sample["image"].float().mean(dim=0).div(32).long(), 8)} for sample in batched_inputs]
 
 
 def evaluate_in_process(options: list[str], folder: str) -> None:

@@ -8,13 +8,13 @@ import sys
 
 from conftest import REPO
 
-sys.path.insert(0, str(REPO / "tools"))
+sys.path.insert(0, str(REPO / "tools" / "dev"))
 import fuzz_files
 
 
 def test_damaged_files_are_read_or_refused_in_a_sentence(tiny_options, tmp_path):
     command = [
-        sys.executable, "tools/fuzz_files.py", "--config-file", "configs/toy/rc2l_R18.yaml", "--files", "60",
+        sys.executable, "tools/dev/fuzz_files.py", "--config-file", "configs/toy/rc2l_R18.yaml", "--files", "60",
         "--output", str(tmp_path), *tiny_options,
     ]  # fmt: skip
     result = subprocess.run(command, cwd=REPO, capture_output=True, text=True)
@@ -47,7 +47,7 @@ def test_what_is_no_sentence_is_found_and_the_next_file_is_read(tmp_path):
     """A mapper with faults, in the children that the tool starts."""
     script = f"""
 import os, sys, time
-sys.path[:0] = [{str(REPO / "tools")!r}]
+sys.path[:0] = [{str(REPO / "tools" / "dev")!r}]
 import fuzz_files
 
 class Faulty:

@@ -10,17 +10,17 @@ from conftest import REPO, TINY
 from data_files import SmallTree, small_config, write_dataset, write_definition
 
 from rc2l_d2.data import load_definition, register_definition, stream_entries
-from rc2l_d2.data.label_map import LabelMap
-from rc2l_d2.data.parts import list_entries
+from rc2l_d2.data.datasets.splits import list_entries
+from rc2l_d2.data.labels.label_map import LabelMap
 from rc2l_d2.engine import load_config
-from rc2l_d2.engine.plan import describe_plan
+from rc2l_d2.engine.dry_run import describe_plan
 from rc2l_d2.errors import InputError
 
 FRAMES = ["jena/jena_000078_000019", "ulm/ulm_000000_000019"]
 
 
 def built_in(name: str):
-    return load_definition(REPO / f"rc2l_d2/data/definitions/{name}.yaml")
+    return load_definition(REPO / f"rc2l_d2/data/datasets/definitions/{name}.yaml")
 
 
 @pytest.fixture

@@ -22,7 +22,7 @@ from method_cases import (
 )
 from numpy.testing import assert_array_equal
 
-from rc2l_d2.modeling.matcher import assign_regions
+from rc2l_d2.modeling.hungarian import assign_regions
 from rc2l_d2.regions import PseudoRegions, Regions
 
 

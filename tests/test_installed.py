@@ -15,7 +15,7 @@ from conftest import REPO, TINY
 
 import rc2l_d2
 from rc2l_d2.command_words import command_words
-from rc2l_d2.data.toy import draw_toy_dataset
+from rc2l_d2.data.toy.dataset import draw_toy_dataset
 
 pytest.importorskip("setuptools", minversion="70.1", reason="the first that builds wheels by itself")
 

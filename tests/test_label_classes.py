@@ -7,10 +7,10 @@ import pytest
 from data_files import write_label
 from PIL import Image
 
-from rc2l_d2.data.definition import voc_color_map
-from rc2l_d2.data.label_classes import name_classes, read_raw_labels
-from rc2l_d2.data.label_map import LabelMap
-from rc2l_d2.data.reading import read_label
+from rc2l_d2.data.datasets.description import voc_color_map
+from rc2l_d2.data.labels.label_classes import name_classes, read_raw_labels
+from rc2l_d2.data.labels.label_map import LabelMap
+from rc2l_d2.data.loading.reading import read_label
 from rc2l_d2.errors import InputError
 
 SIZE = (12, 16)

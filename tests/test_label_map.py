@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import yaml
 
-from rc2l_d2.data.label_map import LabelMap, UnlistedValueError
+from rc2l_d2.data.labels.label_map import LabelMap, UnlistedValueError
 
 # labelIds -> trainIds as cityscapesScripts' labels.py lists them (id: train id; all others are ignored).
 CITYSCAPES = """

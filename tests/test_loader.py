@@ -21,8 +21,8 @@ from conftest import REPO, TINY
 from data_files import small_config, write_dataset, write_definition, write_image, write_label
 
 from rc2l_d2.data import build_test_loader, build_train_loader, dead_worker, load_definition, register_definition
-from rc2l_d2.data import loader as loader_module
-from rc2l_d2.data.loader import StepSampler, share
+from rc2l_d2.data.loading import loader as loader_module
+from rc2l_d2.data.loading.loader import StepSampler, share
 from rc2l_d2.errors import InputError
 from rc2l_d2.host import comm
 

@@ -10,7 +10,7 @@ import pytest
 from conftest import REPO
 from data_files import SmallTree, write_definition, write_label
 
-from rc2l_d2.data.splits import read_list
+from rc2l_d2.data.datasets.image_lists import read_list
 
 _spec = importlib.util.spec_from_file_location("make_splits", REPO / "tools/make_splits.py")
 make_splits = importlib.util.module_from_spec(_spec)

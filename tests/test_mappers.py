@@ -7,8 +7,9 @@ import pytest
 import torch
 from data_files import small_config, write_image, write_label
 
-from rc2l_d2.data import LabeledMapper, TestMapper, UnlabeledMapper, mappers, read_image, read_label
-from rc2l_d2.data.label_map import LabelMap
+from rc2l_d2.data import LabeledMapper, TestMapper, UnlabeledMapper, read_image, read_label
+from rc2l_d2.data.labels.label_map import LabelMap
+from rc2l_d2.data.loading import mappers
 from rc2l_d2.errors import InputError
 
 

@@ -13,7 +13,7 @@ import rc2l_d2
 SOURCES = sorted([*(REPO / "rc2l_d2").rglob("*.py"), *(REPO / "tools").glob("*.py"), REPO / "train_net.py"])
 # A package may import from those that stand after it.
 LAYERS = (
-    "commands", "prediction", "reporting", "engine", "evaluation", "modeling", "data", "pixels", "regions", "host",
+    "commands", "prediction", "comparison", "reporting", "engine", "evaluation", "modeling", "data", "regions", "host",
 )  # fmt: skip
 
 

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rc2l_d2.data.packed import PackedStrings, members, repeated, text_hash
+from rc2l_d2.data.datasets.packed import PackedStrings, members, repeated, text_hash
 
 # Also what Python makes of file names that are not UTF-8.
 texts = st.text(st.characters(exclude_categories=["Cs"]) | st.sampled_from("aA.j/\udcff\udc80"), max_size=8)
@@ -83,7 +83,7 @@ def test_hashes_of_another_process_are_not_taken_over(tmp_path):
     _ = packed.hashes
     (tmp_path / "packed").write_bytes(pickle.dumps(packed))
     program = (
-        "import pickle, sys; from rc2l_d2.data.packed import members, repeated; "
+        "import pickle, sys; from rc2l_d2.data.datasets.packed import members, repeated; "
         "packed = pickle.load(open(sys.argv[1], 'rb')); print(repeated([packed]), members(packed, ['x/b']).tolist())"
     )
     result = subprocess.run(

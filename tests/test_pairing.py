@@ -6,7 +6,7 @@ import os
 
 import pytest
 
-from rc2l_d2.data.pairing import find_pictures
+from rc2l_d2.data.labels.pairing import find_pictures
 from rc2l_d2.errors import InputError
 
 

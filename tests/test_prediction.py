@@ -154,7 +154,7 @@ def test_nothing_is_written_over_labels_to_compare_with_or_inputs_below_the_outp
 
 
 def test_labels_are_found_as_the_data_set_calls_them(tmp_path, toy_definition):
-    cityscapes = load_definition("rc2l_d2/data/definitions/cityscapes.yaml")
+    cityscapes = load_definition("rc2l_d2/data/datasets/definitions/cityscapes.yaml")
     files = LabelFiles.from_plain(LabelFiles.of(cityscapes).plain())
     image = tmp_path / "images" / "jena_000078_000019_leftImg8bit.png"
     with pytest.raises(InputError, match=r"no label for .*leftImg8bit\.png \(looked for jena_000078_000019_gtFine_"):

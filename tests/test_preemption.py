@@ -32,7 +32,7 @@ print(process.exitcode, flush=True)
 """
 WORKER = """
 import os, signal, time
-from rc2l_d2.data.loader import _start_worker
+from rc2l_d2.data.loading.loader import _start_worker
 worker = os.fork()
 if not worker:
     _start_worker(0)

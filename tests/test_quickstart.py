@@ -1,4 +1,4 @@
-"""rc2l_d2.quickstart: what it writes for folders of every form is what training reads; what cannot work is told."""
+"""rc2l-quickstart: what it writes for folders of every form is what training reads; what cannot work is told."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from conftest import REPO
 from data_files import write_image, write_label
 from PIL import Image
 
-from rc2l_d2 import quickstart
+from rc2l_d2.commands import quickstart
 from rc2l_d2.data import load_dataset, load_definition, read_label
 from rc2l_d2.engine import load_config
 
@@ -244,7 +244,7 @@ def test_what_cannot_work_is_told_and_nothing_is_written(folder, output, run, sp
 def test_as_a_command(folder):
     def command(*arguments):
         environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(REPO)}
-        call = [sys.executable, "-m", "rc2l_d2.quickstart", *arguments]
+        call = [sys.executable, "-m", "rc2l_d2.commands.quickstart", *arguments]
         return subprocess.run(call, capture_output=True, text=True, env=environment, timeout=120)
 
     result = command("photos", "masks", "more")

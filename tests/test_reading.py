@@ -11,8 +11,8 @@ from data_files import write_image, write_label
 from PIL import Image, ImageOps
 
 from rc2l_d2.data import read_image, read_label
-from rc2l_d2.data.label_map import LabelMap
-from rc2l_d2.data.reading import LabelColorError, LabelValueError, read_image_reduced
+from rc2l_d2.data.labels.label_map import LabelMap
+from rc2l_d2.data.loading.reading import LabelColorError, LabelValueError, read_image_reduced
 from rc2l_d2.errors import InputError
 
 DOWN, ACROSS = np.mgrid[0:48, 0:64]

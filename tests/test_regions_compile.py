@@ -12,9 +12,8 @@ import torch
 from method_cases import leaves, random_regions, random_view
 from torch._subclasses import FakeTensorMode
 
-import rc2l_d2.pixels
 import rc2l_d2.regions
-from rc2l_d2.pixels import pixel_contrastive
+from rc2l_d2.regions import pixel_contrastive
 from rc2l_d2.regions.losses import (
     confident_cross_entropy,
     region_class_consistency,
@@ -36,7 +35,7 @@ from rc2l_d2.regions.statistics import agreement_counts, coverage_counts, qualit
 from rc2l_d2.regions.types import Regions, Selection, TeacherView
 
 SIZE = (2, 5, 3, 4, 6, 8)
-PACKAGES = [Path(package.__file__).parent for package in (rc2l_d2.regions, rc2l_d2.pixels)]
+PACKAGES = [Path(rc2l_d2.regions.__file__).parent]
 SOURCES = sorted(path for package in PACKAGES for path in package.rglob("*.py"))
 HOST_COPIES = {"item", "cpu", "tolist", "numpy", "nonzero", "argwhere", "masked_select", "unique"}
 

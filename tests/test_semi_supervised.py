@@ -8,10 +8,10 @@ from method_cases import leaves, pixel_consistency, random_case, random_view, rc
 
 from rc2l_d2.engine import RC2LTrainer, load_config
 from rc2l_d2.modeling import SemiSupervisedSegmentor
-from rc2l_d2.modeling.matcher import assign_regions
-from rc2l_d2.pixels import pixel_contrastive
+from rc2l_d2.modeling.hungarian import assign_regions
 from rc2l_d2.regions import (
     Selection,
+    pixel_contrastive,
 )
 
 SIZE = (2, 5, 8, 4, 6, 5)

@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from rc2l_d2.modeling.matcher import hungarian_match, matching_cost
+from rc2l_d2.modeling.hungarian import hungarian_match, matching_cost
 from rc2l_d2.modeling.set_criterion import SetCriterion, mask_losses
 from rc2l_d2.regions.types import Regions
 

@@ -10,7 +10,7 @@ import sys
 import pytest
 from conftest import REPO
 
-sys.path.insert(0, str(REPO / "tools"))
+sys.path.insert(0, str(REPO / "tools" / "dev"))
 import soak
 
 # Of every half minute for ten minutes: a process that grows by a MB a minute, a worker that stays, one that comes late.
@@ -51,7 +51,15 @@ def test_the_trend_is_that_of_the_line_through_the_values():
 def test_a_soak(tiny_options, tmp_path):
     folder = tmp_path / "soak"
     short = ["--minutes", "0.2", "--period", "1", "--warm-up", "0.02", "--window", "0.08", "--folder", str(folder)]
-    command = [sys.executable, "tools/soak.py", "--config-file", "configs/toy/rc2l_R18.yaml", *short, "--num-gpus", "2"]
+    command = [
+        sys.executable,
+        "tools/dev/soak.py",
+        "--config-file",
+        "configs/toy/rc2l_R18.yaml",
+        *short,
+        "--num-gpus",
+        "2",
+    ]
     result = subprocess.run(
         [*command, *tiny_options, "DATALOADER.NUM_WORKERS", "1", "SOLVER.CHECKPOINT_PERIOD", "100"],
         cwd=REPO, capture_output=True, text=True, timeout=300,
@@ -90,7 +98,7 @@ def test_a_soak(tiny_options, tmp_path):
 def test_what_cannot_be_soaked_is_told_in_a_sentence(tiny_options, tmp_path, minutes, options, told):
     folder = tmp_path / "soak"
     result = subprocess.run(
-        [sys.executable, "tools/soak.py", "--config-file", "configs/toy/rc2l_R18.yaml", "--minutes", minutes,
+        [sys.executable, "tools/dev/soak.py", "--config-file", "configs/toy/rc2l_R18.yaml", "--minutes", minutes,
          "--period", "1", "--folder", str(folder), *tiny_options, *options],
         cwd=REPO, capture_output=True, text=True, timeout=300,
     )  # fmt: skip

@@ -1,306 +1,334 @@
-"""Lists in every format of the field: read as a plain reader reads them, refused in one sentence, drawn and written."""
+"""Parts of a data set: which images they hold, where the labels are, and what each label's values mean."""
 
 from __future__ import annotations
 
-import posixpath
+from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import SHARED
-from hypothesis import example, given, settings
-from hypothesis import strategies as st
+from data_files import write_definition
 
-from rc2l_d2.data import splits
-from rc2l_d2.data.splits import draw_balanced, draw_held_out, draw_uniform, read_list, write_list
+from rc2l_d2.data import load_definition
+from rc2l_d2.data.datasets import splits
+from rc2l_d2.data.datasets.splits import part_entries, part_images
 from rc2l_d2.errors import InputError
 
-needs_splits = pytest.mark.skipif(not (SHARED / "splits").is_dir(), reason="shared/splits is not beside the checkout")
-ids = ["2007_000032", "2007_000039"]
-images = ["leftImg8bit/train/jena/jena_0_leftImg8bit.png", "leftImg8bit/train/ulm/ulm_1_leftImg8bit.png"]
-labels = ["gtFine/train/jena/jena_0_gtFine_labelTrainIds.png", "gtFine/train/ulm/ulm_1_gtFine_labelTrainIds.png"]
-pairs = [f"{image} {label}" for image, label in zip(images, labels, strict=True)]
-tab_pairs = [f"/{image}\t/{label}" for image, label in zip(images, labels, strict=True)]
+FRAMES = ["jena/jena_000078_000019", "ulm/ulm_000000_000019"]
 
 
-def read(folder, content: str | bytes):
-    file = folder / "list.txt"
-    file.write_bytes(content if isinstance(content, bytes) else content.encode())
-    found = read_list(file, "here")
-    return list(found.images), None if found.labels is None else list(found.labels), found.bare
+class Tree:
+    """A data set folder of files that no test here reads, and its description."""
+
+    def __init__(self, folder: Path):
+        self.folder = folder
+        self.content = {
+            "name": "tree", "root": str(folder), "images": "images", "labels": "labels", "image_suffix": ".jpg",
+            "classes": ["a", "b"], "parts": {"part": {"list": "list.txt"}},
+        }  # fmt: skip
+        folder.mkdir()
+        (folder / "images").mkdir()
+
+    def add(self, *files: str) -> None:
+        for file in files:
+            (self.folder / file).parent.mkdir(parents=True, exist_ok=True)
+            (self.folder / file).write_bytes(b"x")
+
+    def list(self, *lines: str, name: str = "list.txt") -> Path:
+        (self.folder / name).write_text("\n".join(lines))
+        return self.folder / name
+
+    def definition(self, **changes):
+        return load_definition(write_definition(self.folder / "set.yaml", {**self.content, **changes}))
+
+    def images(self, part: str = "part", **changes) -> list[str]:
+        """Paths below the root."""
+        return [self.below(path) for path in part_images(self.definition(**changes), part).images]
+
+    def labels(self, wanted: str = "all", **changes) -> list[str | None]:
+        entries = part_entries(self.definition(**changes), "part", wanted)
+        return [self.below(entry["sem_seg_file_name"]) if "sem_seg_file_name" in entry else None for entry in entries]
+
+    def below(self, path: str) -> str:
+        return path.removeprefix(f"{self.folder}/")
+
+
+@pytest.fixture
+def tree(tmp_path):
+    return Tree(tmp_path / "data")
+
+
+# --- which images -----------------------------------------------------------------------------------------------------
+
+
+def test_lists_of_ids_and_of_paths(tree):
+    tree.add("images/x/a.jpg", "images/b.png", "images/c.jpg", "other/d.jpg")
+    tree.list("x/a", "c")
+    assert tree.images() == ["images/x/a.jpg", "images/c.jpg"]
+    # The suffix with which the image exists; the first where none does.
+    tree.list("x/a", "b", "gone")
+    assert tree.images(image_suffix=[".jpg", ".png"]) == ["images/x/a.jpg", "images/b.png", "images/gone.jpg"]
+    tree.list("images/b.png", "other/d.jpg")
+    assert tree.images() == ["images/b.png", "other/d.jpg"]
+    # Relative to the image folder, as people write their own.
+    tree.list("x/a.jpg", "c.jpg")
+    assert tree.images() == ["images/x/a.jpg", "images/c.jpg"]
+    tree.list("images/x/a.jpg labels/a.png", "images/c.jpg labels/c.png")
+    assert tree.images() == ["images/x/a.jpg", "images/c.jpg"]
+    assert list(part_images(tree.definition(), "part").labels) == ["labels/a.png", "labels/c.png"]
 
 
 @pytest.mark.parametrize(
-    ("lines", "expected"),
+    ("part", "message"),
     [
-        (pairs, (images, labels, False)),  # UniMatch, ST++
-        (tab_pairs, (images, labels, False)),  # CPS, Cityscapes
-        (images, (images, None, False)),  # U2PL, Cityscapes
-        (ids, (ids, None, True)),  # U2PL and CPS, VOC; VOC's ImageSets
-        (["train/a b/x", "train/c"], (["train/a b/x", "train/c"], None, True)),
-        (["my photo.JPG", "b.jpg"], (["my photo.JPG", "b.jpg"], None, False)),
-        (["my photo.jpg", "my picture.jpg"], (["my photo.jpg", "my picture.jpg"], None, False)),
-        (["my photo.jpg my label.png", "b.jpg c.png"], (["my photo.jpg", "b.jpg"], ["my label.png", "c.png"], False)),
-        (["/my photo.jpg\t/my label.png"], (["my photo.jpg"], ["my label.png"], False)),
-        (["a.jpg   c.png", "b.jpg d.png"], (["a.jpg", "b.jpg"], ["c.png", "d.png"], False)),
-        (["a.jpg \t c.png", "b.jpg\td.png"], (["a.jpg", "b.jpg"], ["c.png", "d.png"], False)),
-        (["./x/a.jpg", "//y/./b.jpg", "z//c.jpg"], (["x/a.jpg", "y/b.jpg", "z/c.jpg"], None, False)),
-        (["z//c.jpg", "d.jpg"], (["z/c.jpg", "d.jpg"], None, False)),
-        (["z/./c.jpg", "d.jpg"], (["z/c.jpg", "d.jpg"], None, False)),
-        (["z/../c.jpg", "d.jpg"], (["c.jpg", "d.jpg"], None, False)),
-        (["bär/straße.png", "道路.png"], (["bär/straße.png", "道路.png"], None, False)),
-        (["v1.5", "a..b"], (["v1.5", "a..b"], None, True)),
-        (["a..b.jpg c..d.png"], (["a..b.jpg"], ["c..d.png"], False)),
+        ({"list": "list.txt"}, r"holds no image: the list \S*/list\.txt is empty; fill it"),
+        ({"folder": "more"}, r"the folder \S*/images/more has none whose name ends with \.jpg; correct the key 'fo"),
+        ({"pattern": "n*/*.png"}, r"the pattern 'n\*/\*\.png' below \S*/images/ has none .*; correct the key 'pa"),
+        ({"of": "all", "except": "all"}, r"holds no image, as part 'all' has every one of part 'all'; correct"),
+        ({"of": "empty", "fraction": 0.5}, r"part 'empty' holds no image: the list"),
     ],
-)
-def test_formats(tmp_path, lines, expected):
-    assert read(tmp_path, "\n".join(lines) + "\n") == expected
-    # However the file was saved, it says the same.
-    assert read(tmp_path, "\n".join(lines)) == expected
-    assert read(tmp_path, "\r\n".join(lines) + "\r\n") == expected
-    assert read(tmp_path, "\r\n".join(lines)) == expected
-    assert read(tmp_path, "\ufeff" + "\n".join(lines)) == expected
-    assert read(tmp_path, "\n\n" + "\n \n\n".join(lines) + "\n\t\n\n") == expected
-    assert read(tmp_path, "".join(f" {line}  \n" for line in lines)) == expected
-    assert read(tmp_path, "".join(f"{line} \r\n" for line in lines)) == expected
-    assert read(tmp_path, "".join(f"{line}\t\n" for line in lines)) == expected
+)  # fmt: skip
+@pytest.mark.parametrize("labels", ["all", "existing", "none"])
+def test_a_part_without_images_is_told_with_the_cause(tree, part, message, labels):
+    tree.add("images/a.jpg", "images/more/b.tif", "images/more/c.txt")
+    tree.list("")
+    tree.content["parts"] = {"empty": {"list": "list.txt"}, "all": {"pattern": "*"}, "part": part}
+    with pytest.raises(InputError, match=message):
+        part_entries(tree.definition(), "part", labels)
 
 
-@pytest.mark.parametrize("content", ["", "\n", "\r\n\n", " \n\t\n", "\ufeff"])
-def test_empty_lists(tmp_path, content):
-    assert read(tmp_path, content) == ([], None, True)
+def test_duplicates_are_counted(tree):
+    tree.list("a", "b", "c", "b", "a", "a")
+    with pytest.raises(InputError, match=r"list\.txt names 2 images twice, '.*/images/a\.jpg' among them"):
+        tree.images()
+    tree.list("a/b.jpg", "c.jpg", "a//b.jpg")
+    with pytest.raises(InputError, match="names 1 image twice"):
+        tree.images()
 
 
-@pytest.mark.parametrize(
-    ("content", "message"),
-    [
-        ("2007_000032\nJPEGImages/2007_000039.jpg\n", r"mixes ids \('2007_000032'\) and paths .*'JPEGImages/2007_0"),
-        ("a.jpg b.png\nc.jpg\n", "not as many fields as the one before: 'c.jpg'"),
-        ("a.jpg\nc.jpg d.png\n", "not as many fields as the one before: 'c.jpg d.png'"),
-        ("a.jpg b.png\nc.jpg d.png e.png\n", "more than an image and a label: 'c.jpg d.png e.png'"),
-        ("a.jpg b.png c.png\n" * 3, "more than an image and a label"),
-        ("/a.jpg\t/b.png\t/c.png\n", "more than an image and a label"),
-        ("../a.jpg\n", r"names '\.\./a\.jpg', outside"),
-        ("x/../../a.jpg\nb.jpg\n", "outside"),
-        ("/../a.jpg b.png\n", "outside"),
-        ("a.jpg ../b.png\n", "outside"),
-        ("a.jpg\n..\n", "outside"),
-        (b"caf\xe9.jpg\n", "is not UTF-8 text"),
-        ("a.jpg\n".encode("utf-16"), "is not UTF-8 text"),
-        (b"a.jpg\n\xc3", "is not UTF-8 text"),
-    ],
-)
-def test_refused(tmp_path, content, message):
-    with pytest.raises(InputError, match=rf"^here: the list {tmp_path}/list\.txt .*{message}") as caught:
-        read(tmp_path, content)
-    assert str(caught.value).endswith(".") and "\n" not in str(caught.value)
+def test_folders(tree):
+    tree.add(
+        "images/more/b.jpg", "images/more/a.JPEG", "images/more/deep/x/c.png",
+        "images/more/note.txt", "images/more/d.jpg.bak", "images/more/.hidden.jpg", "images/more/.git/e.jpg",
+        "images/f.jpg", "images/more/g.tif",
+    )  # fmt: skip
+    part = {"part": {"folder": "more"}}
+    suffixes = [".jpg", ".jpeg", ".png"]
+    found = ["images/more/a.JPEG", "images/more/b.jpg", "images/more/deep/x/c.png"]
+    assert tree.images(parts=part, image_suffix=suffixes) == found
+    # What counts as an image where the file says nothing of suffixes.
+    del tree.content["image_suffix"]
+    assert tree.images(parts=part) == found
+    assert tree.images(parts=part, image_suffix=".PNG") == found[2:]
+    assert tree.images(parts={"part": {"folder": "."}}, image_suffix=".jpg") == ["images/f.jpg", "images/more/b.jpg"]
+    with pytest.raises(InputError, match=r"part 'part' names the folder .*/images/mor, which does not exist; correct"):
+        tree.images(parts={"part": {"folder": "mor"}})
 
 
-@pytest.mark.parametrize("name", ["missing.txt", "."])
-def test_files_that_cannot_be_read(tmp_path, name):
-    with pytest.raises(InputError, match="here: the list .* cannot be read"):
-        read_list(tmp_path / name, "here")
+def test_links_are_followed_once(tree, tmp_path):
+    tree.add("images/more/a.jpg")
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "elsewhere/b.jpg").write_bytes(b"x")
+    (tree.folder / "images/more/link").symlink_to(tmp_path / "elsewhere")
+    (tree.folder / "images/more/loop").symlink_to(tree.folder / "images/more")
+    (tree.folder / "images/more/link2").symlink_to(tmp_path / "elsewhere")
+    (tree.folder / "images/more/c.jpg").symlink_to(tmp_path / "elsewhere/b.jpg")
+    (tree.folder / "images/more/dead").symlink_to(tmp_path / "nowhere")
+    found = tree.images(parts={"part": {"folder": "more"}})
+    assert found == ["images/more/a.jpg", "images/more/c.jpg", "images/more/link/b.jpg"]
 
 
-def test_text_is_checked_across_the_borders_of_chunks(tmp_path, monkeypatch):
-    monkeypatch.setattr(splits, "_CHUNK", 5)
-    names = ["ä/ö/üß.png", "道路/a//b.png", "x.png"]
-    assert read(tmp_path, "\n".join(names)) == (["ä/ö/üß.png", "道路/a/b.png", "x.png"], None, False)
-    assert read(tmp_path, "abcd/./x.png") == (["abcd/x.png"], None, False)
+def test_patterns(tree):
+    tree.add("images/1/left/a.jpg", "images/1/right/a.jpg", "images/2/left/b.jpg", "images/2/left/b.txt",
+             "images/2/left/.c.jpg", "images/2/left/d.JPG", "images/left/e.jpg")  # fmt: skip
+    left = ["images/1/left/a.jpg", "images/2/left/b.jpg"]
+    assert tree.images(parts={"part": {"pattern": "*/left/*.jpg"}}) == left
+    assert tree.images(parts={"part": {"pattern": "**/left/*"}}) == [*left, "images/2/left/d.JPG", "images/left/e.jpg"]
+    assert tree.images(parts={"part": {"pattern": "**/*.jpg"}}) == [*left[:1], "images/1/right/a.jpg", *left[1:],
+                                                                  "images/left/e.jpg"]  # fmt: skip
+    assert tree.images(parts={"part": {"pattern": "1/**"}}) == ["images/1/left/a.jpg", "images/1/right/a.jpg"]
+    assert tree.images(parts={"part": {"pattern": "[12]/**/**/b*"}}) == ["images/2/left/b.jpg"]
 
 
-# --- a plain reader, written for the tests alone ----------------------------------------------------------------------
-
-SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp")
-
-
-def plain_reader(text: str):
-    """Images and labels of a list that is correct."""
-    first, second = [], []
-    for line in text.removeprefix("\ufeff").split("\n"):
-        line = line.strip(" \t\r")
-        if not line:
-            continue
-        fields = [line]
-        if "\t" in line:
-            fields = [part.strip(" \t\r") for part in line.split("\t")]
-        else:
-            for place, character in enumerate(line):
-                left, right = line[:place].rstrip(" "), line[place:].lstrip(" ")
-                if character == " " and left.lower().endswith(SUFFIXES) and right.lower().endswith(SUFFIXES):
-                    fields = [left, right]
-                    break
-        fields = [posixpath.normpath(part.lstrip("/")) for part in fields]
-        first.append(fields[0])
-        second += fields[1:]
-    return first, second or None
+def test_patterns_follow_links_once(tree, tmp_path):
+    tree.add("images/more/deep/a.jpg")
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "elsewhere/b.jpg").write_bytes(b"x")
+    (tree.folder / "images/more/link").symlink_to(tmp_path / "elsewhere")
+    # Two of them: Python's own glob would look into 2 ** 40 folders.
+    for name in ("loop", "loop2"):
+        (tree.folder / f"images/more/deep/{name}").symlink_to(tree.folder / "images/more")
+    found = ["images/more/deep/a.jpg", "images/more/link/b.jpg"]
+    for pattern in ("**/*.jpg", "more/**", "m*/**/*.jpg"):
+        assert tree.images(parts={"part": {"pattern": pattern}}) == found
 
 
-# No blanks at the ends of a name, no suffix before a blank within one.
-words = st.text(st.sampled_from("ab01_-.()é道Ä"), min_size=1, max_size=6).filter(lambda word: word.strip("."))
-folders = st.lists(words, max_size=3)
-suffixes = st.sampled_from([".jpg", ".png", ".JPG", ".jpeg"])
+def test_folders_and_patterns_are_looked_through_once(tree):
+    tree.add("images/more/a.jpg", "labels/more/a.png")
+    sources = {"folder": {"folder": "more"}, "pattern": {"pattern": "more/*"}}
+    before = {name: tree.images(parts={"part": source}) for name, source in sources.items()}
+    tree.add("images/more/b.jpg")
+    for name, source in sources.items():
+        # What the loader sees is what was checked.
+        assert tree.images(parts={"part": source}) == before[name] == ["images/more/a.jpg"]
+    assert tree.images(parts={"part": {"folder": "."}}) == ["images/more/a.jpg", "images/more/b.jpg"]
 
 
-def names(separator: str):
-    base = st.lists(words, min_size=1, max_size=2 if separator else 1).map(" ".join)
-    return st.tuples(folders, base).map(lambda pair: "/".join([*pair[0], pair[1]]))
+def test_drawn_and_remaining_parts(tree):
+    names = [f"x{number:02d}" for number in range(20)]
+    tree.list(*names)
+    tree.content["parts"].update(
+        drawn={"of": "part", "fraction": 0.25, "seed": 0},
+        rest={"of": "part", "except": "drawn"},
+        tiny={"of": "rest", "fraction": 0.001, "seed": 0},
+        all={"of": "part", "fraction": 1},
+    )
+    assert tree.images("drawn") == [f"images/x{number:02d}.jpg" for number in (1, 8, 10, 18, 19)]
+    assert sorted(tree.images("rest") + tree.images("drawn")) == tree.images()
+    assert len(tree.images("tiny")) == 1 and tree.images("all") == tree.images()
+    # What one list calls an id and another a path is one image.
+    tree.list("images/x03.jpg labels/x03.png", name="some.txt")
+    tree.content["parts"].update(some={"list": "some.txt"}, others={"of": "part", "except": "some"})
+    assert len(tree.images("others")) == 19 and "images/x03.jpg" not in tree.images("others")
 
 
-def paths(separator: str):
-    return st.tuples(names(separator), suffixes).map("".join)
+def test_drawn_parts_keep_the_labels_of_their_list(tree):
+    names = [f"x{number}" for number in range(8)]
+    tree.add(*(f"images/{name}.jpg" for name in names), *(f"labels/of_{name}.png" for name in names))
+    tree.list(*(f"images/{name}.jpg labels/of_{name}.png" for name in names))
+    tree.content["parts"].update(drawn={"of": "part", "fraction": 0.5}, rest={"of": "part", "except": "drawn"})
+    for part in ("drawn", "rest"):
+        for entry in part_entries(tree.definition(), part, "all"):
+            assert entry["sem_seg_file_name"] == f"{tree.folder}/labels/of_{entry['image_id']}.png"
 
 
-@st.composite
-def lists(draw):
-    form = draw(st.sampled_from(["ids", "images", "pairs", "tabs", "odd"]))
-    spaces = draw(st.sampled_from(["", " "]))
-    slash = draw(st.sampled_from(["", "/", "//", "./"]))
-    if form == "ids":
-        lines = draw(st.lists(names(spaces), max_size=8))
-    elif form == "images":
-        lines = [slash + path for path in draw(st.lists(paths(spaces), max_size=8))]
-    else:
-        blank = {"pairs": " ", "tabs": "\t", "odd": draw(st.sampled_from(["  ", " \t", "\t "]))}[form]
-        couples = draw(st.lists(st.tuples(paths(spaces), paths(spaces)), max_size=8))
-        lines = [f"{slash}{image}{blank}{slash}{label}" for image, label in couples]
-    newline = draw(st.sampled_from(["\n", "\r\n", "\n\n", " \n", "\t\r\n"]))
-    return draw(st.sampled_from(["", "\ufeff"])) + newline.join(lines) + draw(st.sampled_from(["", newline]))
+# --- missing files ----------------------------------------------------------------------------------------------------
 
 
-@settings(max_examples=300, deadline=None)
-@given(lists())
-@example("a//b.png c.png\nd.png e.png")
-@example("x/\ny")
-@example("./a.png\n./b/c.png\n/./d.png\n.//e.png\n./.f.png")
-@example(".\n./\n./.")
-def test_reading_agrees_with_a_plain_reader_quick_or_slow(tmp_path_factory, text):
-    folder = tmp_path_factory.getbasetemp()
-    found_images, found_labels, bare = quick = read(folder, text)
-    assert (found_images, found_labels) == plain_reader(text)
-    assert bare == (not any(image.lower().endswith(SUFFIXES) for image in found_images))
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(splits, "_uniform_fields", lambda *_: None)
-        assert read(folder, text) == quick
+def test_missing_images_are_counted_however_they_are_listed(tree):
+    tree.add("images/a.jpg", "images/elsewhere/c.jpg")
+    for lines in (["a", "b", "c"], [f"images/{name}.jpg" for name in "abc"], [f"{name}.jpg" for name in "abc"]):
+        tree.list(*lines)
+        # That another folder has an image called c does not make it the one.
+        with pytest.raises(InputError, match=r"2 of 3 image files are missing: .*/images/b\.jpg, .*/images/c\.jpg;"):
+            part_entries(tree.definition(), "part", "none")
 
 
-FOUND = [f"./{image}" for image in images]  # As find prints them.
+def test_lists_of_another_layout_are_understood_by_name(tree, caplog):
+    tree.add("images/x/a.jpg", "images/y/b.jpg", "images/y/.c.jpg", "images/z/d.jpg", "images/w/d.jpg")
+    tree.list("/old/a.png\t/gt/a.png", "/old/b.jpg\t/gt/b.png")
+    with caplog.at_level("WARNING"):
+        entries = part_entries(tree.definition(), "part", "none")
+    assert [entry["image_id"] for entry in entries] == ["x/a", "y/b"]
+    assert "2 images are not where its list says" in caplog.text
+    # No hidden files.
+    tree.list("old/a.jpg", "old/c.jpg")
+    with pytest.raises(InputError, match=r"1 of 2 image files are missing: .*/old/c\.jpg; .*/list\.txt \(paths in it"):
+        part_entries(tree.definition(), "part", "none")
+    # Nor one of two of one name.
+    tree.list("old/a.jpg", "old/d.jpg")
+    with pytest.raises(InputError, match=r"list \S*/list\.txt are not where .*, and for 1 of 2 there are .*'d'"):
+        part_entries(tree.definition(), "part", "none")
 
 
-@pytest.mark.parametrize("lines", [ids, images, pairs, tab_pairs, FOUND])
-def test_the_formats_of_the_field_are_read_the_quick_way(tmp_path, lines, monkeypatch):
-    monkeypatch.setattr(splits, "_fields_line_by_line", None)
-    for newline in ("\n", "\r\n"):
-        assert len(read(tmp_path, newline.join(lines * 3))[0]) == 6
+def test_paths_in_lists_count_from_the_root(tree, tmp_path):
+    tree.add("images/a.jpg")
+    tree.list(str(tmp_path / "elsewhere/a.png"))
+    del tree.content["labels"]
+    (tree.folder / "images/a.jpg").unlink()
+    with pytest.raises(InputError, match=rf"missing: {tree.folder}{tmp_path}/elsewhere/a\.png; .*\(paths .* root\)"):
+        part_entries(tree.definition(), "part", "none")
 
 
-# --- the lists of the literature --------------------------------------------------------------------------------------
+def test_two_images_of_one_name_share_a_label_and_that_is_told(tree, caplog):
+    tree.add("images/a.jpg", "images/a.png", "images/b.jpg", "labels/a.png", "labels/b.png")
+    definition = tree.definition(parts={"part": {"folder": "."}}, image_suffix=[".jpg", ".png"])
+    part_entries(definition, "part", "none")
+    assert not caplog.records
+    assert len(part_entries(definition, "part", "all")) == 3
+    assert "part 'part': 1 images have the name of another but for the suffix, and share its label" in caplog.text
 
 
-@needs_splits
-@pytest.mark.parametrize(
-    ("split", "labeled", "unlabeled"),
-    [
-        ("pascal/92", 92, 10490),
-        ("pascal/183", 183, 10399),
-        ("pascal/366", 366, 10216),
-        ("pascal/1464", 1464, 9118),
-        ("pascal/u2pl_1_8", 1323, 9259),
-        ("cityscapes/1_16", 186, 2789),
-        ("cityscapes/1_8", 372, 2603),
-    ],
-)
-def test_lists_of_the_literature(split, labeled, unlabeled):
-    folder = SHARED / "splits" / split
-    first, second = (read_list(folder / f"{name}.txt", "here") for name in ("labeled", "unlabeled"))
-    val = read_list(folder.parent / "val.txt", "here")
-    assert len(first.images) == len(first.labels) == labeled
-    assert len(val.images) == {"pascal": 1449, "cityscapes": 500}[split.split("/")[0]]
-    assert len(second.images) == unlabeled
-    parts = [set(part.images) for part in (first, second, val)]
-    assert [len(part) for part in parts] == [len(part.images) for part in (first, second, val)]
-    assert not (parts[0] & parts[1] or parts[0] & parts[2] or parts[1] & parts[2])
-    total = {"pascal": 10582, "cityscapes": 2975}[split.split("/")[0]]
-    assert len(parts[0] | parts[1]) == total
-    for part in (first, second, val):
-        text = (folder / "labeled.txt" if part is first else folder / "unlabeled.txt").read_text()
-        if part is not val:
-            assert (list(part.images), list(part.labels)) == plain_reader(text)
+def test_labels_are_not_taken_for_unlabelled_images(tree):
+    # An image, its label, and one more image.
+    tree.add("images/a/rgb/1.png", "images/a/mask/1_m.png", "images/a/rgb/2_m.png")
+    rule = {"folder": "images", "suffix": "_m.png", "replace": {"/rgb/": "/mask/"}}
+    changes = {"image_suffix": ".png", "labels": rule}
+    message = r"1 of \d images looked at are labels, \S*a/mask/1_m\.png among them, the label of \S*/a/rgb/1\.png"
+    for part in ({"folder": "."}, {"pattern": "*/mask/*"}):
+        with pytest.raises(InputError, match=message):
+            tree.labels("none", parts={"part": part}, **changes)
+    assert tree.labels("none", parts={"part": {"pattern": "*/rgb/*"}}, **changes) == [None, None]
+    # Images beside labels of the same suffix, of which none is a label.
+    tree.add("images/b/1.jpg", "images/b/2.png", "images/b/3.png")
+    changes = {"image_suffix": [".jpg", ".png"], "labels": "images"}
+    assert tree.labels("none", parts={"part": {"folder": "b"}}, **changes) == [None] * 3
 
 
-# --- drawing and writing ----------------------------------------------------------------------------------------------
+def test_of_very_long_lists_some_images_are_looked_for(tree, monkeypatch, caplog):
+    monkeypatch.setattr(splits, "LOOKUP_LIMIT", 9)
+    monkeypatch.setattr(splits, "LOOKUP_SAMPLE", 4)  # The images 0, 3, 6 and 9.
+    names = [f"x{number}" for number in range(10)]
+    tree.add(*(f"images/{name}.jpg" for name in names))
+    tree.list(*names)
+    (tree.folder / "images/x1.jpg").unlink()
+    assert len(part_entries(tree.definition(), "part", "none")) == 10
+    assert "has 10 images; only 4 of them are looked for" in caplog.text
+    (tree.folder / "images/x3.jpg").unlink()
+    with pytest.raises(InputError, match=r"1 of 10 image files are missing: .*/x3\.jpg;"):
+        part_entries(tree.definition(), "part", "none")
 
 
-def test_draws_are_what_they_always_were():
-    # RandomState's stream is promised: a split that was published must not change.
-    assert draw_uniform(10, 4, 1).tolist() == [2, 4, 6, 9]
-    assert draw_uniform(20, 5, 0).tolist() == [1, 8, 10, 18, 19]
-    assert draw_uniform(367, 46, 0)[:5].tolist() == np.sort(np.random.RandomState(0).permutation(367)[:46])[:5].tolist()
-    assert draw_uniform(3, 9, 0).tolist() == [0, 1, 2] and draw_uniform(0, 1, 0).tolist() == []
+# --- labels -----------------------------------------------------------------------------------------------------------
 
 
-@settings(max_examples=100, deadline=None)
-@given(st.integers(1, 30), st.integers(1, 5), st.integers(0, 2**32 - 1), st.floats(0.02, 0.6), st.integers(1, 30))
-def test_balanced_draws_cover_every_class(count, classes, seed, share, number):
-    presence = np.random.RandomState(seed).rand(count, classes) < share
-    try:
-        drawn = draw_balanced(presence, number, seed)
-    except ValueError as error:
-        # Never more than an image a class.
-        assert number < presence.any(axis=0).sum() and "images to have every class" in str(error)
-        return
-    assert (presence[drawn].any(axis=0) == presence.any(axis=0)).all()
-    assert len(drawn) == len(set(drawn.tolist())) == min(number, count) and (np.diff(drawn) > 0).all()
-    assert drawn.tolist() == draw_balanced(presence, number, seed).tolist()
+def test_labels_wanted_or_not(tree):
+    tree.add("images/a.jpg", "images/b.jpg", "labels/b.png")
+    tree.list("a", "b")
+    assert tree.labels("none") == [None, None]
+    assert tree.labels("existing") == [None, "labels/b.png"]
+    with pytest.raises(InputError, match=r"part 'part': 1 of 2 label files are missing: .*/labels/a\.png;"):
+        tree.labels("all")
+    del tree.content["labels"]
+    assert tree.labels("none") == tree.labels("existing") == [None, None]
+    with pytest.raises(InputError, match="has no key 'labels'"):
+        tree.labels("all")
 
 
-def test_balanced_draws_are_refused_and_depend_on_the_seed():
-    presence = np.eye(6, dtype=bool)
-    with pytest.raises(ValueError, match="it takes 6 images to have every class, more than 5"):
-        draw_balanced(presence, 5, 0)
-    assert draw_balanced(presence, 6, 0).tolist() == list(range(6))
-    many = np.ones((50, 2), bool)
-    assert draw_balanced(many, 5, 0).tolist() != draw_balanced(many, 5, 1).tolist()
-    # Where one image covers all, the draw is the uniform one.
-    assert draw_balanced(many, 5, 3).tolist() == draw_uniform(50, 5, 3).tolist()
-    assert draw_balanced(np.zeros((4, 3), bool), 2, 0).tolist() == draw_uniform(4, 2, 0).tolist()
+def test_several_folders_suffixes_and_replacements(tree):
+    tree.add("images/left/a.jpg", "images/left/b_rgb.jpg", "images/c.jpg")
+    tree.add("one/left/a.png", "two/left/a_gt.png", "two/right/b_gt.png", "c.tif")
+    tree.list("left/a", "left/b_rgb", "c")
+    rules = [
+        "one",
+        {"folder": "two", "suffix": "_gt.png", "replace": {"left": "right", "_rgb": ""}},
+        {"folder": ".", "suffix": ".tif"},
+    ]
+    assert tree.labels(labels=rules) == ["one/left/a.png", "two/right/b_gt.png", "c.tif"]
+    assert tree.labels("existing", labels=rules[:2]) == ["one/left/a.png", "two/right/b_gt.png", None]
 
 
-@settings(max_examples=100, deadline=None)
-@given(st.integers(1, 30), st.integers(1, 5), st.integers(0, 2**32 - 1), st.floats(0.02, 0.6), st.integers(1, 30))
-def test_what_is_held_out_leaves_every_class(count, classes, seed, share, number):
-    presence = np.random.RandomState(seed).rand(count, classes) < share
-    held_out = draw_held_out(presence, number, seed)
-    staying = np.setdiff1d(np.arange(count), held_out)
-    assert (presence[staying].any(axis=0) == presence.any(axis=0)).all()
-    assert len(held_out) == len(set(held_out.tolist())) <= number and (np.diff(held_out) > 0).all()
-    if len(held_out) < number:  # Of each image that stays some class would be lost.
-        assert all((presence[staying][:, presence[index]].sum(axis=0) == 1).any() for index in staying)
-    assert held_out.tolist() == draw_held_out(presence, number, seed).tolist()
+def test_each_label_has_the_map_of_its_own_rule(tree):
+    # The second rule's files lie in the first one's folder and end with its suffix.
+    tree.add("images/a.jpg", "images/b.jpg", "gt/a.png", "gt/b_ids.png")
+    rules = [{"folder": "gt"}, {"folder": "gt", "suffix": "_ids.png", "map": {7: "a", 8: "b"}}]
+    tree.list("a", "b")
+    maps = [entry["label_map"] for entry in part_entries(tree.definition(labels=rules), "part", "all")]
+    assert maps[0] is None and maps[1].keys == (7, 8)
+    # Also where a list names them, under a name that no rule gives.
+    tree.add("gt/other_ids.png", "elsewhere/x.png")
+    tree.list("images/a.jpg gt/other_ids.png", "images/b.jpg elsewhere/x.png")
+    definition = tree.definition(labels=rules, label_map={1: "a", 2: "b"})
+    maps = [entry["label_map"].keys for entry in part_entries(definition, "part", "all")]
+    assert maps == [(7, 8), (1, 2)]
 
 
-def test_what_is_held_out_has_every_class_where_it_can():
-    # Two classes in two images each, one in all; the first of each pair in the seed's order is held out.
-    presence = np.zeros((40, 3), bool)
-    presence[:, 0] = presence[[3, 20], 1] = presence[[7, 31], 2] = True
-    for seed in range(5):
-        held_out = draw_held_out(presence, 4, seed)
-        assert len(held_out) == 4 and presence[held_out].sum(axis=0).tolist() == [4, 1, 1]
-    assert draw_held_out(np.eye(6, dtype=bool), 3, 0).tolist() == []
-
-
-@settings(max_examples=100, deadline=None)
-@given(st.lists(st.tuples(paths(" "), paths(" ")), max_size=6), st.booleans())
-def test_what_is_written_is_read(tmp_path_factory, couples, with_labels):
-    file = tmp_path_factory.getbasetemp() / "written.txt"
-    first = [posixpath.normpath(image) for image, _ in couples]
-    second = [posixpath.normpath(label) for _, label in couples]
-    write_list(file, first, second if with_labels else [None] * len(first))
-    found = read_list(file, "here")
-    assert list(found.images) == first
-    assert (list(found.labels) if found.labels else None) == (second if with_labels and first else None)
-    assert file.read_bytes().count(b"\n") == len(first)
-
-
-def test_written_in_unimatchs_format(tmp_path):
-    write_list(tmp_path / "list.txt", ["JPEGImages/a.jpg", "b.jpg"], ["SegmentationClass/a.png", "c.png"])
-    assert (tmp_path / "list.txt").read_bytes() == b"JPEGImages/a.jpg SegmentationClass/a.png\nb.jpg c.png\n"
+def test_a_list_names_labels_where_the_data_set_has_no_rule(tree):
+    tree.add("images/a.jpg", "masks/a_mask.png")
+    tree.list("images/a.jpg masks/a_mask.png")
+    del tree.content["labels"]
+    entries = part_entries(tree.definition(label_map={0: "a", 255: "b"}), "part", "all")
+    assert entries[0]["sem_seg_file_name"] == f"{tree.folder}/masks/a_mask.png"
+    assert entries[0]["label_map"].apply(np.array([[0, 255]], np.uint8)).tolist() == [[0, 1]]
+    (tree.folder / "masks/a_mask.png").unlink()
+    with pytest.raises(InputError, match=r"1 of 1 label files are missing: .*/masks/a_mask\.png;"):
+        tree.labels()

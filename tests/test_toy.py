@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from rc2l_d2.data.definition import load_definition, voc_color_map
-from rc2l_d2.data.toy import SHAPES, draw_image, draw_own_pictures, draw_toy_dataset
-from rc2l_d2.data.toy_scene import VOID
+from rc2l_d2.data.datasets.description import load_definition, voc_color_map
+from rc2l_d2.data.toy.dataset import SHAPES, draw_image, draw_own_pictures, draw_toy_dataset
+from rc2l_d2.data.toy.scene import VOID
 from rc2l_d2.errors import InputError
 
 REPOSITORY = Path(__file__).resolve().parents[1]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from rc2l_d2.data.transforms import (
+from rc2l_d2.data.loading.transforms import (
     Geometry,
     GeometrySettings,
     StrongViewSettings,

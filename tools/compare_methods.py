@@ -22,8 +22,7 @@ REPOSITORY = Path(__file__).resolve().parents[1]
 # Plan with the package that train_net.py, in its own folder, will run with, whichever is installed.
 sys.path.insert(0, str(REPOSITORY))
 
-from rc2l_d2.errors import InputError  # noqa: E402
-from rc2l_d2.reporting import (  # noqa: E402
+from rc2l_d2.comparison import (  # noqa: E402
     FIGURES,
     Comparison,
     PlannedRun,
@@ -40,6 +39,7 @@ from rc2l_d2.reporting import (  # noqa: E402
     write_csv,
     write_section,
 )
+from rc2l_d2.errors import InputError  # noqa: E402
 
 TRAIN_NET = REPOSITORY / "train_net.py"
 
@@ -71,7 +71,10 @@ def main() -> int:
     parser.add_argument("comparison", help="YAML file of the comparison")
     parser.add_argument("--output", type=Path, help="folder of runs and report (default: as the file says)")
     parser.add_argument(
-        "--only", action="append", default=[], metavar="METHOD[/DRAW]",
+        "--only",
+        action="append",
+        default=[],
+        metavar="METHOD[/DRAW]",
         help="run these alone (may be given again); the report is on all",
     )
     parser.add_argument("--jobs", type=int, default=1, help="runs at a time, which share the cores (default: 1)")

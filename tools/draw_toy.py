@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Draw the toy data set: a folder in Pascal VOC's layout with textured shapes (see rc2l_d2/data/toy.py).
+"""Draw the toy data set: a folder in Pascal VOC's layout with textured shapes (see rc2l_d2/data/toy/dataset.py).
 
 With ``--own LABELED UNLABELED`` so many of its images as one's own pictures would lie: photos with labels in masks, and
 more without, as docs/tutorial.md begins.
@@ -17,7 +17,7 @@ from tqdm import tqdm
 REPOSITORY = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(REPOSITORY))
 
-from rc2l_d2.data.toy import draw_own_pictures, draw_toy_dataset  # noqa: E402
+from rc2l_d2.data.toy.dataset import draw_own_pictures, draw_toy_dataset  # noqa: E402
 from rc2l_d2.errors import InputError  # noqa: E402
 
 

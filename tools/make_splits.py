@@ -26,8 +26,8 @@ from tqdm import tqdm
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from rc2l_d2.data import described_part, load_dataset, read_label, register_definition  # noqa: E402
-from rc2l_d2.data.mappers import check_label  # noqa: E402
-from rc2l_d2.data.splits import draw_balanced, draw_uniform, write_list  # noqa: E402
+from rc2l_d2.data.datasets.image_lists import draw_balanced, draw_uniform, write_list  # noqa: E402
+from rc2l_d2.data.loading.mappers import check_label  # noqa: E402
 from rc2l_d2.errors import InputError  # noqa: E402
 
 _LISTS = ("labeled.txt", "unlabeled.txt")

@@ -13,7 +13,7 @@ import os
 import sys
 import time
 
-from rc2l_d2.data.toy import draw_toy_dataset
+from rc2l_d2.data.toy.dataset import draw_toy_dataset
 from rc2l_d2.engine import PROGRESS_LOGGER, Interrupted, RC2LTrainer, load_config
 from rc2l_d2.errors import InputError
 from rc2l_d2.evaluation import draw_comparison

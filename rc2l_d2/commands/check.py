@@ -20,7 +20,7 @@ from collections.abc import Sequence
 from tabulate import tabulate
 from tqdm import tqdm
 
-from ..data.check import (
+from ..data.checks.check import (
     Part,
     Remark,
     config_parts,
@@ -30,7 +30,7 @@ from ..data.check import (
     shared_images,
     unlearnable_classes,
 )
-from ..data.scan import ScanReport
+from ..data.checks.scan import ScanReport
 from ..engine import RC2LTrainer, load_config
 from ..errors import InputError
 

@@ -40,7 +40,7 @@ from ..errors import InputError
 from ..host import setup_logger
 from ..prediction import Segmenter, load_checkpoint, load_weights
 from ..prediction.inputs import find_inputs, is_video, output_name
-from ..prediction.results import ResultWriter
+from ..prediction.outputs import ResultWriter
 from ..prediction.video import VideoReader, VideoWriter
 
 

@@ -5,7 +5,8 @@ Registering reads only the descriptions that come with the package, no list and 
 
 from pathlib import Path
 
-from .catalog import (
+from .checks.check import check_test_data, check_training_data
+from .datasets.catalog import (
     DatasetStatus,
     dataset_status,
     described_part,
@@ -15,14 +16,13 @@ from .catalog import (
     require_registered,
     stream_entries,
 )
-from .check import check_test_data, check_training_data
-from .definition import DatasetDefinition, load_definition
-from .label_files import LabelFiles
-from .loader import build_test_loader, build_train_loader, dead_worker
-from .mappers import LabeledMapper, TestMapper, UnlabeledMapper
-from .reading import read_image, read_label
+from .datasets.description import DatasetDefinition, load_definition
+from .labels.label_files import LabelFiles
+from .loading.loader import build_test_loader, build_train_loader, dead_worker
+from .loading.mappers import LabeledMapper, TestMapper, UnlabeledMapper
+from .loading.reading import read_image, read_label
 
-for _file in sorted((Path(__file__).parent / "definitions").glob("*.yaml")):
+for _file in sorted((Path(__file__).parent / "datasets" / "definitions").glob("*.yaml")):
     register_definition(_file)
 
 __all__ = [

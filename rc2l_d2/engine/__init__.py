@@ -1,15 +1,15 @@
 """Training: the semi-supervised step, the teacher, checkpoints, and the trainer that puts them together."""
 
 from .checkpoint import RegionCheckpointer
+from .dry_run import describe_plan
 from .ema import EMAHook, EMATeacher
 from .model_file import load_model_file
-from .plan import describe_plan
 from .preemption import Interrupted, signals_to_children
 from .progress import PROGRESS_LOGGER
 from .setup import keep_freed_memory, load_config
 from .solver import build_lr_scheduler, build_optimizer, learning_rate
+from .step import SemiSupervisedTrainer
 from .torchrun import run_under_torchrun, started_by_torchrun
-from .train_loop import SemiSupervisedTrainer
 from .trainer import RC2LTrainer
 
 __all__ = [

@@ -54,8 +54,8 @@ def keep_freed_memory() -> None:
     """Have the process keep the memory that tensors on the CPU give back, for the next step's.
 
     The GNU C library returns each block of more than 32 MB to the kernel at once, and at large feature maps the kernel
-    then spends as long clearing pages anew as the losses take (tools/bench/growth.py). Other C libraries stay as they
-    are. Resident memory stays at its peak.
+    then spends as long clearing pages anew as the losses take (tools/dev/bench/growth.py). Other C libraries stay as
+    they are. Resident memory stays at its peak.
     """
     library = ctypes.CDLL(None) if os.name == "posix" else None
     if hasattr(library, "mallopt"):

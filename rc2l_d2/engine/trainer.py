@@ -35,8 +35,8 @@ from .preemption import Interrupted, StopOnSignal
 from .progress import ProgressLine
 from .setup import build_model_or_explain
 from .solver import build_lr_scheduler, build_optimizer, learning_rate
+from .step import SemiSupervisedTrainer
 from .step_log import LOG_PERIOD
-from .train_loop import SemiSupervisedTrainer
 
 logger = logging.getLogger(__name__)
 

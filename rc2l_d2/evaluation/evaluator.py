@@ -8,7 +8,7 @@ import numpy as np
 import torch
 
 from ..data import read_label
-from ..data.mappers import check_label
+from ..data.loading.mappers import check_label
 from ..errors import InputError
 from ..host import HOST, HOST_EVALUATOR, MetadataCatalog, comm
 from ..regions import most_probable

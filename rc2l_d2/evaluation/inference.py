@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ..data.mappers import augmented_sizes
+from ..data.loading.mappers import augmented_sizes
 from ..errors import InputError
 from ..host import CfgNode
 

@@ -11,8 +11,8 @@ import torch
 from torch import nn
 
 from ..data import TestMapper, load_dataset, read_image, read_label
-from ..data.definition import voc_color_map
-from ..data.transforms import resize_image, resize_label, scaled_size
+from ..data.datasets.description import voc_color_map
+from ..data.loading.transforms import resize_image, resize_label, scaled_size
 from ..host import CfgNode, MetadataCatalog
 from ..regions import most_probable
 from .inference import Predictor

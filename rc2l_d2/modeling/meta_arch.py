@@ -12,7 +12,7 @@ from ..host import META_ARCH_REGISTRY, ImageList, build_backbone, build_sem_seg_
 from ..regions.semantic import semantic_scores
 from ..regions.types import Regions
 from .compiled import run_compiled
-from .passes import regions_in_passes
+from .micro_batches import regions_in_passes
 from .set_criterion import SetCriterion
 
 

@@ -8,8 +8,7 @@ import torch
 from torch import Tensor
 
 from ..host import META_ARCH_REGISTRY, CfgNode, configurable
-from ..pixels import pixel_contrastive
-from ..regions import PseudoRegions, Regions, TeacherView, confident_cross_entropy
+from ..regions import PseudoRegions, Regions, TeacherView, confident_cross_entropy, pixel_contrastive
 from .semi_supervised import SemiSupervisedSegmentor
 
 

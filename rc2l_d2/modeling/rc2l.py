@@ -18,7 +18,7 @@ from ..regions import (
     semantic_mask_consistency,
     soft_dice,
 )
-from .matcher import assign_regions
+from .hungarian import assign_regions
 from .processes import ALL_PROCESSES, gather_images
 from .semi_supervised import SemiSupervisedSegmentor
 
@@ -98,9 +98,7 @@ class RC2L(SemiSupervisedSegmentor):
             )
 
         def with_matching(loss: Callable[..., Tensor]) -> Tensor:
-            return loss(
-                similarity(), regions.class_logits, pseudo, self.mask_temperature, assignment(), ALL_PROCESSES
-            )
+            return loss(similarity(), regions.class_logits, pseudo, self.mask_temperature, assignment(), ALL_PROCESSES)
 
         return {
             "loss_rmc": lambda: with_matching(region_mask_contrastive),

@@ -8,7 +8,7 @@ from torch.nn import functional as F
 
 from ..host import comm
 from ..regions.types import Regions
-from .matcher import FOCAL_ALPHA, hungarian_match, matching_cost
+from .hungarian import FOCAL_ALPHA, hungarian_match, matching_cost
 from .processes import ALL_PROCESSES
 
 

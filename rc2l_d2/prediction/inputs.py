@@ -6,7 +6,7 @@ import glob
 from collections.abc import Sequence
 from pathlib import Path
 
-from ..data.splits import IMAGE_SUFFIXES
+from ..data.datasets.image_lists import IMAGE_SUFFIXES
 from ..errors import InputError
 
 # Folders below --output that hold what is written beside the overlays.

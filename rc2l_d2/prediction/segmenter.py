@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from ..data import LabelFiles, TestMapper, require_registered
-from ..data.transforms import resize_image, resize_label
+from ..data.loading.transforms import resize_image, resize_label
 from ..engine import RegionCheckpointer, load_config, load_model_file
 from ..errors import InputError, is_out_of_memory
 from ..evaluation import Predictor, class_colors

@@ -10,6 +10,7 @@ from .losses import (
 )
 from .matching import match_by_class, soft_dice
 from .mixing import classmix_mask, cutmix_mask, mix
+from .pixel_contrast import pixel_contrastive
 from .pseudo_labels import (
     class_confidence_sums,
     class_thresholds,
@@ -40,6 +41,7 @@ __all__ = [
     "match_by_class",
     "mix",
     "most_probable",
+    "pixel_contrastive",
     "pseudo_regions",
     "quality_counts",
     "region_class_consistency",

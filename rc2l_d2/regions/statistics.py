@@ -70,7 +70,7 @@ def quality_counts(pseudo: PseudoRegions, labels: Tensor) -> dict[str, Tensor]:
 
 @torch.no_grad()
 def label_counts(labels: Tensor, classes: int) -> dict[str, Tensor]:
-    """"label_area", (K,): the positions of each of the K ``classes`` in labels (B, h, w), as for quality_counts."""
+    """ "label_area", (K,): the positions of each of the K ``classes`` in labels (B, h, w), as for quality_counts."""
     return {"label_area": _one_hot(labels, classes).sum(dim=(0, 2, 3))}
 
 

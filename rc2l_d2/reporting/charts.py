@@ -7,9 +7,9 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from .figures import COLORS
-
 # In light and in dark: the last of the first is black, and blues and reds are dim on a dark ground.
+# Okabe and Ito's colours, which people of every colour vision tell apart; then again with other dashes.
+COLORS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#000000")
 PALETTE = tuple(zip(COLORS, ("#5AAEE8", "#F0B030", "#2CC99A", "#E59CC5", "#9AD8FF", "#FF8A45", "#E8E8E8"), strict=True))
 _DASHES = ("-", "--", ":", "-.")
 # Colours that are drawn with, and what of the page's style sheet takes their places.

@@ -16,7 +16,7 @@ from ..engine.setup import build_model_or_explain
 from ..errors import InputError
 from ..host import CfgNode
 from .provenance import read_starts
-from .results import STUDENT, TEACHER, read_scalars
+from .run_metrics import STUDENT, TEACHER, read_scalars
 
 
 @dataclass(frozen=True)

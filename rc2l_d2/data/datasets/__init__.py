@@ -1,0 +1,1 @@
+"""Descriptions of data sets in YAML, the catalogs, splits and lists of images."""

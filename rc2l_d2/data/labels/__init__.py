@@ -1,0 +1,1 @@
+"""Label formats: file names, values and colours, and how they become class indices."""

@@ -1,0 +1,241 @@
+"""From a dataset dict to a sample of tensors: labelled, unlabelled, and for testing.
+
+A mapper is a callable of (dataset dict, NumPy generator). It has no state, so a sample depends on the file and the
+generator alone.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+
+from ...errors import InputError
+from ...host import CfgNode
+from .reading import IMAGE_FORMATS, read_image, read_image_reduced, read_label
+from .transforms import (
+    IMAGE_PADDING,
+    GeometrySettings,
+    StrongViewSettings,
+    draw_geometry,
+    draw_short_edge,
+    resize_image,
+    scaled_size,
+    ssd_distortion,
+    strong_view,
+    to_channels_first,
+    values_outside,
+)
+
+
+class LabeledMapper:
+    """Training sample with its label.
+
+    Returns {"file_name", "image": uint8 (3, h, w) in INPUT.FORMAT order, "sem_seg": uint8 (h, w)} with (h, w) =
+    INPUT.CROP.SIZE; padding is 128 in the image and the ignore value in the label.
+    """
+
+    def __init__(self, cfg: CfgNode):
+        self.geometry = geometry_settings(cfg)
+        self.format = _image_format(cfg)
+        self.color_aug = cfg.INPUT.COLOR_AUG_SSD
+        self.num_classes = cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES
+        self.ignore_value = cfg.MODEL.SEM_SEG_HEAD.IGNORE_VALUE
+
+    def __call__(self, entry: dict, rng: np.random.Generator) -> dict:
+        """Raises InputError where a file cannot be read, sizes differ, or the label has a value outside the classes."""
+        short_edge = draw_short_edge(self.geometry, rng)
+        image, size = read_image_reduced(entry["file_name"], short_edge)
+        label = read_label(entry["sem_seg_file_name"], entry.get("label_map"))
+        check_label(label, size, entry, self.num_classes, self.ignore_value)
+        geometry = draw_geometry(size, short_edge, self.geometry, rng)
+        image = geometry.cut_image(image)
+        if self.color_aug:
+            image = ssd_distortion(image, rng)
+        return {
+            "file_name": entry["file_name"],
+            "image": _tensor(geometry.pad(image, IMAGE_PADDING), self.format),
+            "sem_seg": torch.from_numpy(geometry.pad(geometry.cut_label(label), self.ignore_value)),
+        }
+
+
+class UnlabeledMapper:
+    """Training sample without label: a weak and a strong view of one geometry.
+
+    Returns {"file_name", "image": weak view, uint8 (3, h, w), "strong": uint8 (3, h, w), "inside": bool (h, w), False
+    on padding} with (h, w) = INPUT.CROP.SIZE. With MODEL.RC2L.MEASURE_PSEUDO_LABELS also "sem_seg": uint8 (h, w), the
+    label of the same part for who measures pseudo labels; the ignore value everywhere where the image has none.
+    """
+
+    def __init__(self, cfg: CfgNode):
+        self.geometry = geometry_settings(cfg)
+        self.strong = strong_view_settings(cfg)
+        self.format = _image_format(cfg)
+        self.with_label = cfg.MODEL.RC2L.MEASURE_PSEUDO_LABELS
+        self.num_classes = cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES
+        self.ignore_value = cfg.MODEL.SEM_SEG_HEAD.IGNORE_VALUE
+
+    def __call__(self, entry: dict, rng: np.random.Generator) -> dict:
+        """Raises InputError where the image cannot be read, or a label to measure by does not fit."""
+        short_edge = draw_short_edge(self.geometry, rng)
+        image, size = read_image_reduced(entry["file_name"], short_edge)
+        geometry = draw_geometry(size, short_edge, self.geometry, rng)
+        weak = geometry.cut_image(image)
+        sample = {
+            "file_name": entry["file_name"],
+            "image": _tensor(geometry.pad(weak, IMAGE_PADDING), self.format),
+            "strong": _tensor(geometry.pad(strong_view(weak, self.strong, rng), IMAGE_PADDING), self.format),
+            "inside": torch.from_numpy(geometry.inside()),
+        }
+        if self.with_label:
+            label = np.full(size, self.ignore_value, np.uint8)
+            if "sem_seg_file_name" in entry:
+                label = read_label(entry["sem_seg_file_name"], entry.get("label_map"))
+                check_label(label, size, entry, self.num_classes, self.ignore_value)
+            sample["sem_seg"] = torch.from_numpy(geometry.pad(geometry.cut_label(label), self.ignore_value))
+        return sample
+
+
+class TestMapper:
+    """Test sample: the whole image, its shortest edge INPUT.MIN_SIZE_TEST (0: as it is), limited by MAX_SIZE_TEST.
+
+    Returns {"file_name", "image_id", "image": uint8 (3, h, w), "height", "width": the file's size in pixels}, and
+    "sem_seg_file_name" and "label_map" where the data set has them. With TEST.AUG.ENABLED also "scales": a list of the
+    image at each of TEST.AUG.MIN_SIZES (0: as it is), limited by TEST.AUG.MAX_SIZE, in the same form.
+    """
+
+    __test__ = False  # pytest takes every class called Test* for a test.
+
+    def __init__(self, cfg: CfgNode):
+        self.short_edge = cfg.INPUT.MIN_SIZE_TEST
+        self.long_edge = cfg.INPUT.MAX_SIZE_TEST
+        self.scales = augmented_sizes(cfg)
+        self.format = _image_format(cfg)
+
+    def __call__(self, entry: dict, rng: np.random.Generator | None = None) -> dict:
+        """Nothing is random here. Raises InputError where the image cannot be read."""
+        passed_on = ("file_name", "image_id", "sem_seg_file_name", "label_map")
+        sample = {key: entry[key] for key in passed_on if key in entry}
+        return sample | self.sample(read_image(entry["file_name"]))
+
+    def sample(self, image: np.ndarray) -> dict:
+        """What the model gets of an image, uint8 (H, W, 3) in BGR order: all of the above but names and label map."""
+        height, width = image.shape[:2]
+
+        def resized(short_edge: int, long_edge: int) -> torch.Tensor:
+            size = scaled_size((height, width), short_edge, long_edge)
+            return _tensor(resize_image(image, size), self.format)
+
+        sample = {"image": resized(self.short_edge, self.long_edge), "height": height, "width": width}
+        if self.scales:
+            sample["scales"] = [resized(*edges) for edges in self.scales]
+        return sample
+
+
+def augmented_sizes(cfg: CfgNode) -> tuple[tuple[int, int], ...]:
+    """(short edge, limit of the long edge) in pixels of each size in ``cfg.TEST.AUG``; none if that is not enabled.
+
+    Raises:
+        InputError: it is enabled without a size, or with an impossible one.
+    """
+    if not cfg.TEST.AUG.ENABLED:
+        return ()
+    sizes, limit = tuple(cfg.TEST.AUG.MIN_SIZES), cfg.TEST.AUG.MAX_SIZE
+    if not sizes or any(not isinstance(size, int) or size < 0 for size in sizes):
+        raise InputError(
+            f"TEST.AUG.MIN_SIZES is {sizes}; give one or several lengths of the shortest edge in whole pixels (0: the "
+            f"image's own size)."
+        )
+    if limit < 1:
+        raise InputError(f"TEST.AUG.MAX_SIZE is {limit}; give the limit of the longest edge in pixels.")
+    return tuple((size, limit) for size in sizes)
+
+
+def geometry_settings(cfg: CfgNode) -> GeometrySettings:
+    """The weak geometry of ``cfg.INPUT``.
+
+    Raises:
+        InputError: a key has a value that this loader does not know.
+    """
+    crop, sizes = cfg.INPUT.CROP, tuple(cfg.INPUT.MIN_SIZE_TRAIN)
+    if not crop.ENABLED or crop.TYPE != "absolute":
+        raise InputError(
+            f"INPUT.CROP has ENABLED {crop.ENABLED} and TYPE '{crop.TYPE}'; use True and 'absolute', as every "
+            f"training image is cut to INPUT.CROP.SIZE pixels."
+        )
+    if len(crop.SIZE) != 2 or any(int(length) != length or length < 1 for length in crop.SIZE):
+        raise InputError(f"INPUT.CROP.SIZE is {list(crop.SIZE)}; set it to a height and a width in whole pixels.")
+    if cfg.INPUT.RANDOM_FLIP not in ("horizontal", "none"):
+        raise InputError(f"INPUT.RANDOM_FLIP is '{cfg.INPUT.RANDOM_FLIP}'; set it to 'horizontal' or 'none'.")
+    sampling = cfg.INPUT.MIN_SIZE_TRAIN_SAMPLING
+    if sampling not in ("choice", "range"):
+        raise InputError(f"INPUT.MIN_SIZE_TRAIN_SAMPLING is '{sampling}'; set it to 'choice' or 'range'.")
+    if not sizes or (sampling == "range" and (len(sizes) != 2 or 0 in sizes)) or min(sizes) < 0:
+        raise InputError(
+            f"INPUT.MIN_SIZE_TRAIN is {sizes}; set it to the lengths to choose from, or to two ends with "
+            f"MIN_SIZE_TRAIN_SAMPLING 'range'."
+        )
+    return GeometrySettings(
+        short_edges=sizes,
+        sampling=sampling,
+        long_edge=cfg.INPUT.MAX_SIZE_TRAIN,
+        crop=(int(crop.SIZE[0]), int(crop.SIZE[1])),
+        flip=cfg.INPUT.RANDOM_FLIP == "horizontal",
+    )
+
+
+def strong_view_settings(cfg: CfgNode) -> StrongViewSettings:
+    """The strong view of ``cfg.INPUT``.
+
+    Raises:
+        InputError: a strength is out of its range.
+    """
+    jitter, grayscale = tuple(map(float, cfg.INPUT.STRONG_JITTER)), float(cfg.INPUT.STRONG_GRAYSCALE)
+    if len(jitter) != 4 or not all(0 <= strength <= 1 for strength in jitter) or jitter[3] > 0.5:
+        raise InputError(
+            f"INPUT.STRONG_JITTER is {jitter}; give four numbers: brightness, contrast and saturation from 0 to 1, hue "
+            f"from 0 to 0.5."
+        )
+    if not 0 <= grayscale <= 1:
+        raise InputError(f"INPUT.STRONG_GRAYSCALE is {grayscale}; give a probability from 0 to 1.")
+    return StrongViewSettings(jitter, grayscale)
+
+
+def check_label(
+    label: np.ndarray, image_size: tuple[int, int], entry: dict, num_classes: int, ignore_value: int
+) -> None:
+    """Refuse a label that does not fit its image or the classes.
+
+    Args:
+        label: uint8 (H, W).
+        image_size: (h, w) of the image.
+        entry: the dataset dict, for the file names.
+        num_classes: class indices are below it.
+        ignore_value: the value for "no class".
+
+    Raises:
+        InputError: names the file, what was found and what to do.
+    """
+    file = entry["sem_seg_file_name"]
+    if label.shape != tuple(image_size):
+        raise InputError(
+            f"{file}: the label is {label.shape[1]}x{label.shape[0]} pixels, its image {entry['file_name']} "
+            f"{image_size[1]}x{image_size[0]}; give both the same size."
+        )
+    outside = values_outside(label, num_classes, ignore_value)
+    if outside:
+        shown = ", ".join(map(str, outside[:10])) + (", ..." if len(outside) > 10 else "")
+        raise InputError(
+            f"{file}: the label has values that are no class (0 to {num_classes - 1}) and not the ignore value "
+            f"{ignore_value}: {shown}; correct the file, or the classes and ignore_value of its data set and "
+            f"MODEL.SEM_SEG_HEAD.NUM_CLASSES."
+        )
+
+
+def _image_format(cfg: CfgNode) -> str:
+    if cfg.INPUT.FORMAT not in IMAGE_FORMATS:
+        raise InputError(f"INPUT.FORMAT is '{cfg.INPUT.FORMAT}'; set it to one of {', '.join(IMAGE_FORMATS)}.")
+    return cfg.INPUT.FORMAT
+
+
+def _tensor(image: np.ndarray, format: str) -> torch.Tensor:
+    return torch.from_numpy(to_channels_first(image, format))

@@ -1,0 +1,1 @@
+"""The generated toy data set of drawn shapes."""

@@ -1,0 +1,160 @@
+#!/usr/bin/env python3
+"""What a whole RC2L training step costs, beside its parts and beside its floor.
+
+    python tools/dev/bench/step.py --config-file configs/toy/rc2l_R18.yaml [--rounds 20] [KEY VALUE ...]
+
+The step is the trainer's own, after burn-in, teacher update included, on batches that were read before. Beside it:
+
+    floor      student forward and backward on labelled and unlabelled images with the supervised losses, and the
+               teacher's forward pass: what any method with a teacher has to pay
+    regions    views, selection, mixing, pseudo regions and the four losses, forward and backward, on outputs of student
+               and teacher that are there already
+    optimizer  clipping and update
+    ema        the teacher's update
+    reading    one batch, read and augmented in this process
+
+All are measured in turn, round by round; ratios are medians over rounds with quartiles. On CUDA regions, optimizer and
+ema run once before in torch's mode that refuses to wait for the device; the supervised losses wait, once a step, for
+the costs of Hungarian matching.
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import sys
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from unittest import mock
+
+import cv2
+import torch
+from tabulate import tabulate
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[3]))
+
+from measure import in_turn, machine, median_ms, quartiles, ratio, run  # noqa: E402
+
+from rc2l_d2.engine import RC2LTrainer, load_config  # noqa: E402
+from rc2l_d2.host import CfgNode, EventStorage  # noqa: E402
+from rc2l_d2.regions import Regions, semantic_probabilities  # noqa: E402
+
+_BATCHES = 4
+
+
+class Step:
+    """The parts of a training step of ``cfg``, each as a function without arguments."""
+
+    def __init__(self, cfg: CfgNode):
+        self.trainer = RC2LTrainer(cfg)
+        self.trainer.resume_or_load(resume=False)
+        self.loop = self.trainer._trainer
+        self.student = self.loop.model
+        self.device = self.loop.device
+        self.teacher = self.trainer.teacher
+        self.reader = iter(self.loop.data_loader)
+        self.batches = [next(self.reader) for _ in range(_BATCHES)]
+        self.loop.data_loader = itertools.cycle(self.batches)
+        # The weight of the unlabelled losses is full from here on.
+        self.loop.iter = cfg.MODEL.RC2L.BURN_IN_ITERS + cfg.MODEL.RC2L.RAMP_UP_ITERS
+
+        labeled, self.unlabeled = self.batches[0]
+        prepared = self.student.preprocess
+        self.labels = self.student.preprocess_labels([sample["sem_seg"] for sample in labeled])
+        self.weak = prepared([sample["image"] for sample in self.unlabeled]).tensor
+        strong = prepared([sample["strong"] for sample in self.unlabeled]).tensor
+        self.images = torch.cat([prepared([sample["image"] for sample in labeled]).tensor, strong])
+        self.number_labeled = len(labeled)
+        with self.autocast():
+            self.of_teacher = self.regions_of_teacher()
+            self.of_student = self.student.regions(self.images).images(self.number_labeled, len(self.images))
+
+    def parts(self) -> dict[str, Callable[[], object]]:
+        """By the names of this script's table."""
+        return {
+            "step": self.step,
+            "floor": self.floor,
+            "regions": self.regions,
+            "optimizer": self.optimizer,
+            "ema": lambda: self.teacher.update(self.student),
+            "reading": lambda: next(self.reader),
+        }
+
+    def autocast(self) -> torch.autocast:
+        """As the training loop has it."""
+        return torch.autocast(self.device.type, self.loop.amp_dtype, enabled=self.loop.amp_enabled)
+
+    def step(self) -> None:
+        self.loop.run_step()
+        self.teacher.update(self.student)
+        self.loop.iter += 1
+
+    @torch.no_grad()
+    def regions_of_teacher(self) -> Regions:
+        return self.teacher.model.regions(self.weak)
+
+    def floor(self) -> None:
+        with self.autocast():
+            self.regions_of_teacher()
+            regions = self.student.regions(self.images, self.number_labeled)
+            losses = self.student.supervised_losses(regions.images(0, self.number_labeled), self.labels)
+            rest = regions.images(self.number_labeled, len(self.images))
+            outputs = (rest.class_logits, rest.mask_logits, rest.features)
+            losses["rest"] = sum(output.float().mean() for output in outputs)
+        self.loop.optimizer.zero_grad()
+        sum(losses.values()).backward()
+
+    def regions(self) -> None:
+        student = Regions(
+            *(x.detach().requires_grad_() for x in (self.of_student.class_logits, self.of_student.mask_logits)),
+            self.of_student.features.detach().requires_grad_(),
+        )
+        with self.autocast(), mock.patch.object(self.teacher.model, "regions", return_value=self.of_teacher):
+            _, pseudo, view = self.loop.teach(self.unlabeled)
+            semantic_map = semantic_probabilities(student.class_logits, student.mask_logits)
+            losses = self.student.unlabeled_losses(student, semantic_map, pseudo, view)
+        sum(losses.values()).backward()
+
+    def optimizer(self) -> None:
+        torch.nn.utils.clip_grad_norm_(self.student.parameters(), 1.0)
+        self.loop.optimizer.step()
+
+    def refuse_to_wait(self) -> None:
+        """Run what need not wait for the device where waiting is an error; on CUDA alone.
+
+        Raises:
+            RuntimeError: from the line that waits.
+        """
+        if self.device.type != "cuda":
+            return
+        parts = self.parts()
+        torch.cuda.set_sync_debug_mode("error")
+        try:
+            for name in ("regions", "optimizer", "ema"):
+                parts[name]()
+        finally:
+            torch.cuda.set_sync_debug_mode("default")
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--config-file", required=True)
+    parser.add_argument("--rounds", type=int, default=20)
+    parser.add_argument("opts", nargs=argparse.REMAINDER, help="KEY VALUE pairs, as train_net.py takes them")
+    args = parser.parse_args()
+    cv2.setNumThreads(0)
+    with tempfile.TemporaryDirectory() as folder, EventStorage(0):
+        step = Step(load_config(args.config_file, [*args.opts, "OUTPUT_DIR", folder]))
+        step.step()  # makes the optimizer's state
+        step.refuse_to_wait()
+        seconds = in_turn(step.parts(), args.rounds, step.device)
+    print(f"{args.config_file} {' '.join(args.opts)}\n{machine(step.device)}; {args.rounds} rounds\n")
+    rows = [[name, median_ms(seconds, name), quartiles(ratio(seconds, name, "step"))] for name in seconds]
+    print(tabulate(rows, ["part", "ms", "of the step"], floatfmt=".1f"))
+    print(f"\nstep / floor: {quartiles(ratio(seconds, 'step', 'floor'))}")
+    return 0
+
+
+if __name__ == "__main__":
+    run(main)
