@@ -94,20 +94,25 @@ def add_rc2l_config(cfg: CfgNode) -> CfgNode:
     # Images are padded to a multiple of this many pixels.
     cfg.MODEL.MASK_FORMER.SIZE_DIVISIBILITY = 32
 
-    # Whether training has torch.compile's program of the model. Making it takes minutes at the first step and again at
-    # the end of burn-in, and a C++ compiler (on a GPU Triton too). Evaluation never has it, nor does a step of several
-    # passes (SOLVER.IMS_PER_PASS). On a CPU no gain was seen (docs/performance.md).
-    cfg.MODEL.COMPILE = False
+    # --- semi-supervised training: RC2L and its baselines ---------------------------------------------------------
+    cfg.MODEL.SEMI_SUPERVISED = CfgNode()
+    # Iterations on labelled images alone, before the first pseudo label.
+    cfg.MODEL.SEMI_SUPERVISED.BURN_IN_ITERS = 2000
+    # Iterations after burn-in over which the weight of the unlabelled losses rises linearly from 0 to 1.
+    cfg.MODEL.SEMI_SUPERVISED.RAMP_UP_ITERS = 2000
+    # Largest decay of the teacher's exponential moving average (EMA).
+    cfg.MODEL.SEMI_SUPERVISED.EMA_DECAY = 0.999
+    # How strong views are mixed within a batch: "cutmix", "classmix" or "none".
+    cfg.MODEL.SEMI_SUPERVISED.MIX = "cutmix"
+    # Smallest pseudo region, in pixels of the mask grid (stride 4).
+    cfg.MODEL.SEMI_SUPERVISED.MIN_REGION_AREA = 4
+    # Log precision and recall of the pseudo labels where unlabelled images have labels on disk. Training does not use
+    # these labels.
+    cfg.MODEL.SEMI_SUPERVISED.MEASURE_PSEUDO_LABELS = False
 
-    # --- the method -----------------------------------------------------------------------------------------------
+    # --- RC2L -----------------------------------------------------------------------------------------------------
     cfg.MODEL.RC2L = CfgNode()
-    # Iterations of supervised training before the teacher is asked.
-    cfg.MODEL.RC2L.BURN_IN_ITERS = 2000
-    # Iterations over which the unlabelled losses rise to their full weight after burn-in.
-    cfg.MODEL.RC2L.RAMP_UP_ITERS = 2000
-    # Largest decay of the teacher's exponential moving average.
-    cfg.MODEL.RC2L.EMA_DECAY = 0.999
-    # Lambda, the weight of all unlabelled losses together, and the weight of each; 0.0 switches a loss off.
+    # Lambda, the weight of the four unlabelled losses together, and the weight of each; 0.0 switches a loss off.
     cfg.MODEL.RC2L.LOSS_WEIGHT = 1.0
     cfg.MODEL.RC2L.RMC_WEIGHT = 0.2
     cfg.MODEL.RC2L.RFC_WEIGHT = 0.1
@@ -116,35 +121,31 @@ def add_rc2l_config(cfg: CfgNode) -> CfgNode:
     # Softmax temperatures of Dice similarities (RMC, RCC) and of cosine similarities (RFC).
     cfg.MODEL.RC2L.MASK_TEMPERATURE = 0.1
     cfg.MODEL.RC2L.FEATURE_TEMPERATURE = 0.1
-    # What the teacher has to be confident of: "region", a whole region on average, which is then taken whole, or
-    # "pixel", each position by itself.
+    # What a confidence threshold selects: "region", a whole region by its mean confidence, or "pixel", each pixel by its
+    # own.
     cfg.MODEL.RC2L.SELECTION = "region"
-    # It is taken where its confidence exceeds both this probability (0.0, no floor: rare classes are always unsure) ...
+    # Selected is what exceeds this probability (0.0, no floor: rare classes are always unsure) ...
     cfg.MODEL.RC2L.CONFIDENCE_THRESHOLD = 0.0
     # ... and this fraction of the running mean confidence of its class (0.0: one fixed threshold for all classes).
     cfg.MODEL.RC2L.CLASS_THRESHOLD_RATIO = 0.9
-    # Smallest pseudo region, in positions of the mask grid (stride 4).
-    cfg.MODEL.RC2L.MIN_REGION_AREA = 4
-    # How strong views are mixed with each other: "cutmix", "classmix" or "none".
-    cfg.MODEL.RC2L.MIX = "cutmix"
     # How RMC and RCC match queries and pseudo regions: "class", or "hungarian" (MaskFormer's assignment, on the host).
     cfg.MODEL.RC2L.MATCHING = "class"
-    # Log how good pseudo labels are, where unlabelled images have labels on disk. Training doesn't see these labels.
-    cfg.MODEL.RC2L.MEASURE_PSEUDO_LABELS = False
 
-    # --- pixel-level baselines (MODEL.META_ARCHITECTURE PixelConsistency and PixelContrast) --------------------------
-    # They share all of MODEL.RC2L but MATCHING, the weights and temperatures of the four losses, and these three: the
-    # scheme of the field looks at each position by itself.
+    # --- pixel-level baselines (MODEL.META_ARCHITECTURE PixelConsistency and PixelContrast) -------------------------
     cfg.MODEL.PIXEL = CfgNode()
+    # As in MODEL.RC2L; the defaults are FixMatch's scheme, which selects each pixel by itself.
     cfg.MODEL.PIXEL.SELECTION = "pixel"
     cfg.MODEL.PIXEL.CONFIDENCE_THRESHOLD = 0.5
     cfg.MODEL.PIXEL.CLASS_THRESHOLD_RATIO = 0.95
-    # Weights of the cross-entropy against pseudo labels and of the contrastive loss (PixelContrast alone has that one);
-    # MODEL.RC2L.LOSS_WEIGHT multiplies both, 0.0 switches a loss off.
+    # Weights of the cross-entropy against pseudo labels and of the contrastive loss (PixelContrast alone); 0.0 switches a
+    # loss off.
     cfg.MODEL.PIXEL.CONSISTENCY_WEIGHT = 1.0
     cfg.MODEL.PIXEL.CONTRAST_WEIGHT = 0.1
     # Softmax temperature of the cosine similarities of pixel features.
     cfg.MODEL.PIXEL.CONTRAST_TEMPERATURE = 0.1
-    # Positions an image that are contrasted, drawn at each step; 0 for all, at a cost that grows with their square.
+    # Mask pixels of each image that are contrasted, sampled at each step; 0 for all. Cost grows with their square.
     cfg.MODEL.PIXEL.CONTRAST_SAMPLES = 256
+
+    for name in ("BURN_IN_ITERS", "RAMP_UP_ITERS", "EMA_DECAY", "MIX", "MIN_REGION_AREA", "MEASURE_PSEUDO_LABELS"):
+        cfg.register_renamed_key(f"MODEL.RC2L.{name}", f"MODEL.SEMI_SUPERVISED.{name}")
     return cfg

@@ -29,7 +29,7 @@ def description(definition: str, **changes) -> dict:
         "SOLVER.MAX_ITER": 24,
         "SOLVER.CHECKPOINT_PERIOD": 8,
         "TEST.EVAL_PERIOD": 12,
-        "MODEL.RC2L.EMA_DECAY": 0.5,
+        "MODEL.SEMI_SUPERVISED.EMA_DECAY": 0.5,
     })  # fmt: skip
     return {
         "title": "Tiny",

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import io
 import logging
 import os
 import subprocess
 import sys
+from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
 
 import pytest
 import torch
 import yaml
 
+from rc2l_d2.data.datasets import catalog
 from rc2l_d2.data.toy.dataset import draw_toy_dataset
-from rc2l_d2.host import HOST, HOST_REASON
+from rc2l_d2.host import HOST, HOST_REASON, DatasetCatalog, MetadataCatalog
 
 REPO = Path(__file__).resolve().parent.parent
 SHARED = REPO.parent / "shared"
@@ -23,9 +26,9 @@ TINY = """
     MODEL.MASK_FORMER.NUM_OBJECT_QUERIES 10 MODEL.MASK_FORMER.DEC_LAYERS 2 MODEL.MASK_FORMER.HIDDEN_DIM 32
     MODEL.MASK_FORMER.DIM_FEEDFORWARD 32 MODEL.SEM_SEG_HEAD.CONVS_DIM 32 MODEL.SEM_SEG_HEAD.MASK_DIM 32
     INPUT.CROP.SIZE (64,64) INPUT.MIN_SIZE_TRAIN (64,80) SOLVER.IMS_PER_BATCH 2 SOLVER.IMS_PER_BATCH_UNLABELED 2
-    SOLVER.REFERENCE_IMS_PER_BATCH 0 SOLVER.MAX_ITER 6 SOLVER.WARMUP_ITERS 2 SOLVER.CHECKPOINT_PERIOD 3
-    TEST.EVAL_PERIOD 0 TEST.REPORT False VIS_PERIOD 0
-    MODEL.RC2L.BURN_IN_ITERS 2 MODEL.RC2L.RAMP_UP_ITERS 2 MODEL.RC2L.CONFIDENCE_THRESHOLD 0.1
+    SOLVER.REFERENCE_IMS_PER_BATCH 0 SOLVER.AMP.ENABLED False SOLVER.MAX_ITER 6
+    SOLVER.WARMUP_ITERS 2 SOLVER.CHECKPOINT_PERIOD 3 TEST.EVAL_PERIOD 0 TEST.REPORT False VIS_PERIOD 0
+    MODEL.SEMI_SUPERVISED.BURN_IN_ITERS 2 MODEL.SEMI_SUPERVISED.RAMP_UP_ITERS 2 MODEL.RC2L.CONFIDENCE_THRESHOLD 0.1
     MODEL.RC2L.CLASS_THRESHOLD_RATIO 0.0 MODEL.PIXEL.CONFIDENCE_THRESHOLD 0.1 MODEL.PIXEL.CLASS_THRESHOLD_RATIO 0.0
 """.split()
 
@@ -95,8 +98,47 @@ def told():
 
 
 @pytest.fixture
-def command_line():
-    """Run ``python train_net.py ...`` in the checkout, as a user would."""
+def command_line(monkeypatch):
+    """Call ``train_net.py ...`` as a user would, but in this process: an interpreter start costs seconds.
+
+    What must be a process of its own (signals, several ranks, torchrun) uses :func:`command_line_process`.
+    """
+    from rc2l_d2.commands.train import run
+
+    return lambda *arguments: call_command(monkeypatch, "train_net.py", run, *arguments)
+
+
+def call_command(monkeypatch, name: str, function, *arguments: str) -> subprocess.CompletedProcess:
+    """Call a command's ``function()`` with ``arguments`` as its command line, from the checkout.
+
+    Loggers, data set catalogs and signal handlers are afterwards as they were before.
+    """
+    out, err = io.StringIO(), io.StringIO()
+    known = set(DatasetCatalog.list())
+    loggers = [logging.getLogger(logger) for logger in ("rc2l_d2", "fvcore", "detectron2")]
+    handlers = [list(logger.handlers) for logger in loggers]
+    with monkeypatch.context() as patch, redirect_stdout(out), redirect_stderr(err):
+        patch.chdir(REPO)
+        patch.setattr(catalog, "_REGISTERED", dict(catalog._REGISTERED))
+        patch.setattr(sys, "argv", [name, *map(str, arguments)])
+        try:
+            status = function() or 0
+        except SystemExit as leaving:
+            status = leaving.code or 0
+        finally:
+            for logger, before in zip(loggers, handlers, strict=True):
+                for handler in set(logger.handlers) - set(before):
+                    logger.removeHandler(handler)
+                    handler.close()
+            for dataset in set(DatasetCatalog.list()) - known:
+                DatasetCatalog.remove(dataset)
+                MetadataCatalog.remove(dataset)
+    return subprocess.CompletedProcess([name, *arguments], status, out.getvalue(), err.getvalue())
+
+
+@pytest.fixture
+def command_line_process():
+    """Run ``python train_net.py ...`` in the checkout, in a process of its own."""
 
     def run(*arguments: str, timeout: float = 300) -> subprocess.CompletedProcess:
         return subprocess.run(

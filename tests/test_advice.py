@@ -84,7 +84,7 @@ def test_losses_that_rise_are_told():
 ])  # fmt: skip
 def test_a_tiny_run_whose_pseudo_labels_collapse_says_so(tiny_options, request, monkeypatch, options, warned):
     monkeypatch.setattr("rc2l_d2.engine.advice.LASTING", 0)
-    schedule = ("SOLVER.MAX_ITER", "22", "SOLVER.CHECKPOINT_PERIOD", "22", "MODEL.RC2L.BURN_IN_ITERS", "2")
+    schedule = ("SOLVER.MAX_ITER", "22", "SOLVER.CHECKPOINT_PERIOD", "22", "MODEL.SEMI_SUPERVISED.BURN_IN_ITERS", "2")
     overrides = [*tiny_options, *schedule, "DATASETS.TEST", "()", *options]
     trainer = RC2LTrainer(load_config("configs/toy/rc2l_R18.yaml", overrides))
     trainer.resume_or_load(resume=False)

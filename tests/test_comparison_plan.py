@@ -54,9 +54,9 @@ def test_mistakes_in_the_file_are_told_in_one_sentence(change, fragments, tmp_pa
 def test_mistakes_in_a_configuration_name_the_run(toy_definition, tmp_path, monkeypatch):
     monkeypatch.chdir(REPO)
     raw = description(toy_definition)
-    raw["methods"]["rc2l"]["overrides"]["MODEL.RC2L.EMA_DEKAY"] = 0.9
+    raw["methods"]["rc2l"]["overrides"]["MODEL.SEMI_SUPERVISED.EMA_DEKAY"] = 0.9
     comparison = load_comparison(str(written(tmp_path, raw)))
-    with pytest.raises(InputError, match="The run 'rc2l, 1_4, seed 1': MODEL.RC2L.EMA_DEKAY .*EMA_DECAY"):
+    with pytest.raises(InputError, match="The run 'rc2l, 1_4, seed 1': MODEL.SEMI_SUPERVISED.EMA_DEKAY .*EMA_DECAY"):
         plan_runs(comparison, tmp_path)
     missing = compare(tmp_path / "none.yaml")
     assert missing.returncode == 2 and missing.stderr.count("\n") == 1 and "none.yaml" in missing.stderr
@@ -77,7 +77,7 @@ def test_seeds_fill_the_draws_name_and_pass_through_the_command_line(toy_definit
     ("MODEL.RC2L.SELECTION", "pixel", {"rc2l"}),
     ("INPUT.STRONG_GRAYSCALE", 0.7, {"rc2l"}),
     ("DATASETS.UNLABELED", ["tiny_val"], {"rc2l"}),
-    ("MODEL.RC2L.EMA_DECAY", 0.25, {"rc2l", "supervised"}),
+    ("MODEL.SEMI_SUPERVISED.EMA_DECAY", 0.25, {"rc2l", "supervised"}),
     ("SOLVER.BASE_LR", 0.25, {"rc2l", "supervised"}),
 ])  # fmt: skip
 def test_runs_on_labels_alone_do_not_know_the_method(toy_definition, tmp_path, monkeypatch, key, value, changed):
@@ -174,7 +174,7 @@ def test_the_gpu_configuration_trains(toy_definition, command_line, tmp_path, mo
         DATASETS.DEFINITIONS ('{toy_definition}',) DATASETS.TRAIN ('tiny_labeled',) DATASETS.TEST ('tiny_val',)
         DATASETS.UNLABELED ('tiny_unlabeled',) MODEL.SEM_SEG_HEAD.NUM_CLASSES 8 INPUT.CROP.SIZE (64,64)
         INPUT.MIN_SIZE_TRAIN (64,80) INPUT.MIN_SIZE_TEST 64 SOLVER.IMS_PER_BATCH 2 SOLVER.IMS_PER_BATCH_UNLABELED 2
-        SOLVER.MAX_ITER 2 MODEL.RC2L.BURN_IN_ITERS 1 TEST.EVAL_PERIOD 0 DATALOADER.NUM_WORKERS 0
+        SOLVER.MAX_ITER 2 MODEL.SEMI_SUPERVISED.BURN_IN_ITERS 1 TEST.EVAL_PERIOD 0 DATALOADER.NUM_WORKERS 0
         OUTPUT_DIR {tmp_path / "out"}
     """
     result = command_line("--config-file", run.config, *run.overrides, *small.split())

@@ -201,7 +201,7 @@ def test_comparisons_with_one_folder_share_runs_and_keep_their_reports(copied, t
     raw = description(toy_definition, output=str(out), targets=[], seeds=[2, 5])
     architecture = raw["methods"]["rc2l"]["overrides"]
     raw["overrides"] = {**architecture, **dict(reversed(raw["overrides"].items()))}
-    raw["methods"] = {"rc2l": {"label": "ours"}, "ema": {"overrides": {"MODEL.RC2L.EMA_DECAY": 0.9}}}
+    raw["methods"] = {"rc2l": {"label": "ours"}, "ema": {"overrides": {"MODEL.SEMI_SUPERVISED.EMA_DECAY": 0.9}}}
     other = written(file.parent, raw, "parts.yaml")
     dry = compare(other, "--dry-run")
     assert [line.split()[0] for line in dry.stdout.splitlines()] == ["done", "new", "new", "new"], dry.stderr
@@ -352,7 +352,10 @@ def test_records_stand_in_for_runs(copied, toy_definition):
     changed.write_text(changed.read_text().replace("EMA_DECAY: 0.5", "EMA_DECAY: 0.25"))
     result = compare(changed, "--output", elsewhere, "--records", records, "--dry-run")
     assert [line.split()[0] for line in result.stdout.splitlines()] == ["new", "new"]
-    assert f"{records}/rc2l/1_4/seed1.json was made by another configuration (MODEL.RC2L.EMA_DECAY" in result.stderr
+    assert (
+        f"{records}/rc2l/1_4/seed1.json was made by another configuration (MODEL.SEMI_SUPERVISED.EMA_DECAY"
+        in result.stderr
+    )
 
     (records / "rc2l/1_4/seed1.json").write_text("{}")
     result = compare(file, "--output", elsewhere, "--records", records, "--dry-run")

@@ -20,7 +20,7 @@ def plan_of(tiny_options):
 
 def test_what_a_step_takes_and_how_often_images_are_seen(plan_of):
     # 6 labelled and 18 unlabelled images, two of each a step.
-    lines = plan_of("SOLVER.MAX_ITER", "100", "MODEL.RC2L.BURN_IN_ITERS", "10")
+    lines = plan_of("SOLVER.MAX_ITER", "100", "MODEL.SEMI_SUPERVISED.BURN_IN_ITERS", "10")
     assert "learns from each labelled image 33 times, each unlabelled one 10 times after burn-in" in lines
     assert "crop 64 x 64 pixels" in lines and "tested at the images' own size" in lines
     assert any(line.startswith("schedule 100 iterations") and line.endswith("evaluation at the end") for line in lines)

@@ -341,7 +341,7 @@ def test_killing_a_worker_of_a_real_run_ends_in_one_sentence(tmp_path):
         *TINY, "DATASETS.DEFINITIONS", f"('{tmp_path}/set.yaml',)", "DATASETS.TRAIN", f"('{content['name']}_train',)",
         "DATASETS.UNLABELED", f"('{content['name']}_large',)", "DATASETS.TEST", "()", "OUTPUT_DIR", f"{tmp_path}/out",
         "MODEL.SEM_SEG_HEAD.NUM_CLASSES", "3", "DATALOADER.NUM_WORKERS", "2", "SOLVER.MAX_ITER", "1000",
-        "MODEL.RC2L.BURN_IN_ITERS", "900",
+        "MODEL.SEMI_SUPERVISED.BURN_IN_ITERS", "900",
     ]  # fmt: skip
     command = [sys.executable, "train_net.py", "--config-file", "configs/toy/rc2l_R18.yaml", *options]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}

@@ -45,7 +45,7 @@ def test_a_jpeg_that_is_decoded_smaller_stays_with_its_label(tmp_path, monkeypat
     write_label(tmp_path / "label.png", label)
     entry = {"file_name": str(tmp_path / "image.jpg"), "sem_seg_file_name": str(tmp_path / "label.png")}
     cfg = small_config()
-    cfg.MODEL.RC2L.MEASURE_PSEUDO_LABELS = True
+    cfg.MODEL.SEMI_SUPERVISED.MEASURE_PSEUDO_LABELS = True
     decoded = []
     read = mappers.read_image_reduced
     monkeypatch.setattr(mappers, "read_image_reduced", lambda *given: decoded.append(read(*given)) or decoded[-1])
@@ -99,7 +99,7 @@ def test_unlabeled_sample_with_the_label_to_measure_by(entry):
     cfg = small_config()
     cfg.INPUT.CROP.SIZE = [40, 50]
     without = UnlabeledMapper(cfg)
-    cfg.MODEL.RC2L.MEASURE_PSEUDO_LABELS = True
+    cfg.MODEL.SEMI_SUPERVISED.MEASURE_PSEUDO_LABELS = True
     mapper, labelled = UnlabeledMapper(cfg), LabeledMapper(cfg)
     for seed in range(5):
         plain = without(entry, np.random.default_rng(seed))
@@ -115,7 +115,7 @@ def test_unlabeled_sample_with_the_label_to_measure_by(entry):
 def test_a_label_to_measure_by_has_to_fit(entry):
     cfg = small_config(num_classes=2)
     UnlabeledMapper(cfg)(entry, np.random.default_rng(0))
-    cfg.MODEL.RC2L.MEASURE_PSEUDO_LABELS = True
+    cfg.MODEL.SEMI_SUPERVISED.MEASURE_PSEUDO_LABELS = True
     with pytest.raises(InputError, match=r"label\.png.*no class.*: 2;"):
         UnlabeledMapper(cfg)(entry, np.random.default_rng(0))
 

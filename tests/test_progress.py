@@ -69,7 +69,7 @@ def test_a_terminal_has_a_living_line_and_the_file_one_now_and_then(tiny_options
     termios.tcsetwinsize(theirs, (24, 100))
     process = subprocess.Popen(
         [sys.executable, "train_net.py", "--config-file", "configs/toy/rc2l_R18.yaml", *tiny_options,
-         "SOLVER.MAX_ITER", "24", "SOLVER.CHECKPOINT_PERIOD", "24", "MODEL.RC2L.BURN_IN_ITERS", "18"],
+         "SOLVER.MAX_ITER", "24", "SOLVER.CHECKPOINT_PERIOD", "24", "MODEL.SEMI_SUPERVISED.BURN_IN_ITERS", "18"],
         cwd=REPO, env={**os.environ, "OMP_NUM_THREADS": "1"}, stdin=theirs, stdout=theirs, stderr=theirs,
     )  # fmt: skip
     os.close(theirs)

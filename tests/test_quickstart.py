@@ -171,7 +171,7 @@ def test_pictures_elsewhere_and_sizes_that_are_asked_for(folder, output, run, ch
     assert status == 0 and "was not measured" in shown
     assert check(output) == (0, "Problems: 0, warnings: 0.")
     cfg = load_config(f"{output}/train.yaml")
-    assert cfg.SOLVER.MAX_ITER == 50 and cfg.MODEL.RC2L.BURN_IN_ITERS == cfg.TEST.EVAL_PERIOD == 10
+    assert cfg.SOLVER.MAX_ITER == 50 and cfg.MODEL.SEMI_SUPERVISED.BURN_IN_ITERS == cfg.TEST.EVAL_PERIOD == 10
     assert cfg.INPUT.MIN_SIZE_TEST == 32 and tuple(cfg.INPUT.CROP.SIZE) == (32, 32) and cfg.SEED == 3
     assert cfg.MODEL.RESNETS.DEPTH == 50 and cfg.OUTPUT_DIR == f"{output}/run"
 

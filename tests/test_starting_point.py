@@ -38,8 +38,8 @@ def test_schedules_follow_the_number_of_pictures():
     assert [usual_iterations(CPU, count) for count in (20, 367, 5050)] == [1500, 2300, 3000]
     assert [usual_iterations(GPU, count) for count in (20, 1800, 5050)] == [4000, 5600, 8000]
     config = starting_config(CPU, Sizes(120, 360, (128, 160)), 11, 3000)
-    assert config["MODEL.RC2L.BURN_IN_ITERS"] == config["TEST.EVAL_PERIOD"] == 600
-    assert config["MODEL.RC2L.EMA_DECAY"] == 0.99 and config["SOLVER.WARMUP_ITERS"] == 150
+    assert config["MODEL.SEMI_SUPERVISED.BURN_IN_ITERS"] == config["TEST.EVAL_PERIOD"] == 600
+    assert config["MODEL.SEMI_SUPERVISED.EMA_DECAY"] == 0.99 and config["SOLVER.WARMUP_ITERS"] == 150
     assert starting_config(CPU, Sizes(64, 192, (64, 64)), 50, 10)["MODEL.MASK_FORMER.NUM_OBJECT_QUERIES"] == 58
 
 

@@ -39,7 +39,7 @@ def losses_of_each_step(monkeypatch):
 
 
 def test_region_losses_start_after_burn_in_and_ramp_up(make_trainer, losses_of_each_step):
-    trainer = make_trainer("SOLVER.MAX_ITER", "5", "MODEL.RC2L.RAMP_UP_ITERS", "4")
+    trainer = make_trainer("SOLVER.MAX_ITER", "5", "MODEL.SEMI_SUPERVISED.RAMP_UP_ITERS", "4")
     ramps = []
     forward = trainer.model.unlabeled_losses
 
@@ -96,7 +96,7 @@ def test_mixed_precision_trains(make_trainer, losses_of_each_step):
 
 @pytest.mark.parametrize(
     "options",
-    [("MODEL.RC2L.MIX", "mixup"), ("SOLVER.CLIP_GRADIENTS.CLIP_TYPE", "value")],
+    [("MODEL.SEMI_SUPERVISED.MIX", "mixup"), ("SOLVER.CLIP_GRADIENTS.CLIP_TYPE", "value")],
 )
 def test_unknown_values_are_told(make_trainer, options):
     with pytest.raises(InputError, match=f"{options[0]}.*{options[1]}"):
@@ -117,7 +117,7 @@ def test_no_value_is_read_on_the_host_between_two_writes_of_the_log(make_trainer
     )
     trainer = make_trainer(
         "MODEL.META_ARCHITECTURE", architecture, "SOLVER.AMP.ENABLED", str(precision == "mixed"),
-        "SOLVER.CLIP_GRADIENTS.ENABLED", "True", "MODEL.RC2L.MEASURE_PSEUDO_LABELS", "True",
+        "SOLVER.CLIP_GRADIENTS.ENABLED", "True", "MODEL.SEMI_SUPERVISED.MEASURE_PSEUDO_LABELS", "True",
         "SOLVER.CHECKPOINT_PERIOD", "20",
     )  # fmt: skip
     batch = next(iter(trainer.data_loader))
@@ -126,7 +126,7 @@ def test_no_value_is_read_on_the_host_between_two_writes_of_the_log(make_trainer
         model, teacher, batch = copy.deepcopy((trainer.model, trainer.teacher, batch))
     with mode:
         step = SemiSupervisedTrainer(trainer.cfg, model, [batch], build_optimizer(trainer.cfg, model), teacher)
-        step.iter = trainer.cfg.MODEL.RC2L.BURN_IN_ITERS
+        step.iter = trainer.cfg.MODEL.SEMI_SUPERVISED.BURN_IN_ITERS
         step.run_step()
         teacher.update(model)
         with pytest.raises(DataDependentOutputException):

@@ -71,7 +71,7 @@ def make_trainer(tiny_options):
     return make
 
 
-MEASURED = ("MODEL.RC2L.MEASURE_PSEUDO_LABELS", "True")
+MEASURED = ("MODEL.SEMI_SUPERVISED.MEASURE_PSEUDO_LABELS", "True")
 
 
 def test_measuring_changes_no_loss(make_trainer, monkeypatch):
@@ -118,7 +118,7 @@ def test_accuracy_is_that_of_the_pseudo_labels_before_mixing(make_trainer):
 
 @pytest.mark.parametrize("unit, other", [("region", "pixel"), ("pixel", "region")])
 def test_pseudo_regions_are_selected_as_the_model_says(make_trainer, monkeypatch, unit, other):
-    step = make_trainer("MODEL.RC2L.MIX", "none", "MODEL.RC2L.SELECTION", unit,
+    step = make_trainer("MODEL.SEMI_SUPERVISED.MIX", "none", "MODEL.RC2L.SELECTION", unit,
                         "MODEL.RC2L.CONFIDENCE_THRESHOLD", "0.0", "MODEL.RC2L.CLASS_THRESHOLD_RATIO", "1.0",
                         )._trainer  # fmt: skip
     unlabeled = next(iter(step.data_loader))[1]
@@ -135,7 +135,7 @@ def test_pseudo_regions_are_selected_as_the_model_says(make_trainer, monkeypatch
 
 def test_agreement_is_the_students(make_trainer):
     """A student that is the teacher, on views that are not distorted, agrees everywhere."""
-    trainer = make_trainer("MODEL.RC2L.MIX", "none", "INPUT.STRONG_JITTER", "(0.,0.,0.,0.)")
+    trainer = make_trainer("MODEL.SEMI_SUPERVISED.MIX", "none", "INPUT.STRONG_JITTER", "(0.,0.,0.,0.)")
     step = trainer._trainer
     labeled, unlabeled = next(iter(step.data_loader))
     for sample in unlabeled:

@@ -12,7 +12,7 @@ from conftest import REPO, TINY
 
 def test_the_demo_writes_a_true_summary_and_a_picture(tmp_path):
     out = tmp_path / "demo"
-    schedule = ["SOLVER.MAX_ITER", "40", "MODEL.RC2L.BURN_IN_ITERS", "20", "TEST.EVAL_PERIOD", "20"]
+    schedule = ["SOLVER.MAX_ITER", "40", "MODEL.SEMI_SUPERVISED.BURN_IN_ITERS", "20", "TEST.EVAL_PERIOD", "20"]
     schedule += ["TEST.REPORT", "True"]
     result = subprocess.run(
         [sys.executable, "tools/toy_demo.py", "--output", str(out), *TINY, *schedule],

@@ -38,8 +38,8 @@ def assert_one_sentence(result, *fragments: str) -> None:
 def test_train_evaluate_and_resume(command_line, tiny_options, tmp_path):
     out = tmp_path / "out"
     # A burn-in that teaches something: pseudo labels from the second iteration on collapse to one class on some seeds.
-    schedule = ("SOLVER.MAX_ITER", "80", "SOLVER.CHECKPOINT_PERIOD", "40", "MODEL.RC2L.BURN_IN_ITERS", "60")
-    options = (*tiny_options, *schedule, "MODEL.RC2L.EMA_DECAY", "0.8")
+    schedule = ("SOLVER.MAX_ITER", "80", "SOLVER.CHECKPOINT_PERIOD", "40", "MODEL.SEMI_SUPERVISED.BURN_IN_ITERS", "60")
+    options = (*tiny_options, *schedule, "MODEL.SEMI_SUPERVISED.EMA_DECAY", "0.8")
     result = command_line(*CONFIG, *options)
     assert result.returncode == 0, result.stderr
     for name in ("config.yaml", "metrics.json", "model_0000039.pth", "model_final.pth", "last_checkpoint", "log.txt",
@@ -83,11 +83,13 @@ def test_train_evaluate_and_resume(command_line, tiny_options, tmp_path):
     "options, absent",
     [
         (("MODEL.META_ARCHITECTURE", "RegionSegmentor"), {"loss_rmc", "loss_rfc", "loss_rcc", "loss_smc"}),
-        (("MODEL.RC2L.RFC_WEIGHT", "0.0", "MODEL.RC2L.MIX", "classmix"), {"loss_rfc"}),
+        (("MODEL.RC2L.RFC_WEIGHT", "0.0", "MODEL.SEMI_SUPERVISED.MIX", "classmix"), {"loss_rfc"}),
     ],
 )
 def test_losses_are_switched_from_the_config(command_line, tiny_options, tmp_path, options, absent):
-    result = command_line(*CONFIG, *tiny_options, *options, "SOLVER.MAX_ITER", "20", "MODEL.RC2L.BURN_IN_ITERS", "18")
+    result = command_line(
+        *CONFIG, *tiny_options, *options, "SOLVER.MAX_ITER", "20", "MODEL.SEMI_SUPERVISED.BURN_IN_ITERS", "18"
+    )
     assert result.returncode == 0, result.stderr
     logged = set(last_losses(tmp_path / "out"))
     assert {"loss_ce", "loss_mask", "loss_dice"} <= logged
@@ -102,7 +104,7 @@ QUALITY = {"pseudo/accuracy", "pseudo/precision", "pseudo/recall"}
 @pytest.mark.parametrize(
     "architecture, options, own_losses",
     [
-        ("PixelConsistency", ("MODEL.RC2L.MEASURE_PSEUDO_LABELS", "True"), {"loss_pixel_consistency"}),
+        ("PixelConsistency", ("MODEL.SEMI_SUPERVISED.MEASURE_PSEUDO_LABELS", "True"), {"loss_pixel_consistency"}),
         ("PixelContrast", ("MODEL.PIXEL.CONTRAST_SAMPLES", "64"), {"loss_pixel_consistency", "loss_pixel_contrast"}),
         ("RC2L", ("MODEL.RC2L.MATCHING", "hungarian"), {"loss_rmc", "loss_rfc", "loss_rcc", "loss_smc"}),
     ],
@@ -110,16 +112,16 @@ QUALITY = {"pseudo/accuracy", "pseudo/precision", "pseudo/recall"}
 def test_every_method_trains_and_logs_its_losses_and_telemetry(
     command_line, tiny_options, tmp_path, architecture, options, own_losses
 ):
-    schedule = ("SOLVER.MAX_ITER", "20", "MODEL.RC2L.BURN_IN_ITERS", "14")
+    schedule = ("SOLVER.MAX_ITER", "20", "MODEL.SEMI_SUPERVISED.BURN_IN_ITERS", "14")
     result = command_line(*CONFIG, *tiny_options, "MODEL.META_ARCHITECTURE", architecture, *options, *schedule)
     assert result.returncode == 0, result.stderr
     logged = last_losses(tmp_path / "out")
     unlabeled = {name for name in logged if name.startswith(("loss_r", "loss_s", "loss_pixel"))}
     assert unlabeled == own_losses and all(np.isfinite(logged[name]) for name in own_losses)
     by_class = {name for name in logged if name.startswith("pseudo/") and "-" in name}
-    assert ("pseudo/recall-background" in by_class) == ("MODEL.RC2L.MEASURE_PSEUDO_LABELS" in options)
+    assert ("pseudo/recall-background" in by_class) == ("MODEL.SEMI_SUPERVISED.MEASURE_PSEUDO_LABELS" in options)
     telemetry = {name for name in logged if name.startswith("pseudo/")} - by_class
-    assert telemetry == (COVERAGE | QUALITY if "MODEL.RC2L.MEASURE_PSEUDO_LABELS" in options else COVERAGE)
+    assert telemetry == (COVERAGE | QUALITY if "MODEL.SEMI_SUPERVISED.MEASURE_PSEUDO_LABELS" in options else COVERAGE)
     assert logged["pseudo/regions_per_image"] <= 8
     assert all(0 <= logged[name] <= 1 for name in telemetry - {"pseudo/regions_per_image"})
     assert logged["pseudo/confident_share"] > 0
@@ -136,11 +138,11 @@ def test_a_baselines_plan_names_its_losses(command_line, architecture, losses):
     assert f"model       {architecture}," in result.stdout and losses in result.stdout
 
 
-def test_two_processes_end_with_the_same_parameters(command_line, tiny_options, tmp_path):
+def test_two_processes_end_with_the_same_parameters(command_line_process, tiny_options, tmp_path):
     # The ranks compare their parameters themselves, see tests/two_ranks.py; here the command line is what runs.
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "last_checkpoint").write_text("model_0000001.pth")  # of another run
-    result = command_line(*CONFIG, "--num-gpus", "2", "--dist-url", "auto", *tiny_options)
+    result = command_line_process(*CONFIG, "--num-gpus", "2", "--dist-url", "auto", *tiny_options)
     assert result.returncode == 0, result.stderr
     assert "World size: 2" in result.stdout
     assert result.stdout.count(f"OUTPUT_DIR {tmp_path / 'out'} holds a run already") == 1
@@ -232,9 +234,9 @@ def test_evaluation_needs_no_training_data(command_line, tiny_options, tmp_path)
     "key, value",
     [
         ("MODEL.RESNETS.DEPTH", "20"), ("MODEL.SEM_SEG_HEAD.NORM", "XN"), ("SOLVER.MAX_ITER", "0"),
-        ("MODEL.RC2L.EMA_DECAY", "1.5"), ("MODEL.META_ARCHITECTURE", "GeneralizedRCNN"),
+        ("MODEL.SEMI_SUPERVISED.EMA_DECAY", "1.5"), ("MODEL.META_ARCHITECTURE", "GeneralizedRCNN"),
         ("MODEL.RC2L.MATCHING", "greedy"), ("MODEL.PIXEL.CONTRAST_SAMPLES", "-1"),
-        ("MODEL.RC2L.SELECTION", "object"), ("MODEL.PIXEL.SELECTION", "none"), ("MODEL.RC2L.MIX", "mixup"),
+        ("MODEL.RC2L.SELECTION", "object"), ("MODEL.PIXEL.SELECTION", "none"), ("MODEL.SEMI_SUPERVISED.MIX", "mixup"),
     ],
 )  # fmt: skip
 def test_impossible_values_are_told(command_line, tiny_options, key, value):
@@ -250,9 +252,9 @@ def test_an_output_folder_that_cannot_be_made_is_told(command_line, tiny_options
 def test_an_unknown_key_is_told_with_the_closest_one(command_line, tiny_options, tmp_path):
     result = command_line(*CONFIG, *tiny_options, "SOLVER.BASE_LRR", "1")
     assert_one_sentence(result, "SOLVER.BASE_LRR", "SOLVER.BASE_LR?")
-    (tmp_path / "typo.yaml").write_text("MODEL:\n  RC2L:\n    EMA_DECEY: 0.9\n")
+    (tmp_path / "typo.yaml").write_text("MODEL:\n  SEMI_SUPERVISED:\n    EMA_DECEY: 0.9\n")
     result = command_line("--config-file", str(tmp_path / "typo.yaml"))
-    assert_one_sentence(result, "MODEL.RC2L.EMA_DECEY", "MODEL.RC2L.EMA_DECAY?", "typo.yaml")
+    assert_one_sentence(result, "MODEL.SEMI_SUPERVISED.EMA_DECEY", "MODEL.SEMI_SUPERVISED.EMA_DECAY?", "typo.yaml")
 
 
 def test_a_checkpoint_that_is_none_is_told(command_line, tiny_options, tmp_path):

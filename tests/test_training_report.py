@@ -132,7 +132,7 @@ def hostile(toy_definition, tmp_path_factory) -> tuple[Path, list[str]]:
         "DATASETS.UNLABELED", "('hostile_unlabeled',)", "DATASETS.TEST", "('hostile_val',)",
         # At the toy set's rate it may not know the background after so few iterations, and all numbers be zero.
         "SOLVER.MAX_ITER", "40", "SOLVER.BASE_LR", "0.003", "SOLVER.CHECKPOINT_PERIOD", "20", "TEST.EVAL_PERIOD", "20",
-        "MODEL.RC2L.EMA_DECAY", "0.8", "MODEL.RC2L.MEASURE_PSEUDO_LABELS", "True", "TEST.REPORT", "True",
+        "MODEL.SEMI_SUPERVISED.EMA_DECAY", "0.8", "MODEL.SEMI_SUPERVISED.MEASURE_PSEUDO_LABELS", "True", "TEST.REPORT", "True",
         "OUTPUT_DIR", str(folder / "<out>"),
     ]  # fmt: skip
     result = run("python", "train_net.py", *CONFIG, *overrides)

@@ -55,10 +55,10 @@ def main() -> None:
     draw_toy_dataset(TOY_ROOT, num_train=512, num_val=128)
 
     cfg = load_config(args.config_file, ["OUTPUT_DIR", args.output, *args.opts])
-    burn_in, period = cfg.MODEL.RC2L.BURN_IN_ITERS, cfg.TEST.EVAL_PERIOD
+    burn_in, period = cfg.MODEL.SEMI_SUPERVISED.BURN_IN_ITERS, cfg.TEST.EVAL_PERIOD
     if not RC2LTrainer.uses_unlabeled(cfg) or not 0 < burn_in < cfg.SOLVER.MAX_ITER or period < 1 or burn_in % period:
         raise InputError(
-            "The demo compares RC2L with the end of its burn-in; give MODEL.RC2L.BURN_IN_ITERS a multiple of "
+            "The demo compares RC2L with the end of its burn-in; give MODEL.SEMI_SUPERVISED.BURN_IN_ITERS a multiple of "
             "TEST.EVAL_PERIOD below SOLVER.MAX_ITER."
         )
     metrics_file = os.path.join(cfg.OUTPUT_DIR, "metrics.json")

@@ -37,9 +37,6 @@ from ..host import (
 from ..host.process import SIGNALLED
 from ..reporting import note_start, report_on
 
-# As it was called: train_net.py in a checkout, rc2l-train where the package is installed.
-_NAME = os.path.basename(sys.argv[0])
-
 
 def setup(args: argparse.Namespace) -> CfgNode:
     """Configuration, logging, seeds and threads of this process."""
@@ -91,14 +88,14 @@ def main(args: argparse.Namespace) -> dict:
         return trainer.last_results
     except Interrupted as end:
         if comm.is_main_process():
-            print(f"{_NAME}: {end}", file=sys.stderr)
+            print(f"{os.path.basename(sys.argv[0])}: {end}", file=sys.stderr)
         comm.synchronize()  # the launcher ends the others when one leaves
         sys.exit(end.status)
     except (InputError, RuntimeError) as error:
         message = str(error) if isinstance(error, InputError) else dead_worker(error)
         if message is None:
             raise
-        print(f"{_NAME}: {message}", file=sys.stderr)
+        print(f"{os.path.basename(sys.argv[0])}: {message}", file=sys.stderr)
         sys.exit(2)
 
 
@@ -112,7 +109,7 @@ def run() -> None:
         try:
             print(describe_plan(load_config(args.config_file, args.opts)))
         except InputError as error:
-            print(f"{_NAME}: {error}", file=sys.stderr)
+            print(f"{os.path.basename(sys.argv[0])}: {error}", file=sys.stderr)
             sys.exit(2)
         return
     if started_by_torchrun():
@@ -137,5 +134,5 @@ def run() -> None:
         # A process that met an InputError, or was told to end, has said so itself.
         said = error.exit_code in (2, *SIGNALLED)
         if not said:
-            print(f"{_NAME}: {error}", file=sys.stderr)
+            print(f"{os.path.basename(sys.argv[0])}: {error}", file=sys.stderr)
         sys.exit(error.exit_code if said else 1)

@@ -29,7 +29,7 @@ _NOT_COMPARED = (
 # What training on labels alone does not read, by the beginnings of keys, and what it does read of that: the teacher is
 # evaluated there too.
 _OF_UNLABELED = ("MODEL.RC2L.", "MODEL.PIXEL.", "INPUT.STRONG_", "DATASETS.UNLABELED", "SOLVER.IMS_PER_BATCH_UNLABELED")
-_OF_THE_TEACHER = ("MODEL.RC2L.EMA_DECAY",)
+_OF_THE_TEACHER = ("MODEL.SEMI_SUPERVISED.EMA_DECAY",)
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,7 @@ class PlannedRun:
         run: its place in the matrix.
         folder: its OUTPUT_DIR.
         settings: config keys with their values, and :func:`.fingerprint.data_fingerprint` of each stream.
-        max_iter, burn_in, eval_period: SOLVER.MAX_ITER, MODEL.RC2L.BURN_IN_ITERS and TEST.EVAL_PERIOD.
+        max_iter, burn_in, eval_period: SOLVER.MAX_ITER, MODEL.SEMI_SUPERVISED.BURN_IN_ITERS and TEST.EVAL_PERIOD.
         problem: a sentence on data that cannot be used, "" where all can.
     """
 
@@ -149,7 +149,7 @@ def _plan(run: Run, folder: Path, fingerprints: dict[str, dict[str, Any]]) -> Pl
         settings.update(_data_settings(cfg, fingerprints))
     except InputError as error:
         problem = f"The run '{run}': {error}"
-    periods = cfg.SOLVER.MAX_ITER, cfg.MODEL.RC2L.BURN_IN_ITERS, cfg.TEST.EVAL_PERIOD
+    periods = cfg.SOLVER.MAX_ITER, cfg.MODEL.SEMI_SUPERVISED.BURN_IN_ITERS, cfg.TEST.EVAL_PERIOD
     return PlannedRun(run, folder, settings, *periods, problem)
 
 
@@ -196,7 +196,7 @@ def _data_settings(cfg: CfgNode, fingerprints: dict[str, dict[str, Any]]) -> dic
     """What is known of the data of each stream; ``fingerprints`` keeps it for the runs that share it."""
     settings = {}
     for stream in ("TRAIN", "UNLABELED", "TEST") if RC2LTrainer.uses_unlabeled(cfg) else ("TRAIN", "TEST"):
-        key = f"{stream} {cfg.MODEL.RC2L.MEASURE_PSEUDO_LABELS} {cfg.DATASETS}"
+        key = f"{stream} {cfg.MODEL.SEMI_SUPERVISED.MEASURE_PSEUDO_LABELS} {cfg.DATASETS}"
         if key not in fingerprints:
             fingerprints[key] = data_fingerprint(cfg, stream)
         settings.update(_flat({f"data of DATASETS.{stream}": fingerprints[key]}))

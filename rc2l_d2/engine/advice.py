@@ -82,7 +82,7 @@ class Advice:
             return (
                 f"{share:.1%} of the pixels of the unlabelled images have a confident pseudo label: these images teach "
                 "next to nothing. Lower CLASS_THRESHOLD_RATIO and CONFIDENCE_THRESHOLD (of MODEL.RC2L, or of "
-                "MODEL.PIXEL for the pixel-level methods), or start again with a longer MODEL.RC2L.BURN_IN_ITERS."
+                "MODEL.PIXEL for the pixel-level methods), or start again with a longer MODEL.SEMI_SUPERVISED.BURN_IN_ITERS."
             )
         areas = (counts[name].double() for name in ("pseudo_area", "label_area"))
         given, known = (area / area.sum().clamp_min(1) for area in areas)
@@ -92,7 +92,7 @@ class Advice:
         return (
             f"{given[largest].item():.1%} of the confident pixels of the unlabelled images have the pseudo label "
             f"'{self.class_names[largest]}', of the labelled pixels {known[largest].item():.1%}: the teacher has "
-            "collapsed to one class, and the student follows. Start again with a longer MODEL.RC2L.BURN_IN_ITERS and "
+            "collapsed to one class, and the student follows. Start again with a longer MODEL.SEMI_SUPERVISED.BURN_IN_ITERS and "
             "RAMP_UP_ITERS; if that does not help, with a smaller MODEL.RC2L.LOSS_WEIGHT or more labels of the others."
         )
 

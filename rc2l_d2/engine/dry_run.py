@@ -116,14 +116,14 @@ def _losses(cfg: CfgNode, model: nn.Module) -> Rows:
             (
                 "",
                 f"on pseudo labels chosen by {chosen.unit}, where the confidence is above {chosen.ratio:g} times the "
-                f"mean of the class{floor}; mixing {cfg.MODEL.RC2L.MIX}",
+                f"mean of the class{floor}; mixing {cfg.MODEL.SEMI_SUPERVISED.MIX}",
             )
         )
     return rows
 
 
 def _schedule(cfg: CfgNode, model: nn.Module, counts: dict[str, int]) -> Rows:
-    solver, method = cfg.SOLVER, cfg.MODEL.RC2L
+    solver, method = cfg.SOLVER, cfg.MODEL.SEMI_SUPERVISED
     rate = f"{learning_rate(cfg):g}"
     if learning_rate(cfg) != solver.BASE_LR:
         rate += f" ({solver.BASE_LR:g} for {solver.REFERENCE_IMS_PER_BATCH} images a step)"

@@ -93,7 +93,7 @@ def _check_values(cfg: CfgNode) -> None:
         "SOLVER.REFERENCE_IMS_PER_BATCH": (cfg.SOLVER.REFERENCE_IMS_PER_BATCH, 0, math.inf),
         "VIS_PERIOD": (cfg.VIS_PERIOD, 0, math.inf),
         "MODEL.SEM_SEG_HEAD.NUM_CLASSES": (cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES, 1, 254),
-        "MODEL.RC2L.EMA_DECAY": (cfg.MODEL.RC2L.EMA_DECAY, 0, 1),
+        "MODEL.SEMI_SUPERVISED.EMA_DECAY": (cfg.MODEL.SEMI_SUPERVISED.EMA_DECAY, 0, 1),
         "MODEL.RC2L.MASK_TEMPERATURE": (cfg.MODEL.RC2L.MASK_TEMPERATURE, 1e-3, math.inf),
         "MODEL.RC2L.FEATURE_TEMPERATURE": (cfg.MODEL.RC2L.FEATURE_TEMPERATURE, 1e-3, math.inf),
         "MODEL.PIXEL.CONTRAST_TEMPERATURE": (cfg.MODEL.PIXEL.CONTRAST_TEMPERATURE, 1e-3, math.inf),
@@ -105,7 +105,7 @@ def _check_values(cfg: CfgNode) -> None:
     choices = {
         "MODEL.RC2L.SELECTION": (cfg.MODEL.RC2L.SELECTION, ("region", "pixel")),
         "MODEL.PIXEL.SELECTION": (cfg.MODEL.PIXEL.SELECTION, ("region", "pixel")),
-        "MODEL.RC2L.MIX": (cfg.MODEL.RC2L.MIX, ("cutmix", "classmix", "none")),
+        "MODEL.SEMI_SUPERVISED.MIX": (cfg.MODEL.SEMI_SUPERVISED.MIX, ("cutmix", "classmix", "none")),
         "MODEL.RC2L.MATCHING": (cfg.MODEL.RC2L.MATCHING, ("class", "hungarian")),
     }
     for key, (value, known) in choices.items():

@@ -149,10 +149,10 @@ def starting_config(
         "MODEL.SEM_SEG_HEAD.NORM": "GN",
         "MODEL.MASK_FORMER.TRANSFORMER_IN_FEATURE": machine.features[-1],
         "MODEL.MASK_FORMER.DROPOUT": 0.2,
-        "MODEL.RC2L.BURN_IN_ITERS": fifth,
-        "MODEL.RC2L.RAMP_UP_ITERS": fifth,
+        "MODEL.SEMI_SUPERVISED.BURN_IN_ITERS": fifth,
+        "MODEL.SEMI_SUPERVISED.RAMP_UP_ITERS": fifth,
         # The mean of a thirtieth of the training: 0.99 where it has 3000 iterations.
-        "MODEL.RC2L.EMA_DECAY": round(min(0.999, max(0.9, 1 - 30 / iterations)), 4),
+        "MODEL.SEMI_SUPERVISED.EMA_DECAY": round(min(0.999, max(0.9, 1 - 30 / iterations)), 4),
         "INPUT.FORMAT": "RGB",
         "INPUT.MIN_SIZE_TRAIN": [sizes.short_edge, round(5 / 3 * sizes.short_edge)],
         "INPUT.MIN_SIZE_TRAIN_SAMPLING": "range",
@@ -202,7 +202,7 @@ def cpu_seconds(config: dict[str, Any], reading: float) -> float:
         reading: seconds that reading one picture takes.
     """
     height, width = config["INPUT.CROP.SIZE"]
-    iterations, burn_in = config["SOLVER.MAX_ITER"], config["MODEL.RC2L.BURN_IN_ITERS"]
+    iterations, burn_in = config["SOLVER.MAX_ITER"], config["MODEL.SEMI_SUPERVISED.BURN_IN_ITERS"]
     labelled = config["SOLVER.IMS_PER_BATCH"]
     both = labelled + config["SOLVER.IMS_PER_BATCH_UNLABELED"]
     burning, teaching = (

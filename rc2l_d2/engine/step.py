@@ -58,7 +58,7 @@ class SemiSupervisedTrainer(SimpleTrainer):
         metadata = MetadataCatalog.get(cfg.DATASETS.TRAIN[0]) if cfg.DATASETS.TRAIN else {}
         self.drawn_seed = cfg.SEED < 0
         self.seed = comm.shared_random_seed() if self.drawn_seed else cfg.SEED
-        self.method = cfg.MODEL.RC2L
+        self.method = cfg.MODEL.SEMI_SUPERVISED
         self.max_iter, self.checkpoint_period = cfg.SOLVER.MAX_ITER, cfg.SOLVER.CHECKPOINT_PERIOD
         clip = cfg.SOLVER.CLIP_GRADIENTS
         if clip.ENABLED and clip.CLIP_TYPE != "full_model":
@@ -169,7 +169,7 @@ class SemiSupervisedTrainer(SimpleTrainer):
         self.log.telemetry.add(quality_counts(pseudo, _on_mask_grid(labels, pseudo)))
 
     def mixed(self, strong: Tensor, view: TeacherView) -> tuple[Tensor, TeacherView]:
-        """Strong views and teacher's view mixed by MODEL.RC2L.MIX, with the same random masks."""
+        """Strong views and teacher's view mixed by MODEL.SEMI_SUPERVISED.MIX, with the same random masks."""
         if self.method.MIX == "none":
             return strong, view
         batch, num_classes, *grid = view.probabilities.shape

@@ -91,7 +91,7 @@ class RC2LTrainer(DefaultTrainer):
         super(DefaultTrainer, self).__init__()
         model = self.build_model(cfg)
         optimizer = self.build_optimizer(cfg, model)
-        self.teacher = EMATeacher(model, cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES, cfg.MODEL.RC2L.EMA_DECAY)
+        self.teacher = EMATeacher(model, cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES, cfg.MODEL.SEMI_SUPERVISED.EMA_DECAY)
         if comm.get_world_size() > 1:
             # Batch statistics are made the same on all ranks by the teacher's hook, before the teacher takes them.
             device_ids = [comm.get_local_rank()] if cfg.MODEL.DEVICE.startswith("cuda") else None
@@ -131,10 +131,10 @@ class RC2LTrainer(DefaultTrainer):
         cfg.defrost()
         cfg.SEED = self.seed
         self._trainer.data_loader = self.build_train_loader(cfg, self.start_iter)
-        method = self.cfg.MODEL.RC2L
+        method = self.cfg.MODEL.SEMI_SUPERVISED
         if self.uses_unlabeled(self.cfg) and method.BURN_IN_ITERS >= self.max_iter:
             logger.warning(
-                "MODEL.RC2L.BURN_IN_ITERS is %d and SOLVER.MAX_ITER %d: this run ends before it looks at an unlabelled "
+                "MODEL.SEMI_SUPERVISED.BURN_IN_ITERS is %d and SOLVER.MAX_ITER %d: this run ends before it looks at an unlabelled "
                 "image.", method.BURN_IN_ITERS, self.max_iter,
             )  # fmt: skip
         if self.uses_unlabeled(self.cfg) and self.cfg.SOLVER.IMS_PER_BATCH_UNLABELED // comm.get_world_size() < 2:
@@ -189,7 +189,9 @@ class RC2LTrainer(DefaultTrainer):
             hooks.PeriodicCheckpointer(self.checkpointer, self.cfg.SOLVER.CHECKPOINT_PERIOD) if main else None,
             StopOnSignal(self.checkpointer, self._trainer.log.write),
             EvaluationHook(period, self.evaluate_and_compare, self.best, writers),
-            ProgressLine(solver.IMS_PER_BATCH, unlabeled, self.cfg.MODEL.RC2L.BURN_IN_ITERS) if main else None,
+            ProgressLine(solver.IMS_PER_BATCH, unlabeled, self.cfg.MODEL.SEMI_SUPERVISED.BURN_IN_ITERS)
+            if main
+            else None,
             # Also after each evaluation, whose results would be lost with a run that ends before the next period does.
             hooks.PeriodicWriter(writers, math.gcd(LOG_PERIOD, period)) if main else None,
         ]

@@ -11,7 +11,6 @@ from torch.nn import functional as F
 from ..host import META_ARCH_REGISTRY, ImageList, build_backbone, build_sem_seg_head, configurable
 from ..regions.semantic import semantic_scores
 from ..regions.types import Regions
-from .compiled import run_compiled
 from .micro_batches import regions_in_passes
 from .set_criterion import SetCriterion
 
@@ -37,7 +36,6 @@ class RegionSegmentor(nn.Module):
         pixel_std: Sequence[float],
         size_divisibility: int,
         images_per_pass: int = 0,
-        compiles: bool = False,
     ):
         """
         Args:
@@ -47,8 +45,6 @@ class RegionSegmentor(nn.Module):
             pixel_mean, pixel_std: per channel, in the order of INPUT.FORMAT.
             size_divisibility: images are padded to a multiple of it; negative: to what the backbone asks for.
             images_per_pass: how many images go through the model together, see :mod:`.passes`; 0: all.
-            compiles: whether training has torch.compile's program of the model, but where images go in several passes.
-                Evaluation never has: images there have all sizes, and a program would be made for each.
         """
         super().__init__()
         self.backbone = backbone
@@ -56,7 +52,6 @@ class RegionSegmentor(nn.Module):
         self.criterion = criterion
         self.size_divisibility = size_divisibility if size_divisibility >= 0 else backbone.size_divisibility
         self.images_per_pass = images_per_pass
-        self.compiles = compiles
         self.register_buffer("pixel_mean", torch.tensor(pixel_mean).view(-1, 1, 1), persistent=False)
         self.register_buffer("pixel_std", torch.tensor(pixel_std).view(-1, 1, 1), persistent=False)
 
@@ -78,7 +73,6 @@ class RegionSegmentor(nn.Module):
             "pixel_std": cfg.MODEL.PIXEL_STD,
             "size_divisibility": cfg.MODEL.MASK_FORMER.SIZE_DIVISIBILITY,
             "images_per_pass": cfg.SOLVER.IMS_PER_PASS,
-            "compiles": cfg.MODEL.COMPILE,
         }
 
     @property
@@ -104,8 +98,6 @@ class RegionSegmentor(nn.Module):
         supervised = len(images) if supervised is None else supervised
         if 0 < self.images_per_pass < len(images):
             return regions_in_passes(self._regions, images, supervised, self.images_per_pass, self)
-        if self.training and self.compiles:
-            return run_compiled(RegionSegmentor._regions, self, images, supervised)
         return self._regions(images, supervised)
 
     def _regions(self, images: Tensor, supervised: int) -> Regions:

@@ -9,7 +9,7 @@ from torch.nn import functional as F
 from ..errors import InputError
 from ..host import Conv2d, ShapeSpec, configurable, get_norm
 
-# Of the masks to the image; MODEL.RC2L.MIN_REGION_AREA counts its positions.
+# Of the masks to the image; MODEL.SEMI_SUPERVISED.MIN_REGION_AREA counts its positions.
 FINEST_STRIDE = 4
 
 

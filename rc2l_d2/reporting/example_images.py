@@ -83,7 +83,7 @@ def unlabeled_rows(cfg: CfgNode, teacher: EMATeacher, count: int) -> list[Row]:
         raise problem or InputError("DATASETS.UNLABELED holds no image; name a data set part that has some.")
     selection = teacher.model.selection
     view = select(teacher.look(samples), teacher.thresholds(selection), selection.unit)
-    pseudo = pseudo_regions(view, cfg.MODEL.RC2L.MIN_REGION_AREA)
+    pseudo = pseudo_regions(view, cfg.MODEL.SEMI_SUPERVISED.MIN_REGION_AREA)
     labels = pseudo.masks.argmax(dim=1).masked_fill(~pseudo.valid, _NONE).byte().cpu().numpy()
     shares = (pseudo.valid.sum(dim=(1, 2)) / view.inside.sum(dim=(1, 2)).clamp_min(1)).tolist()
     colors = class_colors(cfg.DATASETS.TRAIN[0])

@@ -93,7 +93,7 @@ class RunFolder:
         Raises:
             InputError: there is neither, or the one there is cannot be used.
         """
-        classes, decay = self.cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES, self.cfg.MODEL.RC2L.EMA_DECAY
+        classes, decay = self.cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES, self.cfg.MODEL.SEMI_SUPERVISED.EMA_DECAY
         if not self.has_checkpoint() and self._model_file.exists():
             model, _, _ = load_model_file(str(self._model_file))
             return EMATeacher(model, classes, decay), False

@@ -253,7 +253,7 @@ def _drawn(run: RunFolder, title: str, text: str, lines: Sequence[Line]) -> Char
 
 def _burn_in(run: RunFolder) -> int:
     """Iterations on labels alone, of a run that has others after them; otherwise 0."""
-    burn_in = run.cfg.MODEL.RC2L.BURN_IN_ITERS
+    burn_in = run.cfg.MODEL.SEMI_SUPERVISED.BURN_IN_ITERS
     return burn_in if run.uses_unlabeled and burn_in < run.iterations else 0
 
 

@@ -131,13 +131,13 @@ def stream_entries(cfg: CfgNode, stream: str) -> Sequence[dict]:
         cfg: with DATASETS.LABELED_LIST (or UNLABELED_LIST), TRAIN (or UNLABELED) names one data set, for its folders
             and classes, and the list names the images.
         stream: "TRAIN" and "TEST", whose images must all have labels, or "UNLABELED", whose labels are not looked at,
-            unless MODEL.RC2L.MEASURE_PSEUDO_LABELS wants those that exist.
+            unless MODEL.SEMI_SUPERVISED.MEASURE_PSEUDO_LABELS wants those that exist.
 
     Raises:
         InputError: as :func:`load_dataset`; or a list with not exactly one data set.
     """
     names, key = tuple(cfg.DATASETS[stream]), f"DATASETS.{stream}"
-    wanted = "existing" if cfg.MODEL.RC2L.MEASURE_PSEUDO_LABELS else "none"
+    wanted = "existing" if cfg.MODEL.SEMI_SUPERVISED.MEASURE_PSEUDO_LABELS else "none"
     labels: Labels = "all" if stream != "UNLABELED" else wanted
     list_key, list_file = _list_of(cfg, stream)
     if list_file and len(names) != 1:

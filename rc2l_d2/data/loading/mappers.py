@@ -62,7 +62,7 @@ class UnlabeledMapper:
     """Training sample without label: a weak and a strong view of one geometry.
 
     Returns {"file_name", "image": weak view, uint8 (3, h, w), "strong": uint8 (3, h, w), "inside": bool (h, w), False
-    on padding} with (h, w) = INPUT.CROP.SIZE. With MODEL.RC2L.MEASURE_PSEUDO_LABELS also "sem_seg": uint8 (h, w), the
+    on padding} with (h, w) = INPUT.CROP.SIZE. With MODEL.SEMI_SUPERVISED.MEASURE_PSEUDO_LABELS also "sem_seg": uint8 (h, w), the
     label of the same part for who measures pseudo labels; the ignore value everywhere where the image has none.
     """
 
@@ -70,7 +70,7 @@ class UnlabeledMapper:
         self.geometry = geometry_settings(cfg)
         self.strong = strong_view_settings(cfg)
         self.format = _image_format(cfg)
-        self.with_label = cfg.MODEL.RC2L.MEASURE_PSEUDO_LABELS
+        self.with_label = cfg.MODEL.SEMI_SUPERVISED.MEASURE_PSEUDO_LABELS
         self.num_classes = cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES
         self.ignore_value = cfg.MODEL.SEM_SEG_HEAD.IGNORE_VALUE
 

@@ -40,11 +40,11 @@ def measure(config: str, options: list[str], rounds: int) -> dict[str, float] | 
     cv2.setNumThreads(0)
     try:
         model = build_model(cfg).train()
-        teacher = EMATeacher(model, cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES, cfg.MODEL.RC2L.EMA_DECAY)
+        teacher = EMATeacher(model, cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES, cfg.MODEL.SEMI_SUPERVISED.EMA_DECAY)
         batches = itertools.repeat(random_batch(cfg, model.uses_unlabeled))
         trainer = SemiSupervisedTrainer(cfg, model, batches, build_optimizer(cfg, model), teacher)
         # The weight of the unlabelled losses is full from here on.
-        trainer.iter = cfg.MODEL.RC2L.BURN_IN_ITERS + cfg.MODEL.RC2L.RAMP_UP_ITERS
+        trainer.iter = cfg.MODEL.SEMI_SUPERVISED.BURN_IN_ITERS + cfg.MODEL.SEMI_SUPERVISED.RAMP_UP_ITERS
 
         def step() -> None:
             trainer.run_step()

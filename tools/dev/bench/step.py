@@ -57,7 +57,7 @@ class Step:
         self.batches = [next(self.reader) for _ in range(_BATCHES)]
         self.loop.data_loader = itertools.cycle(self.batches)
         # The weight of the unlabelled losses is full from here on.
-        self.loop.iter = cfg.MODEL.RC2L.BURN_IN_ITERS + cfg.MODEL.RC2L.RAMP_UP_ITERS
+        self.loop.iter = cfg.MODEL.SEMI_SUPERVISED.BURN_IN_ITERS + cfg.MODEL.SEMI_SUPERVISED.RAMP_UP_ITERS
 
         labeled, self.unlabeled = self.batches[0]
         prepared = self.student.preprocess
