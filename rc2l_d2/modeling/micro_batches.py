@@ -18,8 +18,8 @@ def regions_in_micro_batches(
     """Predict the regions of a batch, ``size`` images at a time; the backward pass repeats each micro-batch.
 
     Losses that compare regions of several images cover the whole batch, unlike with accumulated gradients; only
-    activations are limited to a micro-batch. Batch normalisation takes its statistics from a micro-batch; with any other
-    normalisation the gradient is that of the whole batch.
+    activations are limited to a micro-batch. Batch normalisation takes its statistics from a micro-batch; with any
+    other normalisation the gradient is that of the whole batch.
 
     Args:
         predict: function of images and the number of labelled ones, which come first, that returns their regions.
