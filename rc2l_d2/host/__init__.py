@@ -21,6 +21,8 @@ import warnings
 from types import ModuleType
 
 __all__ = [
+    "BACKBONE_REGISTRY",
+    "Backbone",
     "CfgNode",
     "Conv2d",
     "DatasetCatalog",

@@ -47,8 +47,10 @@ from detectron2.evaluation import SemSegEvaluator as HOST_EVALUATOR
 from detectron2.evaluation import inference_on_dataset, print_csv_format
 from detectron2.layers import Conv2d, ShapeSpec, get_norm
 from detectron2.modeling import (
+    BACKBONE_REGISTRY,
     META_ARCH_REGISTRY,
     SEM_SEG_HEADS_REGISTRY,
+    Backbone,
     build_backbone,
     build_model,
     build_sem_seg_head,

@@ -18,7 +18,15 @@ from .image_list import ImageList
 from .launch import launch
 from .layers import Conv2d, ShapeSpec, get_norm
 from .logger import setup_logger
-from .registry import META_ARCH_REGISTRY, SEM_SEG_HEADS_REGISTRY, build_backbone, build_model, build_sem_seg_head
+from .registry import (
+    BACKBONE_REGISTRY,
+    META_ARCH_REGISTRY,
+    SEM_SEG_HEADS_REGISTRY,
+    Backbone,
+    build_backbone,
+    build_model,
+    build_sem_seg_head,
+)
 from .train_loop import HookBase, SimpleTrainer
 from .visualizer import Visualizer
 

@@ -16,6 +16,21 @@ BACKBONE_REGISTRY = Registry("BACKBONE")
 SEM_SEG_HEADS_REGISTRY = Registry("SEM_SEG_HEADS")
 """Heads: called with ``(cfg, input_shape)``, the backbone's ``output_shape()``."""
 
+
+class Backbone(nn.Module):
+    """Base class of backbones: feature maps by name, and their shapes.
+
+    Attributes:
+        size_divisibility: divisor of image height and width; 0: any size.
+    """
+
+    size_divisibility = 0
+
+    def output_shape(self) -> dict[str, ShapeSpec]:
+        """Return channels and stride of each map by name."""
+        raise NotImplementedError
+
+
 # Each of the following raises KeyError where nothing of the configured name is registered.
 
 

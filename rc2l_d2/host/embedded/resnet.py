@@ -11,7 +11,7 @@ from torch.nn import functional as F
 
 from .config import CfgNode
 from .layers import Conv2d, FrozenBatchNorm2d, ShapeSpec, get_norm
-from .registry import BACKBONE_REGISTRY
+from .registry import BACKBONE_REGISTRY, Backbone
 
 _BLOCKS_PER_STAGE = {18: (2, 2, 2, 2), 34: (3, 4, 6, 3), 50: (3, 4, 6, 3), 101: (3, 4, 23, 3), 152: (3, 8, 36, 3)}
 
@@ -91,7 +91,7 @@ class BasicStem(nn.Module):
         return F.max_pool2d(F.relu_(self.conv1(x)), kernel_size=3, stride=2, padding=1)
 
 
-class ResNet(nn.Module):
+class ResNet(Backbone):
     """A stem and the stages res2 to res5 (those that the output needs).
 
     Args:
@@ -100,8 +100,6 @@ class ResNet(nn.Module):
         out_features: names of the maps to return, of "stem", "res2" ... "res5"; AssertionError for others or none.
         freeze_at: 0 trains all; 1 fixes the stem, 2 also res2, and so on. Norms of fixed stages become FrozenBN.
     """
-
-    size_divisibility = 0
 
     def __init__(
         self, stem: nn.Module, stages: Sequence[Sequence[nn.Module]], out_features: Sequence[str], freeze_at: int = 0
