@@ -24,6 +24,8 @@ class RegionSegmentor(nn.Module):
     """
 
     uses_unlabeled = False
+    pixel_mean: Tensor
+    pixel_std: Tensor
 
     @configurable
     def __init__(

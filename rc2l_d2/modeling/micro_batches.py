@@ -48,7 +48,7 @@ def _concatenated(parts: list[Regions]) -> Regions:
         torch.cat([part.class_logits for part in parts]),
         torch.cat([part.mask_logits for part in parts]),
         torch.cat([part.features for part in parts]),
-        tuple(tuple(map(torch.cat, zip(*layer, strict=True))) for layer in layers),
+        tuple((torch.cat([c for c, _ in layer]), torch.cat([m for _, m in layer])) for layer in layers),
     )
 
 
