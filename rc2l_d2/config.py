@@ -68,6 +68,27 @@ def add_rc2l_config(cfg: CfgNode) -> CfgNode:
     # Whether a run ends with a page on it, OUTPUT_DIR/report.html (tools/make_report.py makes it again, or later).
     cfg.TEST.REPORT = True
 
+    # --- backbones of timm (MODEL.BACKBONE.NAME: build_timm_backbone) ------------------------------------------------
+    cfg.MODEL.TIMM = CfgNode()
+    # Name of the model in timm: a convolutional or hierarchical one with maps of strides 4, 8, 16, 32, or a plain ViT.
+    cfg.MODEL.TIMM.NAME = "resnet50"
+    # Pretrained weights for a new run: from timm's hub (needs a network), or from a file (.safetensors, .pth), which
+    # wins over the hub. A resumed run, evaluation and prediction read neither.
+    cfg.MODEL.TIMM.PRETRAINED = False
+    cfg.MODEL.TIMM.CHECKPOINT = ""
+    # Frozen from the input on: 0 nothing, 1 the stem, 2 also the first stage (of a ViT: the first block), and so on.
+    cfg.MODEL.TIMM.FREEZE_STAGES = 0
+    # Whether batch norms keep the running statistics of the pretrained weights.
+    cfg.MODEL.TIMM.NORM_EVAL = False
+    # Rate of stochastic depth.
+    cfg.MODEL.TIMM.DROP_PATH = 0.0
+    # Learning rate of a stage (of a ViT: a block) relative to the next one (BEiT's layer-wise decay); 1.0: all alike.
+    cfg.MODEL.TIMM.LAYER_DECAY = 1.0
+    # Activation checkpointing: less memory, and a second forward pass through the backbone.
+    cfg.MODEL.TIMM.GRAD_CHECKPOINTING = False
+    # Memory format of the images: True is faster for some convolutional backbones on a CPU (docs/performance.md).
+    cfg.MODEL.TIMM.CHANNELS_LAST = False
+
     # --- the region predictor (MaskFormer's keys) -----------------------------------------------------------------
     cfg.MODEL.SEM_SEG_HEAD.NAME = "RegionHead"
     # Channels of the per-pixel features F and of the mask embeddings.

@@ -45,14 +45,17 @@ class RegionSegmentor(nn.Module):
             sem_seg_head: these maps to :class:`Regions`.
             criterion: the supervised losses.
             pixel_mean, pixel_std: per channel, in the order of INPUT.FORMAT.
-            size_divisibility: images are padded to a multiple of it; negative: to the backbone's own.
+            size_divisibility: images are padded to a multiple of it; where it is negative, or no multiple of the
+                backbone's own (the patches of a ViT), to that of the backbone.
             micro_batch: images that go through the model together, see :mod:`.micro_batches`; 0: all.
         """
         super().__init__()
         self.backbone = backbone
         self.sem_seg_head = sem_seg_head
         self.criterion = criterion
-        self.size_divisibility = size_divisibility if size_divisibility >= 0 else backbone.size_divisibility
+        if size_divisibility < 0 or (backbone.size_divisibility and size_divisibility % backbone.size_divisibility):
+            size_divisibility = backbone.size_divisibility
+        self.size_divisibility = size_divisibility
         self.micro_batch = micro_batch
         self.register_buffer("pixel_mean", torch.tensor(pixel_mean).view(-1, 1, 1), persistent=False)
         self.register_buffer("pixel_std", torch.tensor(pixel_std).view(-1, 1, 1), persistent=False)
