@@ -101,31 +101,31 @@ case("an unknown data set", r"DATASETS\.TRAIN names .*'small\d+_labelled', which
 case("no folder at the root", r"set\.yaml: the folder of data set 'small\d+' was not found \(looked at: .*/data\);")(
     lambda tree: tree.folder.rename(tree.folder.with_name("moved"))
 )
-case("no image folder", r"part 'labeled': 4 of 4 image files are missing: .*/images/train_")(
+case("no image folder", r"split 'labeled': 4 of 4 image files are missing: .*/images/train_")(
     lambda tree: (tree.folder / "images").rename(tree.folder / "pictures")
 )
-case("wrong image suffix", r"part 'labeled': 4 of 4 image files are missing: .*/images/train_\d+\.jpg")(
+case("wrong image suffix", r"split 'labeled': 4 of 4 image files are missing: .*/images/train_\d+\.jpg")(
     _changed(image_suffix=".jpg")
 )
-case("3 missing images", r"part 'train': 3 of 10 image files are missing: .*_001\.png, .*_004\.png, .*_007\.png;")(
+case("3 missing images", r"split 'train': 3 of 10 image files are missing: .*_001\.png, .*_004\.png, .*_007\.png;")(
     lambda tree: (
         _files(None, "images/train_001.png", "images/train_004.png", "images/train_007.png")(tree),
         tree.config.update({"DATASETS.TRAIN": tree.named("train")}),
     )
 )
-case("a missing label", r"part 'labeled': 1 of 4 label files are missing: .*/labels/train_002\.png; complete")(
+case("a missing label", r"split 'labeled': 1 of 4 label files are missing: .*/labels/train_002\.png; complete")(
     _files(None, "labels/train_002.png")
 )
-case("wrong label suffix", r"part 'labeled': 4 of 4 label files are missing: .*/labels/train_002_mask\.png")(
+case("wrong label suffix", r"split 'labeled': 4 of 4 label files are missing: .*/labels/train_002_mask\.png")(
     _changed(label_suffix="_mask.png")
 )
 case("a labelled part without labels", r"data set 'small\d+' has no key 'labels'; add it, or use")(
     lambda tree: tree.content.pop("labels")
 )
-case("a folder part that is not there", r"part 'unlabeled' names the folder .*/images/web, which does not exist;")(
+case("a folder part that is not there", r"split 'unlabeled' names the folder .*/images/web, which does not exist;")(
     lambda tree: tree.content["parts"].update(unlabeled={"folder": "web"})
 )
-case("a pattern that nothing matches", r"part 'unlabeled' holds no image: the pattern 'web/\*\.png' below .*/images/")(
+case("a pattern that nothing matches", r"split 'unlabeled' holds no image: the pattern 'web/\*\.png' below .*/images/")(
     _part(unlabeled={"pattern": "web/*.png"})
 )
 
@@ -195,7 +195,7 @@ case("labels of nothing but the ignore value", r"DATASETS\.TRAIN .*ignore value 
 )
 
 
-case("labels among the unlabelled images", r"3 of \d+ images looked at are labels, .*/images/val_000_m\.png")(
+case("labels among the unlabelled images", r"3 of \d+ sampled images are labels, .*/images/val_000_m\.png")(
     lambda tree: (
         [tree.write(f"images/val_{number:03d}_m.png", b"") for number in range(3)],
         _changed(labels=["labels", {"folder": "images", "suffix": "_m.png"}])(tree),
@@ -212,13 +212,13 @@ case("labels that a list names as unlabelled images", r"UNLABELED and the labels
 
 # --- the lists --------------------------------------------------------------------------------------------------------
 
-case("no list", r"part 'train': the list .*/train\.txt cannot be read \(No such file or directory\); put it there")(
+case("no list", r"split 'train': the list .*/train\.txt cannot be read \(No such file or directory\); put it there")(
     _files(None, "train.txt")
 )
 case("an image twice in a list", r"the list .*/train\.txt names 1 image twice, '.*/train_000\.png' among them;")(
     _train_list("train_000\ntrain_001\ntrain_000\n")
 )
-case("an empty list", r"part 'train' holds no image: the list .*/train\.txt is empty; fill it")(_train_list("\n"))
+case("an empty list", r"split 'train' holds no image: the list .*/train\.txt is empty; fill it")(_train_list("\n"))
 case("a list that is not UTF-8", r"the list .*/train\.txt is not UTF-8 text; save it as such")(
     _train_list("train_000\ncafé\n".encode("latin-1"))
 )
@@ -281,7 +281,10 @@ case("misspelt key of a part", r"set\.yaml: the key 'parts\.web' cannot be used;
 case("a key left out", r"set\.yaml: the key 'classes' is missing; add it \(datasets/README\.md has an example\)")(
     lambda tree: tree.content.pop("classes")
 )
-case("a key twice", r"set\.yaml: line 4 has the key 'classes' a second time; remove one")(
+case(
+    "a key twice",
+    r"set\.yaml: this is not valid YAML near line 4 \(the key 'classes' is there a second time\); remove one",
+)(
     lambda tree: tree.config.update(
         {"DATASETS.DEFINITIONS": (tree.write("set.yaml", "name: a\nclasses: [a]\nroot: b\nclasses: [b]\n"),)}
     )
@@ -304,7 +307,7 @@ case("a class that YAML takes for a truth value", r"set\.yaml: the key 'classes'
 case("an ignore value that is a class", r"set\.yaml: the key 'ignore_value' cannot be used; it must be outside the 3")(
     _changed(ignore_value=0)
 )
-case("a part of a later part", r"set\.yaml: the key 'parts\.labeled\.of' names the part 'late', which is not defined")(
+case("a part of a later part", r"set\.yaml: the key 'parts\.labeled\.of' names the split 'late', which is not defined")(
     lambda tree: tree.content["parts"].update(labeled={"of": "late", "fraction": 0.5}, late={"list": "train.txt"})
 )
 case("a fraction in per cent", r"set\.yaml: the key 'parts\.labeled\.fraction' cannot be used; it must be a number ")(
@@ -316,7 +319,7 @@ case("a label map to an unknown class", r"set\.yaml: the key 'label_map' cannot 
 case("YAML that is none", r"data/set\.yaml: this is not valid YAML near line 2 \(.*\); inside \[\.\.\.\] put a")(
     lambda tree: tree.config.update({"DATASETS.DEFINITIONS": (tree.write("set.yaml", "name: a\nroot: [${HOME}/a, b"),)})
 )
-case("no YAML file", r"DATASETS\.DEFINITIONS names gone\.yaml, which is not a file \(looked at .*/gone\.yaml\);")(
+case("no YAML file", r"DATASETS\.DEFINITIONS names gone\.yaml, which is not a file \(absolute: .*/gone\.yaml\);")(
     _configured(DATASETS__DEFINITIONS=("gone.yaml",))
 )
 case("another number of classes", r"MODEL\.SEM_SEG_HEAD\.NUM_CLASSES is 21, but 'small\d+_labeled' in DATASETS\.TRAIN")(

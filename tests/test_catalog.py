@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import get_args
 
 import numpy as np
 import pytest
@@ -19,9 +18,8 @@ from rc2l_d2.data import (
     register_definitions,
     require_registered,
 )
-from rc2l_d2.data.datasets.description import _OPTIONAL, _REQUIRED, Part, voc_color_map
+from rc2l_d2.data.datasets.description import _OPTIONAL, _REQUIRED, voc_color_map
 from rc2l_d2.data.datasets.entries import FileList
-from rc2l_d2.data.datasets.splits import part_entries, part_images
 from rc2l_d2.data.labels.label_map import LabelMap
 from rc2l_d2.errors import InputError
 from rc2l_d2.host import DatasetCatalog, MetadataCatalog
@@ -30,17 +28,12 @@ CHECKOUT = Path(__file__).resolve().parents[1]
 CAMVID = CHECKOUT.parent / "shared" / "camvid"
 
 
-def ids(definition, part):
-    """The ids of a part, without looking whether the files exist."""
-    return [Path(path).stem for path in part_images(definition, part).images]
-
-
 @pytest.fixture
 def content(tmp_path):
     return write_dataset(tmp_path / "data")
 
 
-def test_parts_are_registered_with_what_the_evaluator_and_the_visualizer_need(tmp_path, content):
+def test_splits_are_registered_with_the_metadata_of_evaluator_and_visualizer(tmp_path, content):
     file = write_definition(tmp_path / "set.yaml", content)
     register_definition(file)
     name = content["name"]
@@ -60,63 +53,17 @@ def test_parts_are_registered_with_what_the_evaluator_and_the_visualizer_need(tm
     assert metadata.definition_file == str(file)
 
 
-def test_drawn_part_and_the_rest_share_nothing_and_keep_the_order(tmp_path, content):
-    definition = load_definition(write_definition(tmp_path / "set.yaml", content))
-    train, labeled, unlabeled = (ids(definition, part) for part in ("train", "labeled", "unlabeled"))
-    assert len(labeled) == 4
-    assert sorted(labeled + unlabeled) == train
-    assert labeled == sorted(labeled) and unlabeled == sorted(unlabeled)
-    assert labeled == ids(definition, "labeled")
-    content["parts"]["labeled"]["seed"] = 2
-    other = load_definition(write_definition(tmp_path / "other.yaml", content))
-    assert ids(other, "labeled") != labeled
-
-
-def test_a_draw_is_the_same_for_ever(tmp_path, content):
-    definition = load_definition(write_definition(tmp_path / "set.yaml", content))
-    # A published split must not change with a NumPy version: these are RandomState(1)'s first four of ten.
-    assert ids(definition, "labeled") == ["train_002", "train_004", "train_006", "train_009"]
-
-
-def test_folder_part_is_recursive_and_needs_no_labels(tmp_path, content):
-    for file in ("more/b.png", "more/deep/a.png", "more/readme.txt.png.bak"):
-        (tmp_path / "data/images" / file).parent.mkdir(parents=True, exist_ok=True)
-        (tmp_path / "data/images" / file).write_bytes(b"x")
-    content["parts"]["extra"] = {"folder": "more"}
-    register_definition(write_definition(tmp_path / "set.yaml", content))
-    entries = load_dataset(f"{content['name']}_extra", labels="none")
-    assert [entry["image_id"] for entry in entries] == ["more/b", "more/deep/a"]
-    assert all("sem_seg_file_name" not in entry for entry in entries)
-    with pytest.raises(InputError, match=r"2 of 2 label files are missing: .*more/b\.png"):
-        load_dataset(f"{content['name']}_extra", labels="all")
-
-
-def test_first_label_folder_that_holds_the_label_counts(tmp_path, content):
-    data = tmp_path / "data"
-    (data / "more_labels").mkdir()
-    for image_id in ("train_000", "train_001"):
-        (data / f"more_labels/{image_id}.png").write_bytes((data / f"labels/{image_id}.png").read_bytes())
-    (data / "labels/train_001.png").unlink()
-    content["labels"] = ["labels", "more_labels"]
-    entries = part_entries(load_definition(write_definition(tmp_path / "set.yaml", content)), "train", "all")
-    folders = [Path(entry["sem_seg_file_name"]).parent.name for entry in entries]
-    assert folders == ["labels", "more_labels", *["labels"] * 8]
-
-
-def test_registering_twice(tmp_path, content):
+def test_registering_twice_and_taken_names(tmp_path, content):
     file = write_definition(tmp_path / "set.yaml", content)
     assert register_definition(file) is register_definition(tmp_path / "." / "set.yaml")
     other = write_definition(tmp_path / "other.yaml", content)
     with pytest.raises(InputError, match=r"other\.yaml.*already taken by .*set\.yaml"):
         register_definition(other)
-
-
-def test_a_name_taken_by_other_code_is_refused_and_nothing_registered(tmp_path, content):
-    name = content["name"]
-    DatasetCatalog.register(f"{name}_val", lambda: [])
-    with pytest.raises(InputError, match=f"'{name}_val' is already taken by other code"):
-        register_definition(write_definition(tmp_path / "set.yaml", content))
-    assert f"{name}_train" not in DatasetCatalog.list()
+    # Nothing is registered if one of the names is taken.
+    DatasetCatalog.register("taken_val", lambda: [])
+    with pytest.raises(InputError, match="'taken_val' is already taken by other code"):
+        register_definition(write_definition(tmp_path / "taken.yaml", {**content, "name": "taken"}))
+    assert "taken_train" not in DatasetCatalog.list()
 
 
 def test_root_is_the_first_candidate_that_exists(tmp_path, content, monkeypatch):
@@ -186,14 +133,14 @@ def _with(**values):
         (_with(label_map={0: "class0", "#ffffff": "class1"}), "'label_map'.*values and colours"),
         (_with(label_map="colours"), "'label_map'.*the word palette"),
         (_with(label_map={"other": "ignore"}), "'label_map'"),
-        (_with(image_suffix=[]), "'image_suffix'.*must be one text, or a list with one at least"),
+        (_with(image_suffix=[]), "'image_suffix'.*must be text or a list of at least one text"),
         (_with(name=5), "'name'.*quotes"),
         (_with(root=[None]), "'root'"),
         (_with(palette=[[0, 0, 300]] * 3), "'palette'.*0 to 255"),
         (_with(classes=[f"c{number}" for number in range(256)]), "'classes'.*at most 255"),
     ],
 )
-def test_what_a_file_may_not_say(tmp_path, content, change, message):
+def test_invalid_values(tmp_path, content, change, message):
     change(content)
     with pytest.raises(InputError, match=message) as caught:
         load_definition(write_definition(tmp_path / "set.yaml", content))
@@ -205,8 +152,11 @@ def test_what_a_file_may_not_say(tmp_path, content, change, message):
     ("text", "message"),
     [
         ("name: [a, b", "not valid YAML near line 1"),
-        ("name: a\nparts:\n  x: {list: a}\n  x: {list: b}\n", r"line 4 has the key 'x' a second time; remove one"),
-        ("name: a\nroot: b\nname: c\n", r"line 3 has the key 'name' a second time"),
+        (
+            "name: a\nparts:\n  x: {list: a}\n  x: {list: b}\n",
+            r"near line 4 \(the key 'x' is there a second time\); remove one",
+        ),
+        ("name: a\nroot: b\nname: c\n", r"near line 3 \(the key 'name' is there a second time"),
         ("!!map [1]", "not valid YAML"),
         ("root: [${DETECTRON2_DATASETS}/a, b]", "in quotes"),
         ("- 1\n", "keys and values"),
@@ -217,41 +167,6 @@ def test_files_that_are_not_yaml_or_not_safe(tmp_path, text, message):
     (tmp_path / "set.yaml").write_text(text)
     with pytest.raises(InputError, match=message):
         load_definition(tmp_path / "set.yaml")
-
-
-def test_missing_files_are_counted_and_named(tmp_path, content):
-    register_definition(write_definition(tmp_path / "set.yaml", content))
-    for index in range(3):
-        (tmp_path / f"data/labels/val_{index:03d}.png").unlink()
-    name = f"{content['name']}_val"
-    assert len(load_dataset(name, labels="none")) == 3
-    with pytest.raises(InputError, match=r"part 'val': 3 of 3 label files are missing: .*val_000\.png, .*val_002\.png"):
-        load_dataset(name, labels="all")
-    ids = [f"gone_{index}" for index in range(12)]
-    (tmp_path / "data/val.txt").write_text("\n".join(ids))
-    with pytest.raises(InputError, match=r"12 of 12 image files are missing: .*gone_9\.png, \.\.\.") as caught:
-        load_dataset(name, labels="none")
-    assert "gone_10" not in str(caught.value)
-
-
-def test_bad_lists(tmp_path, content):
-    definition = load_definition(write_definition(tmp_path / "set.yaml", content))
-    (tmp_path / "data/train.txt").write_text("train_000\n\ntrain_001\ntrain_000\n")
-    with pytest.raises(InputError, match=r"train\.txt names 1 image twice, '.*/images/train_000\.png'"):
-        part_images(definition, "train")
-    (tmp_path / "data/train.txt").unlink()
-    with pytest.raises(InputError, match=r"part 'train': the list .*train\.txt cannot be read"):
-        part_images(definition, "labeled")
-
-
-def test_labels_cannot_be_wanted_where_there_are_none(tmp_path, content):
-    del content["labels"]
-    definition = load_definition(write_definition(tmp_path / "set.yaml", content))
-    for labels in ("none", "existing"):
-        entries = part_entries(definition, "train", labels)
-        assert len(entries) == 10 and not any("sem_seg_file_name" in entry for entry in entries)
-    with pytest.raises(InputError, match="no key 'labels'"):
-        part_entries(definition, "train", "all")
 
 
 def test_status_never_raises(tmp_path, content):
@@ -350,9 +265,10 @@ def test_readme_example_is_a_definition(tmp_path):
     text = (CHECKOUT / "datasets/README.md").read_text()
     example = yaml.safe_load(text.split("```yaml\n")[1].split("```")[0])
     definition = load_definition(write_definition(tmp_path / "set.yaml", example))
-    # It shows every key, and every kind of part.
+    # It shows every key, and every kind of split.
     assert set(example) == set(_REQUIRED + _OPTIONAL)
-    assert {type(part) for part in definition.parts.values()} == set(get_args(Part))
+    kinds = {frozenset(split) - {"seed"} for split in definition.splits.values()}
+    assert kinds == set(map(frozenset, [["list"], ["folder"], ["pattern"], ["of", "fraction"], ["of", "except"]]))
     (rule,) = definition.labels
     assert rule.path("a/b") == "masks/a/b.png"
     assert rule.label_map.apply(np.array([[0, 1, 2, 3, 4]], np.uint8)).tolist() == [[255, 0, 1, 2, 1]]

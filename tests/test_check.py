@@ -204,7 +204,7 @@ def test_label_files_are_no_unlabelled_images(tmp_path, content, folder):
     check_training_data(cfg)
     for part in ("masks", "all"):
         cfg.DATASETS.UNLABELED = (f"{name}_{part}",)
-        _refused(cfg, rf"part '{part}': 13 of \d+ images looked at are labels, \S*/labels/train_000\.png among them, "
+        _refused(cfg, rf"split '{part}': 13 of \d+ sampled images are labels, \S*/labels/train_000\.png among them, "
                       r"the label of \S*/images/train_000\.png; give image_suffix")  # fmt: skip
     # Also those of a data set that says nothing of labels.
     content.update(name=f"{name}web", images="labels", parts={"all": {"folder": "."}})
@@ -256,7 +256,7 @@ def test_names_and_empty_parts(cfg):
     name = cfg.DATASETS.TEST[0].removesuffix("_val")
     for key in ("UNLABELED", "TRAIN"):
         cfg.DATASETS[key] = (f"{name}_none",)
-        _refused(cfg, r"part 'none' holds no image: the list \S*none\.txt is empty; fill it or name another")
+        _refused(cfg, r"split 'none' holds no image: the list \S*none\.txt is empty; fill it or name another")
     cfg.DATASETS.UNLABELED, cfg.DATASETS.TRAIN = (f"{name}_unlabeled",), ()
     _refused(cfg, r"DATASETS.TRAIN = \(\) holds no image")
     cfg.DATASETS.TRAIN = ("voc_trian",)

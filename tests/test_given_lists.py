@@ -1,4 +1,4 @@
-"""The lists that the field hands on, on the trees it hands on, and lists that the configuration names."""
+"""Published lists on the official folder trees, and lists named in the configuration."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def test_cityscapes_lists_on_the_official_tree(cityscapes, tmp_path, lines):
 
 
 @pytest.mark.parametrize("lines", [UNIMATCH, U2PL, CPS])
-def test_train_ids_are_taken_as_they_are_where_they_exist(cityscapes, tmp_path, lines):
+def test_existing_train_ids_are_used(cityscapes, tmp_path, lines):
     label = cityscapes / f"gtFine/train/{FRAMES[0]}_gtFine_labelTrainIds.png"
     label.write_bytes(b"x")
     (tmp_path / "list.txt").write_text("\n".join(lines))
@@ -61,7 +61,7 @@ def test_train_ids_are_taken_as_they_are_where_they_exist(cityscapes, tmp_path, 
     assert isinstance(second["label_map"], LabelMap)
 
 
-def test_voc_lists_where_sbds_labels_lie_in_a_folder_of_their_own(tmp_path, monkeypatch):
+def test_voc_lists_with_sbd_labels_in_another_folder(tmp_path, monkeypatch):
     monkeypatch.setenv("DETECTRON2_DATASETS", str(tmp_path))
     folder = tmp_path / "VOC2012"
     for file in ("JPEGImages/a.jpg", "JPEGImages/b.jpg", "SegmentationClass/a.png", "SegmentationClassAug/b.png"):
@@ -76,7 +76,7 @@ def test_voc_lists_where_sbds_labels_lie_in_a_folder_of_their_own(tmp_path, monk
         assert [entry["label_map"] for entry in entries] == [None, None]
 
 
-# --- lists that the configuration names -------------------------------------------------------------------------------
+# --- lists named in the configuration ---------------------------------------------------------------------------------
 
 
 @pytest.fixture
@@ -115,7 +115,7 @@ def test_lists_of_the_configuration(listed):
         ({"TRAIN": ("no_such",)}, r"DATASETS\.TRAIN names the data set 'no_such', which is not registered"),
     ],
 )  # fmt: skip
-def test_lists_of_the_configuration_that_cannot_be_used(listed, change, message):
+def test_refused_lists_of_the_configuration(listed, change, message):
     for key, value in change.items():
         listed.DATASETS[key] = value
     with pytest.raises(InputError, match=message):
@@ -140,5 +140,5 @@ def test_the_plan_shows_the_lists(tmp_path):
     tree.config["DATASETS.TEST"] = (f"{name}_vla",)
     lines = "\n".join(plan())
     assert f"MISSING: DATASETS.LABELED_LIST with data set '{name}': 1 of 1 image files are missing" in lines
-    # A name that no data set has was looked for nowhere.
+    # An unknown name is not searched for in any folder.
     assert f"MISSING: DATASETS.TEST names the data set '{name}_vla'" in lines and "(looked at )" not in lines

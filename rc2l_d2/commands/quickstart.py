@@ -30,10 +30,11 @@ from ..command_words import command_words
 from ..data import read_image
 from ..data.checks.check import Part, remarks_on
 from ..data.checks.scan import ScanReport
-from ..data.datasets.image_lists import draw_held_out, write_list
+from ..data.datasets.image_lists import write_list
+from ..data.datasets.sampling import sample_held_out
 from ..data.labels.label_classes import IGNORE_VALUE, FoundClasses, name_classes, read_raw_labels
 from ..data.labels.label_map import LabelMap
-from ..data.labels.pairing import OwnPictures, find_pictures
+from ..data.labels.pairing import PairedImages, pair_images
 from ..engine.starting_point import CPU, GPU, SMALLEST_ITERATIONS, Sizes, cpu_seconds, starting_config, usual_iterations
 from ..engine.weights import read_weights, resnet_depth
 from ..errors import InputError
@@ -66,14 +67,14 @@ def quickstart(args: argparse.Namespace) -> str:
     """
     _check_options(args)
     depth = _backbone_depth(args.weights)
-    pictures = find_pictures(args.images, args.labels, args.unlabeled, args.label_suffix)
+    pictures = pair_images(args.images, args.labels, args.unlabeled, args.label_suffix)
     _check_output(args)
     names = [name.strip() for name in args.classes.split(",")] if args.classes else []
     classes = name_classes(read_raw_labels(pictures.labels), names, args.labels)
     presence = classes.pixels > 0
     useful = np.flatnonzero(presence.any(axis=1))
     number = max(1, round(args.held_out * len(useful)))
-    held_out = useful[draw_held_out(presence[useful], number, args.seed)]
+    held_out = useful[sample_held_out(presence[useful], number, args.seed)]
     if not len(held_out):
         raise InputError(
             f"None of the {len(useful)} labelled images can be held out to measure by, as each is the only one with "
@@ -136,7 +137,7 @@ def _backbone_depth(weights: str) -> int | None:
 
 
 def _checked(
-    args: argparse.Namespace, pictures: OwnPictures, classes: FoundClasses
+    args: argparse.Namespace, pictures: PairedImages, classes: FoundClasses
 ) -> tuple[list[ScanReport], list[str]]:
     """Read all labelled images and a sample of the others; what was found in each of the two, and warnings.
 
@@ -167,7 +168,7 @@ def _checked(
 
 def _write(
     args: argparse.Namespace,
-    pictures: OwnPictures,
+    pictures: PairedImages,
     classes: FoundClasses,
     parts: dict[str, np.ndarray],
     name: str,
@@ -255,7 +256,7 @@ def _class_table(classes: FoundClasses, kept: np.ndarray, held_out: np.ndarray) 
     return tabulate(rows, headers=headers, disable_numparse=True, colalign=("left", "left", "right", "right", "right"))
 
 
-def _notes(pictures: OwnPictures, classes: FoundClasses, held_out: np.ndarray, useful: int) -> list[str]:
+def _notes(pictures: PairedImages, classes: FoundClasses, held_out: np.ndarray, useful: int) -> list[str]:
     """What is not used, and what is scarce, a sentence each."""
 
     def some(count: int, what: str, one: str) -> str:
@@ -289,7 +290,7 @@ def _notes(pictures: OwnPictures, classes: FoundClasses, held_out: np.ndarray, u
 
 
 def _schedule(
-    args: argparse.Namespace, sizes: Sizes, settings: dict[str, Any], pictures: OwnPictures, timed: bool
+    args: argparse.Namespace, sizes: Sizes, settings: dict[str, Any], pictures: PairedImages, timed: bool
 ) -> str:
     """How large and how long the training will be; the time is said where such a training was timed."""
     height, width = sizes.crop

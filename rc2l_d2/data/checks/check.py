@@ -13,7 +13,7 @@ from ...errors import InputError
 from ...host import CfgNode, MetadataCatalog
 from ..datasets.catalog import register_definition, stream_entries, stream_title
 from ..datasets.entries import common_files, labels_among, repeated_files
-from ..datasets.splits import part_entries
+from ..datasets.splits import split_entries
 from .scan import KINDS, ScanReport, ScanSettings, scan
 
 _logger = logging.getLogger(__name__)
@@ -137,13 +137,13 @@ def definition_parts(path: str | os.PathLike, names: Sequence[str] = ()) -> list
         InputError: the file cannot be used, it has no such part, or images are missing.
     """
     definition = register_definition(path)
-    unknown = [name for name in names if name not in definition.parts]
+    unknown = [name for name in names if name not in definition.splits]
     if unknown:
-        raise InputError(f"{path}: there is no part '{unknown[0]}'; the parts are {', '.join(definition.parts)}.")
+        raise InputError(f"{path}: there is no part '{unknown[0]}'; the parts are {', '.join(definition.splits)}.")
     parts = []
-    for name in names or definition.parts:
+    for name in names or definition.splits:
         title, note = f"part '{name}'", None
-        entries = part_entries(definition, name, "existing")
+        entries = split_entries(definition, name, "existing")
         with_label = len(entries.label_files)
         labelled = with_label == len(entries)
         if not labelled:
@@ -151,7 +151,7 @@ def definition_parts(path: str | os.PathLike, names: Sequence[str] = ()) -> list
             bare = len(entries) - with_label
             what = f"{title} is checked without labels, as {bare} of {len(entries)} images have none"
             note = Remark(False, what, (first,), bare) if with_label else None
-            entries = part_entries(definition, name, "none")
+            entries = split_entries(definition, name, "none")
         parts.append(Part(title, entries, labelled, definition.classes, definition.ignore_value, labelled, note))
     return parts
 

@@ -1,1 +1,1 @@
-"""Label formats: file names, values and colours, and how they become class indices."""
+"""Label formats: from file names to label files, and from their values or colours to class indices."""
