@@ -58,11 +58,18 @@ def as_lists(file):
 )
 def test_formats(tmp_path, lines, expected):
     # However the file was saved.
-    for start, before, newline, end in [
-        ("", "", "\n", "\n"), ("", "", "\n", ""), ("", "", "\r\n", "\r\n"), ("", "", "\r\n", ""), ("\ufeff", "", "\n", ""),
-        ("\n\n", "", "\n \n\n", "\n\t\n\n"), ("", " ", "  \n", "  \n"), ("", "", " \r\n", " \r\n"), ("", "", "\t\n", "\t\n"),
-    ]:  # fmt: skip
-        assert read(tmp_path, start + newline.join(before + line for line in lines) + end) == expected
+    for newline, end in [
+        ("\n", "\n"),
+        ("\n", ""),
+        ("\r\n", "\r\n"),
+        ("\r\n", ""),
+        (" \r\n", " \r\n"),
+        ("\t\n", "\t\n"),
+    ]:
+        assert read(tmp_path, newline.join(lines) + end) == expected
+    assert read(tmp_path, "\ufeff" + "\n".join(lines)) == expected
+    assert read(tmp_path, "\n\n" + "\n \n\n".join(lines) + "\n\t\n\n") == expected
+    assert read(tmp_path, "".join(f" {line}  \n" for line in lines)) == expected
 
 
 @pytest.mark.parametrize("content", ["", "\n", "\r\n\n", " \n\t\n", "\ufeff"])

@@ -176,7 +176,7 @@ def load_dataset(name: str, labels: Labels, key: str = "DATASETS", list_file: st
 
 
 def dataset_status(name: str, labels: Labels = "none", key: str = "DATASETS", list_file: str = "") -> DatasetStatus:
-    """Whether a data set can be used, and the folders searched for it; never raises. Arguments: :func:`load_dataset`."""
+    """Whether a data set can be used, and the folders searched; never raises. Arguments: :func:`load_dataset`."""
     paths: tuple[str, ...] = ()
     if name in _REGISTERED:
         paths = tuple(shown for shown, _ in _REGISTERED[name][0].candidates())

@@ -9,7 +9,6 @@ import os
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +23,10 @@ DATASETS_VARIABLE = "DETECTRON2_DATASETS"
 _VARIABLE = re.compile(r"\$\{(\w+)\}")
 _REQUIRED = ("name", "root", "images", "classes", "parts")
 _OPTIONAL = ("labels", "image_suffix", "label_suffix", "label_map", "palette", "ignore_value")
-_SPLIT_FORMS = "{list: FILE}, {folder: FOLDER}, {pattern: PATTERN}, {of: SPLIT, fraction: F, seed: S} or {of: SPLIT, except: SPLIT}"
+_SPLIT_FORMS = (
+    "{list: FILE}, {folder: FOLDER}, {pattern: PATTERN}, {of: SPLIT, fraction: F, seed: S} or "
+    "{of: SPLIT, except: SPLIT}"
+)
 _LABEL_FORM = "a folder, or {folder: FOLDER} with suffix, map or replace; or a list of these"
 
 
@@ -88,38 +90,49 @@ def load_definition(path: str | os.PathLike) -> DatasetDefinition:
         InputError: the file cannot be read, a key is unknown or missing, or a value is invalid; names file and key.
     """
     file = Path(path).absolute()
-    raw = _read_yaml(file)
+    try:
+        return _definition(file, _read_yaml(file))
+    except InputError as error:
+        raise InputError(f"{file}: {error}") from error
+
+
+def _definition(file: Path, raw: dict[str, Any]) -> DatasetDefinition:
     unknown = sorted(str(key) for key in raw if key not in _REQUIRED + _OPTIONAL)
     if unknown:
         known = ", ".join(_REQUIRED + _OPTIONAL)
-        raise InputError(f"{file}: unknown key '{unknown[0]}'; the keys of a data set are {known}.")
+        raise InputError(f"unknown key '{unknown[0]}'; the keys of a data set are {known}.")
     missing = [key for key in _REQUIRED if key not in raw]
     if missing:
-        raise InputError(f"{file}: the key '{missing[0]}' is missing; add it (datasets/README.md has an example).")
-
-    classes = _texts(raw["classes"], file, "classes")
+        raise InputError(f"the key '{missing[0]}' is missing; add it (datasets/README.md has an example).")
+    classes = _texts(raw["classes"], "classes")
     ignore_value = raw.get("ignore_value", 255)
-    _require(_is_int(ignore_value) and 0 <= ignore_value <= 255, file, "ignore_value", "a whole number from 0 to 255")
+    _require(_is_int(ignore_value) and 0 <= ignore_value <= 255, "ignore_value", "a whole number from 0 to 255")
     twice = next((name for name in classes if classes.count(name) > 1), None)
-    _require(twice is None, file, "classes", f"different names ('{twice}' is there twice)")
-    _require(len(classes) <= 255, file, "classes", "at most 255 names")
-    _require(ignore_value >= len(classes), file, "ignore_value", f"outside the {len(classes)} class indices")
-    palette = _palette(raw.get("palette"), len(classes), file)
-    read_map = partial(_label_map, file=file, classes=classes, palette=palette, ignore_value=ignore_value)
-    label_map = read_map(raw.get("label_map"), key="label_map")
-    default = LabelRule("", _suffix(raw.get("label_suffix", ".png"), file, "label_suffix"), label_map)
+    _require(twice is None, "classes", f"different names ('{twice}' is there twice)")
+    _require(len(classes) <= 255, "classes", "at most 255 names")
+    _require(ignore_value >= len(classes), "ignore_value", f"outside the {len(classes)} class indices")
+    palette = _palette(raw.get("palette"), len(classes))
+
+    def read_map(value: Any, key: str) -> LabelMap | None:
+        try:
+            return None if value is None else LabelMap.from_yaml(value, classes, palette, ignore_value)
+        except ValueError as error:
+            raise InputError(f"the key '{key}' cannot be used; it must be {error}.") from error
+
+    label_map = read_map(raw.get("label_map"), "label_map")
+    default = LabelRule("", _suffix(raw.get("label_suffix", ".png"), "label_suffix"), label_map)
     return DatasetDefinition(
         file=file,
-        name=_text(raw["name"], file, "name"),
-        roots=_texts(raw["root"], file, "root"),
-        images=_folder(raw["images"], file, "images"),
-        labels=_label_rules(raw.get("labels"), default, read_map, file),
-        image_suffixes=_texts(raw.get("image_suffix", [".jpg", ".jpeg", ".png"]), file, "image_suffix", _suffix),
+        name=_text(raw["name"], "name"),
+        roots=_texts(raw["root"], "root"),
+        images=_folder(raw["images"], "images"),
+        labels=_label_rules(raw.get("labels"), default, read_map),
+        image_suffixes=_texts(raw.get("image_suffix", [".jpg", ".jpeg", ".png"]), "image_suffix", _suffix),
         label_map=label_map,
         classes=classes,
         palette=palette,
         ignore_value=ignore_value,
-        splits=_splits(raw["parts"], file),
+        splits=_splits(raw["parts"]),
     )
 
 
@@ -164,49 +177,47 @@ def _read_yaml(file: Path) -> dict[str, Any]:
     try:
         raw = yaml.load(file.read_text(encoding="utf-8"), _UniqueKeysLoader)
     except OSError as error:
-        raise InputError(
-            f"{file}: the data set's YAML file cannot be read ({error.strerror}); check the path."
-        ) from error
+        raise InputError(f"the data set's YAML file cannot be read ({error.strerror}); check the path.") from error
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         mark = getattr(error, "problem_mark", None)
         line = f" near line {mark.line + 1}" if mark else ""
         problem = getattr(error, "problem", None) or type(error).__name__
         advice = getattr(error, "note", None) or "inside [...] put a value with ${...} in quotes"
-        raise InputError(f"{file}: this is not valid YAML{line} ({problem}); {advice}.") from error
+        raise InputError(f"this is not valid YAML{line} ({problem}); {advice}.") from error
     if not isinstance(raw, dict):
-        raise InputError(f"{file}: a data set's YAML file holds keys and values (datasets/README.md has an example).")
+        raise InputError("a data set's YAML file holds keys and values (datasets/README.md has an example).")
     return raw
 
 
-def _splits(raw: Any, file: Path) -> dict[str, dict[str, Any]]:
-    _require(isinstance(raw, dict) and len(raw) > 0, file, "parts", f"at least one name with {_SPLIT_FORMS}")
+def _splits(raw: Any) -> dict[str, dict[str, Any]]:
+    _require(isinstance(raw, dict) and len(raw) > 0, "parts", f"at least one name with {_SPLIT_FORMS}")
     splits: dict[str, dict[str, Any]] = {}
     for name, value in raw.items():
         key = f"parts.{name}"
-        _require(isinstance(name, str), file, key, "a name in letters (put it in quotes)")
-        _require(isinstance(value, dict), file, key, _SPLIT_FORMS)
+        _require(isinstance(name, str), key, "a name in letters (put it in quotes)")
+        _require(isinstance(value, dict), key, _SPLIT_FORMS)
         for reference in ("of", "except"):
             if reference in value and value[reference] not in list(splits):
                 raise InputError(
-                    f"{file}: the key '{key}.{reference}' names the split '{value[reference]}', which is not defined "
+                    f"the key '{key}.{reference}' names the split '{value[reference]}', which is not defined "
                     f"above it; known there: {', '.join(splits) or 'none'}."
                 )
         if set(value) in ({"list"}, {"folder"}, {"pattern"}):
             ((kind, path),) = value.items()
-            splits[name] = {kind: _folder(path, file, f"{key}.{kind}")}
+            splits[name] = {kind: _folder(path, f"{key}.{kind}")}
         elif {"of", "fraction"} <= set(value) <= {"of", "fraction", "seed"}:
             splits[name] = {"seed": 0, **value}
             fraction, seed = value["fraction"], splits[name]["seed"]
             usable = isinstance(fraction, (int, float)) and not isinstance(fraction, bool) and 0 < fraction <= 1
-            _require(usable, file, f"{key}.fraction", "a number above 0 and at most 1")
-            _require(_is_int(seed) and 0 <= seed < 2**32, file, f"{key}.seed", "a whole number from 0")
+            _require(usable, f"{key}.fraction", "a number above 0 and at most 1")
+            _require(_is_int(seed) and 0 <= seed < 2**32, f"{key}.seed", "a whole number from 0")
         else:
-            _require(set(value) == {"of", "except"}, file, key, _SPLIT_FORMS)
+            _require(set(value) == {"of", "except"}, key, _SPLIT_FORMS)
             splits[name] = value
     return splits
 
 
-def _label_rules(raw: Any, default: LabelRule, read_map: Callable, file: Path) -> tuple[LabelRule, ...]:
+def _label_rules(raw: Any, default: LabelRule, read_map: Callable) -> tuple[LabelRule, ...]:
     rules = []
     for place, value in enumerate([] if raw is None else raw if isinstance(raw, list) else [raw]):
         key = f"labels[{place}]" if isinstance(raw, list) else "labels"
@@ -214,30 +225,19 @@ def _label_rules(raw: Any, default: LabelRule, read_map: Callable, file: Path) -
         known = set(value) <= {"folder", "suffix", "map", "replace"} and "folder" in value
         replace = value.get("replace", {})
         usable = isinstance(replace, dict) and all(isinstance(text, str) for pair in replace.items() for text in pair)
-        _require(known and usable, file, key, _LABEL_FORM)
+        _require(known and usable, key, _LABEL_FORM)
         rules.append(
             LabelRule(
-                folder=_folder(value["folder"], file, key),
-                suffix=_suffix(value.get("suffix", default.suffix), file, f"{key}.suffix"),
-                label_map=read_map(value["map"], key=f"{key}.map") if "map" in value else default.label_map,
+                folder=_folder(value["folder"], key),
+                suffix=_suffix(value.get("suffix", default.suffix), f"{key}.suffix"),
+                label_map=read_map(value["map"], f"{key}.map") if "map" in value else default.label_map,
                 replace=tuple(replace.items()),
             )
         )
     return tuple(rules)
 
 
-def _label_map(
-    raw: Any, key: str, file: Path, classes: tuple[str, ...], palette: tuple[tuple[int, ...], ...], ignore_value: int
-) -> LabelMap | None:
-    if raw is None:
-        return None
-    try:
-        return LabelMap.from_yaml(raw, classes, palette, ignore_value)
-    except ValueError as error:
-        raise InputError(f"{file}: the key '{key}' cannot be used; it must be {error}.") from error
-
-
-def _palette(raw: Any, count: int, file: Path) -> tuple[tuple[int, int, int], ...]:
+def _palette(raw: Any, count: int) -> tuple[tuple[int, int, int], ...]:
     if raw is None:
         return voc_color_map(count)
     colors = raw if isinstance(raw, list) else []
@@ -245,34 +245,34 @@ def _palette(raw: Any, count: int, file: Path) -> tuple[tuple[int, int, int], ..
         isinstance(color, list) and len(color) == 3 and all(_is_int(value) and 0 <= value <= 255 for value in color)
         for color in colors
     )
-    _require(usable, file, "palette", f"a list of {count} colours [r, g, b], one per class, with values from 0 to 255")
+    _require(usable, "palette", f"a list of {count} colours [r, g, b], one per class, with values from 0 to 255")
     return tuple(tuple(color) for color in colors)
 
 
-def _text(raw: Any, file: Path, key: str) -> str:
-    _require(isinstance(raw, str) and raw != "", file, key, "text (put numbers and words like 'no' in quotes)")
+def _text(raw: Any, key: str) -> str:
+    _require(isinstance(raw, str) and raw != "", key, "text (put numbers and words like 'no' in quotes)")
     return raw
 
 
-def _texts(raw: Any, file: Path, key: str, read: Callable[[Any, Path, str], str] = _text) -> tuple[str, ...]:
+def _texts(raw: Any, key: str, read: Callable[[Any, str], str] = _text) -> tuple[str, ...]:
     values = raw if isinstance(raw, list) else [raw]
-    _require(len(values) > 0, file, key, "text or a list of at least one text")
-    return tuple(read(value, file, key) for value in values)
+    _require(len(values) > 0, key, "text or a list of at least one text")
+    return tuple(read(value, key) for value in values)
 
 
-def _suffix(raw: Any, file: Path, key: str) -> str:
-    suffix = _text(raw, file, key)
-    _require("." in suffix, file, key, f"what follows an id, with the dot: '.{suffix}' or '_rgb.{suffix}'")
+def _suffix(raw: Any, key: str) -> str:
+    suffix = _text(raw, key)
+    _require("." in suffix, key, f"what follows an id, with the dot: '.{suffix}' or '_rgb.{suffix}'")
     return suffix
 
 
-def _folder(raw: Any, file: Path, key: str) -> str:
+def _folder(raw: Any, key: str) -> str:
     """A path (or pattern) below another folder, "" for that folder itself."""
-    folder = _text(raw, file, key)
+    folder = _text(raw, key)
     if os.path.isabs(folder) or ".." in folder.split("/"):
         raise InputError(
-            f"{file}: the key '{key}' names {folder}, which leads out of the data set's folder; put a link to it "
-            f"there, or describe it in a YAML file of its own, with its own 'root'."
+            f"the key '{key}' names {folder}, which leads out of the data set's folder; put a link to it there, or "
+            f"describe it in a YAML file of its own, with its own 'root'."
         )
     folder = os.path.normpath(folder)
     return "" if folder == "." else folder
@@ -282,6 +282,6 @@ def _is_int(value: Any) -> bool:
     return isinstance(value, int) and not isinstance(value, bool)
 
 
-def _require(condition: bool, file: Path, key: str, expected: str) -> None:
+def _require(condition: bool, key: str, expected: str) -> None:
     if not condition:
-        raise InputError(f"{file}: the key '{key}' cannot be used; it must be {expected}.")
+        raise InputError(f"the key '{key}' cannot be used; it must be {expected}.")

@@ -241,12 +241,9 @@ def _refuse_labels_among(definition: DatasetDefinition, images: PackedStrings, w
 
 
 def _fitting_rule(definition: DatasetDefinition, label: str) -> int:
-    """The place, from 1, of the rule with the longest folder and suffix that fits a label that a list names; 0: none."""
-    fitting = [place for place, rule in enumerate(definition.labels, start=1) if rule.fits(label)]
-    lengths = {
-        place: len(definition.labels[place - 1].folder + definition.labels[place - 1].suffix) for place in fitting
-    }
-    return max(fitting, key=lengths.get, default=0)
+    """The place, from 1, of the rule with the longest folder and suffix that fits a label of a list; 0 if none fits."""
+    places = [(len(rule.folder + rule.suffix), -i) for i, rule in enumerate(definition.labels, 1) if rule.fits(label)]
+    return -max(places)[1] if places else 0
 
 
 def _located(definition: DatasetDefinition, split: SplitImages, where: str) -> SplitImages:

@@ -6,12 +6,12 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
-import cv2
 import numpy as np
 
 from ...errors import InputError
 from ..datasets.description import voc_color_map
 from ..loading.reading import LabelColorError, read_palette, read_raw_label
+from .label_map import packed_colors
 
 # Usual value of "no class", and its colour in Pascal VOC's labels (borders).
 IGNORE_VALUE, IGNORE_COLOR = 255, 0xE0E0C0
@@ -31,7 +31,7 @@ class RawLabels:
     keys: tuple[int, ...]  # the values that occur, or colours as 0xrrggbb, ascending
     pixels: np.ndarray  # (n, len(keys)) int64, pixels with each key in each file
     colors: bool  # whether the keys are colours
-    palette: dict[int, Color]  # a value's colour in palette images, whose palettes all agree
+    palette: dict[int, Color]  # the colour of a key: itself, or that in the palettes, which all agree
 
 
 @dataclass(frozen=True)
@@ -73,8 +73,10 @@ def read_raw_labels(files: Sequence[str]) -> RawLabels:
                     raise LabelColorError
         as_colors = False
     except LabelColorError:
-        counts, palette, as_colors = _in_threads(_colors_of, files), {}, True
+        counts, as_colors = _in_threads(_colors_of, files), True
     keys = sorted(set().union(*counts))
+    if as_colors:
+        palette = {key: (key >> 16, key >> 8 & 255, key & 255) for key in keys}
     for path, found in zip(files, counts, strict=True):
         if not as_colors and not 0 <= min(found) <= max(found) < 2**16:
             raise InputError(f"{path}: the label image has values from {min(found)} to {max(found)}; use 0 to 65535.")
@@ -105,7 +107,8 @@ def name_classes(raw: RawLabels, names: Sequence[str], where: str) -> FoundClass
     if len(keys) < 2:
         only = f" ({_key_text(keys[0], raw.colors)})" if keys else ""
         raise InputError(
-            f"The labels in {where} hold one value only{only}; a model needs two classes at least, so add labels with others."
+            f"The labels in {where} hold one value only{only}; a model needs two classes at least, so add labels with "
+            f"others."
         )
     if len(keys) > (_MAX_CLASSES if names else _MAX_UNNAMED):
         raise InputError(
@@ -118,12 +121,14 @@ def name_classes(raw: RawLabels, names: Sequence[str], where: str) -> FoundClass
         raise InputError(f"--classes leaves fewer than two classes of the labels in {where}; name two at least.")
     kept = tuple(key for key, _ in chosen)
     columns = [raw.keys.index(key) for key in kept]
+    own = tuple(raw.palette.get(key) for key in kept)
     return FoundClasses(
         names=tuple(name for _, name in chosen),
         keys=kept,
         ignored=tuple(key for key in raw.keys if key not in kept),
         colors=raw.colors,
-        palette=_palette(raw, kept),
+        # The labels' own colours if each class has a different one, else Pascal VOC's.
+        palette=own if None not in own and len(set(own)) == len(own) else voc_color_map(len(own)),
         pixels=raw.pixels[:, columns],
         left_out=tuple(left_out),
     )
@@ -152,14 +157,6 @@ def _named(raw: RawLabels, keys: list[int], names: list[str], where: str) -> tup
     )
 
 
-def _palette(raw: RawLabels, keys: Sequence[int]) -> tuple[Color, ...]:
-    """The colours of the labels if each class has a different one, else Pascal VOC's."""
-    own = [(key >> 16, key >> 8 & 255, key & 255) if raw.colors else raw.palette.get(key) for key in keys]
-    if None in own or len(set(own)) < len(own):
-        return voc_color_map(len(own))
-    return tuple(own)
-
-
 def _key_text(key: int, colors: bool) -> int | str:
     return f"#{key:06x}" if colors else key
 
@@ -169,9 +166,7 @@ def _values_of(path: str) -> dict[int, int]:
 
 
 def _colors_of(path: str) -> dict[int, int]:
-    # Four bytes per pixel, read as one integer 0x00rrggbb.
-    colors = cv2.cvtColor(np.ascontiguousarray(read_raw_label(path, colors=True)), cv2.COLOR_RGB2BGRA)
-    return _counted(colors.view("<u4")[..., 0] & 0xFFFFFF)
+    return _counted(packed_colors(read_raw_label(path, colors=True)))
 
 
 def _counted(raw: np.ndarray) -> dict[int, int]:

@@ -85,9 +85,7 @@ class LabelMap:
         """
         places, targets = _tables(self)
         if self.colors:
-            # Four bytes per pixel, read as one integer 0x00rrggbb: much faster than shifting channels.
-            padded = cv2.cvtColor(np.ascontiguousarray(raw), cv2.COLOR_RGB2BGRA)
-            raw = padded.view("<u4")[..., 0] & 0xFFFFFF
+            raw = packed_colors(raw)
         elif raw.dtype not in (np.uint8, np.uint16):
             raw = np.where((raw < 0) | (raw > _MAX_VALUE), _MAX_VALUE + 1, raw)
         found = places[raw]
@@ -103,6 +101,12 @@ class LabelMap:
             f"{', ...' if len(values) > 5 else ''}; list them in the data set's YAML file as classes or as ignore, or "
             f"add 'other: ignore' there"
         )
+
+
+def packed_colors(image: np.ndarray) -> np.ndarray:
+    """Colours as integers 0xrrggbb: uint8 (H, W, 3) in RGB order -> uint32 (H, W)."""
+    # Four bytes per pixel, read as one integer: much faster than shifting channels.
+    return cv2.cvtColor(np.ascontiguousarray(image), cv2.COLOR_RGB2BGRA).view("<u4")[..., 0] & 0xFFFFFF
 
 
 @lru_cache(maxsize=16)
