@@ -1,21 +1,19 @@
-"""Lists of images: read in every format, refused with one sentence, written; and samples of images."""
+"""Lists of images: read in every format, refused with one sentence, and written."""
 
 from __future__ import annotations
 
 import posixpath
 
-import numpy as np
 import pytest
 from conftest import SHARED
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from rc2l_d2.data.datasets.image_lists import read_list, write_list
-from rc2l_d2.data.datasets.sampling import sample_balanced, sample_held_out, sample_uniform
 from rc2l_d2.errors import InputError
 
 needs_splits = pytest.mark.skipif(not (SHARED / "splits").is_dir(), reason="shared/splits is not beside the checkout")
-ids = ["2007_000032", "2007_000039"]
+bare = ["2007_000032", "2007_000039"]
 images = ["leftImg8bit/train/jena/jena_0_leftImg8bit.png", "leftImg8bit/train/ulm/ulm_1_leftImg8bit.png"]
 labels = ["gtFine/train/jena/jena_0_gtFine_labelTrainIds.png", "gtFine/train/ulm/ulm_1_gtFine_labelTrainIds.png"]
 pairs = [f"{image} {label}" for image, label in zip(images, labels, strict=True)]
@@ -39,7 +37,7 @@ def as_lists(file):
         (pairs, (images, labels)),  # UniMatch, ST++
         (tab_pairs, (images, labels)),  # CPS, Cityscapes
         (images, (images, None)),  # U2PL, Cityscapes
-        (ids, (ids, None)),  # U2PL and CPS, VOC; VOC's ImageSets
+        (bare, (bare, None)),  # U2PL and CPS, VOC; VOC's ImageSets
         (["train/a b/x", "train/c"], (["train/a b/x", "train/c"], None)),
         (["my photo.JPG", "b.jpg"], (["my photo.JPG", "b.jpg"], None)),
         (["my photo.jpg", "my picture.jpg"], (["my photo.jpg", "my picture.jpg"], None)),
@@ -137,32 +135,24 @@ def plain_reader(text: str):
 
 # No blanks at the ends of a name, no suffix before a blank within one.
 words = st.text(st.sampled_from("ab01_-.()é道Ä"), min_size=1, max_size=6).filter(lambda word: word.strip("."))
-folders = st.lists(words, max_size=3)
-suffixes = st.sampled_from([".jpg", ".png", ".JPG", ".jpeg"])
-
-
-def names(separator: str):
-    base = st.lists(words, min_size=1, max_size=2 if separator else 1).map(" ".join)
-    return st.tuples(folders, base).map(lambda pair: "/".join([*pair[0], pair[1]]))
-
-
-def paths(separator: str):
-    return st.tuples(names(separator), suffixes).map("".join)
+ids = st.builds(
+    lambda folders, name: "/".join([*folders, " ".join(name)]),
+    st.lists(words, max_size=3), st.lists(words, min_size=1, max_size=2),
+)  # fmt: skip
+paths = st.tuples(ids, st.sampled_from([".jpg", ".png", ".JPG", ".jpeg"])).map("".join)
 
 
 @st.composite
 def lists(draw):
-    form = draw(st.sampled_from(["ids", "images", "pairs", "tabs", "odd"]))
-    spaces = draw(st.sampled_from(["", " "]))
     slash = draw(st.sampled_from(["", "/", "//", "./"]))
-    if form == "ids":
-        lines = draw(st.lists(names(spaces), max_size=8))
-    elif form == "images":
-        lines = [slash + path for path in draw(st.lists(paths(spaces), max_size=8))]
+    separator = draw(st.sampled_from(["", " ", "\t", "  ", " \t", "\t "]))
+    if draw(st.booleans()):
+        lines = draw(st.lists(ids, max_size=8))
+    elif not separator:
+        lines = [slash + path for path in draw(st.lists(paths, max_size=8))]
     else:
-        blank = {"pairs": " ", "tabs": "\t", "odd": draw(st.sampled_from(["  ", " \t", "\t "]))}[form]
-        couples = draw(st.lists(st.tuples(paths(spaces), paths(spaces)), max_size=8))
-        lines = [f"{slash}{image}{blank}{slash}{label}" for image, label in couples]
+        couples = draw(st.lists(st.tuples(paths, paths), max_size=8))
+        lines = [f"{slash}{image}{separator}{slash}{label}" for image, label in couples]
     newline = draw(st.sampled_from(["\n", "\r\n", "\n\n", " \n", "\t\r\n"]))
     return draw(st.sampled_from(["", "\ufeff"])) + newline.join(lines) + draw(st.sampled_from(["", newline]))
 
@@ -204,68 +194,8 @@ def test_published_lists(split, labeled, unlabeled):
     assert not (first & second or first & val or second & val) and len(first | second) == total
 
 
-# --- sampling and writing----------------------------------------------------------------------------------------------
-
-
-def test_samples_never_change():
-    # A published split must not change: these are RandomState's numbers.
-    assert sample_uniform(10, 4, 1).tolist() == [2, 4, 6, 9]
-    assert sample_uniform(20, 5, 0).tolist() == [1, 8, 10, 18, 19]
-    assert sample_uniform(3, 9, 0).tolist() == [0, 1, 2] and sample_uniform(0, 1, 0).tolist() == []
-
-
 @settings(max_examples=100, deadline=None)
-@given(st.integers(1, 30), st.integers(1, 5), st.integers(0, 2**32 - 1), st.floats(0.02, 0.6), st.integers(1, 30))
-def test_balanced_samples_cover_every_class(count, classes, seed, density, number):
-    presence = np.random.RandomState(seed).rand(count, classes) < density
-    try:
-        sampled = sample_balanced(presence, number, seed)
-    except InputError as error:
-        # Never more than an image a class.
-        assert number < presence.any(axis=0).sum() and "images to have every class" in str(error)
-        return
-    assert (presence[sampled].any(axis=0) == presence.any(axis=0)).all()
-    assert len(sampled) == len(set(sampled.tolist())) == min(number, count) and (np.diff(sampled) > 0).all()
-    assert sampled.tolist() == sample_balanced(presence, number, seed).tolist()
-
-
-def test_balanced_samples_are_refused_and_depend_on_the_seed():
-    presence = np.eye(6, dtype=bool)
-    with pytest.raises(InputError, match="With seed 0 it takes 6 images to have every class, more than 5"):
-        sample_balanced(presence, 5, 0)
-    assert sample_balanced(presence, 6, 0).tolist() == list(range(6))
-    many = np.ones((50, 2), bool)
-    assert sample_balanced(many, 5, 0).tolist() != sample_balanced(many, 5, 1).tolist()
-    # If one image covers all, the sample is the uniform one.
-    assert sample_balanced(many, 5, 3).tolist() == sample_uniform(50, 5, 3).tolist()
-    assert sample_balanced(np.zeros((4, 3), bool), 2, 0).tolist() == sample_uniform(4, 2, 0).tolist()
-
-
-@settings(max_examples=100, deadline=None)
-@given(st.integers(1, 30), st.integers(1, 5), st.integers(0, 2**32 - 1), st.floats(0.02, 0.6), st.integers(1, 30))
-def test_images_held_out_leave_every_class(count, classes, seed, density, number):
-    presence = np.random.RandomState(seed).rand(count, classes) < density
-    held_out = sample_held_out(presence, number, seed)
-    staying = np.setdiff1d(np.arange(count), held_out)
-    assert (presence[staying].any(axis=0) == presence.any(axis=0)).all()
-    assert len(held_out) == len(set(held_out.tolist())) <= number and (np.diff(held_out) > 0).all()
-    if len(held_out) < number:  # Every other image is the last one with some class.
-        assert all((presence[staying][:, presence[index]].sum(axis=0) == 1).any() for index in staying)
-    assert held_out.tolist() == sample_held_out(presence, number, seed).tolist()
-
-
-def test_images_held_out_have_every_class_if_possible():
-    # Two classes in two images each, one in all; the first of each pair in the seed's order is held out.
-    presence = np.zeros((40, 3), bool)
-    presence[:, 0] = presence[[3, 20], 1] = presence[[7, 31], 2] = True
-    for seed in range(5):
-        held_out = sample_held_out(presence, 4, seed)
-        assert len(held_out) == 4 and presence[held_out].sum(axis=0).tolist() == [4, 1, 1]
-    assert sample_held_out(np.eye(6, dtype=bool), 3, 0).tolist() == []
-
-
-@settings(max_examples=100, deadline=None)
-@given(st.lists(st.tuples(paths(" "), paths(" ")), max_size=6), st.booleans())
+@given(st.lists(st.tuples(paths, paths), max_size=6), st.booleans())
 def test_lists_written_are_read(tmp_path_factory, couples, with_labels):
     file = tmp_path_factory.getbasetemp() / "written.txt"
     first = [posixpath.normpath(image) for image, _ in couples]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 from torch.utils.data import ConcatDataset
@@ -15,6 +16,7 @@ from .packed import PackedStrings, members, repeated
 _RESOLVE_LIMIT = 100_000
 
 
+@dataclass(frozen=True, eq=False)
 class FileList(Sequence[dict]):
     """Dataset dicts in Detectron2's form, each a few bytes larger than its paths.
 
@@ -22,50 +24,36 @@ class FileList(Sequence[dict]):
     "sem_seg_file_name" and "label_map" (None: the label's values are class indices).
     """
 
-    def __init__(
-        self,
-        images: PackedStrings,
-        image_folder: str,
-        image_suffixes: Sequence[str],
-        labels: PackedStrings | None = None,
-        label_maps: Sequence[LabelMap | None] = (),
-        map_of_label: np.ndarray | None = None,
-    ):
-        """
-        Args:
-            images: absolute paths.
-            image_folder, image_suffixes: removed from a path to get the id: the absolute folder, with "/", and endings.
-            labels: a path for each image.
-            label_maps: the different maps in use.
-            map_of_label: (n,) indices into ``label_maps``, negative where the image has no label.
-        """
-        self.images = images
-        self._folder, self._suffixes = image_folder, tuple(sorted(image_suffixes, key=len, reverse=True))
-        self._labels, self._label_maps, self._map_of_label = labels, tuple(label_maps), map_of_label
+    images: PackedStrings  # absolute paths
+    image_folder: str  # absolute, with "/" at its end
+    image_suffixes: Sequence[str]
+    labels: PackedStrings | None = None  # a path for each image
+    label_maps: Sequence[LabelMap | None] = ()  # the different maps in use
+    map_of_label: np.ndarray | None = None  # (n,) indices into label_maps, negative if the image has no label
 
     @property
     def label_files(self) -> PackedStrings:
         """The labels of those images that have one."""
-        return PackedStrings.of(()) if self._labels is None else self._labels.take(self._map_of_label >= 0)
+        return PackedStrings.of(()) if self.labels is None else self.labels.take(self.map_of_label >= 0)
 
     def __len__(self) -> int:
         return len(self.images)
 
     def __getitem__(self, index: int) -> dict:
         path = self.images[index]
-        entry = {"file_name": path, "image_id": image_id(path, self._folder, self._suffixes)}
-        if self._labels is not None and self._map_of_label[index] >= 0:
-            entry["sem_seg_file_name"] = self._labels[index]
-            entry["label_map"] = self._label_maps[self._map_of_label[index]]
+        entry = {"file_name": path, "image_id": image_id(path, self.image_folder, self.image_suffixes)}
+        if self.labels is not None and self.map_of_label[index] >= 0:
+            entry["sem_seg_file_name"] = self.labels[index]
+            entry["label_map"] = self.label_maps[self.map_of_label[index]]
         return entry
 
 
 def image_id(path: str, folder: str, suffixes: Sequence[str]) -> str:
-    """``path`` without ``folder`` and the first of ``suffixes`` that it ends with (in any case), or its extension."""
-    path = path.removeprefix(folder)
+    """``path`` without ``folder`` and its longest ending among ``suffixes`` (in any case), or else its extension."""
     lower = path.lower()
-    suffix = next((ending for ending in suffixes if lower.endswith(ending.lower())), os.path.splitext(path)[1])
-    return path[: len(path) - len(suffix)]
+    endings = (suffix for suffix in suffixes if lower.endswith(suffix.lower()))
+    suffix = max(endings, key=len, default=os.path.splitext(path)[1])
+    return path[: len(path) - len(suffix)].removeprefix(folder)
 
 
 def common_files(first: Sequence[dict], second: Sequence[dict]) -> list[str]:
