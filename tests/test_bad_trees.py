@@ -98,7 +98,7 @@ case("an unknown data set", r"DATASETS\.TRAIN names .*'small\d+_labelled', which
 
 # --- the tree ---------------------------------------------------------------------------------------------------------
 
-case("no folder at the root", r"set\.yaml: the folder of data set 'small\d+' was not found \(looked at: .*/data\);")(
+case("no folder at the root", r"set\.yaml: the folder of data set 'small\d+' was not found \(searched: .*/data\);")(
     lambda tree: tree.folder.rename(tree.folder.with_name("moved"))
 )
 case("no image folder", r"split 'labeled': 4 of 4 image files are missing: .*/images/train_")(

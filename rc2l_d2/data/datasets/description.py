@@ -76,9 +76,9 @@ class DatasetDefinition:
         for _, path in candidates:
             if path is not None and path.is_dir():
                 return path
-        looked_at = ", ".join(shown for shown, _ in candidates)
+        searched = ", ".join(shown for shown, _ in candidates)
         raise InputError(
-            f"{self.file}: the folder of data set '{self.name}' was not found (looked at: {looked_at}); put the data "
+            f"{self.file}: the folder of data set '{self.name}' was not found (searched: {searched}); put the data "
             f"there, set {DATASETS_VARIABLE}, or add its place to the key 'root'."
         )
 

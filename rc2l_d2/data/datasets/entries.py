@@ -92,5 +92,5 @@ def _paths(entries: Sequence[dict], packed: Callable[[FileList], PackedStrings],
     if isinstance(entries, FileList):
         return [packed(entries)]
     if isinstance(entries, ConcatDataset):
-        return [paths for part in entries.datasets for paths in _paths(part, packed, key)]
+        return [paths for joined in entries.datasets for paths in _paths(joined, packed, key)]
     return [PackedStrings.of(entry[key] for entry in entries if key in entry)]

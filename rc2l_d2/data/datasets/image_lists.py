@@ -44,7 +44,7 @@ def read_list(file: Path, where: str) -> tuple[PackedStrings, PackedStrings | No
         InputError: unreadable, not UTF-8, a line with more than two fields, a path with "..", or ids mixed with paths.
     """
     try:
-        # Lines end with "\n" alone: whatever else str.splitlines knows may be part of a name.
+        # Lines end with "\n" alone: names may contain other characters that str.splitlines splits at.
         with open(file, encoding="utf-8-sig", newline="\n") as text:
             lines = _parsed(text, f"{where}: the list {file}")
             first = next(lines, [])

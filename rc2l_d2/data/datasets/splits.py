@@ -62,7 +62,7 @@ def list_entries(definition: DatasetDefinition, list_file: str, labels: Labels, 
 
 
 def split_images(definition: DatasetDefinition, split: str) -> SplitImages:
-    """The images of a split; files that a list names may be missing.
+    """The images of a split; files that a list names may be missing. A further kind of split is one more case here.
 
     A list is read again when it changes. A folder or pattern is searched once per process, so that training uses what
     was checked before.
