@@ -59,7 +59,7 @@ def test_entries():
     ],
 )
 def test_ids(path, suffixes, expected):
-    assert image_id(path, "/d/", sorted(suffixes, key=len, reverse=True)) == expected
+    assert image_id(path, "/d/", suffixes) == expected
     assert FileList(PackedStrings.of([path]), "/d/", suffixes)[0]["image_id"] == expected
 
 

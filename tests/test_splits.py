@@ -299,6 +299,10 @@ def test_several_folders_suffixes_and_replacements(tree):
     ]
     assert tree.labels(labels=rules) == ["one/left/a.png", "two/right/b_gt.png", "c.tif"]
     assert tree.labels("existing", labels=rules[:2]) == ["one/left/a.png", "two/right/b_gt.png", None]
+    # Of two suffixes the longer one is not part of the id.
+    tree.add("images/left/a_rgb.jpg", "labels/left/a.png")
+    tree.list("images/left/a_rgb.jpg")
+    assert tree.labels(image_suffix=[".jpg", "_rgb.jpg"]) == ["labels/left/a.png"]
 
 
 def test_each_label_has_the_map_of_its_own_rule(tree):
