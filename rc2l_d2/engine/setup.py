@@ -6,7 +6,7 @@ import ctypes
 import difflib
 import os
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import reduce
 from math import inf
 
@@ -152,8 +152,6 @@ def _one_line(error: Exception) -> str:
     return " ".join(str(text).split()).rstrip(".")
 
 
-def _keys(node: CfgNode, prefix: str = "") -> list[str]:
-    keys = []
+def _keys(node: CfgNode, prefix: str = "") -> Iterator[str]:
     for name, value in node.items():
-        keys += _keys(value, f"{prefix}{name}.") if isinstance(value, CfgNode) else [prefix + name]
-    return keys
+        yield from _keys(value, f"{prefix}{name}.") if isinstance(value, CfgNode) else [prefix + name]
