@@ -10,6 +10,7 @@ import re
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -33,14 +34,17 @@ class Runs:
     def __init__(self, definition: str, folder: Path):
         self.definition, self.folder = definition, folder
 
-    def start(self, name: str, ranks: int, *arguments: str, launcher: tuple[str, ...] = ()) -> subprocess.Popen:
-        """``arguments``: options of the command, then configuration keys and values."""
-        options = [argument for argument in arguments if argument.startswith("--")]
-        command = [
-            sys.executable, *launcher, "train_net.py", "--config-file", "configs/toy/rc2l_R18.yaml", *options,
-            "--num-gpus", str(ranks), "--dist-url", "auto", *TINY, *OPTIONS, "DATASETS.DEFINITIONS",
-            f"('{self.definition}',)", "OUTPUT_DIR", str(self.folder / name), *arguments[len(options):],
+    def arguments(self, name: str, *arguments: str) -> list[str]:
+        """Return the command's arguments; ``arguments`` are flags, then configuration keys and values."""
+        flags = [argument for argument in arguments if argument.startswith("--")]
+        return [
+            "--config-file", "configs/toy/rc2l_R18.yaml", *flags, *TINY, *OPTIONS, "DATASETS.DEFINITIONS",
+            f"('{self.definition}',)", "OUTPUT_DIR", str(self.folder / name), *arguments[len(flags):],
         ]  # fmt: skip
+
+    def start(self, name: str, ranks: int, *arguments: str, launcher: tuple[str, ...] = ()) -> subprocess.Popen:
+        flags = ("--num-gpus", str(ranks), "--dist-url", "auto")
+        command = [sys.executable, *launcher, "train_net.py", *flags, *self.arguments(name, *arguments)]
         environment = {**os.environ, "OMP_NUM_THREADS": "1"}
         with open(self.folder / f"{name}.log", "a") as log:
             return subprocess.Popen(command, cwd=REPO, env=environment, stdout=log, stderr=log, start_new_session=True)
@@ -100,17 +104,40 @@ def assert_same(one: Path, other: Path, iterations: list[int]) -> None:
     assert [*evaluations(one)] == iterations and json.dumps(evaluations(one)) == json.dumps(evaluations(other))
 
 
-slow = pytest.mark.slow
+def test_a_run_resumed_after_sigterm_equals_an_uninterrupted_one(runs, command_line):
+    """In the test's own process, to be fast."""
+    out = runs.folder / "fast"
+    options = (
+        "SOLVER.CHECKPOINT_PERIOD",
+        "2",
+        "DATALOADER.NUM_WORKERS",
+        "1",
+        "SOLVER.MAX_ITER",
+        "8",
+        "SOLVER.IMS_PER_BATCH",
+        "2",
+        "SOLVER.IMS_PER_BATCH_UNLABELED",
+        "2",
+    )
+    assert command_line(*runs.arguments("fast_uninterrupted", *options)).returncode == 0
+
+    def interrupt():
+        while last_checkpoint(out) < 3:
+            time.sleep(0.002)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    thread = threading.Thread(target=interrupt, daemon=True)
+    thread.start()
+    result = command_line(*runs.arguments("fast", *options))
+    assert result.returncode == 143 and re.search(r"SIGTERM after iteration \d+; \S+ is saved", result.stderr)
+    assert command_line(*runs.arguments("fast", "--resume", *options)).returncode == 0
+    assert_same(runs.folder / "fast_uninterrupted", out, [3, 8])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "ranks, workers, number",
-    [
-        (1, 2, signal.SIGTERM),
-        pytest.param(1, 0, signal.SIGKILL, marks=slow),
-        pytest.param(2, 2, signal.SIGKILL, marks=slow),
-        pytest.param(2, 0, signal.SIGINT, marks=slow),
-    ],
+    [(1, 0, signal.SIGKILL), (2, 2, signal.SIGKILL), (1, 2, signal.SIGTERM), (2, 0, signal.SIGINT)],
 )
 def test_a_resumed_run_equals_an_uninterrupted_one(runs, ranks, workers, number):
     name = f"{number.name}_{ranks}"
@@ -132,7 +159,7 @@ def test_a_resumed_run_equals_an_uninterrupted_one(runs, ranks, workers, number)
     assert_same(runs.uninterrupted(ranks), out, [3, 7, 12])
 
 
-@slow
+@pytest.mark.slow
 def test_twenty_kills_lose_only_the_steps_since_the_last_checkpoint(runs):
     often = ("SOLVER.MAX_ITER", "100", "TEST.EVAL_PERIOD", "0", "SOLVER.CHECKPOINT_KEEP", "2",
              "SOLVER.CHECKPOINT_PERIOD", "1")  # fmt: skip
@@ -162,7 +189,7 @@ def test_twenty_kills_lose_only_the_steps_since_the_last_checkpoint(runs):
     assert_same(uninterrupted, runs.finish("killed", 1, "--resume", *often), [100])
 
 
-@slow
+@pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc").exists(), reason="finds torchrun's ranks in /proc")
 def test_torchrun_ends_all_ranks_when_one_dies_and_restarts_them(runs):
     out = runs.folder / "torchrun"

@@ -31,7 +31,7 @@ def assert_one_sentence(result, *fragments: str) -> None:
 def test_train_evaluate_and_resume(command_line, tiny_options, tmp_path):
     out = tmp_path / "out"
     # A long burn-in: pseudo labels from the second iteration on collapse to one class with some seeds.
-    schedule = ("SOLVER.MAX_ITER", "80", "SOLVER.CHECKPOINT_PERIOD", "40", "MODEL.SEMI_SUPERVISED.BURN_IN_ITERS", "60")
+    schedule = ("SOLVER.MAX_ITER", "80", "SOLVER.CHECKPOINT_PERIOD", "40", "MODEL.SEMI_SUPERVISED.BURN_IN_ITERS", "70")
     options = (*tiny_options, *schedule, "MODEL.SEMI_SUPERVISED.EMA_DECAY", "0.8")
     result = command_line(*CONFIG, *options)
     assert result.returncode == 0, result.stderr
