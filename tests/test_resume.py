@@ -104,21 +104,15 @@ def assert_same(one: Path, other: Path, iterations: list[int]) -> None:
     assert [*evaluations(one)] == iterations and json.dumps(evaluations(one)) == json.dumps(evaluations(other))
 
 
-def test_a_run_resumed_after_sigterm_equals_an_uninterrupted_one(runs, command_line):
+def test_a_run_resumed_after_sigterm_equals_an_uninterrupted_one(runs, command_line, request):
     """In the test's own process, to be fast."""
+    previous = signal.signal(signal.SIGTERM, signal.SIG_IGN)  # or a late signal would end pytest
+    request.addfinalizer(lambda: signal.signal(signal.SIGTERM, previous))
     out = runs.folder / "fast"
-    options = (
-        "SOLVER.CHECKPOINT_PERIOD",
-        "2",
-        "DATALOADER.NUM_WORKERS",
-        "1",
-        "SOLVER.MAX_ITER",
-        "8",
-        "SOLVER.IMS_PER_BATCH",
-        "2",
-        "SOLVER.IMS_PER_BATCH_UNLABELED",
-        "2",
-    )
+    options = """
+        SOLVER.CHECKPOINT_PERIOD 2 DATALOADER.NUM_WORKERS 1 SOLVER.MAX_ITER 8 SOLVER.IMS_PER_BATCH 2
+        SOLVER.IMS_PER_BATCH_UNLABELED 2
+    """.split()
     assert command_line(*runs.arguments("fast_uninterrupted", *options)).returncode == 0
 
     def interrupt():
@@ -126,8 +120,7 @@ def test_a_run_resumed_after_sigterm_equals_an_uninterrupted_one(runs, command_l
             time.sleep(0.002)
         os.kill(os.getpid(), signal.SIGTERM)
 
-    thread = threading.Thread(target=interrupt, daemon=True)
-    thread.start()
+    threading.Thread(target=interrupt, daemon=True).start()
     result = command_line(*runs.arguments("fast", *options))
     assert result.returncode == 143 and re.search(r"SIGTERM after iteration \d+; \S+ is saved", result.stderr)
     assert command_line(*runs.arguments("fast", "--resume", *options)).returncode == 0
