@@ -187,7 +187,7 @@ def test_a_gradient_that_is_not_finite_moves_no_weight_and_stops_the_run(make_tr
         return {**losses, "loss_ce": losses["loss_ce"] * (float("nan") if len(weights) == 7 else 1.0)}
 
     trainer.model.supervised_losses = once_not_a_number
-    with pytest.raises(FloatingPointError, match=r"iteration 6: process 0: {'loss_ce': nan}, images .*\.jpg"):
+    with pytest.raises(FloatingPointError, match=r"iteration 6: rank 0: {'loss_ce': nan}, images .*\.jpg"):
         trainer.train()
     assert len(weights) == 10, "told before the next checkpoint, which stays away"
     assert all(torch.equal(*pair) for pair in zip(weights[6], weights[7], strict=True))
@@ -207,7 +207,7 @@ def test_a_bad_step_that_may_be_leaves_nothing_behind_and_is_remembered(make_tra
 
     trainer.model.backbone.register_forward_pre_hook(once_not_a_number)
     trainer.train()
-    assert [message for _, message in told if message.startswith("Losses not finite at iteration 6: process 0: ")]
+    assert [message for _, message in told if message.startswith("Non-finite losses at iteration 6: rank 0: ")]
     assert any(module.running_mean is not None for module in trainer.model.backbone.modules()
                if isinstance(module, torch.nn.BatchNorm2d))  # fmt: skip
     assert all(torch.equal(*pair) for pair in zip(states[6], states[7], strict=True))
