@@ -6,7 +6,19 @@ import functools
 from collections.abc import Callable
 from typing import Any
 
-from fvcore.common.config import CfgNode
+from fvcore.common.config import CfgNode as _CfgNode
+
+_VERSION = 2
+
+
+class CfgNode(_CfgNode):
+    """fvcore's configuration node, which refuses files for other versions of Detectron2's keys."""
+
+    def merge_from_file(self, cfg_filename: str, allow_unsafe: bool = False) -> None:
+        values = self.load_yaml_with_base(cfg_filename, allow_unsafe=allow_unsafe)
+        version = values.get("VERSION", _VERSION)
+        assert version == _VERSION, f"VERSION is {version}, but only {_VERSION} is supported"
+        self.merge_from_other_cfg(type(self)(values))
 
 
 def get_cfg() -> CfgNode:
@@ -17,7 +29,7 @@ def get_cfg() -> CfgNode:
     """
     return CfgNode(
         {
-            "VERSION": 2,
+            "VERSION": _VERSION,
             "MODEL": {
                 "META_ARCHITECTURE": "GeneralizedRCNN",
                 "DEVICE": "cuda",

@@ -21,10 +21,8 @@ def inference_on_dataset(model: Callable, data_loader: Iterable, evaluator: Any)
     Args:
         model: a module, whose mode is restored afterwards, or any callable.
         data_loader: batches; has a length.
-        evaluator: ``reset()`` is called first, ``process(batch, outputs)`` per batch and ``evaluate()`` last.
-
-    Returns:
-        the result of ``evaluator.evaluate()``, or an empty dict for None.
+        evaluator: ``reset()`` is called first, ``process(batch, outputs)`` per batch and ``evaluate()`` last, whose
+            result is returned (an empty dict for None).
     """
     total = len(data_loader)
     logger.info("Start inference on %d batches", total)

@@ -45,7 +45,7 @@ class EventStorage:
         _storages.pop()
 
     def put_scalar(self, name: str, value, smoothing_hint: bool = True) -> None:
-        """Add a number at the current iteration. ``smoothing_hint``: the scalar is noisy, and writers log its median."""
+        """Add a number at the current iteration. ``smoothing_hint``: it is noisy, and writers log its median."""
         known_hint = self._smoothing_hints.setdefault(name, smoothing_hint)
         assert known_hint == smoothing_hint, f"Scalar {name} was put with a different smoothing_hint before."
         self._history.setdefault(name, HistoryBuffer(HISTORY_LENGTH)).update(float(value), self.iter)

@@ -13,13 +13,9 @@ from . import comm
 
 
 def launch(
-    main_func: Callable,
-    num_gpus_per_machine: int,
-    num_machines: int = 1,
-    machine_rank: int = 0,
-    dist_url: str | None = None,
-    args: tuple = (),
-) -> None:
+    main_func: Callable, num_gpus_per_machine: int, num_machines: int = 1, machine_rank: int = 0,
+    dist_url: str | None = None, args: tuple = (),
+) -> None:  # fmt: skip
     """Call ``main_func(*args)`` on every rank of a run; to be called on each machine.
 
     A single rank runs in this process. Several are spawned, so ``main_func`` and ``args`` must be picklable.
@@ -30,7 +26,7 @@ def launch(
 
     Raises:
         AssertionError: "auto" with several machines, no ``dist_url``, or more ranks than GPUs.
-        torch.multiprocessing.ProcessRaisedException: a rank failed; carries its traceback.
+        ProcessRaisedException: a rank failed; carries its traceback.
     """
     world_size = num_machines * num_gpus_per_machine
     if world_size <= 1:

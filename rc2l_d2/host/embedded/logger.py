@@ -39,20 +39,17 @@ def setup_logger(output: str | None = None, distributed_rank: int = 0, *, name: 
     logger = logging.getLogger(name)
     logger.setLevel(logging.DEBUG)
     logger.propagate = False
-    wanted: dict[str, logging.Handler] = {}
-    present = {handler.get_name() for handler in logger.handlers}
-    if distributed_rank == 0 and f"{name}:terminal" not in present:
-        wanted[f"{name}:terminal"] = handler = _TerminalHandler()
+    if distributed_rank == 0 and not any(isinstance(handler, _TerminalHandler) for handler in logger.handlers):
+        terminal = _TerminalHandler()
         head = colored("[%(asctime)s %(name)s]: ", "green")
-        handler.setFormatter(_ColorfulFormatter(head + "%(message)s", _DATE))
+        terminal.setFormatter(_ColorfulFormatter(head + "%(message)s", _DATE))
+        logger.addHandler(terminal)
     if output is not None:
         file_name = f"log.txt.rank{distributed_rank}" if distributed_rank > 0 else "log.txt"
         path = os.path.abspath(os.path.join(output, file_name))
-        if f"{name}:{path}" not in present:
+        if not any(getattr(handler, "baseFilename", "") == path for handler in logger.handlers):
             os.makedirs(output, exist_ok=True)
-            wanted[f"{name}:{path}"] = handler = logging.FileHandler(path, encoding="utf-8")
-            handler.setFormatter(logging.Formatter("[%(asctime)s] %(name)s %(levelname)s: %(message)s", _DATE))
-    for title, handler in wanted.items():
-        handler.set_name(title)
-        logger.addHandler(handler)
+            file = logging.FileHandler(path, encoding="utf-8")
+            file.setFormatter(logging.Formatter("[%(asctime)s] %(name)s %(levelname)s: %(message)s", _DATE))
+            logger.addHandler(file)
     return logger

@@ -1,4 +1,4 @@
-"""Registries of models, backbones and heads, and functions that build them from a configuration."""
+"""Registries of models, backbones and heads, and functions that build them; KeyError if a name is not registered."""
 
 from __future__ import annotations
 
@@ -12,8 +12,6 @@ from .layers import ShapeSpec
 META_ARCH_REGISTRY = Registry("META_ARCH")  # called with (cfg)
 BACKBONE_REGISTRY = Registry("BACKBONE")  # called with (cfg, input_shape); return a dict of feature maps
 SEM_SEG_HEADS_REGISTRY = Registry("SEM_SEG_HEADS")  # called with (cfg, the backbone's output_shape())
-
-# Each of the following raises KeyError if the configured name is not registered.
 
 
 def build_model(cfg: CfgNode) -> nn.Module:

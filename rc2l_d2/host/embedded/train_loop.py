@@ -19,8 +19,7 @@ class HookBase:
     """Base class of hooks; a subclass overrides some of its methods.
 
     Training calls ``before_train``, then ``before_step`` and ``after_step`` around each step, and finally
-    ``after_train``, also after a failure. ``self.trainer`` is a weak reference to the trainer. Slow work belongs in
-    ``after_step``, which is not timed.
+    ``after_train``, also after a failure. ``self.trainer`` is a weak reference to the trainer.
     """
 
     trainer: TrainerBase
