@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import logging
-
 import pytest
 from torch import nn
 
-from rc2l_d2.host.embedded.evaluation import inference_on_dataset, print_csv_format
+from rc2l_d2.host.embedded import evaluation
+from rc2l_d2.host.embedded.evaluation import inference_on_dataset
 
 
 class Evaluator:
-    """Notes what it is asked."""
+    """Records its calls."""
 
     def __init__(self):
         self.calls = []
@@ -26,7 +25,7 @@ class Evaluator:
         self.calls.append("evaluate")
 
 
-def test_an_evaluator_is_reset_given_every_batch_and_asked_once():
+def test_an_evaluator_gets_every_batch_between_reset_and_evaluate():
     evaluator = Evaluator()
     assert inference_on_dataset(lambda batch: [-x for x in batch], [[1, 2], [3]], evaluator) == {}
     assert evaluator.calls == ["reset", ([1, 2], [-1, -2]), ([3], [-3]), "evaluate"]
@@ -44,13 +43,8 @@ def test_mode_is_restored_even_after_a_failure():
     assert model.training
 
 
-def test_csv_shows_main_metrics():
+def test_csv_shows_main_metrics(monkeypatch):
     lines = []
-    handler = logging.Handler()
-    handler.emit = lambda record: lines.append(record.getMessage())
-    logger = logging.getLogger(print_csv_format.__module__)
-    logger.addHandler(handler)
-    logger.setLevel(logging.INFO)
-    print_csv_format({"sem_seg": {"mIoU": 12.34567, "IoU-a": 1.0, "pACC": 50.0}})
-    logger.removeHandler(handler)
+    monkeypatch.setattr(evaluation.logger, "info", lambda message, *args: lines.append(message % args))
+    evaluation.print_csv_format({"sem_seg": {"mIoU": 12.34567, "IoU-a": 1.0, "pACC": 50.0}})
     assert lines == ["copypaste: Task: sem_seg", "copypaste: mIoU,pACC", "copypaste: 12.3457,50.0000"]
