@@ -1,4 +1,4 @@
-"""Random batches, regions and teacher's views in the shapes of a training step."""
+"""Random batches, regions and teacher predictions in the shapes of a training step."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from rc2l_d2.regions import Regions, TeacherView
 
 
 def random_batch(cfg: CfgNode, uses_unlabeled: bool) -> tuple[list[dict], list[dict]]:
-    """Labelled and unlabelled samples as the loader of ``cfg`` gives them, of noise, with blobs of all classes."""
+    """Return labelled and unlabelled samples of noise in the form of the loader; labels have blobs of all classes."""
     generator = torch.Generator().manual_seed(0)
     height, width = cfg.INPUT.CROP.SIZE
 
@@ -33,9 +33,9 @@ def random_batch(cfg: CfgNode, uses_unlabeled: bool) -> tuple[list[dict], list[d
 def random_case(
     images: int, queries: int, classes: int, channels: int, size: int, device: torch.device
 ) -> tuple[Regions, TeacherView]:
-    """A student's regions, leaves that require gradients, and a teacher's view with blobs of all classes.
+    """Return a student's regions (leaves that require gradients) and a teacher prediction with blobs of all classes.
 
-    The same numbers on every device.
+    The numbers are the same on every device.
     """
     generator = torch.Generator().manual_seed(0)
 
