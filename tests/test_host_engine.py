@@ -1,4 +1,4 @@
-"""The embedded host's training half: loop, hooks, writers, checkpoints, logging and several ranks."""
+"""The embedded host's training half: loop, hooks, writers, checkpoints, evaluation, logging and several ranks."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import pytest
 import torch
 from torch import nn
 
-from rc2l_d2.host.embedded import comm, hooks
+from rc2l_d2.host.embedded import comm, evaluation, hooks
 from rc2l_d2.host.embedded.checkpoint import DetectionCheckpointer
 from rc2l_d2.host.embedded.config import get_cfg
 from rc2l_d2.host.embedded.engine import DefaultTrainer, default_argument_parser, default_setup
@@ -164,7 +164,7 @@ def test_hooks_order_and_state():
 
     class Log(HookBase):
         def __getattribute__(self, name):
-            if name in {"before_train", "before_step", "after_step", "after_train"}:
+            if name.startswith(("before_", "after_")):
                 calls.append(name)
             return super().__getattribute__(name)
 
@@ -174,10 +174,28 @@ def test_hooks_order_and_state():
     trainer = Regression()
     trainer.register_hooks([Log()])
     trainer.train(7, 9)
-    step = ["before_step", "after_step"]
-    assert calls == ["before_train", *step, *step, "after_train"]
+    assert calls == ["before_train", *["before_step", "after_step"] * 2, "after_train"]
     state = trainer.state_dict()
     assert state["iteration"] == 9 and list(state["hooks"]) == [Log.__qualname__] and "optimizer" in state
+
+
+def test_inference_restores_the_mode_even_after_a_failure():
+    class Fails(nn.Module):
+        def forward(self, batch):
+            assert not self.training
+            raise RuntimeError("on purpose")
+
+    model = Fails()
+    with pytest.raises(RuntimeError, match="on purpose"):
+        inference_on_dataset(model, [[1]], MeanOutput())
+    assert model.training
+
+
+def test_csv_shows_main_metrics(monkeypatch):
+    lines = []
+    monkeypatch.setattr(evaluation.logger, "info", lambda message, *args: lines.append(message % args))
+    evaluation.print_csv_format({"sem_seg": {"mIoU": 12.34567, "IoU-a": 1.0, "pACC": 50.0}})
+    assert lines == ["copypaste: Task: sem_seg", "copypaste: mIoU,pACC", "copypaste: 12.3457,50.0000"]
 
 
 def test_storage_smooths_noisy_scalars_and_keeps_images_for_tensorboard(tmp_path):

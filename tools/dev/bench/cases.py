@@ -10,23 +10,19 @@ from rc2l_d2.regions import Regions, TeacherView
 
 
 def random_batch(cfg: CfgNode, uses_unlabeled: bool) -> tuple[list[dict], list[dict]]:
-    """Return labelled and unlabelled samples of noise in the form of the loader; labels have blobs of all classes."""
+    """Return labelled and unlabelled samples of noise in the form of the loader; labels are stripes of 16 classes."""
     generator = torch.Generator().manual_seed(0)
     height, width = cfg.INPUT.CROP.SIZE
 
-    def image() -> torch.Tensor:
-        return torch.randint(0, 256, (3, height, width), generator=generator, dtype=torch.uint8)
+    def images(count: int) -> torch.Tensor:
+        return torch.randint(0, 256, (count, 3, height, width), generator=generator, dtype=torch.uint8)
 
-    def label() -> torch.Tensor:
-        coarse = torch.randint(0, cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES, (1, 1, 4, 4), generator=generator)
-        return F.interpolate(coarse.float(), size=(height, width))[0, 0].to(torch.uint8)
-
+    stripes = torch.arange(height) * 16 // height % cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES
+    label = stripes.to(torch.uint8)[:, None].repeat(1, width)
     inside = torch.ones(height, width, dtype=torch.bool)
-    labeled = [{"file_name": "", "image": image(), "sem_seg": label()} for _ in range(cfg.SOLVER.IMS_PER_BATCH)]
-    unlabeled = [
-        {"file_name": "", "image": image(), "strong": image(), "inside": inside}
-        for _ in range(cfg.SOLVER.IMS_PER_BATCH_UNLABELED if uses_unlabeled else 0)
-    ]
+    labeled = [{"file_name": "", "image": x, "sem_seg": label} for x in images(cfg.SOLVER.IMS_PER_BATCH)]
+    weak = images(cfg.SOLVER.IMS_PER_BATCH_UNLABELED if uses_unlabeled else 0)
+    unlabeled = [{"file_name": "", "image": x, "strong": 255 - x, "inside": inside} for x in weak]
     return labeled, unlabeled
 
 
