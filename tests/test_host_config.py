@@ -31,15 +31,6 @@ def test_defaults_are_detectron2s():
     assert get_cfg().SEED == -1  # each call returns a new one
 
 
-def test_a_dump_can_be_merged(tmp_path):
-    cfg = get_cfg()
-    cfg.merge_from_list(["INPUT.MIN_SIZE_TRAIN", "(3, 4)", "MODEL.WEIGHTS", "a.pth", "SOLVER.BASE_LR", "1e-4"])
-    assert cfg.INPUT.MIN_SIZE_TRAIN == (3, 4) and cfg.SOLVER.BASE_LR == 1e-4
-    again = get_cfg()
-    again.merge_from_file(write(tmp_path / "config.yaml", cfg.dump()))
-    assert again == cfg
-
-
 def test_base_files_are_inherited_from(tmp_path):
     write(tmp_path / "base" / "root.yaml", "SEED: 1\nSOLVER: {MAX_ITER: 10, BASE_LR: 0.5}\n")
     write(tmp_path / "base" / "middle.yaml", "_BASE_: root.yaml\nSOLVER: {MAX_ITER: 20}\n")

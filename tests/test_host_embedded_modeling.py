@@ -5,13 +5,12 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-import torch.distributed as dist
 from torch import nn
 
 from rc2l_d2.host.embedded.catalog import DatasetCatalog, Metadata, MetadataCatalog
 from rc2l_d2.host.embedded.config import get_cfg
 from rc2l_d2.host.embedded.image_list import ImageList
-from rc2l_d2.host.embedded.layers import Conv2d, FrozenBatchNorm2d, SyncBatchNorm, get_norm
+from rc2l_d2.host.embedded.layers import Conv2d, FrozenBatchNorm2d, get_norm
 from rc2l_d2.host.embedded.registry import build_backbone
 from rc2l_d2.host.embedded.resnet import BasicBlock
 from rc2l_d2.host.embedded.visualizer import Visualizer
@@ -73,66 +72,10 @@ def test_frozen_bn_starts_as_the_identity_and_loads_folded_checkpoints():
 
 def test_norms_by_name():
     assert get_norm("GN", 64).num_groups == 32
+    assert isinstance(get_norm("BN", 64), nn.BatchNorm2d) and isinstance(get_norm("SyncBN", 64), nn.SyncBatchNorm)
     assert get_norm("", 64) is None and get_norm(None, 64) is None
     with pytest.raises(KeyError, match="Frozen_BN"):
         get_norm("Frozen_BN", 64)
-
-
-def test_sync_bn_is_bn_on_a_single_rank():
-    torch.manual_seed(0)
-    sync, plain = get_norm("SyncBN", 4), nn.BatchNorm2d(4)
-    x = torch.randn(3, 4, 5, 6)
-    torch.testing.assert_close(sync(x), plain(x))
-    torch.testing.assert_close(sync.running_var, plain.running_var)
-    assert set(sync.state_dict()) == set(plain.state_dict())
-
-
-def sync_bn_inputs() -> list[tuple[torch.Tensor, torch.Tensor]]:
-    """Images per rank, of unequal number and size, and the gradient of their outputs."""
-    generator = torch.Generator().manual_seed(3)
-    shapes = [(3, 4, 5, 6), (1, 4, 7, 2)]
-    return [tuple(torch.randn(s, generator=generator, dtype=torch.float64) * 2 + 1 for _ in range(2)) for s in shapes]
-
-
-def sync_bn_on_rank(rank: int, folder: str) -> None:
-    torch.set_num_threads(1)
-    dist.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=2)
-    norm = SyncBatchNorm(4).double()
-    with torch.no_grad():
-        norm.weight.copy_(torch.arange(1.0, 5.0))
-    x, gradient = sync_bn_inputs()[rank]
-    x.requires_grad_()
-    out = norm(x)
-    out.backward(gradient)
-    result = {"out": out.detach(), "x": x.grad, "weight": norm.weight.grad, "bias": norm.bias.grad}
-    half = norm(x.detach().bfloat16())
-    torch.save({**result, **dict(norm.named_buffers()), "half": half.dtype}, f"{folder}/{rank}.pt")
-    dist.destroy_process_group()
-
-
-@pytest.mark.slow
-def test_sync_bn_on_two_ranks_equals_bn_of_the_global_batch(tmp_path):
-    torch.multiprocessing.spawn(sync_bn_on_rank, args=(str(tmp_path),), nprocs=2)
-    results = [torch.load(tmp_path / f"{rank}.pt", weights_only=True) for rank in range(2)]
-
-    def flat(tensors):  # (B, C, H, W) each -> (1, C, 1, all pixels)
-        return torch.cat([t.transpose(0, 1).reshape(1, 4, 1, -1) for t in tensors], dim=-1)
-
-    norm = nn.BatchNorm2d(4).double()
-    with torch.no_grad():
-        norm.weight.copy_(torch.arange(1.0, 5.0))
-    joint = flat([x for x, _ in sync_bn_inputs()]).requires_grad_()
-    out = norm(joint)
-    out.backward(flat([gradient for _, gradient in sync_bn_inputs()]))
-    norm(joint.detach().bfloat16().double())
-    torch.testing.assert_close(flat([r["out"] for r in results]), out.detach())
-    torch.testing.assert_close(flat([r["x"] for r in results]), joint.grad)
-    torch.testing.assert_close(results[0]["weight"] + results[1]["weight"], norm.weight.grad)
-    torch.testing.assert_close(results[0]["bias"] + results[1]["bias"], norm.bias.grad)
-    for result in results:
-        torch.testing.assert_close(result["running_mean"], norm.running_mean, rtol=1e-4, atol=1e-4)
-        torch.testing.assert_close(result["running_var"], norm.running_var, rtol=1e-4, atol=1e-4)
-        assert result["num_batches_tracked"] == 2 and result["half"] == torch.bfloat16
 
 
 # --- ResNet ----------------------------------------------------------------------------------------------------------

@@ -11,7 +11,6 @@ Differences from the embedded host, with the file that handles them:
 - ``DefaultTrainer`` wraps the model with ``device_ids``, which fails on CPU, and its AMP needs CUDA
   (``engine/trainer.py``, ``engine/step.py``).
 - A non-finite loss is raised on rank 0 only (``engine/step_log.py``).
-- ``get_norm("SyncBN", n)`` is torch's own, which refuses CPU tensors if there are several ranks.
 - ``comm.get_local_rank`` works only below ``launch`` or after ``comm.create_local_process_group``.
 - ``build_backbone`` requires a ``detectron2.modeling.Backbone``. Detectron2 registers no function for its Swin, ViT and
   RegNet, and the first two import timm.

@@ -7,11 +7,8 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from fvcore.nn.distributed import differentiable_all_reduce
 from torch import Tensor, nn
 from torch.nn import functional as F
-
-from . import comm
 
 
 @dataclass
@@ -81,36 +78,9 @@ class FrozenBatchNorm2d(nn.Module):
         return module
 
 
-class SyncBatchNorm(nn.SyncBatchNorm):
-    """Batch norm over the images of all ranks, on CPU too (torch's own refuses CPU tensors).
-
-    The statistics are exactly those of the global batch, also if the ranks hold unequal numbers of pixels.
-    """
-
-    def forward(self, input: Tensor) -> Tensor:
-        if not self.training or comm.get_world_size() == 1 or input.device.type != "cpu":
-            return super().forward(input)
-        # The variance needs a second pass, because E[x^2] - E[x]^2 cancels. differentiable_all_reduce also sums the
-        # gradients over ranks, so that each rank gets the gradient of the sum of all losses.
-        x = input.float() if input.dtype in (torch.float16, torch.bfloat16) else input
-        local = torch.cat([x.sum(dim=(0, 2, 3)), x.new_tensor([x.shape[0] * x.shape[2] * x.shape[3]])])
-        total = differentiable_all_reduce(local)
-        count = total[-1].detach()
-        mean = total[:-1] / count
-        centred = x - mean[:, None, None]
-        var = differentiable_all_reduce(centred.square().sum(dim=(0, 2, 3))) / count
-        with torch.no_grad():
-            self.running_mean.lerp_(mean.detach().to(self.running_mean.dtype), self.momentum)
-            unbiased = var.detach() * (count / (count - 1).clamp(min=1))
-            self.running_var.lerp_(unbiased.to(self.running_var.dtype), self.momentum)
-            self.num_batches_tracked.add_(1)
-        scale = self.weight * (var + self.eps).rsqrt()
-        return (centred * scale[:, None, None] + self.bias[:, None, None]).to(input.dtype)
-
-
 _NORMS: dict[str, Callable[[int], nn.Module]] = {
     "BN": nn.BatchNorm2d,
-    "SyncBN": SyncBatchNorm,
+    "SyncBN": nn.SyncBatchNorm,
     "FrozenBN": FrozenBatchNorm2d,
     "GN": lambda channels: nn.GroupNorm(32, channels),
 }
@@ -120,7 +90,8 @@ def get_norm(norm: str | None, out_channels: int) -> nn.Module | None:
     """Return the norm layer for maps of ``out_channels`` channels.
 
     Args:
-        norm: "BN", "SyncBN", "FrozenBN" or "GN" (32 groups), None or "" for none; KeyError for any other name.
+        norm: "BN", "SyncBN" (on several ranks for GPUs only), "FrozenBN" or "GN" (32 groups), None or "" for none;
+            KeyError for any other name.
     """
     if not norm:
         return None
