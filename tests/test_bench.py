@@ -83,8 +83,8 @@ def test_loader_and_inference(bench, tiny):
     options = [word for key, value in window.items() for word in (f"TEST.SLIDING_WINDOW.{key}", value)]
     for images in (options, []):
         rows = bench("inference.py", "--images", "3", *tiny, *images)
-        assert list(rows) == ["evaluation", "usual"]
-        assert rows["evaluation"][0] == pytest.approx(rows["usual"][0], abs=0.1)
+        assert list(rows) == ["evaluation", "simple loop"]
+        assert rows["evaluation"][0] == pytest.approx(rows["simple loop"][0], abs=0.1)
         assert all(value > 0 for row in rows.values() for value in row[1:])
 
 

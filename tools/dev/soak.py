@@ -12,6 +12,7 @@ Runs train_net.py without an end and stops it with SIGTERM ``--minutes`` after i
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import math
 import shlex
@@ -105,10 +106,9 @@ def medians(groups: Sequence[Sequence[dict]], rates: Mapping[int, float]) -> lis
     for group in groups:
         first, last = group[0]["iterations"], group[-1]["iterations"]
         logged = [rate for done, rate in rates.items() if first < done <= last] or [math.nan]
-        row = {"minutes": group[-1]["minutes"], "iterations": last, "images/s": statistics.median(logged)}
-        for name in sorted(alive):
-            for unit in ("MB", "files"):
-                row[f"{name}, {unit}"] = statistics.median(sample["processes"][name][unit] for sample in group)
+        row = {"minutes": group[-1]["minutes"], "images/s": statistics.median(logged)}
+        for name, unit in itertools.product(sorted(alive), ("MB", "files")):
+            row[f"{name}, {unit}"] = statistics.median(sample["processes"][name][unit] for sample in group)
         rows.append(row)
     return rows
 
@@ -134,7 +134,7 @@ def tables(folder: Path, warm_up: float, length: float) -> str:
     rows = medians(groups, read_scalars(folder / "run" / "metrics.json", ENDLESS)["images_per_second"])
     over_time = [{name: x for name, x in row.items() if not name.startswith("worker")} for row in rows]
     constant = []
-    for name in [*rows[0]][2:]:
+    for name in [*rows[0]][1:]:
         values = [row[name] for row in rows]
         constant.append([name, values[0], values[-1], spread(values), trend([row["minutes"] for row in rows], values)])
     titles, formats = ["", "first", "last", "+-, %", "trend, % per hour"], ("", ".4g", ".4g", ".2f", ".2f")

@@ -1,10 +1,10 @@
 #!/usr/bin/env python3
-"""Images per second of an evaluation, compared with the usual loop.
+"""Images per second of an evaluation, compared with the simple loop.
 
     python tools/dev/bench/inference.py --config-file configs/camvid/rc2l_R18_1_8.yaml [--images 20] [KEY VALUE ...]
 
 Both use the same model (MODEL.WEIGHTS, or random weights) and images, whole or, with TEST.SLIDING_WINDOW.ENABLED True,
-by window. The usual loop runs windows one by one, sums their scores on the host, and counts the confusion matrix with
+by window. The simple loop runs windows one by one, sums their scores on the host, and counts the confusion matrix with
 NumPy. The table shows both pixel accuracies, which differ only by rounding.
 """
 
@@ -41,7 +41,7 @@ def evaluation(cfg: CfgNode, model: torch.nn.Module, entries: list[dict]) -> Cal
     return accuracy
 
 
-def usual_evaluation(cfg: CfgNode, model: torch.nn.Module, entries: list[dict]) -> Callable[[], float]:
+def simple_loop(cfg: CfgNode, model: torch.nn.Module, entries: list[dict]) -> Callable[[], float]:
     """Return a function that computes the same window by window and on the host."""
     mapper, sliding = TestMapper(cfg), cfg.TEST.SLIDING_WINDOW
     classes, ignored = cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES, cfg.MODEL.SEM_SEG_HEAD.IGNORE_VALUE
@@ -83,17 +83,17 @@ def main() -> None:
     if cfg.MODEL.WEIGHTS:
         RegionCheckpointer(model).load(cfg.MODEL.WEIGHTS)
     entries = [*load_dataset(cfg.DATASETS.TEST[0], labels="all", key="DATASETS.TEST")][: args.images]
-    parts = {"evaluation": evaluation(cfg, model, entries), "usual": usual_evaluation(cfg, model, entries)}
+    parts = {"evaluation": evaluation(cfg, model, entries), "simple loop": simple_loop(cfg, model, entries)}
     seconds = in_turn(parts, args.rounds, model.device, warmup=1)
     window = cfg.TEST.SLIDING_WINDOW
     images = f"windows of {window.CROP_SIZE} every {window.STRIDE}" if window.ENABLED else "whole images"
     print(f"{args.config_file} {' '.join(args.opts)}: {images}")
     print(f"{machine(model.device)}; {args.rounds} rounds of {len(entries)} images\n")
     rows = [
-        [name, work(), 1e3 * len(entries) / median_ms(seconds, name), ratio(seconds, "usual", name)]
+        [name, work(), 1e3 * len(entries) / median_ms(seconds, name), ratio(seconds, "simple loop", name)]
         for name, work in parts.items()
     ]
-    print(tabulate(rows, ["", "pixel accuracy, %", "images/s", "times as fast"], floatfmt=".3f"))
+    print(tabulate(rows, ["", "pixel accuracy, %", "images/s", "speed-up"], floatfmt=".3f"))
 
 
 if __name__ == "__main__":

@@ -118,7 +118,7 @@ def main() -> None:
     for stream in ("labelled", "unlabelled"):
         rates = [1e3 * args.images / median_ms(seconds, name) for name in (stream, f"{stream}, PIL")]
         rows.append([stream, *rates, ratio(seconds, f"{stream}, PIL", stream)])
-    print(tabulate(rows, ["stream", "images/s", "PIL, images/s", "times as fast"], floatfmt=".0f"))
+    print(tabulate(rows, ["stream", "images/s", "PIL, images/s", "speed-up"], floatfmt=".0f"))
 
 
 if __name__ == "__main__":

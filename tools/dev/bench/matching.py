@@ -86,7 +86,7 @@ def main() -> None:
         [name, median_ms(seconds, slow), median_ms(seconds, fast), ratio(seconds, slow, fast)]
         for name, (slow, fast) in rows.items()
     ]
-    print(tabulate(cells, ["", "Hungarian, ms", "by class, ms", "times as fast"], floatfmt=".2f"))
+    print(tabulate(cells, ["", "Hungarian, ms", "by class, ms", "speed-up"], floatfmt=".2f"))
 
 
 if __name__ == "__main__":
