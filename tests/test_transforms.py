@@ -12,8 +12,8 @@ from rc2l_d2.data.loading.transforms import (
     adjust_hsv,
     adjust_linear,
     color_jitter,
-    draw_geometry,
-    draw_short_edge,
+    sample_geometry,
+    sample_short_edge,
     resize_image,
     resize_label,
     scaled_size,
@@ -64,7 +64,7 @@ def test_geometry_keeps_image_label_and_inside_together(image):
     settings = GeometrySettings((40,), "choice", 1000, (30, 50), True)
     seen = set()
     for seed in range(20):
-        geometry = draw_geometry(image.shape[:2], 40, settings, np.random.default_rng(seed))
+        geometry = sample_geometry(image.shape[:2], 40, settings, np.random.default_rng(seed))
         cut = geometry.cut_image(image)
         assert (cut[..., 0] == geometry.cut_label(image[..., 0].copy())).all()
         assert cut.shape == (30, 50, 3) and geometry.inside().all()
@@ -82,7 +82,7 @@ def test_flip_and_crop_by_hand():
 def test_small_images_are_padded_below_and_right():
     label = np.ones((4, 6), np.uint8)
     settings = GeometrySettings((4,), "choice", 1000, (5, 8), False)
-    geometry = draw_geometry((4, 6), 4, settings, np.random.default_rng(0))
+    geometry = sample_geometry((4, 6), 4, settings, np.random.default_rng(0))
     padded = geometry.pad(geometry.cut_label(label), 255)
     assert padded.shape == (5, 8)
     assert ((padded == 1) == geometry.inside()).all()
@@ -92,12 +92,12 @@ def test_small_images_are_padded_below_and_right():
 def test_range_and_choice_of_sizes():
     def short_edges(sampling):
         settings = GeometrySettings((10, 14), sampling, 1000, (8, 8), False)
-        return {draw_short_edge(settings, np.random.default_rng(seed)) for seed in range(100)}
+        return {sample_short_edge(settings, np.random.default_rng(seed)) for seed in range(100)}
 
     assert short_edges("choice") == {10, 14}
     assert short_edges("range") == {10, 11, 12, 13, 14}
     settings = GeometrySettings((10,), "choice", 1000, (8, 8), False)
-    assert draw_geometry((20, 30), 10, settings, np.random.default_rng(0)).size == (10, 15)
+    assert sample_geometry((20, 30), 10, settings, np.random.default_rng(0)).size == (10, 15)
 
 
 def test_linear_adjustment_rounds_and_clips():

@@ -17,7 +17,7 @@ from tqdm import tqdm
 REPOSITORY = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(REPOSITORY))
 
-from rc2l_d2.data.toy.dataset import draw_own_pictures, draw_toy_dataset  # noqa: E402
+from rc2l_d2.data.toy.dataset import draw_own_images, draw_toy_dataset  # noqa: E402
 from rc2l_d2.errors import InputError  # noqa: E402
 
 
@@ -40,7 +40,7 @@ def main() -> int:
     root = getattr(args, "root", Path() if own else REPOSITORY / "datasets" / "toy")
     try:
         if own:
-            draw_own_pictures(root, *own, tuple(args.size), args.seed)
+            draw_own_images(root, *own, tuple(args.size), args.seed)
             print(f"wrote {own[0]} images to {root / 'photos'}, their labels to masks, {own[1]} images to more")
             return 0
         drawn = draw_toy_dataset(root, args.train, args.val, tuple(args.size), args.seed, bar)

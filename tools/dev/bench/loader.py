@@ -26,7 +26,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[3]))
 from measure import in_turn, machine, median_ms, quartiles, ratio, run  # noqa: E402
 
 from rc2l_d2.data import LabeledMapper, UnlabeledMapper, stream_entries  # noqa: E402
-from rc2l_d2.data.loading.transforms import IMAGE_PADDING, Geometry, draw_geometry, draw_short_edge  # noqa: E402
+from rc2l_d2.data.loading.transforms import IMAGE_PADDING, Geometry, sample_geometry, sample_short_edge  # noqa: E402
 from rc2l_d2.engine import load_config  # noqa: E402
 
 
@@ -38,7 +38,7 @@ class PILViews:
 
     def drawn(self, image: Image.Image, rng: np.random.Generator) -> Geometry:
         settings = self.mapper.geometry
-        return draw_geometry((image.height, image.width), draw_short_edge(settings, rng), settings, rng)
+        return sample_geometry((image.height, image.width), sample_short_edge(settings, rng), settings, rng)
 
     def cut(self, image: Image.Image, geometry: Geometry, resample: int) -> Image.Image:
         height, width = geometry.size
@@ -77,14 +77,13 @@ class PILViews:
         }
 
     def strong(self, image: Image.Image, rng: np.random.Generator) -> Image.Image:
-        settings = self.mapper.strong
         if rng.random() < 0.8:
-            factors = [rng.uniform(1 - strength, 1 + strength) for strength in settings.jitter[:3]]
-            turn = rng.uniform(-settings.jitter[3], settings.jitter[3])
+            factors = [rng.uniform(1 - strength, 1 + strength) for strength in self.mapper.jitter[:3]]
+            turn = rng.uniform(-self.mapper.jitter[3], self.mapper.jitter[3])
             enhancers = (ImageEnhance.Brightness, ImageEnhance.Contrast, ImageEnhance.Color)
             for step in rng.permutation(4):
                 image = turn_hue(image, turn) if step == 3 else enhancers[step](image).enhance(factors[step])
-        if rng.random() < settings.grayscale:
+        if rng.random() < self.mapper.grayscale:
             image = image.convert("L").convert("RGB")
         if rng.random() < 0.5:
             image = image.filter(ImageFilter.GaussianBlur(rng.uniform(0.1, 2.0)))
