@@ -3,10 +3,11 @@
     rc2l-check --config-file FILE [--full] [--workers N] [KEY VALUE ...]
     rc2l-check --definition YAML [--full] [--workers N] [PART ...]
 
-The first checks DATASETS.TRAIN, UNLABELED and TEST of a configuration, the second the parts of one data set's YAML file
-(all, or those named; a part is labelled if all its images are). A sample of each is read; ``--full`` reads all. The exit
-status is 2 if something would spoil training: files that cannot be read, labels that do not fit, images in two streams,
-labels that show one class only, and, if all labels were read, a class that no training label has. Warnings leave it at 0.
+The first checks DATASETS.TRAIN, UNLABELED and TEST of a configuration, the second the parts of one data set's YAML
+file (all, or those named; a part is labelled if all its images are). A sample of each is read; ``--full`` reads all.
+The exit status is 2 if something would spoil training: files that cannot be read, labels that do not fit, images in two
+streams, labels that show one class only, and, if all labels were read, a class that no training label has. Warnings
+leave it at 0.
 """
 
 from __future__ import annotations
@@ -19,14 +20,7 @@ from collections.abc import Sequence
 from tabulate import tabulate
 from tqdm import tqdm
 
-from ..data.checks.check import (
-    Remark,
-    class_problems,
-    config_splits,
-    definition_splits,
-    remarks_on,
-    shared_images,
-)
+from ..data.checks.check import Remark, class_problems, config_splits, definition_splits, remarks_on, shared_images
 from ..data.checks.scan import ScanReport, Split, scan
 from ..engine import RC2LTrainer, load_config
 from ..errors import InputError

@@ -83,10 +83,8 @@ def config_splits(cfg: CfgNode, use_unlabeled: bool = True) -> dict[str, Split]:
     """
     streams = ("TRAIN", "UNLABELED", "TEST") if use_unlabeled else ("TRAIN", "TEST")
     splits = {stream: _config_split(cfg, stream) for stream in streams}
-    advice = {
-        "TRAIN": "name a data set with labelled images",
-        "UNLABELED": "name a split that has some, or train on labels alone with MODEL.META_ARCHITECTURE RegionSegmentor",
-    }
+    alone = "train on labels alone with MODEL.META_ARCHITECTURE RegionSegmentor"
+    advice = {"TRAIN": "name a data set with labelled images", "UNLABELED": f"name a split that has some, or {alone}"}
     for stream in streams[:-1]:
         if not len(splits[stream].entries):
             raise InputError(f"DATASETS.{stream} = {tuple(cfg.DATASETS[stream])} holds no image; {advice[stream]}.")

@@ -1,9 +1,9 @@
 """The two training streams and the test loader.
 
 A training stream is a pure function of the position in it: position p is image ``permutation(seed, stream, epoch)[p %
-n]`` with epoch = p // n, and its augmentation is seeded with ``(seed, stream, p)``. So neither the number of workers nor
-a resume changes the samples, and each step holds the same images on any number of ranks. Entries that do not name a
-file of their own (a tile, a member of a tar shard) need nothing here: the mapper gets the entry.
+n]`` with epoch = p // n, and its augmentation is seeded with ``(seed, stream, p)``. So neither the number of workers
+nor a resume changes the samples, and each step holds the same images on any number of ranks. Only the mapper reads an
+entry, which may also be a tile or a member of a tar shard.
 """
 
 from __future__ import annotations
@@ -79,8 +79,7 @@ class StepSampler:
 class TrainLoader:
     """Endless iterable of (labelled samples, unlabelled samples), two lists of dicts; always from the first step on.
 
-    An unusable image is logged once. Those of a stream are counted on this rank since its start, so a resumed run counts
-    anew.
+    Each unusable image is logged once and counted, on this rank since its start: a resumed run counts anew.
     """
 
     def __init__(
@@ -301,6 +300,6 @@ def _divisible(batch_size: int, key: str) -> int:
     ranks = comm.get_world_size()
     if batch_size < 1 or batch_size % ranks:
         raise InputError(
-            f"{key} is {batch_size}, which {ranks} rank(s) cannot split evenly; set it to a positive multiple of {ranks}."
+            f"{key} is {batch_size}, which {ranks} rank(s) cannot split evenly; set it to a multiple of {ranks}."
         )
     return batch_size

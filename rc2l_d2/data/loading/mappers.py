@@ -123,7 +123,7 @@ class TestMapper:
         return sample | self.sample(read_image(entry["file_name"]))
 
     def sample(self, image: np.ndarray) -> dict:
-        """Return the model's input for an image, uint8 (H, W, 3) in BGR order: the sample without names and label map."""
+        """Return the sample of an image, uint8 (H, W, 3) in BGR order, without names and label map."""
         size = image.shape[:2]
         edges = ((self.short_edge, self.long_edge), *self.scales)
         first, *scales = [_tensor(resize_image(image, scaled_size(size, *pair)), self.format) for pair in edges]

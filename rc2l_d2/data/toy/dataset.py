@@ -92,7 +92,7 @@ def draw_toy_dataset(
 def draw_own_images(
     root: Path | str, num_labeled: int, num_unlabeled: int, size: tuple[int, int] = (96, 96), seed: int = 0
 ) -> None:
-    """Write scenes in the layout of a user's own images: ``photos`` with labels of the same names in ``masks``, ``more``.
+    """Write scenes as a user's own images: ``photos`` with labels of the same names in ``masks``, and ``more``.
 
     Args:
         root: the folder for these three.

@@ -1,10 +1,10 @@
 """A drawn scene: textured shapes on a cluttered background, and the label of each pixel.
 
 The class of an object is its shape: size, rotation, position and texture are independent of it. Two cues make the set
-learnable from scratch in a few hundred iterations: the background is paler than objects and distractors, and each class
-prefers one hue, which some of its objects do not have and distractors may have. Points are (x, y) in pixels, where
-pixel i covers [i, i + 1); "unit" lengths are fractions of the shorter side of the image. Every change of a pixel needs a
-new ``GENERATOR_VERSION``.
+learnable from scratch in a few hundred iterations: the background is paler than objects and distractors, and each
+class prefers one hue, which some of its objects do not have and distractors may have. Points are (x, y) in pixels,
+where pixel i covers [i, i + 1); "unit" lengths are fractions of the shorter side of the image. Every change of a pixel
+needs a new ``GENERATOR_VERSION``.
 """
 
 from __future__ import annotations
