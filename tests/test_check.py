@@ -154,9 +154,12 @@ def test_label_files_are_no_unlabelled_images(tmp_path, content, folder):
     check_training_data(cfg)
     for part in ("masks", "all"):
         cfg.DATASETS.UNLABELED = (f"{name}_{part}",)
-        _refused(cfg, rf"part '{part}': 13 of \d+ images looked at are labels, \S*/labels/train_000\.png among them, "
-                      r"the label of \S*/images/train_000\.png; give image_suffix")  # fmt: skip
-    # Also those of a data set that says nothing of labels.
+        _refused(
+            cfg,
+            rf"(part|split) '{part}': 13 of \d+ (images looked at|sampled images) are labels, \S*/labels/train_000\.png"
+            r" among them, the label of \S*/images/train_000\.png; give image_suffix",
+        )
+    # Also those of a data set without the key "labels".
     content.update(name=f"{name}web", images="labels", parts={"all": {"folder": "."}})
     del content["labels"]
     register_definition(write_definition(tmp_path / "web.yaml", content))
@@ -276,17 +279,17 @@ def test_splits_of_a_definition(tmp_path, content, folder):
     # A split without any label, for DATASETS.UNLABELED, needs no warning.
     assert len(remarks) == 2
     note = str(remarks[0])
-    assert note.startswith("part 'train' is checked without labels, as 1 of 10 images have none: ") and len(note) < 250
+    assert note.startswith("split 'train' is checked without labels, as 1 of 10 images have none: ") and len(note) < 250
     assert note.endswith("/images/train_000.png.")
     (labeled,), _ = definition_splits(path, ["labeled"])
     assert [str(remark) for remark in class_problems([scan(labeled)])] == [
-        "No label of part 'labeled' has these classes: class1; label images that show them, sample other labelled "
+        "No label of split 'labeled' has these classes: class1; label images that show them, sample other labelled "
         "images, or take the classes out."
     ]
     # Not all labels were read; or another labelled split has the classes; or none has.
     assert class_problems([scan(labeled, 3)]) == []
     assert class_problems([scan(labeled), scan(splits["val"])]) == []
     (remark,) = class_problems([scan(labeled), scan(splits["again"])])
-    assert str(remark).startswith("No label of any part has these classes: class1;")
-    with pytest.raises(InputError, match="no part 'lab'; the parts are train, val, "):
+    assert str(remark).startswith("No label of any split has these classes: class1;")
+    with pytest.raises(InputError, match="no split 'lab'; the splits are train, val, "):
         definition_splits(path, ["lab"])

@@ -41,7 +41,7 @@ def _fill(tree, names, value):
 def test_good_configuration(run):
     result = run()
     assert result.returncode == 0 and result.stdout.endswith("Problems: 0, warnings: 0.\n")
-    assert "At most 200 images of each part are read, sampled with seed 1" in result.stdout
+    assert "At most 200 images of each split are read, sampled with seed 1" in result.stdout
     assert "_labeled): 4 images with labels, all read in" in result.stdout and "s; all 48x40 pixels" in result.stdout
     assert "_unlabeled): 6 images without labels, all read" in result.stdout
     # class, images with it, percentage of its pixels: random labels, a third each
@@ -91,9 +91,9 @@ def test_parts_of_a_definition(run, tree):
     (tree.folder / "labels/train_000.png").unlink()
     result = run("--definition")
     assert result.returncode == 0 and result.stdout.endswith("Problems: 0, warnings: 2.\n")
-    assert "part 'train': 10 images without labels" in result.stdout
-    assert "part 'val': 3 images with labels" in result.stdout
-    assert "warning: part 'train' is checked without labels" in result.stdout
+    assert "split 'train': 10 images without labels" in result.stdout
+    assert "split 'val': 3 images with labels" in result.stdout
+    assert "warning: split 'train' is checked without labels" in result.stdout
     _fill(tree, ["val_000"], 9)
     assert run("--definition", "labeled").returncode == 0
     assert run("--definition", "labeled", "val").returncode == 2
@@ -102,7 +102,7 @@ def test_parts_of_a_definition(run, tree):
 @pytest.mark.parametrize(
     ("arguments", "fragment"),
     [
-        (("--definition", "vla"), "there is no part 'vla'; the parts are train, val"),
+        (("--definition", "vla"), "there is no split 'vla'; the splits are train, val"),
         (("DATASETS.DEFINITIONS", "('none.yaml',)"), "none.yaml"),
     ],
 )

@@ -1,10 +1,10 @@
 """Check a data set before it costs training time, and count its classes.
 
     rc2l-check --config-file FILE [--full] [--workers N] [KEY VALUE ...]
-    rc2l-check --definition YAML [--full] [--workers N] [PART ...]
+    rc2l-check --definition YAML [--full] [--workers N] [SPLIT ...]
 
-The first checks DATASETS.TRAIN, UNLABELED and TEST of a configuration, the second the parts of one data set's YAML
-file (all, or those named; a part is labelled if all its images are). A sample of each is read; ``--full`` reads all.
+The first checks DATASETS.TRAIN, UNLABELED and TEST of a configuration, the second the splits of one data set's YAML
+file (all, or those named; a split is labelled if all its images are). A sample of each is read; ``--full`` reads all.
 The exit status is 2 if something would spoil training: files that cannot be read, labels that do not fit, images in two
 streams, labels that show one class only, and, if all labels were read, a class that no training label has. Warnings
 leave it at 0.
@@ -74,7 +74,7 @@ def show(remark: Remark) -> None:
 def check(splits: Sequence[Split], remarks: list[Remark], full: bool, workers: int, seed: int) -> int:
     """Read the splits and print all findings, after the ``remarks`` known before; return the exit status."""
     if not full:
-        print(f"At most {SAMPLE} images of each part are read, sampled with seed {seed}; --full reads all.")
+        print(f"At most {SAMPLE} images of each split are read, sampled with seed {seed}; --full reads all.")
     reports = []
     for split in splits:
         report = read_split(split, full, workers, seed)
@@ -97,10 +97,10 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     source = parser.add_mutually_exclusive_group(required=True)
     source.add_argument("--config-file", metavar="FILE", help="check the DATASETS of this configuration")
-    source.add_argument("--definition", metavar="YAML", help="check the parts of this data set's YAML file")
+    source.add_argument("--definition", metavar="YAML", help="check the splits (parts) of this data set's YAML file")
     parser.add_argument("--full", action="store_true", help="read every file, with several processes")
     parser.add_argument("--workers", type=int, default=os.cpu_count() or 1, help="processes for --full (%(default)s)")
-    parser.add_argument("rest", nargs="*", help="config overrides KEY VALUE ..., or names of parts")
+    parser.add_argument("rest", nargs="*", help="config overrides KEY VALUE ..., or names of splits")
     args = parser.parse_args()
     if args.workers < 1:
         parser.error(f"--workers is {args.workers}; give at least 1")

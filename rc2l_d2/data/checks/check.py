@@ -102,15 +102,15 @@ def definition_splits(path: str | os.PathLike, names: Sequence[str] = ()) -> tup
         The splits, and a warning for each that has labels for some of its images.
 
     Raises:
-        InputError: the file cannot be used, it has no such part, or images are missing.
+        InputError: the file cannot be used, it has no such split, or images are missing.
     """
     definition = register_definition(path)
     unknown = [name for name in names if name not in definition.parts]
     if unknown:
-        raise InputError(f"{path}: there is no part '{unknown[0]}'; the parts are {', '.join(definition.parts)}.")
+        raise InputError(f"{path}: there is no split '{unknown[0]}'; the splits are {', '.join(definition.parts)}.")
     splits, remarks = [], []
     for name in names or definition.parts:
-        title = f"part '{name}'"
+        title = f"split '{name}'"
         entries = part_entries(definition, name, "existing")
         bare = len(entries) - len(entries.label_files)
         if bare:
@@ -188,7 +188,7 @@ def class_problems(reports: Sequence[ScanReport], absent_too: bool = True) -> li
     if not any(report.labels for report in reports):
         return []
     split = reports[0].split
-    title = split.name if len(reports) == 1 else "any part"
+    title = split.name if len(reports) == 1 else "any split"
     absent = tuple(name for name in split.classes if all(name in report.absent for report in reports))
     if len(absent) == len(split.classes) - 1 > 0:
         (shown,) = set(split.classes) - set(absent)

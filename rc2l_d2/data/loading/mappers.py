@@ -140,13 +140,10 @@ def augmented_sizes(cfg: CfgNode) -> tuple[tuple[int, int], ...]:
     if not cfg.TEST.AUG.ENABLED:
         return ()
     sizes, limit = tuple(cfg.TEST.AUG.MIN_SIZES), cfg.TEST.AUG.MAX_SIZE
-    if not sizes or any(not isinstance(size, int) or size < 0 for size in sizes):
-        raise InputError(
-            f"TEST.AUG.MIN_SIZES is {sizes}; give one or several lengths of the shortest edge in whole pixels (0: the "
-            f"image's own size)."
-        )
-    if limit < 1:
-        raise InputError(f"TEST.AUG.MAX_SIZE is {limit}; give the limit of the longest edge in pixels.")
+    are_sizes = sizes and all(isinstance(size, int) and size >= 0 for size in sizes)
+    advice = "give one or several lengths of the shortest edge in whole pixels (0: the image's own size)"
+    _require(are_sizes, f"TEST.AUG.MIN_SIZES is {sizes}; {advice}.")
+    _require(limit >= 1, f"TEST.AUG.MAX_SIZE is {limit}; give the limit of the longest edge in pixels.")
     return tuple((size, limit) for size in sizes)
 
 
@@ -157,29 +154,26 @@ def geometry_settings(cfg: CfgNode) -> GeometrySettings:
         InputError: a key has an unknown value.
     """
     crop, sizes = cfg.INPUT.CROP, tuple(cfg.INPUT.MIN_SIZE_TRAIN)
-    if not crop.ENABLED or crop.TYPE != "absolute":
-        raise InputError(
-            f"INPUT.CROP has ENABLED {crop.ENABLED} and TYPE '{crop.TYPE}'; use True and 'absolute', as every "
-            f"training image is cut to INPUT.CROP.SIZE pixels."
-        )
-    if len(crop.SIZE) != 2 or any(int(length) != length or length < 1 for length in crop.SIZE):
-        raise InputError(f"INPUT.CROP.SIZE is {list(crop.SIZE)}; set it to a height and a width in whole pixels.")
-    if cfg.INPUT.RANDOM_FLIP not in ("horizontal", "none"):
-        raise InputError(f"INPUT.RANDOM_FLIP is '{cfg.INPUT.RANDOM_FLIP}'; set it to 'horizontal' or 'none'.")
-    sampling = cfg.INPUT.MIN_SIZE_TRAIN_SAMPLING
-    if sampling not in ("choice", "range"):
-        raise InputError(f"INPUT.MIN_SIZE_TRAIN_SAMPLING is '{sampling}'; set it to 'choice' or 'range'.")
-    if not sizes or (sampling == "range" and (len(sizes) != 2 or 0 in sizes)) or min(sizes) < 0:
-        raise InputError(
-            f"INPUT.MIN_SIZE_TRAIN is {sizes}; set it to the lengths to choose from, or to two ends with "
-            f"MIN_SIZE_TRAIN_SAMPLING 'range'."
-        )
+    flip, sampling = cfg.INPUT.RANDOM_FLIP, cfg.INPUT.MIN_SIZE_TRAIN_SAMPLING
+    _require(
+        crop.ENABLED and crop.TYPE == "absolute",
+        f"INPUT.CROP has ENABLED {crop.ENABLED} and TYPE '{crop.TYPE}'; use True and 'absolute', as every training "
+        f"image is cut to INPUT.CROP.SIZE pixels.",
+    )
+    are_pixels = len(crop.SIZE) == 2 and all(int(length) == length and length >= 1 for length in crop.SIZE)
+    _require(are_pixels, f"INPUT.CROP.SIZE is {list(crop.SIZE)}; set it to a height and a width in whole pixels.")
+    _require(flip in ("horizontal", "none"), f"INPUT.RANDOM_FLIP is '{flip}'; set it to 'horizontal' or 'none'.")
+    known = sampling in ("choice", "range")
+    _require(known, f"INPUT.MIN_SIZE_TRAIN_SAMPLING is '{sampling}'; set it to 'choice' or 'range'.")
+    fit = len(sizes) == 2 and min(sizes) > 0 if sampling == "range" else sizes and min(sizes) >= 0
+    advice = "set it to the lengths to choose from, or to two ends with MIN_SIZE_TRAIN_SAMPLING 'range'"
+    _require(fit, f"INPUT.MIN_SIZE_TRAIN is {sizes}; {advice}.")
     return GeometrySettings(
         short_edges=sizes,
         sampling=sampling,
         long_edge=cfg.INPUT.MAX_SIZE_TRAIN,
         crop=(int(crop.SIZE[0]), int(crop.SIZE[1])),
-        flip=cfg.INPUT.RANDOM_FLIP == "horizontal",
+        flip=flip == "horizontal",
     )
 
 
@@ -190,13 +184,10 @@ def strong_view_settings(cfg: CfgNode) -> tuple[tuple[float, ...], float]:
         InputError: a strength is out of its range.
     """
     jitter, grayscale = tuple(map(float, cfg.INPUT.STRONG_JITTER)), float(cfg.INPUT.STRONG_GRAYSCALE)
-    if len(jitter) != 4 or not all(0 <= strength <= 1 for strength in jitter) or jitter[3] > 0.5:
-        raise InputError(
-            f"INPUT.STRONG_JITTER is {jitter}; give four numbers: brightness, contrast and saturation from 0 to 1, hue "
-            f"from 0 to 0.5."
-        )
-    if not 0 <= grayscale <= 1:
-        raise InputError(f"INPUT.STRONG_GRAYSCALE is {grayscale}; give a probability from 0 to 1.")
+    in_range = len(jitter) == 4 and all(0 <= strength <= 1 for strength in jitter) and jitter[3] <= 0.5
+    advice = "give four numbers: brightness, contrast and saturation from 0 to 1, hue from 0 to 0.5"
+    _require(in_range, f"INPUT.STRONG_JITTER is {jitter}; {advice}.")
+    _require(0 <= grayscale <= 1, f"INPUT.STRONG_GRAYSCALE is {grayscale}; give a probability from 0 to 1.")
     return jitter, grayscale
 
 
@@ -236,9 +227,14 @@ def check_label(
 
 
 def _image_format(cfg: CfgNode) -> str:
-    if cfg.INPUT.FORMAT not in IMAGE_FORMATS:
-        raise InputError(f"INPUT.FORMAT is '{cfg.INPUT.FORMAT}'; set it to one of {', '.join(IMAGE_FORMATS)}.")
-    return cfg.INPUT.FORMAT
+    format = cfg.INPUT.FORMAT
+    _require(format in IMAGE_FORMATS, f"INPUT.FORMAT is '{format}'; set it to one of {', '.join(IMAGE_FORMATS)}.")
+    return format
+
+
+def _require(condition: object, message: str) -> None:
+    if not condition:
+        raise InputError(message)
 
 
 def _tensor(image: np.ndarray, format: str) -> torch.Tensor:

@@ -20,7 +20,7 @@ from ...errors import InputError
 from ..labels.label_map import LabelMap, UnlistedValueError
 
 IMAGE_FORMATS = ("BGR", "RGB")
-# OpenCV would print about a damaged TIFF or WebP what the error says with the file's name.
+# OpenCV would print its own messages about damaged TIFF and WebP files, without their names.
 cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
 # An image takes three bytes per pixel. Pillow has the same bound for labels.
 MAX_PIXELS = 2 * Image.MAX_IMAGE_PIXELS
