@@ -20,11 +20,11 @@ pytestmark = pytest.mark.skipif(not hasattr(os, "wait4"), reason="needs fork")
 def test_damaged_files_are_read_or_refused_in_a_sentence(tiny_options, tmp_path, monkeypatch):
     config = ("--config-file", "configs/toy/rc2l_R18.yaml")
     result = call_command(
-        monkeypatch, "fuzz_files.py", fuzz_files.main, *config, "--files", "60", "--output", tmp_path, *tiny_options
+        monkeypatch, "fuzz_files.py", fuzz_files.main, *config, "--files", "30", "--output", tmp_path, *tiny_options
     )
     assert result.returncode == 0 and not [*tmp_path.iterdir()], result.stdout
     words = result.stdout.split()
-    assert words[0] == "60" and int(words[2]) + int(words[4]) == 60 and int(words[4]) >= 10
+    assert words[0] == "30" and int(words[2]) + int(words[4]) == 30 and int(words[4]) >= 10
 
 
 def test_one_seed_damages_alike_and_always():

@@ -23,6 +23,8 @@ from rc2l_d2.data.loading.loader import StepSampler, rank_range
 from rc2l_d2.errors import InputError
 from rc2l_d2.host import comm
 
+DEAD = r"The data worker with process id \d+ (is killed by signal: Killed|exited unexpectedly); check whether .*\."
+
 
 @pytest.fixture
 def name(tmp_path):
@@ -201,9 +203,14 @@ def test_ranges_of_ranks_are_even_and_complete(count, world_size):
     assert max(map(len, ranges)) - min(map(len, ranges)) <= 1
 
 
-@pytest.mark.parametrize("error", [RuntimeError("CUDA out of memory"), ValueError("DataLoader"), KeyError(1)])
-def test_other_errors_are_not_taken_for_dead_workers(error):
-    assert dead_worker(error) is None
+def test_errors_of_dead_workers():
+    for error in (RuntimeError("CUDA out of memory"), ValueError("DataLoader"), KeyError(1)):
+        assert dead_worker(error) is None
+    for message in (
+        "DataLoader worker (pid 71) is killed by signal: Killed. ",
+        "DataLoader worker (pid(s) 71, 72) exited unexpectedly",
+    ):
+        assert re.fullmatch(DEAD.replace(r"\d+", "71"), dead_worker(RuntimeError(message)))
 
 
 def _kill(process: int | None = None) -> None:
@@ -232,13 +239,9 @@ def lose_a_worker(definition: str, when: str) -> None:
         print(dead_worker(error))
 
 
-DEAD = r"The data worker with process id \d+ (is killed by signal: Killed|exited unexpectedly); check whether .*\."
-
-
+@pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="needs Linux' /proc")
-@pytest.mark.parametrize(
-    "when", ["train", pytest.param("test", marks=pytest.mark.slow), pytest.param("between", marks=pytest.mark.slow)]
-)
+@pytest.mark.parametrize("when", ["train", "test", "between"])
 def test_a_worker_that_dies_is_one_sentence(tmp_path, when):
     # In a process of its own: from now on, torch may raise its error about the worker anywhere.
     write_definition(tmp_path / "set.yaml", write_dataset(tmp_path / "data"))
