@@ -28,8 +28,8 @@ from tabulate import tabulate
 
 from ..command_words import command_words
 from ..data import read_image
-from ..data.checks.check import Part, remarks_on
-from ..data.checks.scan import ScanReport
+from ..data.checks.check import remarks_on
+from ..data.checks.scan import ScanReport, Split, scan
 from ..data.datasets.image_lists import write_list
 from ..data.datasets.sampling import sample_held_out
 from ..data.labels.label_classes import IGNORE_VALUE, FoundClasses, name_classes, read_raw_labels
@@ -153,13 +153,13 @@ def _checked(
     ]
     unlabeled = [{"file_name": image, "image_id": image} for image in pictures.unlabeled]
     parts = (
-        (Part(f"{args.images} with {args.labels}", labelled, True, classes.names, IGNORE_VALUE), None),
-        (Part(args.unlabeled or args.images, unlabeled, False, classes.names, IGNORE_VALUE), _UNLABELED_SAMPLE),
+        (Split(f"{args.images} with {args.labels}", labelled, True, classes.names, IGNORE_VALUE), None),
+        (Split(args.unlabeled or args.images, unlabeled, False, classes.names, IGNORE_VALUE), _UNLABELED_SAMPLE),
     )
     reports, warnings = [], []
     for part, limit in parts:
-        reports.append(part.scan(limit, seed=args.seed))
-        for remark in remarks_on(part, reports[-1]):
+        reports.append(scan(part, limit, args.seed))
+        for remark in remarks_on(reports[-1]):
             if remark.fatal:
                 raise InputError(str(remark))
             warnings.append(str(remark))

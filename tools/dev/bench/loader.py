@@ -21,7 +21,7 @@ from PIL import Image, ImageEnhance, ImageFilter, ImageOps
 from tabulate import tabulate
 
 from rc2l_d2.data import LabeledMapper, UnlabeledMapper, stream_entries
-from rc2l_d2.data.loading.transforms import IMAGE_PADDING, Geometry, draw_geometry, draw_short_edge
+from rc2l_d2.data.loading.transforms import IMAGE_PADDING, Geometry, sample_geometry, sample_short_edge
 from rc2l_d2.engine import load_config
 
 
@@ -33,7 +33,7 @@ class PILViews:
 
     def weak(self, entry: dict, rng: np.random.Generator) -> tuple[Image.Image, Geometry]:
         image, settings = Image.open(entry["file_name"]).convert("RGB"), self.mapper.geometry
-        geometry = draw_geometry((image.height, image.width), draw_short_edge(settings, rng), settings, rng)
+        geometry = sample_geometry((image.height, image.width), sample_short_edge(settings, rng), settings, rng)
         return cut(image, geometry, Image.Resampling.BILINEAR), geometry
 
     def labeled(self, entry: dict, rng: np.random.Generator) -> dict:
