@@ -8,6 +8,7 @@ from setuptools import find_packages, setup
 # Read, not imported: importing the package takes torch, which need not be there yet.
 VERSION = re.search(r'^__version__ = "(.+)"$', Path("rc2l_d2/__init__.py").read_text(encoding="utf-8"), re.MULTILINE)[1]
 PSUTIL = "psutil>=5.9"
+PANDAS = "pandas>=2.2"
 EXPORT = ["onnx>=1.17", "onnxscript>=0.5", "onnxruntime>=1.20"]
 
 setup(
@@ -60,10 +61,13 @@ setup(
             "ruff>=0.5",
             "setuptools>=77",
             PSUTIL,
+            PANDAS,
             *EXPORT,
         ],
         # tools/export.py; torch writes ONNX with the first two.
         "export": EXPORT,
+        # tools/compare_methods.py.
+        "comparison": [PANDAS],
         # What tools/dev/bench measures this project beside, and what tools/dev/soak.py watches processes with.
         "bench": ["transformers>=5", PSUTIL],
     },

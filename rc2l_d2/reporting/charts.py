@@ -42,7 +42,7 @@ def line_chart(curves: Sequence[Mapping[int, float]], end: int, mark: int = 0) -
             color, style = line_style(index)
             x, y = _thinned(list(points)), _thinned(list(points.values()))
             axis.plot(x, y, _STYLES[style], color=color, marker="." if len(x) < 30 else "")
-        axis.set_xlim(0, end)
+        axis.set_xlim(0, 1.02 * end)
         if mark:
             axis.axvline(mark, color=_GRAY, linewidth=0.8, linestyle=":")
         axis.grid(color=_GRAY, alpha=0.3, linewidth=0.6)

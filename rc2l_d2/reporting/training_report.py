@@ -156,7 +156,7 @@ def _test(run: RunFolder, baseline: RunFolder | None, dataset: str) -> dict[str,
         "iterations": next(reversed(curves["teacher"])) if evaluated else 0,
         "chart": _chart(run, f"mIoU on {dataset}, percent", curves) if evaluated else None,
         "last": last,
-        "metrics": [name for name in sorted(last["teacher"]) if not name.startswith(("IoU-", "ACC-"))],
+        "metrics": [name for name in sorted(last["teacher"]) if not re.match("IoU-|ACC-|mIoU_best_it", name)],
         "classes": _classes(dataset) if evaluated else [],
     }
 
