@@ -48,21 +48,17 @@ class Run:
         """Return the path of this run's record in a folder of records."""
         return records / self.method / self.split / f"seed{self.seed}.json"
 
-    def read(self, records: Path | None = None) -> StoredRun | None:
-        """Read the results so far from the run's folder or, without one, from its record; None if there is neither.
+    def finished(self, records: Path | None = None) -> StoredRun | None:
+        """Read the results from the run's folder or, without one, from its record; None if the run has not finished.
 
         Raises:
             InputError: a file is damaged, or another configuration made these results.
         """
         stored = read_folder(self.folder) or (read_record(self.record_file(records)) if records else None)
-        if stored is not None:
-            check_settings(stored, self.settings)
-        return stored
-
-    def finished(self, records: Path | None = None) -> StoredRun | None:
-        """Read the results if student and teacher were evaluated after the last iteration; otherwise None."""
-        stored = self.read(records)
-        return stored if stored is not None and stored.evaluated_after(self.max_iter) else None
+        if stored is None:
+            return None
+        check_settings(stored, self.settings)
+        return stored if stored.evaluated_after(self.max_iter) else None
 
 
 @dataclass(frozen=True)
@@ -101,15 +97,13 @@ def load_comparison(path: str | Path, output: Path | None = None) -> Comparison:
     methods, splits = _entries(raw, "methods", _METHOD_KEYS, file), _entries(raw, "splits", _SPLIT_KEYS, file)
     seeds, config, baseline = raw.get("seeds"), raw.get("config"), raw.get("baseline", next(iter(methods)))
     valid = isinstance(seeds, list) and seeds and all(type(seed) is int and seed >= 0 for seed in seeds)
-    if not valid or len(set(seeds)) < len(seeds):
-        raise InputError(f"{file}: 'seeds' must be a list of different whole numbers from 0.")
-    if not isinstance(config, str):
-        raise InputError(f"{file}: 'config' must be the path of a config file.")
+    if not valid or len(set(seeds)) < len(seeds) or not isinstance(config, str):
+        raise InputError(f"{file}: 'seeds' must be a list of different whole numbers from 0, and 'config' a file.")
     cells = [(method, split) for split, value in splits.items() for method in value.get("methods") or methods]
     for name in (baseline, *(method for method, _ in cells)):
         if name not in methods:
             raise InputError(f"{file}: the method '{name}' is not in 'methods'; known: {', '.join(methods)}.")
-    output = output or Path(raw.get("output") or f"output/comparison/{file.stem}")
+    output = output or Path(str(raw.get("output", f"output/comparison/{file.stem}")))
     common = _overrides(raw, "overrides", file)
     runs = [
         _run(method, split, seed, output, config, common | methods[method]["overrides"] | splits[split]["overrides"])

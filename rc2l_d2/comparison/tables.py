@@ -30,7 +30,7 @@ def collect(comparison: Comparison, records: Path | None = None) -> tuple[pd.Dat
         Markdown lines on provenance and on runs that have not finished.
 
     Raises:
-        InputError: another configuration made the results of a run; see :meth:`.runs.Run.read`.
+        InputError: another configuration made the results of a run; see :meth:`.runs.Run.finished`.
     """
     rows, curves, unfinished, attempts = [], [], [], []
     for run in comparison.runs:

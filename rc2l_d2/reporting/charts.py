@@ -36,7 +36,8 @@ def line_chart(curves: Sequence[Mapping[int, float]], end: int, mark: int = 0) -
     from matplotlib.figure import Figure
 
     with rc_context({"svg.fonttype": "none", "svg.hashsalt": "chart", "font.size": 8, "font.family": "sans-serif"}):
-        figure = Figure(figsize=(4.2, 2.1), layout="tight")
+        figure = Figure(figsize=(4.2, 2.1))
+        figure.subplots_adjust(left=0.13, right=0.98, bottom=0.13, top=0.92)
         axis = figure.subplots()
         for index, points in enumerate(curves):
             color, style = line_style(index)
