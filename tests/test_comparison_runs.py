@@ -113,7 +113,8 @@ def test_a_comparison_is_interrupted_and_continues(toy_definition, tmp_path, mon
     raw["overrides"].update({"SOLVER.MAX_ITER": 40, "SOLVER.CHECKPOINT_PERIOD": 10, "TEST.EVAL_PERIOD": 0})
     del raw["methods"]["rc2l"]
     file, out = written(tmp_path, raw), tmp_path / "out"
-    command = [*TOOL, str(file), "--output", str(out), "--records", str(tmp_path / "records")]
+    # With --jobs 2 a run has one thread; on busy cores two threads would wait for each other.
+    command = [*TOOL, str(file), "--output", str(out), "--jobs", "2", "--records", str(tmp_path / "records")]
     process = subprocess.Popen(command, cwd=REPO, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
     run = out / "runs/supervised/1_4/seed1"
     deadline = time.monotonic() + 120
