@@ -1,4 +1,4 @@
-"""Pictures and videos in, what a trained model sees in them out."""
+"""Segmentation of images and videos by a trained model."""
 
 from .segmenter import Segmentation, Segmenter, load_checkpoint, load_weights
 
