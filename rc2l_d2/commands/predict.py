@@ -2,13 +2,13 @@
 
     rc2l-predict --weights output/toy_rc2l/teacher_final.pth --input datasets/toy/JPEGImages --output output/seen
 
-(in a checkout also python demo/demo.py ...). teacher_final.pth, written at the end of training, is all that is needed. A
-checkpoint needs its configuration; it is used with the EMA teacher, or with the student after --student:
+(in a checkout also python demo/demo.py ...). teacher_final.pth, written at the end of training, needs nothing else. A
+checkpoint needs its configuration; prediction uses its EMA teacher, or its student with --student:
 
     rc2l-predict --config-file output/toy_rc2l/config.yaml --input datasets/toy/JPEGImages \\
         --opts MODEL.WEIGHTS output/toy_rc2l/model_0000999.pth
 
-Prediction uses a GPU if there is one (CUDA_VISIBLE_DEVICES= hides it). For an input NAME it writes to the output folder:
+Prediction uses a GPU if there is one (CUDA_VISIBLE_DEVICES= hides it). For an input NAME the output folder gets:
 
     NAME.png                        the image, upright, with colours and names of the classes over it
     NAME.mp4                        the same for a video, at its frame rate, without sound
@@ -18,10 +18,10 @@ Prediction uses a GPU if there is one (CUDA_VISIBLE_DEVICES= hides it). For an i
                                     class scores of a pixel; 8-bit grey, 255 is 1
     comparison/NAME.png             --compare: image, ground truth and prediction side by side, with a legend
 
-For each frame of a video, labels go to labels/NAME/000000.png and confidence maps to confidence/NAME/000000. Videos are
-not compared. Files that cannot be read, or that have no label to compare with, are reported at the end, with exit status
-2; all others are written. Of a damaged video the frames before the damage are written. A user's mistake ends the command
-with one sentence and exit status 2.
+Labels and confidence maps of a video's frames go to labels/NAME/000000.png and confidence/NAME/000000; videos are not
+compared. Files that cannot be read, or that have no label to compare with, are reported at the end, with exit status 2;
+all others are written, and of a damaged video the frames before the damage. A user's mistake ends the command with one
+sentence and exit status 2.
 """
 
 from __future__ import annotations

@@ -2,8 +2,8 @@
 
     rc2l-quickstart IMAGES LABELS [UNLABELED] [--classes sky,road,...] [--output FOLDER]
 
-IMAGES holds images and LABELS label images for some of them (palette, one channel or colours; no JPEG), each with the name
-of its image. UNLABELED holds more images; without it the images of IMAGES that have no label are used. Writes
+IMAGES holds images and LABELS label images for some of them (palette, one channel or colours; no JPEG), each with the
+name of its image. UNLABELED holds more images; without it the images of IMAGES that have no label are used. Writes
 FOLDER/dataset.yaml, FOLDER/train.yaml and three lists, and prints the next commands. A user's mistake ends the command
 with one sentence and exit status 2, and nothing is written.
 """
@@ -118,8 +118,8 @@ def _backbone_depth(weights: str) -> int | None:
     depth = resnet_depth(read_weights(weights)["model"])
     if depth is None:
         raise InputError(
-            f"--weights {weights} does not hold a ResNet of 18, 34, 50, 101 or 152 layers; convert torchvision's weights "
-            f"with tools/convert_torchvision_weights.py."
+            f"--weights {weights} does not hold a ResNet of 18, 34, 50, 101 or 152 layers; convert torchvision's "
+            f"weights with tools/convert_torchvision_weights.py."
         )
     return depth
 
@@ -242,9 +242,7 @@ def _notes(images: OwnPictures, classes: FoundClasses, kept: np.ndarray, held_ou
     """Return a sentence on each kind of unused file and scarce class."""
 
     def some(files: Sequence[str]) -> str:
-        return (
-            f"{len(files)} ({', '.join([os.path.basename(file) for file in files[:1]] + ['...'] * (len(files) > 1))})"
-        )
+        return f"{len(files)} ({os.path.basename(files[0])}{', ...' if len(files) > 1 else ''})" if files else "0"
 
     def where(condition: np.ndarray) -> str:
         return ", ".join(np.array(classes.names)[condition])
@@ -293,9 +291,7 @@ def main() -> int:
     parser.add_argument("--label-suffix", default="", metavar="TEXT", help=suffix)
     fraction = "validation fraction of the labelled images (%(default)s)"
     parser.add_argument("--held-out", type=float, default=0.2, metavar="FRACTION", help=fraction)
-    parser.add_argument(
-        "--seed", type=int, default=0, help="seed of the validation split and of training (%(default)s)"
-    )
+    parser.add_argument("--seed", type=int, default=0, help="seed of validation split and training (%(default)s)")
     device = "cuda" if torch.cuda.is_available() else "cpu"
     parser.add_argument("--device", choices=("cpu", "cuda"), default=device, help="training device (here %(default)s)")
     parser.add_argument("--short-edge", type=int, metavar="PIXELS", help="shorter edge of the model's input")

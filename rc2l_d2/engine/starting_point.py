@@ -1,6 +1,6 @@
 """Training configuration to start from on new data: image sizes and schedule that fit the images and the device.
 
-All other settings are in ``configs/quickstart``.
+All other settings are in ``configs/starting_point``.
 """
 
 from __future__ import annotations
@@ -36,8 +36,8 @@ class Machine:
     iterations: tuple[int, int]
 
 
-CPU = Machine("configs/quickstart/cpu.yaml", pixels=120 * 160, images=8, iterations=(1500, 3000))
-GPU = Machine("configs/quickstart/gpu.yaml", pixels=448 * 448, images=16, iterations=(4000, 8000))
+CPU = Machine("configs/starting_point/cpu.yaml", pixels=120 * 160, images=8, iterations=(1500, 3000))
+GPU = Machine("configs/starting_point/gpu.yaml", pixels=448 * 448, images=16, iterations=(4000, 8000))
 
 
 @dataclass(frozen=True)

@@ -22,7 +22,7 @@ WINDOW_BATCH = 9
 
 
 def window_starts(length: int, window: int, stride: int) -> list[int]:
-    """Return the starts of windows that cover ``length`` >= ``window``: ``stride`` apart, the last flush with the end."""
+    """Return the starts of windows that cover ``length`` >= ``window``: ``stride`` apart, the last ends flush."""
     return [*range(0, length - window, stride), length - window]
 
 

@@ -85,7 +85,7 @@ def draw_panels(
 
 
 def draw_legend(classes: Iterable[int], names: Sequence[str], colors: np.ndarray, path: str) -> None:
-    """Write a PNG or SVG with colours and names of these classes; ``names`` and ``colors`` as in :func:`draw_panels`."""
+    """Write a PNG or SVG with colours and names of these classes; see :func:`draw_panels` for the other arguments."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(1, 1))

@@ -27,7 +27,7 @@ class WholeImagePredictor(nn.Module):
         self.model = model
 
     def forward(self, image: Tensor) -> Tensor:
-        """Return scores (1, K, H, W), float32, of an image (1, 3, H, W), uint8, in the channel order of INPUT.FORMAT."""
+        """Return scores (1, K, H, W), float32, of an image (1, 3, H, W), uint8, in channel order INPUT.FORMAT."""
         model, size = self.model, image.shape[-2:]
         normalised = (image - model.pixel_mean) / model.pixel_std
         multiple = max(model.size_divisibility, 1)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -16,32 +17,34 @@ from ..host import Visualizer
 from .segmenter import Segmentation, Segmenter
 
 
+@dataclass
 class ResultWriter:
-    """Writes results to a folder; see :mod:`rc2l_d2.commands.predict` for the files."""
+    """Writes results to a folder; see :mod:`rc2l_d2.commands.predict` for the files.
 
-    def __init__(self, output: Path, segmenter: Segmenter, labels: bool, confidence: bool, truth: Path | None):
-        """
-        Args:
-            output: the folder.
-            segmenter: the segmenter of the results.
-            labels: whether to write label images.
-            confidence: whether to write confidence maps.
-            truth: a folder of labels to compare with.
+    Attributes:
+        output: the folder.
+        segmenter: the segmenter of the results.
+        labels: whether to write label images.
+        confidence: whether to write confidence maps.
+        truth: a folder of labels to compare with.
 
-        Raises:
-            InputError: ``truth`` is no folder.
-        """
-        if truth is not None and not truth.is_dir():
-            raise InputError(f"--compare {truth} is not a folder; name the folder of the label images.")
-        output.mkdir(parents=True, exist_ok=True)
-        self.output = output
-        self.metadata = segmenter.metadata
+    Raises:
+        InputError: ``truth`` is no folder.
+    """
+
+    output: Path
+    segmenter: Segmenter
+    labels: bool
+    confidence: bool
+    truth: Path | None
+
+    def __post_init__(self):
+        if self.truth is not None and not self.truth.is_dir():
+            raise InputError(f"--compare {self.truth} is not a folder; name the folder of the label images.")
+        self.output.mkdir(parents=True, exist_ok=True)
+        self.metadata = self.segmenter.metadata
         self.names = self.metadata.stuff_classes
         self.colors = np.asarray(self.metadata.stuff_colors, np.uint8)
-        self.label_files = segmenter.label_files
-        self.labels = labels
-        self.confidence = confidence
-        self.truth = truth
         self.occurred: set[int] = set()
 
     def draw(self, name: str, image: np.ndarray, segmentation: Segmentation) -> np.ndarray:
@@ -80,7 +83,7 @@ class ResultWriter:
         """
         if self.truth is None:
             return
-        label_file, label_map = self.label_files.find(self.truth, file)
+        label_file, label_map = self.segmenter.label_files.find(self.truth, file)
         label = read_label(label_file, label_map)
         files = {"file_name": str(file), "sem_seg_file_name": str(label_file)}
         check_label(label, image.shape[:2], files, len(self.names), self.metadata.ignore_label)
