@@ -54,8 +54,8 @@ def warn_of_other_run(folder: str) -> None:
     """Warn if ``folder`` holds a run already."""
     if os.path.exists(os.path.join(folder, "last_checkpoint")):
         logging.getLogger(__name__).warning(
-            "OUTPUT_DIR %s holds a run already. This run replaces its checkpoints and appends to its metrics.json; give "
-            "--resume to continue that run, or another OUTPUT_DIR to keep it.", folder,
+            "OUTPUT_DIR %s holds a run already. This run replaces its checkpoints and appends to its metrics.json; "
+            "give --resume to continue that run, or another OUTPUT_DIR to keep it.", folder,
         )  # fmt: skip
 
 
