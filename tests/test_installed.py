@@ -1,8 +1,10 @@
-"""The wheel: what is in it, and its commands in an empty folder far from the checkout."""
+"""The wheel: its files, and its commands in an empty folder far from the checkout."""
 
 from __future__ import annotations
 
+import importlib
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -11,7 +13,7 @@ import zipfile
 from pathlib import Path
 
 import pytest
-from conftest import REPO, TINY
+from conftest import REPO, TINY, call_command
 
 import rc2l_d2
 from rc2l_d2.command_words import command_words
@@ -36,7 +38,7 @@ def run(folder: Path, *command: object, **environment: str) -> subprocess.Comple
 
 @pytest.fixture(scope="module")
 def wheel(tmp_path_factory) -> Path:
-    """Built from a source distribution, as ``python -m build`` does, of a copy: a build leaves folders behind."""
+    """Build from a source distribution, as ``python -m build`` does, of a copy, as a build leaves folders behind."""
     folder = tmp_path_factory.mktemp("build")
     (folder / "copy").mkdir()
     for name in ("rc2l_d2", "configs"):
@@ -56,13 +58,14 @@ def wheel(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="module")
 def site(wheel, tmp_path_factory) -> Path:
-    """A folder that the wheel is installed to, with the commands in its ``bin``."""
+    """Install the wheel to a folder, with the commands in its ``bin``."""
     site = tmp_path_factory.mktemp("site")
     result = run(site, sys.executable, "-m", "pip", "install", "--no-deps", "--no-index", "--target", site, wheel)
     assert result.returncode == 0, result.stderr
     return site
 
 
+@pytest.mark.slow
 def test_the_wheel_holds_all_of_the_package_and_its_configurations(wheel):
     assert wheel.name == f"rc2l_d2-{rc2l_d2.__version__}-py3-none-any.whl"
     with zipfile.ZipFile(wheel) as archive:
@@ -72,11 +75,20 @@ def test_the_wheel_holds_all_of_the_package_and_its_configurations(wheel):
     here = {path.relative_to(REPO) for path in files}
     configs = {Path("rc2l_d2") / path.relative_to(REPO) for path in (REPO / "configs").rglob("*.yaml")}
     assert len(configs) > 10 and inside == {path.as_posix() for path in here | configs}
-    for name in ("train", "predict", "check", "report", "quickstart"):
-        assert f"rc2l-{name} = " in points
+    assert points.count("rc2l-") == len(COMMANDS)
 
 
-def test_commands_are_told_as_they_can_be_typed(tmp_path, monkeypatch):
+COMMANDS = ("train", "predict", "check", "report", "quickstart")
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_each_command_of_setup_py_starts(name, monkeypatch):
+    module, function = re.search(rf'"rc2l-{name} = ([\w.]+):(\w+)"', (REPO / "setup.py").read_text()).groups()
+    result = call_command(monkeypatch, f"rc2l-{name}", getattr(importlib.import_module(module), function), "--help")
+    assert result.returncode == 0 and result.stdout.startswith(f"usage: rc2l-{name} ")
+
+
+def test_messages_name_commands_as_the_user_can_type_them(tmp_path, monkeypatch):
     for name in ("train", "predict", "check", "report"):
         monkeypatch.chdir(REPO)
         python, script = command_words(name)
@@ -85,11 +97,12 @@ def test_commands_are_told_as_they_can_be_typed(tmp_path, monkeypatch):
         assert command_words(name) == [f"rc2l-{name}"]
 
 
+@pytest.mark.slow
 def test_the_commands_train_and_predict_in_an_empty_folder(site, tmp_path):
     draw_toy_dataset(tmp_path / "datasets" / "toy", num_train=32, num_val=4, size=(64, 64), seed=0)
     config = ("--config-file", "configs/toy/rc2l_R18.yaml")
     short = (*TINY, "SOLVER.MAX_ITER", "3", "OUTPUT_DIR", "out")
-    # Two processes: each of them has to find the package and the configuration too.
+    # Each of the two ranks has to find the package and the configuration too.
     train = run(
         tmp_path, site / "bin" / "rc2l-train", *config, "--num-gpus", "2", "--dist-url", "auto", *short,
         PYTHONPATH=str(site),
