@@ -142,8 +142,8 @@ def load_script(path: str) -> ModuleType:
     return module
 
 
-def call_command(monkeypatch, name: str, function, *arguments: str) -> subprocess.CompletedProcess:
-    """Call a command's ``function()`` with ``arguments`` as its command line, from the checkout.
+def call_command(monkeypatch, name: str, function, *arguments: str, folder=REPO) -> subprocess.CompletedProcess:
+    """Call a command's ``function()`` with ``arguments`` as its command line, in ``folder``.
 
     Loggers, data set catalogs and signal handlers are afterwards as they were before.
     """
@@ -152,7 +152,7 @@ def call_command(monkeypatch, name: str, function, *arguments: str) -> subproces
     loggers = [logging.getLogger(logger) for logger in ("rc2l_d2", "fvcore", "detectron2")]
     handlers = [list(logger.handlers) for logger in loggers]
     with monkeypatch.context() as patch, redirect_stdout(out), redirect_stderr(err):
-        patch.chdir(REPO)
+        patch.chdir(folder)
         patch.setattr(catalog, "_REGISTERED", dict(catalog._REGISTERED))
         patch.setattr(sys, "argv", [name, *map(str, arguments)])
         try:

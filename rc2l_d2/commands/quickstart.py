@@ -99,7 +99,8 @@ def quickstart(args: argparse.Namespace) -> None:
 
 def _check_options(args: argparse.Namespace) -> None:
     """Refuse options out of their range."""
-    short_edge, iterations = args.short_edge or 32, args.iterations or SMALLEST_ITERATIONS
+    short_edge = 32 if args.short_edge is None else args.short_edge
+    iterations = SMALLEST_ITERATIONS if args.iterations is None else args.iterations
     for option, value, usable, expected in (
         ("--held-out", args.held_out, 0 < args.held_out < 1, "a number above 0 and below 1"),
         ("--seed", args.seed, 0 <= args.seed < 2**32, "a whole number from 0 to 4294967295"),
