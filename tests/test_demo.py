@@ -18,6 +18,7 @@ from PIL import Image
 from rc2l_d2.commands.predict import main
 
 BIAS = "sem_seg_head.predictor.class_embed.bias"
+COLORS = yaml.safe_load((REPO / "configs/toy/dataset.yaml").read_text())["palette"]
 
 
 @pytest.fixture
@@ -40,12 +41,7 @@ def images(toy_definition) -> list[Path]:
     return sorted((Path(toy_definition).parent / "data" / "JPEGImages").glob("*.jpg"))
 
 
-@pytest.fixture
-def colors(toy_definition) -> list[list[int]]:
-    return yaml.safe_load(Path(toy_definition).read_text())["palette"]
-
-
-def test_images_and_labels_are_written_in_the_data_sets_colours(demo, run, images, colors, tmp_path):
+def test_images_and_labels_are_written_in_the_data_sets_colours(demo, run, images, tmp_path):
     first, second, *_ = images
     (tmp_path / "some").mkdir()
     Image.open(first).resize((50, 70)).save(tmp_path / "some" / "small.png")
@@ -64,7 +60,7 @@ def test_images_and_labels_are_written_in_the_data_sets_colours(demo, run, image
     with Image.open(out / "labels" / "small.png") as labels:
         assert labels.size == (50, 70) and labels.mode == "P"
         assert (np.asarray(labels) == 5).all()
-        assert np.asarray(labels.convert("RGB"))[0, 0].tolist() == colors[5]
+        assert np.asarray(labels.convert("RGB"))[0, 0].tolist() == COLORS[5]
 
     pattern = str(first.with_name(f"{first.stem[:-1]}[0-1].jpg"))
     result = demo(*config, "--input", pattern, "--output", out, "--labels", "--student", *weights)
@@ -72,7 +68,7 @@ def test_images_and_labels_are_written_in_the_data_sets_colours(demo, run, image
     assert (np.asarray(Image.open(out / "labels" / f"{first.stem}.png")) == 3).all()
 
 
-def test_readable_inputs_are_segmented_and_the_others_reported(run, images, colors, tmp_path):
+def test_readable_inputs_are_segmented_and_the_others_reported(run, images, tmp_path):
     """A true process: progress bars and the messages of FFmpeg's library must not reach stderr."""
     first, second, third, *_ = images
     given, truth, out = tmp_path / "given", tmp_path / "truth", tmp_path / "out"
@@ -109,7 +105,7 @@ def test_readable_inputs_are_segmented_and_the_others_reported(run, images, colo
     labels = {str(path.relative_to(out / "labels").with_suffix("")) for path in out.glob("labels/**/*.png")}
     assert labels == {*stems, *films}
     with Image.open(out / "labels" / f"{first.stem}.png") as label:
-        assert (np.asarray(label.convert("RGB")) == colors[5]).all()
+        assert (np.asarray(label.convert("RGB")) == COLORS[5]).all()
     for name in (*stems, *films):
         (confidence,) = (out / "confidence" / name).iterdir()  # of the only predicted class
         assert confidence.name == "5_star.png"
@@ -125,10 +121,10 @@ def test_readable_inputs_are_segmented_and_the_others_reported(run, images, colo
         width = panels.shape[1] // 3
         for column, label in enumerate((None, *shown)):
             middle = panels[60:-120, column * width + 60 : (column + 1) * width - 60].mean(axis=(0, 1))
-            expected = mean if label is None else 0.35 * mean + 0.65 * np.array(colors[label])
+            expected = mean if label is None else 0.35 * mean + 0.65 * np.array(COLORS[label])
             assert np.abs(middle - expected).max() < 25, (image.name, column)
     legend = (out / "legend.svg").read_text()
-    shown = [label for label, (red, green, blue) in enumerate(colors) if f"#{red:02x}{green:02x}{blue:02x}" in legend]
+    shown = [label for label, (red, green, blue) in enumerate(COLORS) if f"#{red:02x}{green:02x}{blue:02x}" in legend]
     assert shown == [5]
 
 

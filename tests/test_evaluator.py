@@ -24,22 +24,17 @@ PREDICTION = np.array([[0, 0, 1, 0], [0, 2, 1, 2], [0, 0, 1, 0]])
 @pytest.fixture
 def register(tmp_path):
     """Register one image with this label file and these further keys; returns name and sample."""
-    names = []
 
     def make(label: Image.Image, classes=CLASSES, **keys):
-        name = f"evaluator_{tmp_path.name}_{len(names)}"
-        file = tmp_path / f"{len(names)}.png"
+        file = tmp_path / f"{len(list(tmp_path.iterdir()))}.png"
         label.save(file)
+        name = f"evaluator_{tmp_path.name}_{file.stem}"
         sample = {"file_name": f"{name}.jpg", "sem_seg_file_name": str(file), **keys}
         DatasetCatalog.register(name, lambda: [sample])
         MetadataCatalog.get(name).set(stuff_classes=classes, ignore_label=255)
-        names.append(name)
         return name, sample
 
-    yield make
-    for name in names:
-        DatasetCatalog.remove(name)
-        MetadataCatalog.remove(name)
+    return make
 
 
 def palette_label(values: np.ndarray) -> Image.Image:
@@ -108,38 +103,31 @@ def test_errors_name_the_file(register):
 
 
 class Brightness(nn.Module):
-    """Eight classes by the brightness of a pixel: wrong nearly everywhere, but never the same."""
+    """Predicts one of eight classes by the brightness of a pixel, and counts its inputs."""
+
+    inputs = 0
 
     def forward(self, batched_inputs):
+        self.inputs += len(batched_inputs)
         return [{"sem_seg": scores(sample["image"].float().mean(dim=0).div(32).long(), 8)} for sample in batched_inputs]
 
 
 def evaluate_on_rank(options: list[str], folder: str) -> None:
-    cfg = load_config("configs/toy/rc2l_R18.yaml", options)
-    results = RC2LTrainer.test(cfg, Brightness(), Brightness())
+    results = RC2LTrainer.test(load_config("configs/toy/rc2l_R18.yaml", options), Brightness(), Brightness())
     with open(f"{folder}/rank{comm.get_rank()}of{comm.get_world_size()}.json", "w") as file:
         json.dump(results, file)
 
 
 def test_windows_and_augmentation_reach_the_evaluation(tiny_options):
-    """Windows and flips do not change a model that classifies each pixel by itself, but its number of calls."""
-
-    class Counting(Brightness):
-        calls = 0
-
-        def forward(self, batched_inputs):
-            type(self).calls += len(batched_inputs)
-            return super().forward(batched_inputs)
-
-    config = ("configs/toy/supervised_R18.yaml", tiny_options)
-    plain = RC2LTrainer.test(load_config(*config), Brightness())["sem_seg"]
+    """Windows and flips do not change the predictions of a model that classifies each pixel by itself."""
+    plain = RC2LTrainer.test(load_config("configs/toy/supervised_R18.yaml", tiny_options), Brightness())["sem_seg"]
     options = (
         "TEST.SLIDING_WINDOW.ENABLED", "True", "TEST.SLIDING_WINDOW.CROP_SIZE", "(32,48)",
         "TEST.SLIDING_WINDOW.STRIDE", "(32,40)", "TEST.AUG.ENABLED", "True", "TEST.AUG.MIN_SIZES", "(0,)",
     )  # fmt: skip
-    cfg = load_config(config[0], [*tiny_options, *options])
-    assert RC2LTrainer.test(cfg, Counting())["sem_seg"] == pytest.approx(plain, rel=0, abs=0, nan_ok=True)
-    assert Counting.calls == 6 * 2 * 4, "images, mirrored or not, windows"
+    cfg, model = load_config("configs/toy/supervised_R18.yaml", [*tiny_options, *options]), Brightness()
+    assert RC2LTrainer.test(cfg, model)["sem_seg"] == pytest.approx(plain, rel=0, abs=0, nan_ok=True)
+    assert model.inputs == 6 * 2 * 4, "images, flips, windows"
 
 
 @pytest.mark.slow

@@ -65,9 +65,9 @@ def quickstart(args: argparse.Namespace) -> None:
     _check_options(args)
     depth = _backbone_depth(args.weights)
     images = find_pictures(args.images, args.labels, args.unlabeled, args.label_suffix)
-    existing = [path for path in (_in(args.output, file) for file in _files()) if os.path.lexists(path)]
-    if existing and not args.overwrite:
-        raise InputError(f"{existing[0]} is there already; name another --output, or give --overwrite.")
+    for file in (_DATASET, _CONFIG, *_LISTS.values()):
+        if not args.overwrite and os.path.lexists(_in(args.output, file)):
+            raise InputError(f"{_in(args.output, file)} is there already; name another --output, or give --overwrite.")
     names = [name.strip() for name in args.classes.split(",")] if args.classes else []
     classes = name_classes(read_raw_labels(images.labels), names, args.labels)
     kept, held_out = _split(classes, args.held_out, args.seed)
@@ -77,14 +77,10 @@ def quickstart(args: argparse.Namespace) -> None:
     sizes = Sizes.fitting([*(reports[0].sizes + reports[1].sizes).elements()], machine, args.short_edge)
     iterations = args.iterations or usual_iterations(machine, len(kept) + len(images.unlabeled))
     name = _dataset_name(args.output)
+    streams = {"TRAIN": [f"{name}_labeled"], "UNLABELED": [f"{name}_unlabeled"], "TEST": [f"{name}_val"]}
     config = starting_config(machine, sizes, len(classes.names), iterations, args.weights, depth)
     config |= {"SEED": args.seed, "OUTPUT_DIR": _in(args.output, _RUN)}
-    config["DATASETS"] = {
-        "TRAIN": [f"{name}_labeled"],
-        "UNLABELED": [f"{name}_unlabeled"],
-        "TEST": [f"{name}_val"],
-        "DEFINITIONS": [_in(args.output, _DATASET)],
-    }
+    config["DATASETS"] = {**streams, "DEFINITIONS": [_in(args.output, _DATASET)]}
     _write(args, images, classes, {"labeled": kept, "val": held_out}, name, config)
     height, width = sizes.crop
     print(f"{len(kept)} labelled images to train on, {len(held_out)} held out, {len(images.unlabeled)} unlabelled.\n")
@@ -99,16 +95,14 @@ def quickstart(args: argparse.Namespace) -> None:
 
 def _check_options(args: argparse.Namespace) -> None:
     """Refuse options out of their range."""
-    short_edge = 32 if args.short_edge is None else args.short_edge
-    iterations = SMALLEST_ITERATIONS if args.iterations is None else args.iterations
-    for option, value, usable, expected in (
-        ("--held-out", args.held_out, 0 < args.held_out < 1, "a number above 0 and below 1"),
-        ("--seed", args.seed, 0 <= args.seed < 2**32, "a whole number from 0 to 4294967295"),
-        ("--short-edge", short_edge, short_edge >= 32, "32 or more pixels"),
-        ("--iterations", iterations, iterations >= SMALLEST_ITERATIONS, f"{SMALLEST_ITERATIONS} or more"),
+    for name, usable, expected in (
+        ("held_out", lambda value: 0 < value < 1, "a number above 0 and below 1"),
+        ("seed", lambda value: 0 <= value < 2**32, "a whole number from 0 to 4294967295"),
+        ("short_edge", lambda value: value is None or value >= 32, "32 or more pixels"),
+        ("iterations", lambda value: value is None or value >= SMALLEST_ITERATIONS, f"{SMALLEST_ITERATIONS} or more"),
     ):
-        if not usable:
-            raise InputError(f"{option} is {value}; give {expected}.")
+        if not usable(getattr(args, name)):
+            raise InputError(f"--{name.replace('_', '-')} is {getattr(args, name)}; give {expected}.")
 
 
 def _backbone_depth(weights: str) -> int | None:
@@ -221,10 +215,6 @@ def _dataset_name(output: str) -> str:
 
 def _in(folder: str, file: str) -> str:
     return os.path.normpath(os.path.join(folder, file))
-
-
-def _files() -> list[str]:
-    return [_DATASET, _CONFIG, *_LISTS.values()]
 
 
 def _class_table(classes: FoundClasses, kept: np.ndarray, held_out: np.ndarray) -> str:

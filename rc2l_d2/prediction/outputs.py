@@ -19,17 +19,10 @@ from .segmenter import Segmentation, Segmenter
 
 @dataclass
 class ResultWriter:
-    """Writes results to a folder; see :mod:`rc2l_d2.commands.predict` for the files.
+    """Writes overlays and, if ``labels`` and ``confidence``, label images and confidence maps to the folder ``output``.
 
-    Attributes:
-        output: the folder.
-        segmenter: the segmenter of the results.
-        labels: whether to write label images.
-        confidence: whether to write confidence maps.
-        truth: a folder of labels to compare with.
-
-    Raises:
-        InputError: ``truth`` is no folder.
+    See :mod:`rc2l_d2.commands.predict` for the files. An InputError is raised if ``truth``, a folder of labels to
+    compare with, does not exist.
     """
 
     output: Path

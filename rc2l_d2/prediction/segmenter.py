@@ -58,11 +58,7 @@ class Segmenter:
     """
 
     def __init__(self, model: nn.Module, cfg: CfgNode, metadata: Any):
-        """
-        Args:
-            model: in eval mode, on its device.
-            cfg: its configuration.
-            metadata: metadata of its data set, as in the host's catalog.
+        """Take a model in eval mode, its configuration and the metadata of its data set.
 
         Raises:
             InputError: the configuration has an impossible size.
