@@ -34,9 +34,10 @@ import cv2
 from tqdm import tqdm
 
 from ..data import read_image
+from ..engine import load_model_file
 from ..errors import InputError
 from ..host import setup_logger
-from ..prediction import Segmenter, load_checkpoint, load_weights
+from ..prediction import Segmenter, load_checkpoint
 from ..prediction.inputs import find_inputs, is_video, output_name
 from ..prediction.outputs import ResultWriter
 from ..prediction.video import VideoReader, VideoWriter
@@ -85,7 +86,7 @@ def predict(args: argparse.Namespace) -> int:
     try:
         files = find_inputs(args.input, output, args.compare)
         if args.weights:
-            segmenter = load_weights(args.weights)
+            segmenter = Segmenter(*load_model_file(args.weights))
         else:
             segmenter = load_checkpoint(args.config_file, args.opts, args.student)
         results = ResultWriter(output, segmenter, args.labels, args.confidence, args.compare)

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from ..data import LabelFiles, TestMapper, require_registered
 from ..data.loading.transforms import resize_image, resize_label
-from ..engine import RegionCheckpointer, load_config, load_model_file
+from ..engine import RegionCheckpointer, load_config
 from ..errors import InputError, is_out_of_memory
 from ..evaluation import Predictor, class_colors
 from ..host import CfgNode, MetadataCatalog, build_model
@@ -90,15 +90,6 @@ class Segmenter:
                 raise
             raise InputError(f"{width} x {height} pixels are too many for this memory; shrink or cut it.") from error
         return Segmentation(resize_label(labels, (height, width)), scores)
-
-
-def load_weights(path: str) -> Segmenter:
-    """Load ``teacher_final.pth`` of a run, on a GPU if there is one.
-
-    Raises:
-        InputError: see :func:`rc2l_d2.engine.load_model_file`.
-    """
-    return Segmenter(*load_model_file(path))
 
 
 def load_checkpoint(config_file: str, overrides: Sequence[str], student: bool = False) -> Segmenter:
