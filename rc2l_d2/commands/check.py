@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import argparse
 import os
-import sys
 from collections.abc import Sequence
 
 from tabulate import tabulate
@@ -24,6 +23,7 @@ from ..data.checks.check import Remark, class_problems, config_splits, definitio
 from ..data.checks.scan import ScanReport, Split, scan
 from ..engine import RC2LTrainer, load_config
 from ..errors import InputError
+from .cli import run_cli
 
 SAMPLE = 200
 
@@ -101,15 +101,19 @@ def main() -> int:
     parser.add_argument("--full", action="store_true", help="read every file, with several processes")
     parser.add_argument("--workers", type=int, default=os.cpu_count() or 1, help="processes for --full (%(default)s)")
     parser.add_argument("rest", nargs="*", help="config overrides KEY VALUE ..., or names of splits")
-    args = parser.parse_args()
+    return run_cli(parser, run)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Check the data set or the configuration of the command line; return the exit status.
+
+    Raises:
+        InputError: an option cannot be used.
+    """
     if args.workers < 1:
-        parser.error(f"--workers is {args.workers}; give at least 1")
-    try:
-        if args.definition:
-            return check(*definition_splits(args.definition, args.rest), args.full, args.workers, seed=0)
-        cfg = load_config(args.config_file, args.rest)
-        splits = config_splits(cfg, RC2LTrainer.uses_unlabeled(cfg))
-        return check(list(splits.values()), shared_images(cfg, splits), args.full, args.workers, max(cfg.SEED, 0))
-    except InputError as error:
-        print(f"{os.path.basename(sys.argv[0])}: {error}", file=sys.stderr)
-        return 2
+        raise InputError(f"--workers is {args.workers}; give at least 1.")
+    if args.definition:
+        return check(*definition_splits(args.definition, args.rest), args.full, args.workers, seed=0)
+    cfg = load_config(args.config_file, args.rest)
+    splits = config_splits(cfg, RC2LTrainer.uses_unlabeled(cfg))
+    return check(list(splits.values()), shared_images(cfg, splits), args.full, args.workers, max(cfg.SEED, 0))

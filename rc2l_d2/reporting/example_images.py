@@ -15,7 +15,7 @@ from PIL import Image
 from ..data import UnlabeledMapper, load_dataset, stream_entries
 from ..engine import EMATeacher
 from ..errors import InputError
-from ..evaluation import ask, class_colors, overlay
+from ..evaluation import class_colors, overlay, predict_scores
 from ..host import CfgNode, MetadataCatalog
 from ..regions import pseudo_regions, select
 
@@ -50,7 +50,7 @@ def test_rows(cfg: CfgNode, teacher: EMATeacher, dataset_name: str, count: int) 
     colors, ignored = class_colors(dataset_name), MetadataCatalog.get(dataset_name).ignore_label
     size = len(load_dataset(dataset_name, labels="all", key="DATASETS.TEST"))
     rows = []
-    for answers in ask(cfg, {"teacher": teacher.model}, dataset_name, _spread(size, count)):
+    for answers in predict_scores(cfg, {"teacher": teacher.model}, dataset_name, _spread(size, count)):
         prediction, known = answers.predictions["teacher"], answers.label != ignored
         wrong = known & (prediction != answers.label)
         differing = _faded(answers.image)
