@@ -35,7 +35,7 @@ def random_labels(batch=2, classes=4, size=(16, 24), seed=0) -> torch.Tensor:
     return F.interpolate(small.float(), size=size, mode="nearest")[:, 0].to(torch.uint8)
 
 
-def expected_losses(class_logits, mask_logits, labels, classes, no_object=0.1, mask_weight=20.0, dice_weight=1.0):
+def expected_losses(class_logits, mask_logits, labels, classes, no_object_weight, mask_weight, dice_weight):
     """All three losses of one layer by loops in float64, the assignment by trying every permutation."""
     mask_logits = mask_logits.detach().double()
     large = F.interpolate(mask_logits, size=labels.shape[-2:], mode="bilinear", align_corners=False)
@@ -58,7 +58,7 @@ def expected_losses(class_logits, mask_logits, labels, classes, no_object=0.1, m
         for c in matched:
             pair = student[b, q], labels[b] == c, labels[b] != IGNORE
             focal, dice = focal + reference.focal(*pair), dice + 1 - reference.dice(*pair)
-        c, w = (matched[0], 1.0) if len(matched) else (classes, no_object)
+        c, w = (matched[0], 1.0) if len(matched) else (classes, no_object_weight)
         ce, weight = ce - w * math.log(probability[b, q, c]), weight + w
     targets = max(present.sum(), 1)
     return ce / weight, mask_weight * focal / targets, dice_weight * dice / targets
@@ -74,13 +74,13 @@ def values(losses: dict[str, torch.Tensor]) -> dict[str, float]:
 @pytest.mark.parametrize("void", [False, True])
 def test_losses_equal_independent_loops(void):
     regions, labels = random_regions(), random_labels()
-    weights = {"no_object": 0.1, "mask_weight": 20.0, "dice_weight": 1.0}
+    weights = {"no_object_weight": 0.1, "mask_weight": 20.0, "dice_weight": 1.0}
     if void:
         labels[0, 3:9, 5:14] = IGNORE
         labels[1, :, 20:] = IGNORE
-        weights = {"no_object": 0.5, "mask_weight": 3.0, "dice_weight": 2.0}
-    criterion = SetCriterion(4, **{name.replace("object", "object_weight"): w for name, w in weights.items()})
-    losses = values(criterion(regions, labels) if void else SetCriterion(4)(regions, labels))
+        weights = {"no_object_weight": 0.5, "mask_weight": 3.0, "dice_weight": 2.0}
+    criterion = SetCriterion(4, **weights) if void else SetCriterion(4)  # the default weights
+    losses = values(criterion(regions, labels))
     layers = {"_0": regions.auxiliary[0], "_1": regions.auxiliary[1], "": (regions.class_logits, regions.mask_logits)}
     assert len(losses) == 9
     for suffix, layer in layers.items():
