@@ -31,27 +31,12 @@ SIZES = [  # images, queries, classes, channels, height, width
     (2, 4, 2, 6, 1, 7),
 ]
 EDGE_CASES = [
-    "ordinary",
-    "no pseudo region",
-    "no pseudo region in one image",
-    "all pixels unconfident",
-    "no pixel inside",
-    "class that no query predicts",
-    "all queries on one class",
-    "all queries no object",
-    "one-class image",
-    "one class in the data set",
-    "one query",
-    "empty student masks",
-    "full student masks",
-    "empty pseudo masks marked present",
-    "full pseudo mask",
-    "zero features",
-    "zero teacher features",
-    "large logits",
-    "large positive logits",
-    "large negative logits",
-]
+    "ordinary", "no pseudo region", "no pseudo region in one image", "all pixels unconfident", "no pixel inside",
+    "class that no query predicts", "all queries on one class", "all queries no object", "one-class image",
+    "one class in the data set", "one query", "empty student masks", "full student masks",
+    "empty pseudo masks marked present", "full pseudo mask", "zero features", "zero teacher features",
+    "large logits", "large positive logits", "large negative logits",
+]  # fmt: skip
 # Half-precision inputs are computed under autocast, as a model's are in training.
 PRECISIONS = ["float32", "bfloat16", "float16"]
 FIELDS = ("class_logits", "mask_logits", "features")

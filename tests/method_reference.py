@@ -11,45 +11,22 @@ import itertools
 import math
 
 import numpy as np
+from scipy.special import expit, logsumexp, softmax
 
 LOG_FLOOR = 1e-6
 
 
-def sigmoid(x: float) -> float:
-    if x >= 0:
-        return 1.0 / (1.0 + math.exp(-x))
-    return math.exp(x) / (1.0 + math.exp(x))
-
-
-def softmax(values) -> list[float]:
-    largest = max(values)
-    exponentials = [math.exp(value - largest) for value in values]
-    return [value / sum(exponentials) for value in exponentials]
-
-
-def log_sum_exp(values: list[float]) -> float:
-    largest = max(values)
-    return largest + math.log(sum(math.exp(value - largest) for value in values))
-
-
 def cosine(a: np.ndarray, b: np.ndarray) -> float:
-    product = sum(float(x) * float(y) for x, y in zip(a, b, strict=True))
-    return product / math.sqrt(sum(float(x) ** 2 for x in a)) / math.sqrt(sum(float(y) ** 2 for y in b))
+    return np.dot(a, b) / np.linalg.norm(a) / np.linalg.norm(b)
 
 
 def class_probabilities(class_logits: np.ndarray) -> np.ndarray:
     """P_i(c) with "no object" as the last class, (B, N, K+1)."""
-    result = np.zeros(class_logits.shape)
-    for b, i in np.ndindex(*class_logits.shape[:2]):
-        result[b, i] = softmax([float(value) for value in class_logits[b, i]])
-    return result
+    return softmax(class_logits.astype(np.float64), axis=-1)
 
 
 def mask_probabilities(mask_logits: np.ndarray) -> np.ndarray:
-    result = np.zeros(mask_logits.shape)
-    for index in np.ndindex(*mask_logits.shape):
-        result[index] = sigmoid(float(mask_logits[index]))
-    return result
+    return expit(mask_logits.astype(np.float64))
 
 
 # --- semantic maps and pseudo regions ---------------------------------------------------------------------------------
@@ -88,17 +65,6 @@ def class_confidence_sums(teacher: dict) -> tuple[np.ndarray, np.ndarray]:
         sums[label] += confidence
         counts[label] += 1
     return sums, counts
-
-
-def update_class_confidence(confidence, sums, counts, momentum: float) -> np.ndarray:
-    result = []
-    for old, total, number in zip(confidence, sums, counts, strict=True):
-        result.append(momentum * old + (1 - momentum) * total / number if number > 0 else old)
-    return np.array(result)
-
-
-def class_thresholds(confidence, floor: float, ratio: float) -> np.ndarray:
-    return np.array([max(floor, ratio * value) for value in confidence])
 
 
 def masked_average_pool(features: np.ndarray, masks: np.ndarray) -> np.ndarray:
@@ -210,10 +176,10 @@ def region_mask_contrastive(class_logits, mask_logits, pseudo, temperature=0.1) 
     for b, c in np.argwhere(pseudo["present"]):
         slots, weight = np.flatnonzero(pseudo["present"][b]), pseudo["weights"][b, c]
         for i in queries:
-            to_region += classes[b, i, c] * weight * (log_sum_exp([d[b, i, k] for k in slots]) - d[b, i, c])
+            to_region += classes[b, i, c] * weight * (logsumexp([d[b, i, k] for k in slots]) - d[b, i, c])
             to_region_weight += classes[b, i, c] * weight
-        matched = log_sum_exp([d[b, i, c] + math.log(classes[b, i, c]) for i in queries])
-        to_query += weight * (log_sum_exp([d[b, i, c] for i in queries]) - matched)
+        matched = logsumexp([d[b, i, c] + math.log(classes[b, i, c]) for i in queries])
+        to_query += weight * (logsumexp([d[b, i, c] for i in queries]) - matched)
         to_query_weight += weight
     if to_query_weight == 0:
         return 0.0
@@ -230,7 +196,7 @@ def region_feature_contrastive(
     losses = []
     for b, c in np.argwhere(pseudo["present"]):
         similarity = {(m, k): cosine(anchors[b, c], keys[m, k]) / temperature for m, k in np.argwhere(keys_present)}
-        normaliser = log_sum_exp([*similarity.values()])
+        normaliser = logsumexp([*similarity.values()])
         positives = [normaliser - value for (_, k), value in similarity.items() if k == c]
         losses.append(sum(positives) / len(positives))
     return sum(losses) / len(losses) if losses else 0.0
@@ -322,8 +288,8 @@ def region_mask_contrastive_of_pairs(mask_logits, pseudo, pairs, temperature=0.1
     total, total_weight = 0.0, 0.0
     for b, i, c in np.argwhere(pairs):
         weight = pseudo["weights"][b, c]
-        total += weight * (log_sum_exp([d[b, i, k] for k in np.flatnonzero(pseudo["present"][b])]) - d[b, i, c])
-        total += weight * (log_sum_exp([d[b, j, c] for j in range(d.shape[1])]) - d[b, i, c])
+        total += weight * (logsumexp([d[b, i, k] for k in np.flatnonzero(pseudo["present"][b])]) - d[b, i, c])
+        total += weight * (logsumexp([d[b, j, c] for j in range(d.shape[1])]) - d[b, i, c])
         total_weight += weight
     return 0.5 * total / total_weight if total_weight > 0 else 0.0
 

@@ -1,4 +1,4 @@
-"""The pixel-level losses of the baselines."""
+"""The pixel-level contrastive loss of the baseline PixelContrast."""
 
 from __future__ import annotations
 
@@ -8,22 +8,7 @@ from dataclasses import replace
 import method_reference as reference
 import pytest
 import torch
-from method_cases import (
-    EDGE_CASES,
-    PRECISIONS,
-    SIZES,
-    arrays,
-    edge_case,
-    in_double,
-    leaves,
-    pixel_consistency,
-    precision,
-    random_case,
-    random_prediction,
-    random_regions,
-    reached,
-    smc,
-)
+from method_cases import PRECISIONS, SIZES, arrays, in_double, precision, random_prediction, random_regions
 
 from rc2l_d2.regions import pixel_contrastive, teacher_prediction
 
@@ -45,37 +30,17 @@ def row(features: list, teacher_features: list, semantic_map: list, inside: list
     # Padding is neither anchor nor negative.
     (([[1.0, 1.0, 1.0]], [[1.0, 1.0, -1.0]], [[1, 0, 0], [0, 1, 1]], [True, True, False]), math.log(2)),
 ], ids=["two classes", "a quarter of the class", "one class", "padding"])  # fmt: skip
-def test_contrast_by_hand(case, expected):
+def test_by_hand(case, expected):
     assert pixel_contrastive(*row(*case), None).item() == pytest.approx(expected, rel=1e-9, abs=1e-9)
-
-
-def test_consistency_by_hand():
-    """s = 0.5 everywhere, three of four pixels valid."""
-    regions, pseudo = random_case((1, 1, 2, 1, 1, 4), 0)
-    regions = replace(regions, class_logits=torch.zeros_like(regions.class_logits))
-    valid = torch.tensor([[[True, False, True, True]]])
-    masks = torch.tensor([[[[1.0, 0, 0, 1]], [[0.0, 0, 1, 0]]]], dtype=torch.float64)
-    pseudo = replace(pseudo, valid=valid, masks=masks)
-    assert pixel_consistency(regions, pseudo).item() == pytest.approx(0.75 * math.log(2), abs=1e-5)
 
 
 @pytest.mark.parametrize("size", SIZES)
 def test_values_against_loops(size):
     for seed, temperature in ((0, 0.1), (1, 0.5)):
-        regions, pseudo = random_case(size, seed)
-        student, teacher = arrays(regions), random_prediction(size, seed)
-        value = pixel_contrastive(regions.features, teacher, None, temperature=temperature)
-        expected = reference.pixel_contrastive(student["features"], arrays(teacher), temperature)
+        features, teacher = random_regions(size, seed).features, random_prediction(size, seed)
+        value = pixel_contrastive(features, teacher, None, temperature=temperature)
+        expected = reference.pixel_contrastive(features.numpy(), arrays(teacher), temperature)
         assert value.dtype == torch.float64 and value.item() == pytest.approx(expected, rel=1e-7)
-        expected = reference.pixel_consistency(student["class_logits"], student["mask_logits"], arrays(pseudo))
-        assert pixel_consistency(regions, pseudo).item() == pytest.approx(expected, rel=1e-7)
-
-
-def test_consistency_is_the_cross_entropy_of_smc():
-    """SMC of one region that student and teacher share is the cross-entropy alone: its Dice loss is zero."""
-    regions, pseudo = random_case((2, 3, 1, 2, 4, 4), 0, threshold=0.0)
-    expected = smc(regions, pseudo).item()
-    assert pixel_consistency(regions, pseudo).item() == pytest.approx(expected, abs=1e-9)
 
 
 @pytest.mark.parametrize("samples", [1, 5, 12])
@@ -105,9 +70,7 @@ def test_as_many_samples_as_pixels_are_all_of_them():
 
 def test_gradient_is_the_derivative_and_reaches_the_student_alone():
     size = (2, 3, 3, 2, 2, 3)
-    regions, pseudo = random_case(size, 0)
-    teacher = random_prediction(size, 0)
-    features = regions.features.clone().requires_grad_()
+    features, teacher = random_regions(size, 0).features.requires_grad_(), random_prediction(size, 0)
     uniform = torch.rand(2, 6, generator=torch.Generator().manual_seed(0))
     for samples in (0, 4):
         torch.autograd.gradcheck(lambda x, n=samples: pixel_contrastive(x, teacher, uniform, n), (features,))
@@ -116,32 +79,6 @@ def test_gradient_is_the_derivative_and_reaches_the_student_alone():
     assert features.grad.abs().sum() > 0
     assert all(tensor.grad is None for tensor in of_teacher.values())
 
-    for field in ("class_logits", "mask_logits"):
-        leaf = getattr(regions, field).clone().requires_grad_()
-        torch.autograd.gradcheck(
-            lambda value, field=field: pixel_consistency(replace(regions, **{field: value}), pseudo), (leaf,)
-        )
-    masks = pseudo.masks.clone().requires_grad_()
-    student = leaves(regions)
-    pixel_consistency(student, replace(pseudo, masks=masks)).backward()
-    assert masks.grad is None
-    assert reached(student) == {"class_logits", "mask_logits"}
-
-
-@pytest.mark.parametrize("case", EDGE_CASES)
-@pytest.mark.parametrize("number", PRECISIONS)
-def test_consistency_in_edge_cases_is_finite(case, number):
-    dtype, context = precision(number)
-    regions, pseudo = edge_case(case, dtype)
-    regions = leaves(regions)
-    with context:
-        value = pixel_consistency(regions, pseudo)
-    value.backward()
-    assert value.isfinite() and value.dtype == torch.float32
-    assert all(g.isfinite().all() for g in (regions.class_logits.grad, regions.mask_logits.grad))
-    if not pseudo.valid.any():
-        assert value.item() == 0 and regions.mask_logits.grad.eq(0).all()
-
 
 @pytest.mark.parametrize(
     "case",
@@ -149,7 +86,7 @@ def test_consistency_in_edge_cases_is_finite(case, number):
      "one pixel", "opposite features", "equal features", "large features"],
 )  # fmt: skip
 @pytest.mark.parametrize("number", PRECISIONS)
-def test_contrast_in_edge_cases_is_finite(case, number):
+def test_edge_cases_are_finite(case, number):
     dtype, context = precision(number)
     size = (2, 1, 1 if case == "one class" else 3, 4, *((1, 1) if case == "one pixel" else (4, 5)))
     teacher, features = random_prediction(size, 0, dtype=dtype), random_regions(size, 0, dtype).features
@@ -184,10 +121,8 @@ def test_contrast_in_edge_cases_is_finite(case, number):
 def test_lower_precision_has_the_same_value(number):
     dtype, context = precision(number)
     size = (2, 6, 4, 8, 10, 10)
-    regions, pseudo = random_case(size, 0, dtype=dtype)
-    teacher = random_prediction(size, 0, dtype=dtype)
+    regions, teacher = random_regions(size, 0, dtype), random_prediction(size, 0, dtype=dtype)
     with context:
-        contrast, consistency = pixel_contrastive(regions.features, teacher, None), pixel_consistency(regions, pseudo)
+        value = pixel_contrastive(regions.features, teacher, None)
     expected = pixel_contrastive(in_double(regions).features, in_double(teacher), None)
-    assert contrast.item() == pytest.approx(expected.item(), abs=0.01)
-    assert consistency.item() == pytest.approx(pixel_consistency(in_double(regions), pseudo).item(), abs=0.01)
+    assert value.item() == pytest.approx(expected.item(), abs=0.01)

@@ -12,28 +12,10 @@ from method_cases import FIELDS, leaves, random_prediction, random_regions
 from torch._subclasses.fake_tensor import DataDependentOutputException, FakeCopyMode, FakeTensorMode
 
 import rc2l_d2
+from rc2l_d2 import regions
 from rc2l_d2.engine import SemiSupervisedTrainer
 from rc2l_d2.engine.solver import build_optimizer
 from rc2l_d2.host import HOST
-from rc2l_d2.regions import (
-    PseudoLabeler,
-    Selection,
-    agreement_counts,
-    classmix_mask,
-    confident_cross_entropy,
-    coverage_counts,
-    cutmix_mask,
-    mix,
-    pixel_contrastive,
-    quality_counts,
-    region_class_consistency,
-    region_feature_contrastive,
-    region_mask_contrastive,
-    semantic_mask_consistency,
-    semantic_probabilities,
-    soft_dice,
-    teacher_prediction,
-)
 
 SIZE = (2, 5, 3, 4, 6, 8)
 PACKAGE = Path(rc2l_d2.__file__).parent
@@ -45,27 +27,35 @@ HOST_COPIES = {"item", "cpu", "tolist", "numpy", "nonzero", "argwhere", "masked_
 
 def chain(classes, masks, features, teacher_classes, teacher_masks, teacher_features, inside, images, kappa, uniform):
     """The unlabelled half of a step: teacher, selection, mixing, pseudo regions, all losses, counts for the log."""
-    teacher = teacher_prediction(semantic_probabilities(teacher_classes, teacher_masks), teacher_features, inside)
-    labeler, by_pixel = (PseudoLabeler(len(kappa), Selection(unit, 0.3, 0.5), 2) for unit in ("region", "pixel"))
+    teacher = regions.teacher_prediction(
+        regions.semantic_probabilities(teacher_classes, teacher_masks), teacher_features, inside
+    )
+    labeler, by_pixel = (
+        regions.PseudoLabeler(len(kappa), regions.Selection(unit, 0.3, 0.5), 2) for unit in ("region", "pixel")
+    )
     labeler.kappa = by_pixel.kappa = kappa
     labeler.observe(teacher)
-    _, mixed = mix(images, by_pixel.select(teacher), classmix_mask(teacher, uniform[:, 4:]))
+    _, mixed = regions.mix(images, by_pixel.select(teacher), regions.classmix_mask(teacher, uniform[:, 4:]))
     pixels = by_pixel.regions(mixed)
-    images, mixed = mix(images, labeler.select(teacher), cutmix_mask(uniform[:, :4], inside.shape[-2:]))
+    images, mixed = regions.mix(images, labeler.select(teacher), regions.cutmix_mask(uniform[:, :4], inside.shape[-2:]))
     pseudo = labeler.regions(mixed)
-    semantic_map = semantic_probabilities(classes, masks)
-    similarity = soft_dice(masks, pseudo.masks, pseudo.valid)
+    semantic_map = regions.semantic_probabilities(classes, masks)
+    similarity = regions.soft_dice(masks, pseudo.masks, pseudo.valid)
     losses = (
-        region_mask_contrastive(similarity, classes, pseudo),
-        region_feature_contrastive(semantic_map, features, pseudo),
-        region_class_consistency(similarity, classes, pseudo),
-        semantic_mask_consistency(semantic_map, pseudo),
-        confident_cross_entropy(semantic_map, pixels),
-        pixel_contrastive(features, mixed, None),
-        pixel_contrastive(features, mixed, images[:, 0, ::4, ::4].flatten(1), samples=7),
+        regions.region_mask_contrastive(similarity, classes, pseudo),
+        regions.region_feature_contrastive(semantic_map, features, pseudo),
+        regions.region_class_consistency(similarity, classes, pseudo),
+        regions.semantic_mask_consistency(semantic_map, pseudo),
+        regions.confident_cross_entropy(semantic_map, pixels),
+        regions.pixel_contrastive(features, mixed, None),
+        regions.pixel_contrastive(features, mixed, images[:, 0, ::4, ::4].flatten(1), samples=7),
     )
     labels = (images[:, 1, ::4, ::4] * 5).to(torch.uint8)
-    counts = coverage_counts(pseudo) | agreement_counts(semantic_map, pseudo) | quality_counts(pseudo, labels)
+    counts = (
+        regions.coverage_counts(pseudo)
+        | regions.agreement_counts(semantic_map, pseudo)
+        | regions.quality_counts(pseudo, labels)
+    )
     return sum(losses), images, torch.cat([labeler.kappa, *(count.flatten() for count in counts.values())])
 
 

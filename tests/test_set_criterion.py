@@ -68,9 +68,6 @@ def values(losses: dict[str, torch.Tensor]) -> dict[str, float]:
     return {name: value.item() for name, value in losses.items()}
 
 
-# --- values -----------------------------------------------------------------------------------------------------------
-
-
 @pytest.mark.parametrize("void", [False, True])
 def test_losses_equal_independent_loops(void):
     regions, labels = random_regions(), random_labels()
@@ -87,19 +84,6 @@ def test_losses_equal_independent_loops(void):
         expected = expected_losses(*layer, labels, 4, **weights)
         got = [losses[name + suffix] for name in ("loss_ce", "loss_mask", "loss_dice")]
         assert got == pytest.approx(expected, rel=1e-5), suffix
-
-
-def test_fully_labelled_mask_losses_equal_the_common_form():
-    """The focal loss that detection libraries use, binary cross-entropy times (1 - p_t)^2 times alpha_t."""
-    logits = torch.linspace(-30, 30, 48, dtype=torch.float64).view(2, 4, 6)
-    targets = torch.rand(2, 4, 6, generator=torch.Generator().manual_seed(0)) > 0.5
-    focal, _ = mask_losses(logits, targets, torch.ones_like(targets))
-    t = targets.double()
-    p = logits.sigmoid()
-    right = p * t + (1 - p) * (1 - t)
-    weight = 0.25 * t + 0.75 * (1 - t)
-    expected = F.binary_cross_entropy_with_logits(logits, t, reduction="none") * (1 - right) ** 2 * weight
-    torch.testing.assert_close(focal, expected.mean((1, 2)))
 
 
 def test_mask_losses_leave_out_invalid_pixels():
@@ -119,9 +103,6 @@ def test_mask_losses_have_correct_gradients():
     targets = torch.rand(2, 6, 8, generator=torch.Generator().manual_seed(1)) > 0.5
     valid = torch.rand(2, 6, 8, generator=torch.Generator().manual_seed(2)) > 0.3
     assert torch.autograd.gradcheck(lambda x: mask_losses(x, targets, valid), logits)
-
-
-# --- matching ---------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("queries, classes", [(5, 3), (3, 3), (3, 5), (1, 4)])
@@ -167,46 +148,6 @@ def test_a_prediction_of_nan_shows_in_the_loss():
     assert SetCriterion(4)(regions, random_labels())["loss_ce"].isnan()
 
 
-# --- what must not matter ---------------------------------------------------------------------------------------------
-
-
-def test_padding_changes_nothing():
-    """Mask logits of the right half, which has no labels, do not count."""
-    regions, labels = random_regions(size=(4, 6), auxiliary=1), random_labels(size=(16, 24))
-    labels[:, :, 12:] = IGNORE
-    before = SetCriterion(4)(regions, labels)
-
-    def far_change(mask: torch.Tensor) -> torch.Tensor:
-        mask = mask.detach().clone()
-        mask[..., 4:] = 100 * torch.randn(mask[..., 4:].shape, generator=torch.Generator().manual_seed(9))
-        return mask
-
-    changed = Regions(
-        regions.class_logits,
-        far_change(regions.mask_logits),
-        regions.features,
-        tuple((classes, far_change(masks)) for classes, masks in regions.auxiliary),
-    )
-    assert values(SetCriterion(4)(changed, labels)) == pytest.approx(values(before), rel=1e-6)
-
-
-def test_queries_and_images_have_no_order():
-    regions, labels = random_regions(), random_labels()
-    queries, images = torch.tensor([4, 2, 0, 5, 1, 3]), torch.tensor([1, 0])
-
-    def permute(x: torch.Tensor) -> torch.Tensor:
-        return x[images][:, queries]
-
-    permuted = Regions(
-        permute(regions.class_logits),
-        permute(regions.mask_logits),
-        regions.features,
-        tuple((permute(classes), permute(masks)) for classes, masks in regions.auxiliary),
-    )
-    criterion = SetCriterion(4)
-    assert values(criterion(permuted, labels[images])) == pytest.approx(values(criterion(regions, labels)), rel=1e-5)
-
-
 def test_label_type_ignore_value_and_autocast_do_not_matter():
     regions, labels = random_regions(), random_labels()
     labels[0, :8] = IGNORE
@@ -217,9 +158,6 @@ def test_label_type_ignore_value_and_autocast_do_not_matter():
     with torch.autocast("cpu", dtype=torch.bfloat16):
         losses = SetCriterion(4)(regions, labels)
     assert values(losses) == pytest.approx(expected, rel=1e-6)
-
-
-# --- edges ------------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("no_object_weight", [0.1, 0.0])

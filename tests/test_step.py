@@ -65,7 +65,8 @@ def test_the_teacher_predicts_for_weak_views_and_the_student_for_mixed_strong_on
     assert ((~own).flatten(1).any(dim=1)).all()
     assert torch.equal(step.pseudo.valid, step.pseudo.masks.sum(dim=1) > 0)
     assert len(step.regions.mask_logits) == len(step.semantic_map) == 4
-    assert (trainer.teacher.labeler.kappa != 0.7).any()
+    labeler = trainer.teacher.labeler
+    assert (labeler.kappa != 0.7).any() and labeler.selection == trainer.model.selection and labeler.min_area == 4
 
 
 def test_mixing_depends_on_seed_and_iteration_alone(make_trainer):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import pytest
 import torch
-from method_cases import cut
 from step_cases import watched_step
 
 from rc2l_d2.engine.telemetry import PseudoLabelTelemetry
@@ -80,22 +79,6 @@ def test_accuracy_is_that_of_the_pseudo_labels_before_mixing(make_trainer):
     confident = (pseudo.valid.sum() / pseudo.teacher.inside.sum()).item()
     assert shares["pseudo/confident_share"] == pytest.approx(confident)
     assert shares["pseudo/regions_per_image"] == pytest.approx(pseudo.present.sum(1).double().mean().item())
-
-
-@pytest.mark.parametrize("unit, other", [("region", "pixel"), ("pixel", "region")])
-def test_pseudo_regions_are_selected_by_the_models_settings(make_trainer, monkeypatch, unit, other):
-    trainer = make_trainer(
-        "MODEL.SEMI_SUPERVISED.MIX", "none", "MODEL.RC2L.SELECTION", unit, "MODEL.RC2L.CONFIDENCE_THRESHOLD", "0.0",
-        "MODEL.RC2L.CLASS_THRESHOLD_RATIO", "1.0",
-    )  # fmt: skip
-    batch, labeler = next(iter(trainer.data_loader)), trainer.teacher.labeler
-    teacher = trainer.teacher.predict(batch[1])
-    monkeypatch.setattr(labeler, "observe", lambda teacher: None)
-    threshold = teacher.confidence[0].median()  # half of the first image is above
-    labeler.kappa.fill_(threshold)
-    masks = watched_step(trainer, batch).pseudo.masks
-    assert torch.equal(masks, cut(teacher, threshold, labeler.min_area, unit).masks)
-    assert not torch.equal(masks, cut(teacher, threshold, labeler.min_area, other).masks)
 
 
 def test_agreement_is_the_students(make_trainer):
