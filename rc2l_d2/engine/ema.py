@@ -6,9 +6,10 @@ import copy
 from collections.abc import Sequence
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from ..host import CfgNode, HookBase, ImageList, comm
+from ..modeling import RegionSegmentor, SemiSupervisedSegmentor
 from ..regions import PseudoLabeler, TeacherPrediction, semantic_probabilities, teacher_prediction
 from .batch_statistics import batch_statistics, set_batch_statistics
 
@@ -25,7 +26,7 @@ class EMATeacher:
         labeler: the :class:`PseudoLabeler`; None where training uses labelled images alone.
     """
 
-    def __init__(self, student: nn.Module, max_decay: float, labeler: PseudoLabeler | None = None):
+    def __init__(self, student: RegionSegmentor, max_decay: float, labeler: PseudoLabeler | None = None):
         """
         Args:
             student: the model to follow (not wrapped for distributed training).
@@ -38,23 +39,23 @@ class EMATeacher:
         self.labeler = labeler
 
     @classmethod
-    def from_config(cls, cfg: CfgNode, student: nn.Module) -> EMATeacher:
+    def from_config(cls, cfg: CfgNode, student: RegionSegmentor) -> EMATeacher:
         """Build the teacher of ``student`` with the labeler of its architecture."""
         settings, labeler = cfg.MODEL.SEMI_SUPERVISED, None
-        if student.uses_unlabeled:
+        if isinstance(student, SemiSupervisedSegmentor):
             classes = cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES
             labeler = PseudoLabeler(classes, student.selection, settings.MIN_REGION_AREA, student.device)
         return cls(student, settings.EMA_DECAY, labeler)
 
     @torch.no_grad()
-    def update(self, student: nn.Module) -> None:
+    def update(self, student: RegionSegmentor) -> None:
         """Move towards ``student``.
 
         Parameters and running statistics are averaged alike (as in UniMatch): averaged weights give other activations
         than the newest ones, so the newest statistics would not fit them. Counters are copied.
         """
         decay = min(self.max_decay, 1 - 1 / (self.updates + 1))
-        pairs = [*zip(self.model.parameters(), student.parameters(), strict=True)]
+        pairs: list[tuple[Tensor, Tensor]] = [*zip(self.model.parameters(), student.parameters(), strict=True)]
         pairs += zip(self.model.buffers(), student.buffers(), strict=True)
         averaged = [pair for pair in pairs if pair[0].is_floating_point()]
         torch._foreach_lerp_([mine for mine, _ in averaged], [new for _, new in averaged], 1 - decay)
@@ -63,7 +64,7 @@ class EMATeacher:
                 mine.copy_(new)
         self.updates += 1
 
-    def reset(self, student: nn.Module) -> None:
+    def reset(self, student: RegionSegmentor) -> None:
         """Start again from ``student``, as after loading weights into it."""
         self.model.load_state_dict(student.state_dict())
         self.updates = 0
@@ -106,7 +107,7 @@ class EMAHook(HookBase):
     Stands before the checkpointer, or checkpoints would hold a stale teacher.
     """
 
-    def __init__(self, teacher: EMATeacher, student: nn.Module):
+    def __init__(self, teacher: EMATeacher, student: RegionSegmentor):
         """
         Args:
             teacher: to be updated.

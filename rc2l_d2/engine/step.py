@@ -6,6 +6,7 @@ Each line of :meth:`SemiSupervisedTrainer.run_step` is a line of docs/method.md;
 from __future__ import annotations
 
 import time
+from typing import cast
 
 import numpy as np
 import torch
@@ -13,6 +14,7 @@ from torch import Tensor
 
 from ..errors import InputError
 from ..host import CfgNode, SimpleTrainer, comm
+from ..modeling import SemiSupervisedSegmentor
 from ..regions import (
     PseudoRegions,
     Regions,
@@ -57,7 +59,7 @@ class SemiSupervisedTrainer(SimpleTrainer):
             InputError: a key has an unknown value.
         """
         super().__init__(model, data_loader, optimizer)
-        self.student = unwrap(model)
+        self.student = cast(SemiSupervisedSegmentor, unwrap(model))
         self.teacher = teacher
         self.settings = cfg.MODEL.SEMI_SUPERVISED
         self.random_seed = cfg.SEED < 0
@@ -88,13 +90,14 @@ class SemiSupervisedTrainer(SimpleTrainer):
             images = student.preprocess([sample["image"] for sample in labeled]).tensor
             labels = student.preprocess_labels([sample["sem_seg"] for sample in labeled])
             n = len(labels)
-            if not unlabeled or self.iter < self.settings.BURN_IN_ITERS:
+            if labeler is None or not unlabeled or self.iter < self.settings.BURN_IN_ITERS:
                 losses = student.supervised_losses(self.model(images), labels)
             else:
                 teacher = self.teacher.predict(unlabeled)  # s', F', y and v of the weak views
                 labeler.observe(teacher)  # kappa
                 teacher = labeler.select(teacher)  # tau and the valid pixels
-                self.measure(teacher, unlabeled)
+                if self.settings.MEASURE_PSEUDO_LABELS:
+                    self.measure(labeler.regions(teacher), unlabeled)
                 strong, teacher = self.mix(self.strong_views(unlabeled), teacher)  # both alike
                 pseudo = labeler.regions(teacher)  # M_c, r'_c and omega_c
 
@@ -105,7 +108,7 @@ class SemiSupervisedTrainer(SimpleTrainer):
                 unlabeled_losses = student.unlabeled_losses(strong_regions, semantic_map, pseudo)  # RMC, ...
                 losses = self.weighted_losses(losses, unlabeled_losses)  # lambda, ramp and weights
                 self.observe(labels, unlabeled, strong, strong_regions, semantic_map, pseudo)
-        gradient_norm = self.optimize(sum(losses.values()))
+        gradient_norm = self.optimize(sum(losses.values(), torch.zeros((), device=self.device)))
 
         # A non-finite gradient may come from a forward pass that also spoilt the running statistics.
         finite = gradient_norm.isfinite()
@@ -128,11 +131,11 @@ class SemiSupervisedTrainer(SimpleTrainer):
 
     def mix(self, strong: Tensor, prediction: TeacherPrediction) -> tuple[Tensor, TeacherPrediction]:
         """Mix strong views and teacher's prediction by MODEL.SEMI_SUPERVISED.MIX, with the same random masks."""
-        batch, num_classes, *grid = prediction.semantic_map.shape
+        batch, num_classes, height, width = prediction.semantic_map.shape
         if self.settings.MIX == "none":
             return strong, prediction
         if self.settings.MIX == "cutmix":
-            mask = cutmix_mask(self.uniform(batch, 4), tuple(grid))
+            mask = cutmix_mask(self.uniform(batch, 4), (height, width))
         else:
             mask = classmix_mask(prediction, self.uniform(batch, num_classes))
         return mix(strong, prediction, mask)
@@ -170,12 +173,10 @@ class SemiSupervisedTrainer(SimpleTrainer):
         self.grad_scaler.update()
         return norm
 
-    def measure(self, prediction: TeacherPrediction, unlabeled: list[dict]) -> None:
-        """Count right pseudo labels before mixing, where the configuration wants it; for the log alone."""
-        if self.settings.MEASURE_PSEUDO_LABELS:
-            labels = self.student.preprocess_labels([sample["sem_seg"] for sample in unlabeled])
-            pseudo = self.teacher.labeler.regions(prediction)
-            self.log.telemetry.add(quality_counts(pseudo, _on_mask_grid(labels, pseudo)))
+    def measure(self, pseudo: PseudoRegions, unlabeled: list[dict]) -> None:
+        """Count right pseudo labels before mixing, for the log alone."""
+        labels = self.student.preprocess_labels([sample["sem_seg"] for sample in unlabeled])
+        self.log.telemetry.add(quality_counts(pseudo, _on_mask_grid(labels, pseudo)))
 
     @torch.no_grad()
     def observe(

@@ -279,7 +279,7 @@ class RC2LTrainer(DefaultTrainer):
             On the main rank ``{"sem_seg": {...}, "sem_seg_teacher": {...}}``, one such dictionary for each data set
             under its name if there are several; empty dictionaries on other ranks.
         """
-        results = OrderedDict()
+        results: dict[str, dict] = OrderedDict()
         for dataset_name in cfg.DATASETS.TEST:
             results[dataset_name] = OrderedDict()
             for task, evaluated in (("sem_seg", model), ("sem_seg_teacher", teacher)):

@@ -75,7 +75,7 @@ def query_map(regions: Regions) -> tuple[Tensor, Tensor]:
 def draw_views(weak: Tensor, mixed: Tensor, pseudo: Tensor, queries: Tensor, labels: Tensor, colors: Tensor) -> Tensor:
     """Draw one row per image: weak view, mixed strong view, and over it the pseudo regions and the student's regions.
 
-    Regions have the colour of their class, the student's a white border too. Pixels in no pseudo region stay as they are.
+    Regions have the colour of their class, the student's a white border too. Other pixels stay as they are.
 
     Args:
         weak, mixed: (B, 3, H, W), 0 to 255, RGB.

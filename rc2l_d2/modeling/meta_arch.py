@@ -24,6 +24,8 @@ class RegionSegmentor(nn.Module):
     """
 
     uses_unlabeled = False
+    pixel_mean: Tensor
+    pixel_std: Tensor
 
     @configurable
     def __init__(
@@ -140,6 +142,6 @@ class RegionSegmentor(nn.Module):
 
 
 def scores_at(regions: Regions, size: Sequence[int]) -> Tensor:
-    """Return semantic scores (B, K, H, W); mask *logits* are resized to ``size`` first, as in MaskFormer's inference."""
+    """Return semantic scores (B, K, H, W); mask *logits* are resized to ``size`` first (MaskFormer's inference)."""
     masks = F.interpolate(regions.mask_logits.float(), size=tuple(size), mode="bilinear", align_corners=False)
     return semantic_scores(regions.class_logits.float(), masks)

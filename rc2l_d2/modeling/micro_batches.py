@@ -18,8 +18,8 @@ def regions_in_micro_batches(
     """Predict the regions of a batch, ``size`` images at a time; the backward pass repeats each micro-batch.
 
     Losses that compare regions of several images cover the whole batch, unlike with accumulated gradients; only
-    activations are limited to a micro-batch. Batch normalisation takes its statistics from a micro-batch; with any other
-    normalisation the gradient is that of the whole batch.
+    activations are limited to a micro-batch. Batch normalisation takes its statistics from a micro-batch; with any
+    other normalisation the gradient is that of the whole batch.
 
     Args:
         predict: function of images and the number of labelled ones, which come first, that returns their regions.
@@ -48,7 +48,7 @@ def _concatenated(parts: list[Regions]) -> Regions:
         torch.cat([part.class_logits for part in parts]),
         torch.cat([part.mask_logits for part in parts]),
         torch.cat([part.features for part in parts]),
-        tuple(tuple(map(torch.cat, zip(*layer, strict=True))) for layer in layers),
+        tuple((torch.cat([c for c, _ in layer]), torch.cat([m for _, m in layer])) for layer in layers),
     )
 
 

@@ -62,6 +62,7 @@ class PixelContrast(PixelConsistency):
 
     def unlabeled_losses(self, regions: Regions, semantic_map: Tensor, pseudo: PseudoRegions) -> dict[str, Tensor]:
         """Add the contrast of the student's and the teacher's pixel features to the parent's loss."""
+        assert pseudo.teacher is not None
         uniform = torch.rand(pseudo.valid.flatten(1).shape, device=pseudo.valid.device)
         contrast = pixel_contrastive(
             regions.features, pseudo.teacher, uniform, self.contrast_samples, self.contrast_temperature

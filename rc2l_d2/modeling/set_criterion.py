@@ -24,6 +24,8 @@ class SetCriterion(nn.Module):
         empty_weight: (K+1,), class weights of the classification loss; the last is that of "no object".
     """
 
+    empty_weight: Tensor
+
     def __init__(
         self,
         num_classes: int,

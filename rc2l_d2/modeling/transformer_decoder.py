@@ -91,7 +91,7 @@ class TransformerDecoder(nn.Module):
         self.norm = nn.LayerNorm(dim)
 
     def forward(self, query_position: Tensor, memory: Tensor, memory_key: Tensor) -> list[Tensor]:
-        """Return the normed state (B, N, D) after each layer, first layer first, starting from zeros (see the layer)."""
+        """Return the normed state (B, N, D) after each layer, first layer first, starting from zeros."""
         target = torch.zeros_like(query_position)
         states = []
         for layer in self.layers:

@@ -135,8 +135,8 @@ def region_class_consistency(
         class_logits: (B, N, K+1).
         pseudo: the teacher's regions.
         temperature: t; not used with an assignment.
-        assignment: (B, N, K), 1 where a query is assigned to a region, used instead of o_ic. A region without a query is
-            left out. None: o_ic from the masks.
+        assignment: (B, N, K), 1 where a query is assigned to a region, used instead of o_ic. A region without a query
+            is left out. None: o_ic from the masks.
     """
     pseudo = pseudo.detach()
     weights = pseudo.weights

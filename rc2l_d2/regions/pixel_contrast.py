@@ -21,7 +21,7 @@ _MIN_WEIGHT = 1e-30
 def pixel_contrastive(
     features: Tensor,
     teacher: TeacherPrediction,
-    uniform: Tensor | None,
+    uniform: Tensor,
     samples: int = 0,
     temperature: float = 0.1,
 ) -> Tensor:
@@ -39,7 +39,7 @@ def pixel_contrastive(
     Args:
         features: (B, C, h, w), F of the mixed strong views.
         teacher: mixed prediction for the same images.
-        uniform: (B, h*w) random numbers; the pixels of an image with the smallest ones are sampled. None: all pixels.
+        uniform: (B, h*w) random numbers; the pixels of an image with the smallest ones are sampled.
         samples: pixels to sample in each image; 0 for all.
         temperature: t.
     """

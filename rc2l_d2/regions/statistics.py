@@ -21,6 +21,7 @@ def coverage_counts(pseudo: PseudoRegions) -> dict[str, Tensor]:
         "regions"; "classes", K, of which "classes_present" have a region in the batch. And (K,): "pseudo_area", the
         confident pixels of each class.
     """
+    assert pseudo.teacher is not None
     images, classes = pseudo.present.shape
     confident = pseudo.valid.sum()
     return {

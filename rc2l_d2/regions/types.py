@@ -47,7 +47,7 @@ class TeacherPrediction:
         label: (B, h, w), int64, the pseudo label y(x) = argmax_c s'_c(x).
         confidence: (B, h, w), v(x) = max_c s'_c(x), at least float32.
         inside: (B, h, w) bool, False on padding.
-        valid: (B, h, w) bool, confident pixels inside the image, whose pseudo label is used; ``inside`` before selection.
+        valid: (B, h, w) bool, confident pixels, whose pseudo label is used; equal to ``inside`` before selection.
     """
 
     semantic_map: Tensor
