@@ -86,6 +86,20 @@ def tiny_overrides(toy_definition: str) -> list[str]:
 
 
 @pytest.fixture
+def make_trainer(tiny_options):
+    """Build a trainer of configs/toy/rc2l_R18.yaml with the tiny options and ``options``, ready to train."""
+    from rc2l_d2.engine import RC2LTrainer, load_config
+
+    def make(*options: str) -> RC2LTrainer:
+        torch.manual_seed(0)
+        trainer = RC2LTrainer(load_config("configs/toy/rc2l_R18.yaml", [*tiny_options, *options]))
+        trainer.resume_or_load(resume=False)
+        return trainer
+
+    return make
+
+
+@pytest.fixture
 def told():
     """What this package logs within the test, as (level name, message), whatever handlers other tests have left."""
     records: list[tuple[str, str]] = []
