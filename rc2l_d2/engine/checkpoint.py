@@ -7,13 +7,14 @@ import logging
 import os
 import re
 from collections import Counter
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import nn
 
 from ..errors import InputError
 from ..host import DetectionCheckpointer
+from ..modeling import RegionSegmentor
 from .weights import read_weights, with_names_of
 from .whole_files import is_whole, write_checkpoint, write_text
 
@@ -152,6 +153,7 @@ class RegionCheckpointer(DetectionCheckpointer):
         return incompatible
 
 
-def unwrap(model: nn.Module) -> nn.Module:
+def unwrap(model: nn.Module) -> RegionSegmentor:
     """Return the module inside DistributedDataParallel, or ``model`` itself."""
-    return model.module if isinstance(model, nn.parallel.DistributedDataParallel) else model
+    inner = model.module if isinstance(model, nn.parallel.DistributedDataParallel) else model
+    return cast(RegionSegmentor, inner)

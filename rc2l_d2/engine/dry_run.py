@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import os
+from typing import Literal
 
 from tabulate import tabulate
-from torch import nn
 
 from ..data import dataset_status
 from ..host import HOST, HOST_REASON, CfgNode
+from ..modeling import RegionSegmentor, SemiSupervisedSegmentor
 from .setup import build_model_or_explain
 from .solver import learning_rate
 
@@ -34,7 +35,7 @@ def plan_rows(cfg: CfgNode) -> Rows:
     return [*_model(cfg, model), *data, *_losses(cfg, model), *_schedule(cfg, model, counts)]
 
 
-def _model(cfg: CfgNode, model: nn.Module) -> Rows:
+def _model(cfg: CfgNode, model: RegionSegmentor) -> Rows:
     decoder, name, weights = cfg.MODEL.MASK_FORMER, cfg.MODEL.BACKBONE.NAME, cfg.MODEL.WEIGHTS
     backbone = f"ResNet-{cfg.MODEL.RESNETS.DEPTH}" if "resnet" in name else name
     precision = "float32"
@@ -60,7 +61,7 @@ def _data(cfg: CfgNode, uses_unlabeled: bool) -> tuple[Rows, dict[str, int]]:
     streams.append(("test", "TEST", "", "all"))
     rows, counts = [], {}
     for stream, key, list_file, use in streams:
-        labels = "none" if key == "UNLABELED" else "all"
+        labels: Literal["none", "all"] = "none" if key == "UNLABELED" else "all"
         found = [dataset_status(name, labels, f"DATASETS.{key}", list_file) for name in data[key]]
         for status in found:
             listed = f" listed in {list_file}" if list_file else ""
@@ -68,22 +69,22 @@ def _data(cfg: CfgNode, uses_unlabeled: bool) -> tuple[Rows, dict[str, int]]:
             searched = f" (looked at {', '.join(status.paths)})" if status.paths else ""
             rows.append((stream, f"{status.name}{listed}: {images}{searched}"))
         if found and all(status.found and status.num_images for status in found):
-            counts[stream] = sum(status.num_images for status in found)
+            counts[stream] = sum(status.num_images or 0 for status in found)
     return rows, counts
 
 
-def _losses(cfg: CfgNode, model: nn.Module) -> Rows:
+def _losses(cfg: CfgNode, model: RegionSegmentor) -> Rows:
     decoder = cfg.MODEL.MASK_FORMER
     supervised = {"loss_ce": 1.0, "loss_mask": decoder.MASK_WEIGHT, "loss_dice": decoder.DICE_WEIGHT}
     layers = decoder.DEC_LAYERS if decoder.DEEP_SUPERVISION else 1
     rows = [("losses", f"{_weights(supervised)}, on {layers} decoder layer(s)")]
-    if model.uses_unlabeled:
+    if isinstance(model, SemiSupervisedSegmentor):
         rows.append(("", f"{_weights(model.loss_weights)}, on the last"))
         rows.append(("", f"pseudo labels selected by {model.selection.unit}; mixing {cfg.MODEL.SEMI_SUPERVISED.MIX}"))
     return rows
 
 
-def _schedule(cfg: CfgNode, model: nn.Module, counts: dict[str, int]) -> Rows:
+def _schedule(cfg: CfgNode, model: RegionSegmentor, counts: dict[str, int]) -> Rows:
     solver, method, rate = cfg.SOLVER, cfg.MODEL.SEMI_SUPERVISED, f"{learning_rate(cfg):g}"
     if learning_rate(cfg) != solver.BASE_LR:
         rate += f" ({solver.BASE_LR:g} for {solver.REFERENCE_IMS_PER_BATCH} images a step)"

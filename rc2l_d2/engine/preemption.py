@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from multiprocessing import active_children
 from types import FrameType
+from typing import Any
 
 from ..host import HookBase, comm
 from .checkpoint import RegionCheckpointer
@@ -82,7 +83,7 @@ class StopOnSignal(HookBase):
 
 @contextmanager
 def _handle_signals(handler: Callable[[int, FrameType | None], None]) -> Iterator[None]:
-    previous = {number: signal.signal(number, handler) for number in _SIGNALS}
+    previous: dict[signal.Signals, Any] = {number: signal.signal(number, handler) for number in _SIGNALS}
     try:
         yield
     finally:
@@ -95,6 +96,7 @@ def signals_to_children() -> AbstractContextManager[None]:
 
     def forward(number: int, frame: FrameType | None) -> None:
         for child in active_children():
-            os.kill(child.pid, number)
+            if child.pid is not None:
+                os.kill(child.pid, number)
 
     return _handle_signals(forward)

@@ -12,7 +12,6 @@ from math import inf
 
 import torch
 import yaml
-from torch import nn
 
 from ..config import add_rc2l_config
 from ..config_files import find_config_file
@@ -20,6 +19,7 @@ from ..data import register_definitions
 from ..errors import InputError
 from ..evaluation import check_test_settings
 from ..host import META_ARCH_REGISTRY, CfgNode, build_model, get_cfg
+from ..modeling import RegionSegmentor
 
 # Parameters of mallopt in malloc.h: number of blocks that may be mapped, free bytes that the heap's end may keep.
 _M_MMAP_MAX, _M_TRIM_THRESHOLD = -4, -1
@@ -85,12 +85,12 @@ def keep_freed_memory() -> None:
     as long as the losses (tools/dev/bench/growth.py). Resident memory stays at its peak.
     """
     library = ctypes.CDLL(None) if os.name == "posix" else None
-    if hasattr(library, "mallopt"):
+    if library is not None and hasattr(library, "mallopt"):
         library.mallopt(_M_MMAP_MAX, 0)
         library.mallopt(_M_TRIM_THRESHOLD, 2**31 - 1)
 
 
-def build_model_or_explain(cfg: CfgNode) -> nn.Module:
+def build_model_or_explain(cfg: CfgNode) -> RegionSegmentor:
     """Call the host's ``build_model``.
 
     Raises:

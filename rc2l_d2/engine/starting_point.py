@@ -73,8 +73,8 @@ class Sizes:
             crop = [short_edge * math.sqrt(ratio)] * 2
         else:
             crop = [short_edge * ratio, short_edge] if upright > 0.5 else [short_edge, short_edge * ratio]
-        rounded = tuple(max(_STEP, round(length / _STEP) * _STEP) for length in crop)
-        return cls(short_edge, round(short_edge * max(3, 1.5 * ratio)), rounded)
+        rows, columns = (max(_STEP, round(length / _STEP) * _STEP) for length in crop)
+        return cls(short_edge, round(short_edge * max(3, 1.5 * ratio)), (rows, columns))
 
 
 def starting_config(

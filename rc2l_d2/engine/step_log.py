@@ -7,6 +7,7 @@ import math
 import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -26,8 +27,8 @@ class _Step:
     """A step of one rank."""
 
     iteration: int
-    losses: Mapping[str, Tensor | float]
-    gradient: Tensor | float
+    losses: Mapping[str, Any]  # scalar tensors on the device, floats once they are fetched
+    gradient: Any
     data_time: float
     files: Sequence[str]
 

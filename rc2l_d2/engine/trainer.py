@@ -27,6 +27,7 @@ from ..host import (
     inference_on_dataset,
     print_csv_format,
 )
+from ..modeling import RegionSegmentor
 from .best import BestResults
 from .checkpoint import RegionCheckpointer, unwrap
 from .ema import EMAHook, EMATeacher
@@ -91,9 +92,10 @@ class RC2LTrainer(DefaultTrainer):
         # DefaultTrainer's constructor builds one loader, no teacher, and DistributedDataParallel with device ids, which
         # fails on CPU. Hence its parent's constructor, and the parts here.
         super(DefaultTrainer, self).__init__()
-        model = self.build_model(cfg)
-        optimizer = self.build_optimizer(cfg, model)
-        self.teacher = EMATeacher.from_config(cfg, model)
+        student = self.build_model(cfg)
+        optimizer = self.build_optimizer(cfg, student)
+        self.teacher = EMATeacher.from_config(cfg, student)
+        model: nn.Module = student
         if comm.get_world_size() > 1:
             # The teacher's hook broadcasts batch statistics before it averages them.
             device_ids = [comm.get_local_rank()] if cfg.MODEL.DEVICE.startswith("cuda") else None
@@ -103,7 +105,7 @@ class RC2LTrainer(DefaultTrainer):
         self.scheduler = self.build_lr_scheduler(cfg, optimizer)
         self.best = BestResults()
         self.checkpointer = RegionCheckpointer(
-            unwrap(model), cfg.OUTPUT_DIR, keep=cfg.SOLVER.CHECKPOINT_KEEP,
+            student, cfg.OUTPUT_DIR, keep=cfg.SOLVER.CHECKPOINT_KEEP,
             trainer=weakref.proxy(self), ema=self.teacher, best=self.best,
         )  # fmt: skip
         self.start_iter = 0
@@ -223,7 +225,7 @@ class RC2LTrainer(DefaultTrainer):
         return self.last_results
 
     @classmethod
-    def build_model(cls, cfg: CfgNode) -> nn.Module:
+    def build_model(cls, cfg: CfgNode) -> RegionSegmentor:
         model = build_model_or_explain(cfg)
         logger.info("%s with %.1f M parameters", type(model).__name__, sum(p.numel() for p in model.parameters()) / 1e6)
         return model

@@ -31,7 +31,7 @@ _ALLOWED = {
 }
 
 # (has bottleneck blocks, blocks per stage) -> layers of a plain ResNet.
-RESNET_DEPTHS = {
+RESNET_DEPTHS: dict[tuple[bool, tuple[int, ...]], int] = {
     (False, (2, 2, 2, 2)): 18,
     (False, (3, 4, 6, 3)): 34,
     (True, (3, 4, 6, 3)): 50,

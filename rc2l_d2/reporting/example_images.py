@@ -17,7 +17,6 @@ from ..engine import EMATeacher
 from ..errors import InputError
 from ..evaluation import class_colors, overlay, predict_scores
 from ..host import CfgNode, MetadataCatalog
-from ..regions import pseudo_regions, select
 
 # Pixels of the longer edge: larger images are shrunk, and those below half of it enlarged by repeating pixels.
 _EDGE = 400
@@ -81,11 +80,11 @@ def unlabeled_rows(cfg: CfgNode, teacher: EMATeacher, count: int) -> list[Row]:
             problem = error
     if not samples:
         raise problem or InputError("DATASETS.UNLABELED holds no image; give a data set split that has some.")
-    selection = teacher.model.selection
-    view = select(teacher.look(samples), teacher.thresholds(selection), selection.unit)
-    pseudo = pseudo_regions(view, cfg.MODEL.SEMI_SUPERVISED.MIN_REGION_AREA)
+    assert teacher.labeler is not None, "only architectures that use unlabelled images have such a data set"
+    prediction = teacher.labeler.select(teacher.predict(samples))
+    pseudo = teacher.labeler.regions(prediction)
     labels = pseudo.masks.argmax(dim=1).masked_fill(~pseudo.valid, _NONE).byte().cpu().numpy()
-    shares = (pseudo.valid.sum(dim=(1, 2)) / view.inside.sum(dim=(1, 2)).clamp_min(1)).tolist()
+    shares = (pseudo.valid.sum(dim=(1, 2)) / prediction.inside.sum(dim=(1, 2)).clamp_min(1)).tolist()
     colors = class_colors(cfg.DATASETS.TRAIN[0])
     rows = []
     for sample, grid, share, found in zip(samples, labels, shares, pseudo.present.sum(dim=1).tolist(), strict=True):

@@ -68,7 +68,7 @@ class RunFolder:
             InputError: there is no checkpoint, or it cannot be used.
         """
         model = build_model_or_explain(self.cfg)
-        teacher = EMATeacher(model, self.cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES, self.cfg.MODEL.SEMI_SUPERVISED.EMA_DECAY)
+        teacher = EMATeacher.from_config(self.cfg, model)
         checkpointer = RegionCheckpointer(model, str(self.folder), ema=teacher)
         if not (path := checkpointer.get_checkpoint_file()):
             raise InputError(f"{self.folder} holds no checkpoint.")

@@ -6,7 +6,7 @@ import torch
 from torch.nn import functional as F
 
 from rc2l_d2.host import CfgNode
-from rc2l_d2.regions import Regions, TeacherView
+from rc2l_d2.regions import Regions, TeacherPrediction, teacher_prediction
 
 
 def random_batch(cfg: CfgNode, uses_unlabeled: bool) -> tuple[list[dict], list[dict]]:
@@ -28,7 +28,7 @@ def random_batch(cfg: CfgNode, uses_unlabeled: bool) -> tuple[list[dict], list[d
 
 def random_case(
     images: int, queries: int, classes: int, channels: int, size: int, device: torch.device
-) -> tuple[Regions, TeacherView]:
+) -> tuple[Regions, TeacherPrediction]:
     """Return a student's regions (leaves that require gradients) and a teacher prediction with blobs of all classes.
 
     The numbers are the same on every device.
@@ -45,9 +45,6 @@ def random_case(
     )
     coarse = random(images, classes, 8, 8)
     scores = F.interpolate(coarse, size=(size, size), mode="bilinear")
-    view = TeacherView(
-        probabilities=scores.mul(4).softmax(dim=1),
-        features=random(images, channels, size, size),
-        inside=torch.ones(images, size, size, dtype=torch.bool, device=device),
-    )
-    return regions, view
+    inside = torch.ones(images, size, size, dtype=torch.bool, device=device)
+    teacher = teacher_prediction(scores.mul(4).softmax(dim=1), random(images, channels, size, size), inside)
+    return regions, teacher

@@ -20,13 +20,13 @@ from tabulate import tabulate
 
 from rc2l_d2 import regions as method
 from rc2l_d2.errors import InputError
-from rc2l_d2.regions import Regions, TeacherView
+from rc2l_d2.regions import Regions, TeacherPrediction
 
 _MIN_AREA = 4
 
 
-def region_losses(regions: Regions, view: TeacherView) -> None:
-    pseudo = method.pseudo_regions(view, _MIN_AREA)
+def region_losses(regions: Regions, teacher: TeacherPrediction) -> None:
+    pseudo = method.pseudo_regions(teacher, _MIN_AREA)
     semantic_map = method.semantic_probabilities(regions.class_logits, regions.mask_logits)
     similarity = method.soft_dice(regions.mask_logits, pseudo.masks, pseudo.valid)
     total = method.region_mask_contrastive(similarity, regions.class_logits, pseudo)
@@ -36,8 +36,8 @@ def region_losses(regions: Regions, view: TeacherView) -> None:
     torch.autograd.grad(total, (regions.class_logits, regions.mask_logits, regions.features))
 
 
-def pixel_losses(regions: Regions, view: TeacherView) -> None:
-    torch.autograd.grad(method.pixel_contrastive(regions.features, view, None), regions.features)
+def pixel_losses(regions: Regions, teacher: TeacherPrediction) -> None:
+    torch.autograd.grad(method.pixel_contrastive(regions.features, teacher, torch.empty(0)), regions.features)
 
 
 def pixel_megabytes(images: int, size: int) -> float:

@@ -49,8 +49,8 @@ def transformers_matching(regions: Regions, pseudo: PseudoRegions) -> Callable[[
 
 def main() -> None:
     args = options(__doc__, rounds=10, images=16, queries=100, classes=21, size=128).parse_args()
-    regions, view = random_case(args.images, args.queries, args.classes, _CHANNELS, args.size, args.device)
-    pseudo = method.pseudo_regions(view, _MIN_AREA)
+    regions, teacher = random_case(args.images, args.queries, args.classes, _CHANNELS, args.size, args.device)
+    pseudo = method.pseudo_regions(teacher, _MIN_AREA)
 
     def hungarian() -> torch.Tensor:
         return assign_regions(regions, pseudo, MASK_WEIGHT, DICE_WEIGHT)

@@ -34,7 +34,7 @@ def measure(config: str, overrides: list[str], rounds: int) -> tuple[str, str, s
     cv2.setNumThreads(0)
     try:
         model = build_model(cfg).train()
-        teacher = EMATeacher(model, cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES, cfg.MODEL.SEMI_SUPERVISED.EMA_DECAY)
+        teacher = EMATeacher.from_config(cfg, model)
         batches = itertools.repeat(random_batch(cfg, model.uses_unlabeled))
         trainer = SemiSupervisedTrainer(cfg, model, batches, build_optimizer(cfg, model), teacher)
         # From here on the unlabelled losses have their full weight.

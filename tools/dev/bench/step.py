@@ -105,9 +105,13 @@ class Step:
             self.of_student.features.detach().requires_grad_(),
         )
         with self.autocast(), mock.patch.object(self.teacher.model, "regions", return_value=self.of_teacher):
-            _, pseudo, view = self.loop.teach(self.unlabeled)
+            prediction, labeler = self.teacher.predict(self.unlabeled), self.teacher.labeler
+            labeler.observe(prediction)
+            _, prediction = self.loop.mix(self.loop.strong_views(self.unlabeled), labeler.select(prediction))
+            pseudo = labeler.regions(prediction)
             semantic_map = semantic_probabilities(student.class_logits, student.mask_logits)
-            losses = self.student.unlabeled_losses(student, semantic_map, pseudo, view)
+            losses = self.student.unlabeled_losses(student, semantic_map, pseudo)
+            losses = self.loop.weighted_losses({}, losses)
         sum(losses.values()).backward()
 
     def optimizer(self) -> None:
