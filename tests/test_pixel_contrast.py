@@ -12,6 +12,9 @@ from method_cases import PRECISIONS, SIZES, arrays, in_double, precision, random
 
 from rc2l_d2.regions import pixel_contrastive, teacher_prediction
 
+# Random numbers where all pixels are contrasted.
+UNUSED = torch.empty(0)
+
 
 def row(features: list, teacher_features: list, semantic_map: list, inside: list | None = None):
     """Student features and the teacher's prediction for one image of one row; one list for each channel or class."""
@@ -31,14 +34,14 @@ def row(features: list, teacher_features: list, semantic_map: list, inside: list
     (([[1.0, 1.0, 1.0]], [[1.0, 1.0, -1.0]], [[1, 0, 0], [0, 1, 1]], [True, True, False]), math.log(2)),
 ], ids=["two classes", "a quarter of the class", "one class", "padding"])  # fmt: skip
 def test_by_hand(case, expected):
-    assert pixel_contrastive(*row(*case), None).item() == pytest.approx(expected, rel=1e-9, abs=1e-9)
+    assert pixel_contrastive(*row(*case), UNUSED).item() == pytest.approx(expected, rel=1e-9, abs=1e-9)
 
 
 @pytest.mark.parametrize("size", SIZES)
 def test_values_against_loops(size):
     for seed, temperature in ((0, 0.1), (1, 0.5)):
         features, teacher = random_regions(size, seed).features, random_prediction(size, seed)
-        value = pixel_contrastive(features, teacher, None, temperature=temperature)
+        value = pixel_contrastive(features, teacher, UNUSED, temperature=temperature)
         expected = reference.pixel_contrastive(features.numpy(), arrays(teacher), temperature)
         assert value.dtype == torch.float64 and value.item() == pytest.approx(expected, rel=1e-7)
 
@@ -52,19 +55,19 @@ def test_samples_are_the_pixels_inside_with_the_smallest_numbers(samples):
         inside = [place for place in range(20) if teacher.inside[image].flatten()[place]]
         assert len(inside) >= 12
         sampled[image, sorted(inside, key=lambda place: uniform[image, place])[:samples]] = True
-    expected = pixel_contrastive(features, replace(teacher, inside=sampled.view(2, 4, 5)), None)
+    expected = pixel_contrastive(features, replace(teacher, inside=sampled.view(2, 4, 5)), UNUSED)
     assert pixel_contrastive(features, teacher, uniform, samples).item() == pytest.approx(expected.item(), rel=1e-9)
 
 
 def test_as_many_samples_as_pixels_are_all_of_them():
     features, teacher = random_regions(SIZES[0], 0).features, random_prediction(SIZES[0], 0)
-    everything = pixel_contrastive(features, teacher, None)
+    everything = pixel_contrastive(features, teacher, UNUSED)
     for samples in (0, 20, 21, 1000):
         assert torch.equal(pixel_contrastive(features, teacher, torch.rand(2, 20), samples), everything)
     inside = torch.zeros_like(teacher.inside)
     inside[0, 1, 2] = inside[1, :2, :3] = True
     few = replace(teacher, inside=inside)  # fewer pixels inside than samples
-    expected = pixel_contrastive(features, few, None).item()
+    expected = pixel_contrastive(features, few, UNUSED).item()
     assert pixel_contrastive(features, few, torch.rand(2, 20), 10).item() == pytest.approx(expected, rel=1e-9)
 
 
@@ -123,6 +126,6 @@ def test_lower_precision_has_the_same_value(number):
     size = (2, 6, 4, 8, 10, 10)
     regions, teacher = random_regions(size, 0, dtype), random_prediction(size, 0, dtype=dtype)
     with context:
-        value = pixel_contrastive(regions.features, teacher, None)
-    expected = pixel_contrastive(in_double(regions).features, in_double(teacher), None)
+        value = pixel_contrastive(regions.features, teacher, UNUSED)
+    expected = pixel_contrastive(in_double(regions).features, in_double(teacher), UNUSED)
     assert value.item() == pytest.approx(expected.item(), abs=0.01)
