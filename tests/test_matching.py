@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 
 import method_reference as reference
-import numpy as np
 import pytest
 import torch
 from method_cases import PRECISIONS, SIZES, arrays, precision, random_case
@@ -74,19 +73,3 @@ def test_dice_counts_valid_pixels_only():
     valid = torch.rand(2, 4, 4, generator=generator) > 0.5
     expected = reference.soft_dice(mask_logits.numpy(), masks.numpy(), valid.numpy())
     assert_allclose(soft_dice(mask_logits, masks, valid), expected, rtol=1e-10)
-
-
-def test_match_has_no_gradient_and_dice_reaches_student_masks():
-    regions, pseudo = random_case(SIZES[0], 0)
-    class_logits, mask_logits = regions.class_logits.requires_grad_(), regions.mask_logits.requires_grad_()
-    assert not match_by_class(class_logits, pseudo.present).requires_grad
-    soft_dice(mask_logits, pseudo.masks, pseudo.valid).sum().backward()
-    assert mask_logits.grad.abs().sum() > 0
-
-
-def test_semantic_map_of_empty_masks_is_finite():
-    mask_logits = torch.full((1, 2, 2, 2), -1e4, requires_grad=True)
-    probabilities = semantic_probabilities(CLASS_LOGITS.float(), mask_logits)
-    probabilities.sum().backward()
-    assert_allclose(probabilities.detach(), np.zeros((1, 2, 2, 2)))
-    assert mask_logits.grad.isfinite().all()

@@ -86,18 +86,6 @@ def test_losses_equal_independent_loops(void):
         assert got == pytest.approx(expected, rel=1e-5), suffix
 
 
-def test_mask_losses_leave_out_invalid_pixels():
-    generator = torch.Generator().manual_seed(0)
-    logits = torch.randn(3, 4, 6, dtype=torch.float64, generator=generator)
-    targets = torch.rand(3, 4, 6, generator=generator) > 0.5
-    valid = torch.rand(3, 4, 6, generator=generator) > 0.3
-    valid[2] = False
-    focal, dice = mask_losses(logits, targets, valid)
-    pairs = [*zip(logits.sigmoid().numpy(), targets.numpy(), valid.numpy(), strict=True)]
-    assert focal.tolist() == pytest.approx([reference.focal(*pair) for pair in pairs])
-    assert dice.tolist() == pytest.approx([1 - reference.dice(*pair) for pair in pairs])
-
-
 def test_mask_losses_have_correct_gradients():
     logits = torch.randn(2, 3, 4, dtype=torch.float64, generator=torch.Generator().manual_seed(0)).requires_grad_()
     targets = torch.rand(2, 6, 8, generator=torch.Generator().manual_seed(1)) > 0.5
