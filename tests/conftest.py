@@ -17,6 +17,7 @@ import pytest
 import torch
 import yaml
 
+from rc2l_d2.commands import train
 from rc2l_d2.data.datasets import catalog
 from rc2l_d2.data.toy.dataset import draw_toy_dataset
 from rc2l_d2.host import HOST, HOST_REASON, DatasetCatalog, MetadataCatalog
@@ -100,7 +101,7 @@ def make_trainer(tiny_options):
 
 
 @pytest.fixture
-def told():
+def logged():
     """What this package logs within the test, as (level name, message), whatever handlers other tests have left."""
     records: list[tuple[str, str]] = []
 
@@ -123,19 +124,15 @@ def command_line(monkeypatch):
 
     What must be a process of its own (signals, several ranks, torchrun) uses :func:`command_line_process`.
     """
-    from rc2l_d2.commands.train import run
-
-    return lambda *arguments: call_command(monkeypatch, "train_net.py", run, *arguments)
+    return lambda *arguments: call_command(monkeypatch, "train_net.py", train.run, *arguments)
 
 
 @pytest.fixture(scope="session")
 def _trained_once(toy_definition, tmp_path_factory) -> Path:
-    from rc2l_d2.commands.train import run
-
     folder = tmp_path_factory.mktemp("trained")
     with pytest.MonkeyPatch.context() as patch:
         result = call_command(
-            patch, "train_net.py", run, "--config-file", "configs/toy/rc2l_R18.yaml",
+            patch, "train_net.py", train.run, "--config-file", "configs/toy/rc2l_R18.yaml",
             *tiny_overrides(toy_definition), "OUTPUT_DIR", str(folder / "out"),
         )  # fmt: skip
     assert result.returncode == 0, result.stderr
@@ -168,6 +165,8 @@ def call_command(monkeypatch, name: str, function, *arguments: str, folder=REPO)
     with monkeypatch.context() as patch, redirect_stdout(out), redirect_stderr(err):
         patch.chdir(folder)
         patch.setattr(catalog, "_REGISTERED", dict(catalog._REGISTERED))
+        # Set for the whole process, it would keep the peak memory of every run.
+        patch.setattr(train, "keep_freed_memory", lambda: None)
         patch.setattr(sys, "argv", [name, *map(str, arguments)])
         try:
             status = function() or 0

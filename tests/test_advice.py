@@ -74,12 +74,12 @@ def test_rising_losses_are_logged():
     assert warnings_of([{}] * 20, [*[1.0] * 6, *[1.9] * 14]) == {}
 
 
-def test_a_run_without_confident_pseudo_labels_logs_a_warning(tiny_options, told, monkeypatch):
+def test_a_run_without_confident_pseudo_labels_logs_a_warning(tiny_options, logged, monkeypatch):
     monkeypatch.setattr("rc2l_d2.engine.advice.LASTING", 0)
     schedule = ("SOLVER.MAX_ITER", "22", "SOLVER.CHECKPOINT_PERIOD", "22", "MODEL.SEMI_SUPERVISED.BURN_IN_ITERS", "2")
     options = [*tiny_options, *schedule, "DATASETS.TEST", "()", "MODEL.RC2L.CONFIDENCE_THRESHOLD", "1.0"]
     trainer = RC2LTrainer(load_config("configs/toy/rc2l_R18.yaml", options))
     trainer.resume_or_load(resume=False)
     trainer.train()
-    (warning,) = [message for level, message in told if level == "WARNING"]
+    (warning,) = [message for level, message in logged if level == "WARNING"]
     assert "Only 0.0% of the pixels" in warning

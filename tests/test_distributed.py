@@ -7,10 +7,12 @@ from pathlib import Path
 import pytest
 import torch
 from conftest import TINY
+from step_cases import watched_step
 
 from rc2l_d2.engine import RC2LTrainer, load_config
 from rc2l_d2.engine.checkpoint import unwrap
 from rc2l_d2.host import comm, default_setup, launch
+from rc2l_d2.regions import semantic_probabilities
 
 CONFIG = "configs/toy/rc2l_R18.yaml"
 # A rank without any pseudo region or labelled pixel; the number of targets differs between the ranks.
@@ -23,8 +25,6 @@ def options_for(options: list[str], matching: str) -> list[str]:
 
 def of_images(value, images: list[int]):
     """Return what a step's input has of some images."""
-    if isinstance(value, list):
-        return [value[index] for index in images]
     if isinstance(value, torch.Tensor):
         return value[images]
     return type(value)(*(of_images(getattr(value, field.name), images) for field in fields(value)))
@@ -33,7 +33,12 @@ def of_images(value, images: list[int]):
 def losses_and_gradients(options: list[str], step_input: tuple) -> tuple[dict, list[torch.Tensor]]:
     torch.manual_seed(0)
     model = RC2LTrainer.build_model(load_config(CONFIG, options))
-    losses = model(*step_input)
+    images, labels, strong, pseudo = step_input
+    n = len(images)
+    regions = model(torch.cat([images, strong]), supervised=n)
+    semantic_map = semantic_probabilities(regions.class_logits[n:], regions.mask_logits[n:])
+    losses = model.supervised_losses(regions.images(0, n), labels)
+    losses |= model.unlabeled_losses(regions.images(n), semantic_map, pseudo)
     sum(losses.values()).backward()
     return {name: loss.item() for name, loss in losses.items()}, [parameter.grad for parameter in model.parameters()]
 
@@ -75,15 +80,15 @@ def inputs(options) -> list[tuple]:
     for matching, empty in CASES:
         trainer = RC2LTrainer(load_config(CONFIG, options_for(options, matching)))
         trainer.resume_or_load(resume=False)
-        labeled, unlabeled = next(iter(trainer.data_loader))
-        strong, pseudo, view = trainer._trainer.teach(unlabeled)
+        batch = next(iter(trainer.data_loader))
+        step = watched_step(trainer, batch)
+        labels = trainer.model.preprocess_labels([sample["sem_seg"] for sample in batch[0]])
         if empty == "labels":
-            for sample in labeled[2:]:
-                sample["sem_seg"][:] = 255
+            labels[2:] = 255
         if empty == "pseudo regions":
             for name in ("masks", "present", "valid", "weights", "features"):
-                getattr(pseudo, name)[2:] = 0
-        batches.append((labeled, strong, pseudo, view))
+                getattr(step.pseudo, name)[2:] = 0
+        batches.append((step.images[:4], labels, step.images[4:], step.pseudo))
     return batches
 
 

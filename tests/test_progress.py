@@ -46,14 +46,14 @@ def steps(line: ProgressLine, number: int):
         line.after_train()
 
 
-def test_time_left_and_images_per_second(told):
+def test_time_left_and_images_per_second(logged):
     latest = [storage.latest() for storage in steps(ProgressLine(labeled=4, unlabeled=8, burn_in=30), 60)]
     assert latest[19]["images_per_second"][0] == pytest.approx(4 / 1.0), "labelled images only in burn-in"
     assert latest[19]["eta_seconds"][0] == pytest.approx(80 * 0.5)
     assert latest[59]["images_per_second"][0] == pytest.approx(12 / 1.0)
     assert latest[59]["eta_seconds"][0] == pytest.approx(40 * 0.5)
     assert latest[59]["max_mem"][0] > 50
-    assert [re.search(r"iter: (\d+)", message)[1] for _, message in told] == ["19", "39", "59"]
+    assert [re.search(r"iter: (\d+)", message)[1] for _, message in logged] == ["19", "39", "59"]
 
 
 def test_a_terminal_shows_a_bar_and_the_file_has_the_lines(monkeypatch, tmp_path):

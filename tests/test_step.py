@@ -102,7 +102,7 @@ def test_an_update_that_is_left_out_in_the_first_step_leaves_nothing_behind(make
     assert all(torch.equal(*pair) for pair in zip(step.model.parameters(), other.model.parameters(), strict=True))
 
 
-def test_a_resumed_run_keeps_its_random_seed_and_its_learning_rate(make_trainer, told):
+def test_a_resumed_run_keeps_its_random_seed_and_its_learning_rate(make_trainer, logged):
     options = ("SOLVER.MAX_ITER", "2", "SEED", "-1", "DATASETS.TEST", "()", "SOLVER.REFERENCE_IMS_PER_BATCH", "4")
     first = make_trainer(*options)
     first.train()
@@ -110,19 +110,19 @@ def test_a_resumed_run_keeps_its_random_seed_and_its_learning_rate(make_trainer,
         "INFO",
         "The learning rate is 0.00025: SOLVER.BASE_LR 0.0005 is for 4 labelled images a step "
         "(SOLVER.REFERENCE_IMS_PER_BATCH) and SOLVER.IMS_PER_BATCH is 2; a reference of 0 turns this off.",
-    ) in told
-    told.clear()
+    ) in logged
+    logged.clear()
     other = make_trainer(*options, "SOLVER.IMS_PER_BATCH", "4")
     assert other.seed != first.seed
     other.resume_or_load(resume=True)
     assert other.seed == first.seed
     assert other.data_loader.loader.dataset.seed == first.data_loader.loader.dataset.seed == first.seed
-    (warning,) = [message for level, message in told if level == "WARNING" and "learning rate" in message]
+    (warning,) = [message for level, message in logged if level == "WARNING" and "learning rate" in message]
     assert "learning rate of its checkpoint, 0.00025, not of the configuration, 0.0005" in warning
     assert {group["initial_lr"] for group in other.optimizer.param_groups} == {0.00025}
-    told.clear()
+    logged.clear()
     make_trainer(*options).resume_or_load(resume=True)
-    assert not [message for _, message in told if "learning rate of its checkpoint" in message]
+    assert not [message for _, message in logged if "learning rate of its checkpoint" in message]
 
 
 @pytest.mark.parametrize("optimizer, clipped", [("ADAMW", "True"), ("SGD", "False")])
@@ -148,7 +148,7 @@ def test_a_non_finite_gradient_changes_no_weight_and_stops_the_run(make_trainer,
     assert names == ["model_0000001.pth"]
 
 
-def test_an_allowed_non_finite_step_leaves_nothing_behind_and_is_counted(make_trainer, told):
+def test_an_allowed_non_finite_step_leaves_nothing_behind_and_is_counted(make_trainer, logged):
     options = ["SOLVER.MAX_ITER", "5", "SOLVER.MAX_BAD_STEPS", "1", "DATASETS.TEST", "()"]
     trainer = make_trainer(*options)
     states = []
@@ -159,7 +159,7 @@ def test_an_allowed_non_finite_step_leaves_nothing_behind_and_is_counted(make_tr
 
     trainer.model.backbone.register_forward_pre_hook(nan_in_the_third_step)
     trainer.train()
-    assert [message for level, message in told if level == "WARNING" and "at iteration 2" in message]
+    assert [message for level, message in logged if level == "WARNING" and "at iteration 2" in message]
     assert any(isinstance(module, torch.nn.BatchNorm2d) for module in trainer.model.backbone.modules())
     assert all(torch.equal(*pair) for pair in zip(states[2], states[3], strict=True))
     assert not any(torch.equal(*pair) for pair in zip(states[3], states[4], strict=True) if pair[0].dim() > 3)

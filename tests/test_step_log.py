@@ -34,7 +34,7 @@ def test_medians_over_the_steps_of_each_period():
         log.add(iteration, some, torch.tensor(float(iteration)), waited, [])
     assert written(log) == {"ce": 2.0, "smc": 4.0, "total_loss": 6.0, "data_time": 0.2, "gradient_norm": 1.0}
     log.add(3, losses(ce=7.0), NORM, 0.3, [])
-    log.telemetry.add({"asked": torch.tensor(4), "agreed": torch.tensor(3)})
+    log.telemetry.add({"compared": torch.tensor(4), "agreed": torch.tensor(3)})
     assert written(log) == {
         "ce": 7.0, "total_loss": 7.0, "data_time": 0.3, "gradient_norm": 1.0, "pseudo/agreement": 0.75,
     }  # fmt: skip
@@ -65,12 +65,12 @@ def test_non_finite_gradients_are_normal_only_with_loss_scaling_and_not_in_all_s
             written(log)
 
 
-def test_max_bad_steps_are_logged_and_left_out(told):
+def test_max_bad_steps_are_logged_and_left_out(logged):
     log = StepLog(NAMES, max_bad_steps=2)
     for iteration, (loss, norm) in enumerate([(1.0, NORM), (NAN, NAN), (3.0, NORM), (5.0, NAN)]):
         log.add(iteration, losses(ce=loss), norm, 0.0, [f"{iteration}.png"])
     assert written(log) == {"ce": 2.0, "total_loss": 2.0, "data_time": 0.0, "gradient_norm": 1.0}
-    assert [message for _, message in told] == [
+    assert [message for _, message in logged] == [
         "Non-finite losses at iteration 1: rank 0: {'ce': nan}, images 1.png; step skipped, "
         "1 of the 2 that SOLVER.MAX_BAD_STEPS allows.",
         "Non-finite gradient at iteration 3: images 3.png; step skipped, 2 of the 2 that SOLVER.MAX_BAD_STEPS allows.",
@@ -94,7 +94,7 @@ def write_on_two(folder: str) -> None:
     log = StepLog(NAMES)
     log.add(0, losses(ce=[1, 2][rank]), NORM, [0.1, 0.3][rank], [])
     log.add(1, losses(ce=[3, 4][rank]), NORM, [0.2, 0.1][rank], [])
-    log.telemetry.add({"asked": torch.tensor(4), "agreed": torch.tensor([1, 3][rank])})
+    log.telemetry.add({"compared": torch.tensor(4), "agreed": torch.tensor([1, 3][rank])})
     log.telemetry.add({name: torch.tensor(count) for name, count in
                        {"labelled": [4, 2], "claimed": [2, 0], "correct": [[1, 0], [2, 0]][rank]}.items()})  # fmt: skip
     first = written(log)

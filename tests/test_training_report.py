@@ -93,7 +93,7 @@ def hostile(toy_definition, tmp_path_factory) -> Path:
     return folder / "<out>"
 
 
-def logged(folder: Path) -> list[dict]:
+def entries_of(folder: Path) -> list[dict]:
     return [json.loads(line) for line in (folder / "metrics.json").read_text().splitlines()]
 
 
@@ -109,7 +109,7 @@ def test_the_report_is_self_contained_and_has_the_numbers_of_metrics_json(hostil
         assert name in page.text, name
     assert f"commit {commit(REPO)}" in page.text and "seed 1" in page.text
     assert re.search(r"\d pseudo regions on \d+ % of the image", page.text)
-    last = [entry for entry in logged(hostile) if "sem_seg/mIoU" in entry][-1]
+    last = [entry for entry in entries_of(hostile) if "sem_seg/mIoU" in entry][-1]
     names = [key.removeprefix("sem_seg/IoU-") for key in last if key.startswith("sem_seg/IoU-")]
     assert len(names) == 8 and HOSTILE in names and last["sem_seg_teacher/mIoU"] > 0
     for name, key in [*((name, f"IoU-{name}") for name in names), *((key, key) for key in ("mIoU", "fwIoU", "pACC"))]:
@@ -134,7 +134,7 @@ def test_a_report_written_later_is_the_same_and_its_command_resumes(hostile, tmp
 def test_a_baseline_beside_the_run(hostile, tmp_path, monkeypatch):
     shutil.copytree(hostile, tmp_path / "run", ignore=shutil.ignore_patterns("*.pth", "last_checkpoint"))
     shutil.copytree(tmp_path / "run", tmp_path / "base")
-    rows = [{key: 0.25 * value if "IoU" in key else value for key, value in row.items()} for row in logged(hostile)]
+    rows = [{key: 0.25 * value if "IoU" in key else value for key, value in row.items()} for row in entries_of(hostile)]
     (tmp_path / "base/metrics.json").write_text("".join(json.dumps(row) + "\n" for row in rows))
     arguments = [tmp_path / "run", "--baseline", tmp_path / "base"]
     result = call_command(monkeypatch, "rc2l-report", main, *arguments)
@@ -181,13 +181,13 @@ def test_a_run_on_labels_alone_has_no_pseudo_labels(tiny_options):
     assert "Pseudo-labels" not in page.text and "loss_rmc" not in page.text
 
 
-def test_a_report_that_fails_or_is_not_wanted_leaves_the_run_as_it_is(tiny_options, tmp_path, told):
+def test_a_report_that_fails_or_is_not_wanted_leaves_the_run_as_it_is(tiny_options, tmp_path, logged):
     trainer = trained(tiny_options)
     out = tmp_path / "out"
     (out / "report.html").mkdir()
-    told.clear()
+    logged.clear()
     assert report_on(trainer) is None
-    (message,) = (message for level, message in told if level == "WARNING")
+    (message,) = (message for level, message in logged if level == "WARNING")
     assert message.startswith("No training report (InputError: ") and "report" in message
     assert "\n" not in message and (out / "model_final.pth").exists()
     (out / "report.html").rmdir()

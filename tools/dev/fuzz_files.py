@@ -19,6 +19,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+import psutil
 from PIL import Image
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
@@ -45,12 +46,14 @@ def damaged(data: bytes, rng: random.Random) -> bytes:
 
 def read(entry: dict, mapper: Callable, seconds: int, memory: int) -> str:
     """Read a file in a child process; return "read", "refused" or what else happened."""
+    before = psutil.Process().memory_info().rss
     child = os.fork()
     if child:
         _, status, usage = os.wait4(child, 0)
         code = os.waitstatus_to_exitcode(status)
-        if usage.ru_maxrss > 1024 * memory:
-            return f"{usage.ru_maxrss // 1024} MB of memory"
+        megabytes = (1024 * usage.ru_maxrss - before) // 2**20
+        if megabytes > memory:
+            return f"{megabytes} MB of memory"
         return {0: "read", 1: "refused", -signal.SIGALRM: f"longer than {seconds} s"}.get(code, f"exit status {code}")
     code = 2
     try:
