@@ -1,17 +1,25 @@
-# Both commands do all of their own set-up, in .venv inside the checkout.
+# Each target sets itself up: it creates .venv in this folder and installs into it.
 PYTHON ?= python3
 VENV := .venv
 
-.PHONY: demo test clean
+.PHONY: demo test test-slow clean
 
+# Generate the toy data set, train RC2L on 1/16 of its labels, evaluate, draw predictions. About seven minutes.
 demo: $(VENV)/.installed
 	RC2L_HOST=embedded $(VENV)/bin/python tools/toy_demo.py
 
+# Style, format, types and the fast tests.
 test: $(VENV)/.installed
 	$(VENV)/bin/ruff check .
-	$(VENV)/bin/python -m pytest -n 2
+	$(VENV)/bin/ruff format --check .
+	$(VENV)/bin/mypy
+	$(VENV)/bin/python -m pytest -n 2 --dist loadfile -m "not slow"
 
-$(VENV)/.installed: setup.py constraints.txt
+# Tests that are long by nature: twenty kills, soak, wheel, torchrun, tutorial, export.
+test-slow: $(VENV)/.installed
+	$(VENV)/bin/python -m pytest -n 2 --dist loadfile -m slow
+
+$(VENV)/.installed: pyproject.toml setup.py constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[dev]"
 	touch $@

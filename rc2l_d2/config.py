@@ -121,8 +121,8 @@ def add_rc2l_config(cfg: CfgNode) -> CfgNode:
     # Softmax temperatures of Dice similarities (RMC, RCC) and of cosine similarities (RFC).
     cfg.MODEL.RC2L.MASK_TEMPERATURE = 0.1
     cfg.MODEL.RC2L.FEATURE_TEMPERATURE = 0.1
-    # What a confidence threshold selects: "region", a whole region by its mean confidence, or "pixel", each pixel by its
-    # own.
+    # Unit of the selection of pseudo labels: "region", a whole region by its mean confidence, or "pixel", each pixel by
+    # its own.
     cfg.MODEL.RC2L.SELECTION = "region"
     # Selected is what exceeds this probability (0.0, no floor: rare classes are always unsure) ...
     cfg.MODEL.RC2L.CONFIDENCE_THRESHOLD = 0.0
@@ -137,8 +137,8 @@ def add_rc2l_config(cfg: CfgNode) -> CfgNode:
     cfg.MODEL.PIXEL.SELECTION = "pixel"
     cfg.MODEL.PIXEL.CONFIDENCE_THRESHOLD = 0.5
     cfg.MODEL.PIXEL.CLASS_THRESHOLD_RATIO = 0.95
-    # Weights of the cross-entropy against pseudo labels and of the contrastive loss (PixelContrast alone); 0.0 switches a
-    # loss off.
+    # Weights of the cross-entropy against pseudo labels and of the contrastive loss (PixelContrast alone); 0.0 switches
+    # a loss off.
     cfg.MODEL.PIXEL.CONSISTENCY_WEIGHT = 1.0
     cfg.MODEL.PIXEL.CONTRAST_WEIGHT = 0.1
     # Softmax temperature of the cosine similarities of pixel features.

@@ -41,18 +41,18 @@ from .step_log import LOG_PERIOD
 logger = logging.getLogger(__name__)
 
 
-def _has_no_sentence_of_its_own(record: logging.LogRecord) -> bool:
+def _is_unexpected(record: logging.LogRecord) -> bool:
     error = record.exc_info[1] if record.exc_info else None
     return error is None or not (isinstance(error, InputError | Interrupted) or dead_worker(error))
 
 
 class EvaluationHook(hooks.EvalHook):
-    """Detectron2's, which makes up for an evaluation before which a run ended, the checkpoint just written.
+    """Detectron2's hook, which also runs an evaluation that an interruption prevented, after the resume.
 
     Args:
-        eval_period, eval_function: see there.
-        best: knows the last evaluation.
-        writers: what is made up for is written at once.
+        eval_period, eval_function: as in Detectron2.
+        best: holds the iteration of the last evaluation.
+        writers: write the results of such an evaluation at once.
     """
 
     def __init__(self, eval_period: int, eval_function: Callable[[], dict], best: BestResults, writers: Sequence):
@@ -64,7 +64,7 @@ class EvaluationHook(hooks.EvalHook):
         start = self.trainer.start_iter
         due = self._period > 0 and start > 0 and start % self._period == 0 and start < self.trainer.max_iter
         if due and self._best.evaluated < start - 1:
-            # In the log it is that of the iteration after which it was due.
+            # Its results are logged for the iteration after which it was due.
             self.trainer.iter = self.trainer.storage.iter = start - 1
             self._do_eval()
             for writer in self._writers:
@@ -72,31 +72,33 @@ class EvaluationHook(hooks.EvalHook):
             self.trainer.iter = self.trainer.storage.iter = start
 
     def after_train(self) -> None:
-        # Detectron2's asks for one iteration less, and would evaluate a run that was ended in its last one.
+        # Detectron2 compares with one iteration less, and would evaluate a run that was interrupted in its last one.
         if self.trainer.iter >= self.trainer.max_iter:
             self._do_eval()
 
 
 class RC2LTrainer(DefaultTrainer):
-    """Trains RC2L, or a RegionSegmentor on labelled images alone; both get a teacher, and both are evaluated.
+    """Trains RC2L, its baselines, or a RegionSegmentor on labelled images alone; each has a teacher.
+
+    Student and teacher are both evaluated.
 
     Attributes:
         teacher: the :class:`EMATeacher`.
-        best: the :class:`BestResults` of this run; ``last_results`` are always the last evaluation's.
+        best: the :class:`BestResults` of this run; ``last_results`` are those of the last evaluation.
     """
 
     def __init__(self, cfg: CfgNode):
-        # DefaultTrainer's own constructor builds one loader, no teacher, and DistributedDataParallel with device ids,
-        # which fails on CPU; so the one above it is called, and the parts are put together here.
+        # DefaultTrainer's constructor builds one loader, no teacher, and DistributedDataParallel with device ids, which
+        # fails on CPU. Hence its parent's constructor, and the parts here.
         super(DefaultTrainer, self).__init__()
         model = self.build_model(cfg)
         optimizer = self.build_optimizer(cfg, model)
-        self.teacher = EMATeacher(model, cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES, cfg.MODEL.SEMI_SUPERVISED.EMA_DECAY)
+        self.teacher = EMATeacher.from_config(cfg, model)
         if comm.get_world_size() > 1:
-            # Batch statistics are made the same on all ranks by the teacher's hook, before the teacher takes them.
+            # The teacher's hook broadcasts batch statistics before it averages them.
             device_ids = [comm.get_local_rank()] if cfg.MODEL.DEVICE.startswith("cuda") else None
             model = nn.parallel.DistributedDataParallel(model, device_ids=device_ids, broadcast_buffers=False)
-        # The loader comes with resume_or_load: evaluation alone needs no training data.
+        # resume_or_load builds the loader: evaluation alone needs no training data.
         self._trainer = SemiSupervisedTrainer(cfg, model, None, optimizer, self.teacher)
         self.scheduler = self.build_lr_scheduler(cfg, optimizer)
         self.best = BestResults()
@@ -112,7 +114,7 @@ class RC2LTrainer(DefaultTrainer):
 
     @property
     def seed(self) -> int:
-        """SEED, or the seed that was drawn where that asks for one, in this run or in the one that it resumes."""
+        """SEED, or where that is negative the random seed of this run or of the one that it resumes."""
         return self._trainer.seed
 
     def resume_or_load(self, resume: bool = True) -> None:
@@ -121,8 +123,8 @@ class RC2LTrainer(DefaultTrainer):
         super().resume_or_load(resume=resume)
         if self.scheduler.base_lrs != rates:
             logger.warning(
-                "The run goes on with its checkpoint's learning rate, %g, not with this configuration's, %g: give "
-                "SOLVER.BASE_LR and SOLVER.IMS_PER_BATCH as before, or start a new run with these.",
+                "The run resumes with the learning rate of its checkpoint, %g, not of the configuration, %g: set "
+                "SOLVER.BASE_LR and SOLVER.IMS_PER_BATCH as before, or start a new run.",
                 max(self.scheduler.base_lrs), max(rates),
             )  # fmt: skip
         if self.teacher.updates == 0:
@@ -134,27 +136,27 @@ class RC2LTrainer(DefaultTrainer):
         method = self.cfg.MODEL.SEMI_SUPERVISED
         if self.uses_unlabeled(self.cfg) and method.BURN_IN_ITERS >= self.max_iter:
             logger.warning(
-                "MODEL.SEMI_SUPERVISED.BURN_IN_ITERS is %d and SOLVER.MAX_ITER %d: this run ends before it looks at an unlabelled "
-                "image.", method.BURN_IN_ITERS, self.max_iter,
+                "MODEL.SEMI_SUPERVISED.BURN_IN_ITERS is %d and SOLVER.MAX_ITER %d: this run ends before it uses an "
+                "unlabelled image.", method.BURN_IN_ITERS, self.max_iter,
             )  # fmt: skip
         if self.uses_unlabeled(self.cfg) and self.cfg.SOLVER.IMS_PER_BATCH_UNLABELED // comm.get_world_size() < 2:
             logger.warning(
-                "SOLVER.IMS_PER_BATCH_UNLABELED is %d for %d process(es): an image without a neighbour in its batch is "
-                "not mixed.", self.cfg.SOLVER.IMS_PER_BATCH_UNLABELED, comm.get_world_size(),
+                "SOLVER.IMS_PER_BATCH_UNLABELED is %d for %d rank(s): an image without a neighbour in its batch is not "
+                "mixed.", self.cfg.SOLVER.IMS_PER_BATCH_UNLABELED, comm.get_world_size(),
             )  # fmt: skip
 
     def train(self) -> None:
-        """Train from the place that :meth:`resume_or_load` found to the end; evaluates as TEST.EVAL_PERIOD says.
+        """Train from the start of :meth:`resume_or_load` to the end, with an evaluation every TEST.EVAL_PERIOD.
 
-        In the end the teacher is also written alone, with all that prediction needs (:mod:`.model_file`).
+        At the end the teacher is also written to a file of its own for prediction (:mod:`.model_file`).
         """
-        # The host's loop logs what ends it with a traceback; a user's mistake is told in one sentence instead.
+        # The host's loop logs every exception with a traceback; a user's mistake gets one sentence instead.
         loop = logging.getLogger(SimpleTrainer.__module__)
-        loop.addFilter(_has_no_sentence_of_its_own)
+        loop.addFilter(_is_unexpected)
         try:
             super().train()
         finally:
-            loop.removeFilter(_has_no_sentence_of_its_own)
+            loop.removeFilter(_is_unexpected)
         if comm.is_main_process():
             path = os.path.join(self.cfg.OUTPUT_DIR, "teacher_final.pth")
             write_model_file(path, self.cfg, self.teacher.model, self.max_iter)
@@ -165,7 +167,7 @@ class RC2LTrainer(DefaultTrainer):
         A file without a teacher (a zoo model) gives its weights to both.
 
         Raises:
-            InputError: there are no weights to evaluate, or they do not fit.
+            InputError: there are no weights, or they do not fit.
         """
         path = self.cfg.MODEL.WEIGHTS
         if resume and self.checkpointer.has_checkpoint():
@@ -178,7 +180,7 @@ class RC2LTrainer(DefaultTrainer):
         logger.info("Evaluating %s (iteration %s)", path, rest.get("iteration", "unknown"))
 
     def build_hooks(self) -> list:
-        """Detectron2's hooks in their order, with the teacher's before the checkpointer's."""
+        """Return Detectron2's hooks in their order, with the teacher's before the checkpointer's."""
         main, period, solver = comm.is_main_process(), self.cfg.TEST.EVAL_PERIOD, self.cfg.SOLVER
         unlabeled = solver.IMS_PER_BATCH_UNLABELED if self.uses_unlabeled(self.cfg) else 0
         writers = self.build_writers() if main else []
@@ -192,29 +194,29 @@ class RC2LTrainer(DefaultTrainer):
             ProgressLine(solver.IMS_PER_BATCH, unlabeled, self.cfg.MODEL.SEMI_SUPERVISED.BURN_IN_ITERS)
             if main
             else None,
-            # Also after each evaluation, whose results would be lost with a run that ends before the next period does.
+            # Also after each evaluation: a run that ends before the next period would lose its results.
             hooks.PeriodicWriter(writers, math.gcd(LOG_PERIOD, period)) if main else None,
         ]
 
     def build_writers(self) -> list:
-        """To ``metrics.json`` and TensorBoard files in OUTPUT_DIR; the log has :class:`ProgressLine`."""
+        """Return writers of ``metrics.json`` and TensorBoard files in OUTPUT_DIR; :class:`ProgressLine` logs."""
         out = self.cfg.OUTPUT_DIR
         os.makedirs(out, exist_ok=True)
         return [JSONWriter(os.path.join(out, "metrics.json")), TensorboardXWriter(out)]
 
     def evaluate(self) -> dict:
-        """Results of student (``sem_seg``) and teacher (``sem_seg_teacher``) on DATASETS.TEST."""
+        """Evaluate student (``sem_seg``) and teacher (``sem_seg_teacher``) on DATASETS.TEST."""
         self.last_results = self.test(self.cfg, unwrap(self.model), self.teacher.model)
         return self.last_results
 
     def evaluate_and_compare(self) -> dict:
-        """As :meth:`evaluate`, within a training run: the run's best mIoU is told beside the last."""
+        """Call :meth:`evaluate` within a training run, and log the best mIoU beside the last."""
         self.evaluate()
         names = set(self.cfg.DATASETS.TEST)
         by_dataset = {names.pop(): self.last_results} if len(names) == 1 else self.last_results
         self.best.update(by_dataset, self.iter)
-        # The evaluation stands after the checkpointer, so that a failure in it loses no training. Where a checkpoint
-        # of this very iteration was written, it is told now.
+        # The evaluation follows the checkpointer, so that a failure in it loses no training. A checkpoint of this
+        # iteration gets the result now.
         name = "model_final" if self.iter >= self.max_iter else f"model_{self.iter:07d}"
         if self.last_results:
             self.checkpointer.refresh(name, "best")
@@ -246,12 +248,12 @@ class RC2LTrainer(DefaultTrainer):
 
     @classmethod
     def uses_unlabeled(cls, cfg: CfgNode) -> bool:
-        """Whether the architecture of ``cfg`` learns from unlabelled images."""
+        """Return whether the architecture of ``cfg`` uses unlabelled images."""
         return META_ARCH_REGISTRY.get(cfg.MODEL.META_ARCHITECTURE).uses_unlabeled
 
     @classmethod
     def check_data(cls, cfg: CfgNode, eval_only: bool = False) -> None:
-        """Look at the data before training (or evaluation alone) does.
+        """Check the data before training (or evaluation alone).
 
         Raises:
             InputError: see :func:`rc2l_d2.data.check_training_data`.
@@ -271,13 +273,13 @@ class RC2LTrainer(DefaultTrainer):
 
     @classmethod
     def test(cls, cfg: CfgNode, model: nn.Module, teacher: nn.Module | None = None) -> dict:
-        """Evaluate ``model`` and, if given, ``teacher`` on every data set of DATASETS.TEST, asked as ``cfg.TEST`` says.
+        """Evaluate ``model`` and, if given, ``teacher`` on every data set of DATASETS.TEST.
 
         Returns:
-            on the main process ``{"sem_seg": {...}, "sem_seg_teacher": {...}}``, one such dictionary a data set under
-            its name if there are several; empty dictionaries elsewhere.
+            On the main rank ``{"sem_seg": {...}, "sem_seg_teacher": {...}}``, one such dictionary for each data set
+            under its name if there are several; empty dictionaries on other ranks.
         """
-        results = OrderedDict()
+        results: dict[str, dict] = OrderedDict()
         for dataset_name in cfg.DATASETS.TEST:
             results[dataset_name] = OrderedDict()
             for task, evaluated in (("sem_seg", model), ("sem_seg_teacher", teacher)):

@@ -1,4 +1,4 @@
-"""Hungarian matching of queries and regions, as MaskFormer's training needs it."""
+"""Hungarian matching of queries and regions (MaskFormer), for the supervised loss and as a baseline in RC2L."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from torch.nn import functional as F
 
 from ..regions.types import PseudoRegions, Regions
 
-# Focal loss: weight of positions inside the region; the exponent is 2 (MaskFormer's values).
+# Focal loss: weight of pixels inside the region; the exponent is 2 (MaskFormer's values).
 FOCAL_ALPHA = 0.25
 
-# Stands for a cost that isn't finite: scipy would raise, while a loss that isn't finite is for the trainer to report.
+# Replaces a non-finite cost, on which scipy would raise: reporting a non-finite loss is up to the trainer.
 _UNKNOWN_COST = 1e6
 
 
@@ -21,10 +21,10 @@ _UNKNOWN_COST = 1e6
 def matching_cost(
     class_logits: Tensor, mask_logits: Tensor, targets: Tensor, valid: Tensor, mask_weight: float, dice_weight: float
 ) -> Tensor:
-    """What it costs to give query i the region of class c: -P_i(c) + mask_weight * focal + dice_weight * Dice.
+    """Cost of assigning region c to query i: -P_i(c) + mask_weight * focal + dice_weight * Dice.
 
-    MaskFormer's cost (its equation of the matching), with one class slot a target; positions that are not valid are
-    left out of both mask terms (our reading: MaskFormer counts them as outside of every region).
+    MaskFormer's matching cost with one target per class slot. Invalid pixels are left out of both mask terms (our
+    reading: MaskFormer counts them as outside of every region).
 
     Args:
         class_logits: (B, N, K+1).
@@ -38,11 +38,11 @@ def matching_cost(
     # Autocast would run the matrix products in half precision.
     with torch.autocast(mask_logits.device.type, enabled=False):
         logits = mask_logits.float().flatten(2)
-        # The last column is all that is known.
+        # The last column holds all valid pixels.
         columns = torch.cat([targets.flatten(2), valid.flatten(1)[:, None]], dim=1).float().transpose(1, 2)
         areas = columns.sum(1, keepdim=True)
         masks, surprise = logits.sigmoid(), F.softplus(logits)
-        # What follows is memory traffic, hence in place; ``surprise`` is used up by its last line.
+        # In place, since memory traffic takes the time; ``surprise`` is overwritten.
         outside = masks.square().mul_(surprise).mul_(1 - FOCAL_ALPHA)
         # sum of positive terms inside and negative ones outside = (positive - negative) inside + negative everywhere
         inside = (1 - masks).square_().mul_(surprise.sub_(logits)).mul_(FOCAL_ALPHA).sub_(outside)
@@ -56,7 +56,7 @@ def matching_cost(
 
 
 def hungarian_match(cost: Tensor, present: Tensor) -> Tensor:
-    """The cheapest one-to-one assignment of each image, for each decoder layer on its own.
+    """Find the cheapest one-to-one assignment of each image, for each decoder layer.
 
     Copies to the host once, whatever the number of images and layers.
 
@@ -68,7 +68,7 @@ def hungarian_match(cost: Tensor, present: Tensor) -> Tensor:
         (L, 3, M) long, on the device of ``cost``: image, query and class of each pair. M is the same for every layer:
         the sum over images of the smaller of N and the number of its regions.
     """
-    # Absent classes travel as infinity: so one copy carries both arguments.
+    # Absent classes are infinite, so that one copy to the host carries both arguments.
     table = cost.masked_fill(~present[None, :, None, :], torch.inf).cpu().numpy()
     pairs = []
     for layer in table:
@@ -82,9 +82,9 @@ def hungarian_match(cost: Tensor, present: Tensor) -> Tensor:
 
 
 def assign_regions(regions: Regions, pseudo: PseudoRegions, mask_weight: float, dice_weight: float) -> Tensor:
-    """MaskFormer's assignment of queries to pseudo regions, in place of the match by class.
+    """Assign queries to pseudo regions by MaskFormer's matching, a baseline for the match by class.
 
-    Arguments as :func:`matching_cost`; copies to the host.
+    Weights as in :func:`matching_cost`; copies to the host.
 
     Returns:
         (B, N, K), float32: 1 where a query is assigned to a region. Of each image's N queries and R regions, the

@@ -1,4 +1,4 @@
-"""The region predictor as a whole model, trained on labels alone."""
+"""The region predictor as a whole model: Detectron2's contract, and training on labels alone."""
 
 from __future__ import annotations
 
@@ -11,19 +11,21 @@ from torch.nn import functional as F
 from ..host import META_ARCH_REGISTRY, ImageList, build_backbone, build_sem_seg_head, configurable
 from ..regions.semantic import semantic_scores
 from ..regions.types import Regions
-from .micro_batches import regions_in_passes
+from .micro_batches import regions_in_micro_batches
 from .set_criterion import SetCriterion
 
 
 @META_ARCH_REGISTRY.register()
 class RegionSegmentor(nn.Module):
-    """Backbone, region head and set criterion: the supervised baseline, and what RC2L trains.
+    """Backbone, region head and set criterion: the supervised baseline, and the model that RC2L trains.
 
     Attributes:
-        uses_unlabeled: whether training takes unlabelled images too.
+        uses_unlabeled: whether training also uses unlabelled images.
     """
 
     uses_unlabeled = False
+    pixel_mean: Tensor
+    pixel_std: Tensor
 
     @configurable
     def __init__(
@@ -35,7 +37,7 @@ class RegionSegmentor(nn.Module):
         pixel_mean: Sequence[float],
         pixel_std: Sequence[float],
         size_divisibility: int,
-        images_per_pass: int = 0,
+        micro_batch: int = 0,
     ):
         """
         Args:
@@ -43,15 +45,15 @@ class RegionSegmentor(nn.Module):
             sem_seg_head: these maps to :class:`Regions`.
             criterion: the supervised losses.
             pixel_mean, pixel_std: per channel, in the order of INPUT.FORMAT.
-            size_divisibility: images are padded to a multiple of it; negative: to what the backbone asks for.
-            images_per_pass: how many images go through the model together, see :mod:`.passes`; 0: all.
+            size_divisibility: images are padded to a multiple of it; negative: to the backbone's own.
+            micro_batch: images that go through the model together, see :mod:`.micro_batches`; 0: all.
         """
         super().__init__()
         self.backbone = backbone
         self.sem_seg_head = sem_seg_head
         self.criterion = criterion
         self.size_divisibility = size_divisibility if size_divisibility >= 0 else backbone.size_divisibility
-        self.images_per_pass = images_per_pass
+        self.micro_batch = micro_batch
         self.register_buffer("pixel_mean", torch.tensor(pixel_mean).view(-1, 1, 1), persistent=False)
         self.register_buffer("pixel_std", torch.tensor(pixel_std).view(-1, 1, 1), persistent=False)
 
@@ -72,56 +74,64 @@ class RegionSegmentor(nn.Module):
             "pixel_mean": cfg.MODEL.PIXEL_MEAN,
             "pixel_std": cfg.MODEL.PIXEL_STD,
             "size_divisibility": cfg.MODEL.MASK_FORMER.SIZE_DIVISIBILITY,
-            "images_per_pass": cfg.SOLVER.IMS_PER_PASS,
+            "micro_batch": cfg.SOLVER.IMS_PER_PASS,
         }
 
     @property
     def device(self) -> torch.device:
-        """Where the model computes."""
+        """Device of the model."""
         return self.pixel_mean.device
 
     def preprocess(self, images: Sequence[Tensor]) -> ImageList:
-        """Images (3, H_i, W_i) of any number type to one normalised batch, padded with zeros (the mean colour)."""
+        """Normalise images (3, H_i, W_i) of any number type and pad them with zeros (the mean colour) to one batch."""
         normalised = [(image.to(self.device, non_blocking=True) - self.pixel_mean) / self.pixel_std for image in images]
         return ImageList.from_tensors(normalised, self.size_divisibility)
 
     def preprocess_labels(self, labels: Sequence[Tensor]) -> Tensor:
-        """Labels (H_i, W_i) to one batch (B, H, W), padded like the images, with the ignore value."""
+        """Pad labels (H_i, W_i) with the ignore value to one batch (B, H, W), of the size of the images."""
         on_device = [label.to(self.device, non_blocking=True) for label in labels]
         return ImageList.from_tensors(on_device, self.size_divisibility, self.criterion.ignore_value).tensor
 
     def regions(self, images: Tensor, supervised: int | None = None) -> Regions:
-        """What the queries say about normalised images (B, 3, H, W); H and W multiples of ``size_divisibility``.
+        """Predict the regions of normalised images (B, 3, H, W); H and W multiples of ``size_divisibility``.
 
-        In training ``auxiliary`` is about the first ``supervised`` images alone (None: about all).
+        In training ``auxiliary`` is of the first ``supervised`` images alone (None: of all).
         """
         supervised = len(images) if supervised is None else supervised
-        if 0 < self.images_per_pass < len(images):
-            return regions_in_passes(self._regions, images, supervised, self.images_per_pass, self)
+        if 0 < self.micro_batch < len(images):
+            return regions_in_micro_batches(self._regions, images, supervised, self.micro_batch, self)
         return self._regions(images, supervised)
 
     def _regions(self, images: Tensor, supervised: int) -> Regions:
         return self.sem_seg_head(self.backbone(images), supervised)
 
     def supervised_losses(self, regions: Regions, labels: Tensor) -> dict[str, Tensor]:
-        """The weighted losses of ``regions`` against labels (B, H, W): see :class:`SetCriterion`."""
+        """Return the weighted losses of ``regions`` against labels (B, H, W), see :class:`SetCriterion`."""
         return self.criterion(regions, labels)
 
-    def forward(self, batched_inputs: list[dict]) -> dict[str, Tensor] | list[dict[str, Tensor]]:
-        """
+    def forward(
+        self, inputs: Tensor | list[dict], supervised: int | None = None
+    ) -> Regions | dict[str, Tensor] | list[dict[str, Tensor]]:
+        """Predict regions of a batch of tensors, or follow Detectron2's contract for a list of samples.
+
         Args:
-            batched_inputs: samples with "image" (3, h, w); in training also "sem_seg" (h, w); in evaluation
-                optionally "height" and "width", the size wanted (the image's own without them).
+            inputs: normalised images (B, 3, H, W), see :meth:`regions`: how the trainer calls a (distributed) model.
+                Or samples with "image" (3, h, w); in training also "sem_seg" (h, w); in evaluation optionally "height"
+                and "width", the size wanted (the image's own without them).
+            supervised: see :meth:`regions`; for a tensor alone.
 
         Returns:
-            In training the losses by name; in evaluation ``{"sem_seg": (K, height, width)}`` for each image.
+            For a tensor its regions. For samples in training the losses by name; in evaluation
+            ``{"sem_seg": (K, height, width)}`` for each image.
         """
-        images = self.preprocess([sample["image"] for sample in batched_inputs])
+        if isinstance(inputs, Tensor):
+            return self.regions(inputs, supervised)
+        images = self.preprocess([sample["image"] for sample in inputs])
         regions = self.regions(images.tensor)
         if self.training:
-            return self.supervised_losses(regions, self.preprocess_labels([s["sem_seg"] for s in batched_inputs]))
+            return self.supervised_losses(regions, self.preprocess_labels([sample["sem_seg"] for sample in inputs]))
         results = []
-        for index, (sample, (height, width)) in enumerate(zip(batched_inputs, images.image_sizes, strict=True)):
+        for index, (sample, (height, width)) in enumerate(zip(inputs, images.image_sizes, strict=True)):
             # One image at a time: N masks at full size are what takes the memory.
             scores = scores_at(regions.images(index, index + 1), images.tensor.shape[-2:])[..., :height, :width]
             wanted = (sample.get("height", height), sample.get("width", width))
@@ -132,6 +142,6 @@ class RegionSegmentor(nn.Module):
 
 
 def scores_at(regions: Regions, size: Sequence[int]) -> Tensor:
-    """Semantic scores (B, K, H, W) from mask *logits* brought to ``size`` first, as MaskFormer's inference does."""
+    """Return semantic scores (B, K, H, W); mask *logits* are resized to ``size`` first (MaskFormer's inference)."""
     masks = F.interpolate(regions.mask_logits.float(), size=tuple(size), mode="bilinear", align_corners=False)
     return semantic_scores(regions.class_logits.float(), masks)

@@ -1,4 +1,4 @@
-"""A batch that does not fit into memory goes through the model a few images at a time, and still has one loss."""
+"""A batch that does not fit into memory passes through the model in micro-batches, and still has one loss."""
 
 from __future__ import annotations
 
@@ -12,21 +12,21 @@ from torch.utils.checkpoint import checkpoint
 from ..regions.types import Regions
 
 
-def regions_in_passes(
+def regions_in_micro_batches(
     predict: Callable[[Tensor, int], Regions], images: Tensor, supervised: int, size: int, model: nn.Module
 ) -> Regions:
-    """The regions of a batch, ``size`` images a pass; the backward pass repeats each of them.
+    """Predict the regions of a batch, ``size`` images at a time; the backward pass repeats each micro-batch.
 
-    Losses that compare regions of several images are of the whole batch, which accumulating the gradients of small
-    batches could not give: only the activations are of one pass. Batch normalisation takes its statistics from the
-    images of a pass; any other normalisation gives the gradient of the whole batch.
+    Losses that compare regions of several images cover the whole batch, unlike with accumulated gradients; only
+    activations are limited to a micro-batch. Batch normalisation takes its statistics from a micro-batch; with any
+    other normalisation the gradient is that of the whole batch.
 
     Args:
-        predict: images, and how many of them, which come first, have labels, to their regions.
+        predict: function of images and the number of labelled ones, which come first, that returns their regions.
         images: (B, 3, H, W).
-        supervised: how many of ``images``, which come first, have labels.
-        size: from 1.
-        model: what ``predict`` computes with.
+        supervised: number of labelled ``images``, which come first.
+        size: images in a micro-batch, from 1.
+        model: module that ``predict`` computes with.
     """
     parts = []
     for first in range(0, len(images), size):
@@ -48,13 +48,13 @@ def _concatenated(parts: list[Regions]) -> Regions:
         torch.cat([part.class_logits for part in parts]),
         torch.cat([part.mask_logits for part in parts]),
         torch.cat([part.features for part in parts]),
-        tuple(tuple(map(torch.cat, zip(*layer, strict=True))) for layer in layers),
+        tuple((torch.cat([c for c, _ in layer]), torch.cat([m for _, m in layer])) for layer in layers),
     )
 
 
 @contextmanager
 def _statistics_kept(model: nn.Module) -> Iterator[None]:
-    """Within it running statistics stay as they are: the repeated pass must not count its images again."""
+    """Keep running statistics as they are: the repeated forward must not count its images again."""
     modules = [module for module in model.modules() if isinstance(module, nn.modules.batchnorm._BatchNorm)]
     before = [(module.momentum, module.num_batches_tracked) for module in modules]
     for module in modules:

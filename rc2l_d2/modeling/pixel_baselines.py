@@ -1,14 +1,12 @@
-"""What RC2L is measured against: the same student, teacher and views, but pseudo labels and losses on pixels."""
+"""The pixel-level baselines: same student, teacher and views as RC2L, but losses on pixels."""
 
 from __future__ import annotations
-
-from collections.abc import Callable
 
 import torch
 from torch import Tensor
 
 from ..host import META_ARCH_REGISTRY, CfgNode, configurable
-from ..regions import PseudoRegions, Regions, TeacherView, confident_cross_entropy, pixel_contrastive
+from ..regions import PseudoRegions, Regions, confident_cross_entropy, pixel_contrastive
 from .semi_supervised import SemiSupervisedSegmentor
 
 
@@ -17,62 +15,56 @@ class PixelConsistency(SemiSupervisedSegmentor):
     """Pixel-level consistency (the scheme of FixMatch and mean teacher): cross-entropy against pseudo labels."""
 
     @configurable
-    def __init__(self, *, consistency_weight: float, **segmentor):
-        """
-        Args:
-            consistency_weight: weight of the cross-entropy; 0 leaves it out altogether.
-            segmentor: the arguments of :class:`SemiSupervisedSegmentor` but the weights.
-        """
-        super().__init__(loss_weights={"loss_pixel_consistency": consistency_weight}, **segmentor)
+    def __init__(self, **segmentor):
+        """Take the arguments of :class:`SemiSupervisedSegmentor`."""
+        super().__init__(**segmentor)
 
     @classmethod
     def from_config(cls, cfg: CfgNode) -> dict:
-        pixel = cfg.MODEL.PIXEL
-        weight = cfg.MODEL.RC2L.LOSS_WEIGHT * pixel.CONSISTENCY_WEIGHT
-        return {**super().from_config(cfg), "consistency_weight": weight, "selection": cls.selection_from(pixel)}
+        settings = cfg.MODEL.PIXEL
+        return {
+            **super().from_config(cfg),
+            "loss_weights": {"loss_pixel_consistency": settings.CONSISTENCY_WEIGHT},
+            "selection": cls.selection_from(settings),
+        }
 
-    def loss_terms(
-        self, regions: Regions, semantic_map: Tensor, pseudo: PseudoRegions, view: TeacherView
-    ) -> dict[str, Callable[[], Tensor]]:
-        """The cross-entropy of the student's semantic map against the pseudo labels."""
-        return {"loss_pixel_consistency": lambda: confident_cross_entropy(semantic_map, pseudo)}
+    def unlabeled_losses(self, regions: Regions, semantic_map: Tensor, pseudo: PseudoRegions) -> dict[str, Tensor]:
+        """Return the cross-entropy of the student's semantic map against the pseudo labels; see the parent."""
+        return {"loss_pixel_consistency": confident_cross_entropy(semantic_map, pseudo)}
 
 
 @META_ARCH_REGISTRY.register()
 class PixelContrast(PixelConsistency):
-    """Pixel-level consistency and contrast (PC2Seg's kind): InfoNCE between the two views' pixel features on top."""
+    """Pixel-level consistency and contrast (the scheme of PC2Seg): InfoNCE between the two views' pixel features."""
 
     @configurable
-    def __init__(self, *, contrast_weight: float, contrast_temperature: float, contrast_samples: int, **consistency):
+    def __init__(self, *, contrast_temperature: float, contrast_samples: int, **segmentor):
         """
         Args:
-            contrast_weight: weight of the contrastive loss; 0 leaves it out altogether.
             contrast_temperature: of the cosine similarities.
-            contrast_samples: positions an image, drawn at each step; 0 for all.
-            consistency: the arguments of :class:`PixelConsistency`.
+            contrast_samples: pixels sampled in each image at each step; 0 for all.
+            segmentor: the arguments of :class:`PixelConsistency`.
         """
-        super().__init__(**consistency)
-        self.loss_weights["loss_pixel_contrast"] = contrast_weight
+        super().__init__(**segmentor)
         self.contrast_temperature = contrast_temperature
         self.contrast_samples = contrast_samples
 
     @classmethod
     def from_config(cls, cfg: CfgNode) -> dict:
-        pixel = cfg.MODEL.PIXEL
+        settings = cfg.MODEL.PIXEL
+        arguments = super().from_config(cfg)
+        arguments["loss_weights"]["loss_pixel_contrast"] = settings.CONTRAST_WEIGHT
         return {
-            **super().from_config(cfg),
-            "contrast_weight": cfg.MODEL.RC2L.LOSS_WEIGHT * pixel.CONTRAST_WEIGHT,
-            "contrast_temperature": pixel.CONTRAST_TEMPERATURE,
-            "contrast_samples": pixel.CONTRAST_SAMPLES,
+            **arguments,
+            "contrast_temperature": settings.CONTRAST_TEMPERATURE,
+            "contrast_samples": settings.CONTRAST_SAMPLES,
         }
 
-    def loss_terms(
-        self, regions: Regions, semantic_map: Tensor, pseudo: PseudoRegions, view: TeacherView
-    ) -> dict[str, Callable[[], Tensor]]:
-        """The cross-entropy, and the contrast of the student's and the teacher's pixel features."""
-
-        def contrast() -> Tensor:
-            draw = torch.rand(view.inside.flatten(1).shape, device=view.inside.device)
-            return pixel_contrastive(regions.features, view, draw, self.contrast_samples, self.contrast_temperature)
-
-        return {**super().loss_terms(regions, semantic_map, pseudo, view), "loss_pixel_contrast": contrast}
+    def unlabeled_losses(self, regions: Regions, semantic_map: Tensor, pseudo: PseudoRegions) -> dict[str, Tensor]:
+        """Add the contrast of the student's and the teacher's pixel features to the parent's loss."""
+        assert pseudo.teacher is not None
+        uniform = torch.rand(pseudo.valid.flatten(1).shape, device=pseudo.valid.device)
+        contrast = pixel_contrastive(
+            regions.features, pseudo.teacher, uniform, self.contrast_samples, self.contrast_temperature
+        )
+        return {**super().unlabeled_losses(regions, semantic_map, pseudo), "loss_pixel_contrast": contrast}

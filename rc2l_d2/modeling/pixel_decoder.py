@@ -1,4 +1,4 @@
-"""The FPN pixel decoder: backbone maps in, one map of per-pixel features out."""
+"""The FPN pixel decoder: from backbone maps to one map of per-pixel features."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from torch.nn import functional as F
 from ..errors import InputError
 from ..host import Conv2d, ShapeSpec, configurable, get_norm
 
-# Of the masks to the image; MODEL.SEMI_SUPERVISED.MIN_REGION_AREA counts its positions.
+# Stride of the mask grid.
 FINEST_STRIDE = 4
 
 
@@ -17,7 +17,7 @@ class PixelDecoder(nn.Module):
     """A top-down feature pyramid that ends in the per-pixel features F (MaskFormer's pixel decoder without attention).
 
     The coarsest map goes through ``layer_n``; every finer map i is widened by ``adapter_i`` (1x1), added to the
-    coarser result brought to its size by nearest neighbour, and smoothed by ``layer_i`` (3x3). Parameter names are
+    coarser result resized by nearest neighbour, and smoothed by ``layer_i`` (3x3). Parameter names are
     those of MaskFormer's checkpoints.
     """
 
@@ -84,7 +84,7 @@ class PixelDecoder(nn.Module):
         }
 
     def forward(self, features: dict[str, Tensor]) -> Tensor:
-        """The per-pixel features (B, C, h, w), at the stride of the finest of the backbone maps ``features``."""
+        """Return per-pixel features (B, C, h, w) at the stride of the finest backbone map in ``features``."""
         levels = len(self.in_features)
         pyramid = getattr(self, f"layer_{levels}")(features[self.in_features[-1]])
         for level in range(levels - 1, 0, -1):

@@ -13,7 +13,7 @@ from .transformer_decoder import RegionPredictor
 
 @SEM_SEG_HEADS_REGISTRY.register()
 class RegionHead(nn.Module):
-    """Backbone maps to :class:`Regions`."""
+    """Predicts :class:`Regions` from backbone maps."""
 
     @configurable
     def __init__(
@@ -29,9 +29,9 @@ class RegionHead(nn.Module):
         Args:
             pixel_decoder: backbone maps to per-pixel features (B, C, h, w).
             predictor: one backbone map and the per-pixel features to (class, mask) logits of each layer.
-            transformer_in_feature: name of the map that the predictor reads.
+            transformer_in_feature: name of the map that the queries attend to.
             num_classes: K, without "no object".
-            ignore_value: label of pixels that say nothing.
+            ignore_value: label of pixels without a class.
         """
         super().__init__()
         self.pixel_decoder = pixel_decoder
@@ -57,9 +57,9 @@ class RegionHead(nn.Module):
         }
 
     def forward(self, features: dict[str, Tensor], supervised: int | None = None) -> Regions:
-        """What the queries say about the images whose backbone maps, by name, are ``features``.
+        """Predict regions from backbone maps by name.
 
-        The earlier decoder layers are asked about the first ``supervised`` images alone (None: about all).
+        Earlier decoder layers predict for the first ``supervised`` images alone (None: for all).
         """
         pixel_features = self.pixel_decoder(features)
         layers = self.predictor(features[self.transformer_in_feature], pixel_features, supervised)

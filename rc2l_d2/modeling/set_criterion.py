@@ -1,4 +1,4 @@
-"""The supervised loss of the region predictor."""
+"""The supervised loss of the region predictor: MaskFormer's set loss."""
 
 from __future__ import annotations
 
@@ -6,24 +6,25 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ..host import comm
-from ..regions.types import Regions
+from ..regions import Regions, mean_over_ranks, one_hot
+from ..regions.ranks import world_size
 from .hungarian import FOCAL_ALPHA, hungarian_match, matching_cost
-from .processes import ALL_PROCESSES
 
 
 class SetCriterion(nn.Module):
     """MaskFormer's set loss: match queries to the classes of an image, then class, focal and Dice loss on the pairs.
 
-    An image has one target for each class that its labels contain: the binary mask of that class.
+    An image has one target for each class in its labels: the binary mask of that class.
 
-    Our reading: pixels without a label (the ignore value, so padding too, and any value that is no class) are left
-    out of matching, focal and Dice loss. MaskFormer takes them for "outside" in every mask. For images in which every
-    pixel has a label the numbers are the same.
+    Our reading: pixels without a label (the ignore value, which includes padding, and any value that is no class) are
+    left out of matching, focal and Dice loss. MaskFormer counts them as outside of every mask. For images without such
+    pixels the numbers are the same.
 
     Buffers:
         empty_weight: (K+1,), class weights of the classification loss; the last is that of "no object".
     """
+
+    empty_weight: Tensor
 
     def __init__(
         self,
@@ -44,24 +45,24 @@ class SetCriterion(nn.Module):
         self.register_buffer("empty_weight", empty_weight)
 
     def forward(self, regions: Regions, labels: Tensor) -> dict[str, Tensor]:
-        """The weighted losses of a batch, of each decoder layer.
+        """Return the weighted losses of a batch, for each decoder layer.
 
         Args:
             regions: of B images; a loss is added for every layer in ``regions.auxiliary``.
-            labels: (B, H, W), integer, at the size of the images; masks (h, w) are brought to it bilinearly.
+            labels: (B, H, W), integer, at the size of the images; masks (h, w) are resized to it bilinearly.
 
         Returns:
             ``loss_ce``, ``loss_mask``, ``loss_dice`` of the last layer and the same with suffix ``_0``, ``_1``, ... of
             the earlier ones, float32 scalars, already multiplied by their weights. Mask losses are sums over matched
-            pairs, divided by the mean number of targets a process. Without any labelled pixel they are zero, and
-            still connected to the graph.
+            pairs, divided by the mean number of targets per rank. Without any labelled pixel they are zero and still
+            connected to the graph.
         """
         layers = [*regions.auxiliary, (regions.class_logits, regions.mask_logits)]
         suffixes = [*(f"_{i}" for i in range(len(layers) - 1)), ""]
         valid = self._valid(labels)
         present = self._present(labels, valid)
         pairs = self._match(layers, labels, present)
-        num_masks = ALL_PROCESSES.mean(present.sum().float()).clamp(min=1 / comm.get_world_size())
+        num_masks = mean_over_ranks(present.sum().float()).clamp(min=1 / world_size())
         losses = {}
         for (class_logits, mask_logits), layer_pairs, suffix in zip(layers, pairs, suffixes, strict=True):
             image, query, label = layer_pairs
@@ -76,18 +77,17 @@ class SetCriterion(nn.Module):
         return (labels != self.ignore_value) & (labels >= 0) & (labels < self.num_classes)
 
     def _present(self, labels: Tensor, valid: Tensor) -> Tensor:
-        """(B, K) bool: the classes that an image's labels contain."""
+        """Return the classes in the labels of each image, (B, K) bool."""
         slots = labels.long().masked_fill(~valid, self.num_classes).flatten(1)
         present = torch.zeros(len(labels), self.num_classes + 1, dtype=torch.bool, device=labels.device)
         return present.scatter_(1, slots, True)[:, :-1]
 
     def _match(self, layers: list[tuple[Tensor, Tensor]], labels: Tensor, present: Tensor) -> Tensor:
-        """(L, 3, M): see :func:`hungarian_match`. Done at the resolution of the masks."""
+        """Match at the resolution of the masks; returns (L, 3, M), see :func:`hungarian_match`."""
         size = layers[-1][1].shape[-2:]
         small = F.interpolate(labels[:, None].float(), size=size, mode="nearest")  # (B, 1, h, w)
         valid = self._valid(small)
-        classes = torch.arange(self.num_classes, device=labels.device)[:, None, None]
-        targets = (small == classes) & valid
+        targets = one_hot(small[:, 0], self.num_classes) & valid
         costs = [
             matching_cost(class_logits, mask_logits, targets, valid[:, 0], self.mask_weight, self.dice_weight)
             for class_logits, mask_logits in layers
@@ -95,30 +95,30 @@ class SetCriterion(nn.Module):
         return hungarian_match(torch.stack(costs), present)
 
     def _class_loss(self, class_logits: Tensor, pairs: Tensor) -> Tensor:
-        """Weighted cross-entropy over all queries of all processes; unmatched ones should say "no object"."""
+        """Weighted cross-entropy over all queries of all ranks; the target of unmatched ones is "no object"."""
         image, query, label = pairs
         target = torch.full(class_logits.shape[:2], self.num_classes, device=class_logits.device)
         target[image, query] = label
         loss = F.cross_entropy(class_logits.flatten(0, 1), target.flatten(), self.empty_weight, reduction="sum")
-        # A "no object" weight of zero leaves nothing to divide by where no query is matched.
-        return loss / ALL_PROCESSES.mean(self.empty_weight[target].sum()).clamp(min=1e-6)
+        # With a "no object" weight of zero the sum of weights is zero where no query is matched.
+        return loss / mean_over_ranks(self.empty_weight[target].sum()).clamp(min=1e-6)
 
 
 def mask_losses(mask_logits: Tensor, targets: Tensor, valid: Tensor) -> tuple[Tensor, Tensor]:
-    """Focal loss (mean over valid positions) and Dice loss of pairs of masks.
+    """Return focal loss (mean over valid pixels) and Dice loss of pairs of masks.
 
     Focal: alpha_t (1 - p_t)^2 (-log p_t), alpha 0.25 inside; 1 - p_t = |p - t| and -log p_t = softplus(x) - t x.
     Dice: 1 - (2 sum(p t) + 1) / (sum p + sum t + 1).
 
     Args:
-        mask_logits: (M, h, w), brought to the size of the targets bilinearly.
+        mask_logits: (M, h, w), resized to the targets bilinearly.
         targets: (M, H, W) bool.
-        valid: (M, H, W) bool; the other positions don't count.
+        valid: (M, H, W) bool; other pixels are left out.
 
     Returns:
         (M,) and (M,).
     """
-    # As the channels of one image: as images of one channel their gradient takes twice the time. None are no channels.
+    # Resized as the channels of one image: as images of one channel the gradient takes twice the time.
     side = 0 if len(mask_logits) else 1
     logits = F.interpolate(mask_logits.unsqueeze(side), size=targets.shape[-2:], mode="bilinear", align_corners=False)
     logits = logits.squeeze(side).flatten(1)

@@ -1,4 +1,4 @@
-"""The transformer decoder: learned queries read one backbone map and become a class and a mask embedding each."""
+"""The transformer decoder: learned queries attend to one backbone map and predict a class and a mask embedding each."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from ..host import Conv2d, configurable
 def sine_position_embedding(height: int, width: int, channels: int, device: torch.device | None = None) -> Tensor:
     """Fixed position embedding (channels, height, width), float32: DETR's normalised two-dimensional sine embedding.
 
-    The first half of the channels speaks of y, the second of x. A coordinate p = 1, ..., n is scaled to 2 pi p / n;
+    The first half of the channels encodes y, the second x. A coordinate p = 1, ..., n is scaled to 2 pi p / n;
     channel pair j holds its sine and cosine at frequency 10000 ** (-2j / half).
 
     Args:
@@ -53,9 +53,9 @@ class TransformerDecoderLayer(nn.Module):
     def forward(self, target: Tensor, query_position: Tensor, memory: Tensor, memory_key: Tensor) -> Tensor:
         """
         Args:
-            target: (B, N, D), the queries' state.
-            query_position: (B, N, D), added to the state wherever it asks or is asked.
-            memory: (B, S, D), the image's positions: the values of the attention.
+            target: (B, N, D), state of the queries.
+            query_position: (B, N, D), added to the state in queries and keys of the attention.
+            memory: (B, S, D), map of the image: the values of the attention.
             memory_key: (B, S, D), the same with their position embedding: the keys.
 
         Returns:
@@ -63,8 +63,8 @@ class TransformerDecoderLayer(nn.Module):
         """
 
         def among_queries(state: Tensor) -> Tensor:
-            asking = state + query_position
-            return self.self_attn(asking, asking, state, need_weights=False)[0]
+            query = state + query_position
+            return self.self_attn(query, query, state, need_weights=False)[0]
 
         def to_image(state: Tensor) -> Tensor:
             return self.multihead_attn(state + query_position, memory_key, memory, need_weights=False)[0]
@@ -81,7 +81,7 @@ class TransformerDecoderLayer(nn.Module):
 
 
 class TransformerDecoder(nn.Module):
-    """A stack of decoder layers; one final norm is applied to what each of them returns."""
+    """A stack of decoder layers; one final norm is applied to the state after each."""
 
     def __init__(self, layers: int, dim: int, heads: int, feedforward_dim: int, dropout: float, pre_norm: bool):
         super().__init__()
@@ -91,7 +91,7 @@ class TransformerDecoder(nn.Module):
         self.norm = nn.LayerNorm(dim)
 
     def forward(self, query_position: Tensor, memory: Tensor, memory_key: Tensor) -> list[Tensor]:
-        """The normed state (B, N, D) after each layer, first layer first, from a state of zeros (see the layer)."""
+        """Return the normed state (B, N, D) after each layer, first layer first, starting from zeros."""
         target = torch.zeros_like(query_position)
         states = []
         for layer in self.layers:
@@ -101,7 +101,7 @@ class TransformerDecoder(nn.Module):
 
 
 class Transformer(nn.Module):
-    """The decoder on a feature map. MaskFormer has no transformer encoder by default and neither has this one."""
+    """The decoder on a feature map, without a transformer encoder (MaskFormer's default)."""
 
     def __init__(self, layers: int, dim: int, heads: int, feedforward_dim: int, dropout: float, pre_norm: bool):
         super().__init__()
@@ -111,9 +111,9 @@ class Transformer(nn.Module):
                 nn.init.xavier_uniform_(parameter)
 
     def forward(self, image: Tensor, query_embed: Tensor) -> list[Tensor]:
-        """The queries' state (B, N, D) after each layer, from a map (B, D, h, w) and their embedding (N, D).
+        """Return the state (B, N, D) after each layer, from a map (B, D, h, w) and query embeddings (N, D).
 
-        Padding isn't masked out: MaskFormer's predictor doesn't either, and its checkpoints are trained so.
+        Padding is not masked out, as in MaskFormer, whose checkpoints are trained so.
         """
         batch, dim, height, width = image.shape
         position = sine_position_embedding(height, width, dim, image.device).flatten(1).transpose(0, 1)
@@ -157,12 +157,12 @@ class RegionPredictor(nn.Module):
     ):
         """
         Args:
-            in_channels: channels of the map that the queries read.
+            in_channels: channels of the map that the queries attend to.
             num_classes: K, without "no object".
             num_queries: N.
             hidden_dim: D, width of the transformer.
             mask_dim: C, channels of the per-pixel features.
-            deep_supervision: whether training also returns what every earlier layer says.
+            deep_supervision: whether training also returns the predictions of earlier layers.
         """
         super().__init__()
         if hidden_dim % 4 or hidden_dim % heads:
@@ -207,9 +207,9 @@ class RegionPredictor(nn.Module):
     ) -> list[tuple[Tensor, Tensor]]:
         """
         Args:
-            image: (B, in_channels, h', w'), the backbone map that the queries read.
+            image: (B, in_channels, h', w'), the backbone map that the queries attend to.
             pixel_features: (B, C, h, w).
-            supervised: of how many of the first images the earlier layers are asked; None: of all.
+            supervised: number of first images for which earlier layers predict; None: all.
 
         Returns:
             ``(class_logits (B, N, K+1), mask_logits (B, N, h, w))`` of every layer in training with deep supervision,
@@ -218,9 +218,9 @@ class RegionPredictor(nn.Module):
         states = self.transformer(self.input_proj(image), self.query_embed.weight)
         if not (self.training and self.deep_supervision):
             states = states[-1:]
-        # Masks of a layer that nothing is learned from would cost as much as those of one that counts.
-        asked = [(state[:supervised], pixel_features[:supervised]) for state in states[:-1]]
+        # Masks without a loss would cost as much as those with one.
+        auxiliary = [(state[:supervised], pixel_features[:supervised]) for state in states[:-1]]
         return [
             (self.class_embed(state), torch.einsum("bnc,bchw->bnhw", self.mask_embed(state), features))
-            for state, features in [*asked, (states[-1], pixel_features)]
+            for state, features in [*auxiliary, (states[-1], pixel_features)]
         ]

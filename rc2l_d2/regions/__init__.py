@@ -1,7 +1,6 @@
-"""RC2L's method: regions, pseudo regions, matching by class, four losses. Pure tensor code on torch alone."""
+"""The method: regions, pseudo regions, matching by class, four losses. Tensor code on torch alone."""
 
 from .losses import (
-    OneProcess,
     confident_cross_entropy,
     region_class_consistency,
     region_feature_contrastive,
@@ -12,23 +11,26 @@ from .matching import match_by_class, soft_dice
 from .mixing import classmix_mask, cutmix_mask, mix
 from .pixel_contrast import pixel_contrastive
 from .pseudo_labels import (
+    PseudoLabeler,
     class_confidence_sums,
     class_thresholds,
     masked_average_pool,
     pseudo_regions,
     select,
+    teacher_prediction,
     update_class_confidence,
 )
-from .semantic import most_probable, semantic_probabilities, semantic_scores
+from .ranks import gather_over_ranks, mean_over_ranks, sum_over_ranks
+from .semantic import most_probable, one_hot, semantic_probabilities, semantic_scores
 from .statistics import agreement_counts, coverage_counts, label_counts, quality_counts
-from .types import PseudoRegions, Regions, Selection, TeacherView
+from .types import PseudoRegions, Regions, Selection, TeacherPrediction
 
 __all__ = [
-    "OneProcess",
+    "PseudoLabeler",
     "PseudoRegions",
     "Regions",
     "Selection",
-    "TeacherView",
+    "TeacherPrediction",
     "agreement_counts",
     "class_confidence_sums",
     "class_thresholds",
@@ -36,11 +38,14 @@ __all__ = [
     "confident_cross_entropy",
     "coverage_counts",
     "cutmix_mask",
+    "gather_over_ranks",
     "label_counts",
     "masked_average_pool",
     "match_by_class",
+    "mean_over_ranks",
     "mix",
     "most_probable",
+    "one_hot",
     "pixel_contrastive",
     "pseudo_regions",
     "quality_counts",
@@ -52,5 +57,7 @@ __all__ = [
     "semantic_probabilities",
     "semantic_scores",
     "soft_dice",
+    "sum_over_ranks",
+    "teacher_prediction",
     "update_class_confidence",
 ]

@@ -1,20 +1,14 @@
 """The four losses of RC2L between a student's regions and a teacher's pseudo regions.
 
-RMC  region mask contrastive       which region is this query's mask, and which query's mask is this region?
-RFC  region feature contrastive    features of one class agree across images, and differ from other classes'
-RCC  region class consistency      the queries that lie on a region say its class
-SMC  semantic mask consistency     the union of a class's queries covers the union of its regions
+RMC  region mask contrastive       a query's mask is close to the region of its class and far from other regions
+RFC  region feature contrastive    features of one class agree across images and differ from those of other classes
+RCC  region class consistency      the queries that lie on a region predict its class
+SMC  semantic mask consistency     the union of the queries of a class covers the union of its regions
 
-The paper names the terms; the formulas are our reading (docs/method.md). Each returns a scalar in at least float32:
-the mean over the present regions of the whole batch, weighted by the teacher's confidence in each region. Without any
-region the value is exactly zero and still hangs on the graph, so that distributed processes stay in step.
-
-Where a batch lies on several ``processes``, sums of weights are averaged over them. Then the mean of the processes'
-losses, as which their gradients are averaged, is the loss of the joint batch.
-
-What they are made of is handed in, so that it is computed once: d_ic, the similarity of queries and regions
-(:func:`rc2l_d2.regions.soft_dice`), for RMC and RCC; s_c(x), the student's normalised semantic map
-(:func:`rc2l_d2.regions.semantic_probabilities`), for RFC and SMC.
+The paper names the terms; the formulas are our reading (docs/method.md). Each loss returns a scalar in at least
+float32: the mean over the present regions of the batch, weighted by the teacher's confidence in each region.
+Normalisers are averaged over ranks, so that DistributedDataParallel's averaged gradient equals the gradient of the
+global batch. Without any region the value is exactly zero and still connected to the graph, so that ranks stay in step.
 """
 
 from __future__ import annotations
@@ -25,36 +19,26 @@ from torch.nn import functional as F
 
 from .matching import match_by_class
 from .pseudo_labels import masked_average_pool
+from .ranks import gather_over_ranks, mean_over_ranks
 from .semantic import at_least_float32
 from .types import PseudoRegions
 
 # Stands for minus infinity in logits: exp() of it is 0 in every floating-point type, and 0 * it is not NaN.
 _EXCLUDED = -1e4
-# Smallest probability that RCC and SMC see; bounds their -log at 13.8.
+# Smallest probability in RCC and SMC; bounds their -log at 13.8.
 _FLOOR = 1e-6
 # Smallest norm that a feature is divided by; a zero feature's gradient then still fits into float16.
 _MIN_NORM = 1e-3
 
 
-class OneProcess:
-    """Where a batch lies: all of it on this process. A subclass knows of the others."""
-
-    def mean(self, total: Tensor) -> Tensor:
-        """What a sum on this process is on average over all of them."""
-        return total
-
-
-ONE_PROCESS = OneProcess()
-
-
-def _weighted_mean(values: Tensor, weights: Tensor, processes: OneProcess) -> Tensor:
-    """sum(values * weights) / sum(weights), zero (and connected to the graph) where all weights are zero."""
+def _weighted_mean(values: Tensor, weights: Tensor) -> Tensor:
+    """sum(values * weights) / sum(weights); zero, and connected to the graph, where all weights are zero."""
     weights = at_least_float32(weights)
-    return (values * weights).sum() / processes.mean(weights.sum()).clamp_min(1e-12)
+    return (values * weights).sum() / mean_over_ranks(weights.sum()).clamp_min(1e-12)
 
 
 def _log_softmax_over_present(similarity: Tensor, present: Tensor) -> Tensor:
-    """Log-softmax over the last dimension, over those entries only that ``present`` (broadcastable) admits."""
+    """Log-softmax over the last dimension, restricted to the entries where ``present`` (broadcastable) is True."""
     return similarity.masked_fill(~present, _EXCLUDED).log_softmax(dim=-1)
 
 
@@ -64,7 +48,6 @@ def region_mask_contrastive(
     pseudo: PseudoRegions,
     temperature: float = 0.1,
     assignment: Tensor | None = None,
-    processes: OneProcess = ONE_PROCESS,
 ) -> Tensor:
     """RMC: masks of matched queries and regions attract, those of other regions of the image repel (our reading).
 
@@ -76,13 +59,12 @@ def region_mask_contrastive(
     half each. The gradient reaches mask logits alone.
 
     Args:
-        similarity: (B, N, K), d_ic.
+        similarity: (B, N, K), d_ic, from :func:`rc2l_d2.regions.soft_dice`.
         class_logits: (B, N, K+1).
         pseudo: the teacher's regions.
         temperature: t.
-        assignment: (B, N, K), one where a query is assigned to a region, for P_i(c); a region that no query is assigned
-            to (there are fewer queries than regions) is left out. None: the match by class.
-        processes: see above.
+        assignment: (B, N, K), 1 where a query is assigned to a region, used instead of P_i(c). A region without a query
+            (there are fewer queries than regions) is left out. None: the match by class.
     """
     pseudo = pseudo.detach()
     if assignment is None:
@@ -96,42 +78,33 @@ def region_mask_contrastive(
 
     log_region = _log_softmax_over_present(logits, pseudo.present.unsqueeze(1))
     # An excluded entry is -1e4, finite, and its weight is zero.
-    query_to_region = _weighted_mean(-log_region, match * pseudo.weights.unsqueeze(1), processes)
+    query_to_region = _weighted_mean(-log_region, match * pseudo.weights.unsqueeze(1))
 
     region_logits = torch.logsumexp(logits + log_match, dim=1) - torch.logsumexp(logits, dim=1)
-    region_to_query = _weighted_mean(-region_logits, weights, processes)
+    region_to_query = _weighted_mean(-region_logits, weights)
     return 0.5 * (query_to_region + region_to_query)
 
 
 def region_feature_contrastive(
-    semantic_map: Tensor,
-    features: Tensor,
-    pseudo: PseudoRegions,
-    temperature: float = 0.1,
-    keys: Tensor | None = None,
-    keys_present: Tensor | None = None,
-    processes: OneProcess = ONE_PROCESS,
+    semantic_map: Tensor, features: Tensor, pseudo: PseudoRegions, temperature: float = 0.1
 ) -> Tensor:
     """RFC: InfoNCE between the student's class features and the teacher's region features (our reading).
 
     Anchors are r_c = MAP(F, s_c * valid), pooled with the student's own semantic map, of the slots that are present;
-    keys are r'_c of all images; positives are the keys of the same class, averaged; similarity is the cosine / t.
+    keys are r'_c of all images of all ranks; positives are the keys of the same class, averaged; similarity is the
+    cosine / t. The gradient reaches features, and masks and classes through s_c.
 
     Args:
-        semantic_map: (B, K, h, w), s_c.
+        semantic_map: (B, K, h, w), s_c of the student, from :func:`rc2l_d2.regions.semantic_probabilities`.
         features: (B, C, h, w), F.
         pseudo: the teacher's regions.
         temperature: t.
-        keys, keys_present: (M, K, C) and (M, K), region features gathered from all processes; this process's own
-            (``pseudo.features``) if not given.
-        processes: see above.
     """
     pseudo = pseudo.detach()
-    if keys is None:
-        keys, keys_present = pseudo.features, pseudo.present
+    keys, keys_present = gather_over_ranks(pseudo.features), gather_over_ranks(pseudo.present)
     weights = semantic_map * pseudo.valid.unsqueeze(1)
     anchors = F.normalize(masked_average_pool(features, weights), dim=-1, eps=_MIN_NORM)
-    keys = F.normalize(at_least_float32(keys.detach()), dim=-1, eps=_MIN_NORM)
+    keys = F.normalize(at_least_float32(keys), dim=-1, eps=_MIN_NORM)
     with torch.autocast(anchors.device.type, enabled=False):
         similarity = torch.einsum("bkc,mjc->bkmj", anchors, keys.to(anchors.dtype)) / temperature
 
@@ -139,9 +112,9 @@ def region_feature_contrastive(
     log_key = _log_softmax_over_present(similarity.flatten(2), keys_present.flatten())
     log_key = log_key.view(batch, num_classes, -1, num_classes)
     same_class = torch.eye(num_classes, dtype=torch.bool, device=similarity.device)
-    positive = (same_class.unsqueeze(1) & keys_present).to(similarity.dtype)  # (K, M, K)
+    positive = (same_class.unsqueeze(1) & keys_present).to(similarity.dtype)  # (K, M, K), M images
     positive = positive / positive.sum(dim=(1, 2), keepdim=True).clamp_min(1.0)
-    return _weighted_mean(-(log_key * positive).sum(dim=(2, 3)), pseudo.present, processes)
+    return _weighted_mean(-(log_key * positive).sum(dim=(2, 3)), pseudo.present)
 
 
 def region_class_consistency(
@@ -150,22 +123,20 @@ def region_class_consistency(
     pseudo: PseudoRegions,
     temperature: float = 0.1,
     assignment: Tensor | None = None,
-    processes: OneProcess = ONE_PROCESS,
 ) -> Tensor:
     """RCC: the queries that lie on a region predict its class (our reading).
 
-    o_ic = softmax over the regions of d_ic / t says (without gradient) on which region query i lies;
-    q_c = sum_i o_ic P_i(c) / sum_i o_ic is what those queries say together; the loss is -log q_c.
+    o_ic = softmax over the regions of d_ic / t (detached): on which region query i lies;
+    q_c = sum_i o_ic P_i(c) / sum_i o_ic: the prediction of these queries together; the loss is -log q_c.
     The gradient reaches class logits alone.
 
     Args:
         similarity: (B, N, K), d_ic; not used with an assignment.
         class_logits: (B, N, K+1).
         pseudo: the teacher's regions.
-        temperature: t.
-        assignment: (B, N, K), one where a query is assigned to a region, for o_ic (``temperature`` is not used then); a
-            region that no query is assigned to is left out. None: o_ic from the masks.
-        processes: see above.
+        temperature: t; not used with an assignment.
+        assignment: (B, N, K), 1 where a query is assigned to a region, used instead of o_ic. A region without a query
+            is left out. None: o_ic from the masks.
     """
     pseudo = pseudo.detach()
     weights = pseudo.weights
@@ -178,33 +149,30 @@ def region_class_consistency(
     # In log space a class that no query predicts still has a gradient; the floor bounds the loss and keeps one too.
     log_q = torch.logsumexp(log_lies_on + log_class, dim=1) - torch.logsumexp(log_lies_on, dim=1)
     log_q = torch.logaddexp(log_q, torch.full_like(log_q, _FLOOR).log())
-    return _weighted_mean(-log_q, weights, processes)
+    return _weighted_mean(-log_q, weights)
 
 
 def confident_cross_entropy(semantic_map: Tensor, pseudo: PseudoRegions) -> Tensor:
-    """-log s_y(x)(x) on confident positions, averaged over all positions: FixMatch's loss on semantic maps.
+    """-log s_y(x)(x) on valid pixels, mean over all pixels: FixMatch's loss on semantic maps.
 
     Args:
-        semantic_map: (B, K, h, w), s_c.
-        pseudo: the pseudo labels y(x), as regions; ``valid`` are the confident positions.
+        semantic_map: (B, K, h, w), s_c of the student.
+        pseudo: the teacher's regions; ``valid`` are the confident pixels.
     """
     pseudo = pseudo.detach()
     of_label = (semantic_map * pseudo.masks.to(semantic_map.dtype)).sum(dim=1)
     return (-(of_label + _FLOOR).log() * pseudo.valid).mean()
 
 
-def semantic_mask_consistency(
-    semantic_map: Tensor, pseudo: PseudoRegions, processes: OneProcess = ONE_PROCESS
-) -> Tensor:
+def semantic_mask_consistency(semantic_map: Tensor, pseudo: PseudoRegions) -> Tensor:
     """SMC: the student's semantic map agrees with the pseudo regions (our reading).
 
-    :func:`confident_cross_entropy`, plus half the Dice loss between s_c and M_c on valid positions for each present
-    class.
+    :func:`confident_cross_entropy`, plus half the Dice loss between s_c and M_c on valid pixels for each present class.
+    The gradient reaches masks and classes.
 
     Args:
-        semantic_map: (B, K, h, w), s_c.
+        semantic_map: (B, K, h, w), s_c of the student.
         pseudo: the teacher's regions.
-        processes: see above.
     """
     pseudo = pseudo.detach()
     cross_entropy = confident_cross_entropy(semantic_map, pseudo)
@@ -213,4 +181,4 @@ def semantic_mask_consistency(
     student = semantic_map * pseudo.valid.unsqueeze(1)
     intersection = (student * masks).sum(dim=(2, 3))
     dice = (2 * intersection + 1) / (student.sum(dim=(2, 3)) + masks.sum(dim=(2, 3)) + 1)
-    return cross_entropy + 0.5 * _weighted_mean(1 - dice, pseudo.weights, processes)
+    return cross_entropy + 0.5 * _weighted_mean(1 - dice, pseudo.weights)

@@ -1,17 +1,18 @@
-"""CutMix and ClassMix of strong views, together with what the teacher says about them.
+"""CutMix and ClassMix of strong views together with the teacher's prediction for them.
 
-The partner of an image is its neighbour in the batch (``roll`` by one). Mixing happens on the grid of the teacher's
-maps, before pseudo regions are cut from them, so that the regions of a mixed image are exact. Random numbers come in
-as tensors, drawn by the caller.
+The partner of an image is its neighbour in the batch (``roll`` by one). Mixing acts on the mask grid before pseudo
+regions are cut, so that the regions of a mixed image are exact. Random numbers are arguments.
 """
 
 from __future__ import annotations
 
+from dataclasses import fields
+
 import torch
 from torch import Tensor
 
-from .pseudo_labels import labels_and_confidence
-from .types import TeacherView
+from .semantic import one_hot
+from .types import TeacherPrediction
 
 
 def _partner(x: Tensor) -> Tensor:
@@ -19,7 +20,7 @@ def _partner(x: Tensor) -> Tensor:
 
 
 def cutmix_mask(uniform: Tensor, size: tuple[int, int]) -> Tensor:
-    """One random box an image (CutMix, Yun et al. 2019; area and aspect ranges as UniMatch has them).
+    """One random box per image (CutMix, Yun et al. 2019; area and aspect ranges of UniMatch).
 
     Args:
         uniform: (B, 4) random numbers in [0, 1): area (2 to 40 % of the grid), aspect ratio (0.3 to 1/0.3, log
@@ -27,7 +28,7 @@ def cutmix_mask(uniform: Tensor, size: tuple[int, int]) -> Tensor:
         size: (h, w) of the grid.
 
     Returns:
-        (B, h, w) bool, True where the partner is pasted; at least one position an image.
+        (B, h, w) bool, True where the partner is pasted; at least one pixel per image.
     """
     height, width = size
     area = (0.02 + 0.38 * uniform[:, 0]) * height * width
@@ -44,40 +45,36 @@ def cutmix_mask(uniform: Tensor, size: tuple[int, int]) -> Tensor:
     return span(top, box_height, height).unsqueeze(2) & span(left, box_width, width).unsqueeze(1)
 
 
-def classmix_mask(view: TeacherView, uniform: Tensor) -> Tensor:
-    """The partner's positions of half of its classes (ClassMix, Olsson et al. 2021).
+def classmix_mask(teacher: TeacherPrediction, uniform: Tensor) -> Tensor:
+    """The pixels of half of the partner's classes (ClassMix, Olsson et al. 2021).
 
     Args:
-        view: the teacher's view of B images with K classes.
+        teacher: prediction for B images with K classes.
         uniform: (B, K) random numbers in [0, 1); of the n classes that occur in the partner of image b, the
             ceil(n / 2) with the smallest numbers in row b are pasted.
 
     Returns:
         (B, h, w) bool, True where the partner is pasted.
     """
-    labels = _partner(labels_and_confidence(view)[0])
-    occurs = labels.any(dim=-1).any(dim=-1)
+    labelled = _partner(one_hot(teacher.label, teacher.semantic_map.shape[1]) & teacher.inside.unsqueeze(1))
+    occurs = labelled.any(dim=-1).any(dim=-1)
     # Classes that don't occur rank last.
     rank = uniform.masked_fill(~occurs, 2.0).argsort(dim=1).argsort(dim=1)
-    chosen = occurs & (2 * rank < occurs.sum(dim=1, keepdim=True))
-    return (labels & chosen[..., None, None]).any(dim=1)
+    pasted = occurs & (2 * rank < occurs.sum(dim=1, keepdim=True))
+    return (labelled & pasted[..., None, None]).any(dim=1)
 
 
-def mix(images: Tensor, view: TeacherView, mask: Tensor) -> tuple[Tensor, TeacherView]:
-    """Paste each image's partner where ``mask`` says, in the strong views and in the teacher's maps alike.
+def mix(images: Tensor, teacher: TeacherPrediction, mask: Tensor) -> tuple[Tensor, TeacherPrediction]:
+    """Paste the partner of each image where ``mask`` is True, in strong views and teacher's prediction alike.
 
     Args:
         images: (B, 3, H, W), H and W the grid's h and w times the stride.
-        view: what the teacher says about the same images.
+        teacher: prediction for the same images.
         mask: (B, h, w) bool.
     """
     stride = images.shape[-1] // mask.shape[-1]
     on_grid = mask.unsqueeze(1)
     on_pixels = on_grid.repeat_interleave(stride, dim=2).repeat_interleave(stride, dim=3)
-    mixed = TeacherView(
-        probabilities=torch.where(on_grid, _partner(view.probabilities), view.probabilities),
-        features=torch.where(on_grid, _partner(view.features), view.features),
-        inside=torch.where(mask, _partner(view.inside), view.inside),
-        chosen=view.chosen if view.chosen is None else torch.where(mask, _partner(view.chosen), view.chosen),
-    )
-    return torch.where(on_pixels, _partner(images), images), mixed
+    maps = {field.name: getattr(teacher, field.name) for field in fields(teacher)}
+    mixed = {name: torch.where(on_grid if x.dim() == 4 else mask, _partner(x), x) for name, x in maps.items()}
+    return torch.where(on_pixels, _partner(images), images), TeacherPrediction(**mixed)

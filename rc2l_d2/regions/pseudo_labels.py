@@ -1,6 +1,6 @@
-"""The teacher's output turned into pseudo regions, one slot a class.
+"""From the teacher's prediction to pseudo regions: pseudo labels, class thresholds, selection, class slots.
 
-Everything here is without gradient, of fixed shape and on the device: no list of regions, no copy to the host.
+Everything here has no gradient, a fixed shape, and stays on the device.
 """
 
 from __future__ import annotations
@@ -10,18 +10,25 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from .semantic import at_least_float32
-from .types import PseudoRegions, Selection, TeacherView
+from .ranks import sum_over_ranks
+from .semantic import at_least_float32, one_hot
+from .types import PseudoRegions, Selection, TeacherPrediction
+
+# kappa_c before the first prediction (our reading).
+INITIAL_CONFIDENCE = 0.7
 
 
-def labels_and_confidence(view: TeacherView) -> tuple[Tensor, Tensor]:
-    """1[y(x) = c] inside the images, (B, K, h, w) bool, and v(x), (B, 1, h, w), at least float32.
+@torch.no_grad()
+def teacher_prediction(semantic_map: Tensor, features: Tensor, inside: Tensor) -> TeacherPrediction:
+    """Add pseudo label y(x) = argmax_c s'_c(x) and confidence v(x) = max_c s'_c(x) to the teacher's maps.
 
-    The pseudo label is y(x) = argmax_c s'_c(x), its confidence v(x) = max_c s'_c(x).
+    Args:
+        semantic_map: (B, K, h, w), s'.
+        features: (B, C, h, w), F'.
+        inside: (B, h, w) bool, False on padding.
     """
-    confidence, label = view.probabilities.max(dim=1, keepdim=True)
-    classes = torch.arange(view.probabilities.shape[1], device=label.device).view(1, -1, 1, 1)
-    return (label == classes) & view.inside.unsqueeze(1), at_least_float32(confidence)
+    confidence, label = semantic_map.max(dim=1)
+    return TeacherPrediction(semantic_map, features, label, at_least_float32(confidence), inside, valid=inside)
 
 
 def masked_average_pool(features: Tensor, masks: Tensor) -> Tensor:
@@ -41,84 +48,115 @@ def masked_average_pool(features: Tensor, masks: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def class_confidence_sums(view: TeacherView) -> tuple[Tensor, Tensor]:
-    """Per class, the summed confidence and the number of the positions that the teacher gives to it.
+def class_confidence_sums(teacher: TeacherPrediction) -> tuple[Tensor, Tensor]:
+    """Return the summed confidence and the number of the pixels labelled c, (K,) each.
 
-    Two (K,) tensors. They are returned apart so that processes can add theirs up before they divide. Positions where
-    the teacher says no number count nowhere: a running mean would never be a number again.
+    They are separate so that ranks can be summed before the division. Non-finite confidences are left out: they would
+    stay in a running mean for ever.
     """
-    labelled, confidence = labels_and_confidence(view)
-    finite = confidence.isfinite()
-    labels = labelled & finite
-    return (labels * confidence.where(finite, 0.0)).sum(dim=(0, 2, 3)), labels.sum(dim=(0, 2, 3)).to(confidence.dtype)
+    finite = teacher.confidence.isfinite()
+    labelled = _labelled(teacher) & finite.unsqueeze(1)
+    sums = (labelled * teacher.confidence.where(finite, 0.0).unsqueeze(1)).sum(dim=(0, 2, 3))
+    return sums, labelled.sum(dim=(0, 2, 3)).to(sums.dtype)
 
 
 @torch.no_grad()
-def update_class_confidence(confidence: Tensor, sums: Tensor, counts: Tensor, momentum: float = 0.98) -> Tensor:
+def update_class_confidence(kappa: Tensor, sums: Tensor, counts: Tensor, momentum: float = 0.98) -> Tensor:
     """Running mean confidence kappa_c <- momentum * kappa_c + (1 - momentum) * mean v where the label is c.
 
-    Our reading: rare classes are less confident everywhere, and one threshold for all would never let them through.
+    Our reading: rare classes are less confident everywhere, and one threshold for all would never select them.
 
     Args:
-        confidence: (K,), kappa; start from 0.7.
-        sums, counts: (K,), from :func:`class_confidence_sums`. A class without positions keeps its kappa.
+        kappa: (K,).
+        sums, counts: (K,), from :func:`class_confidence_sums`. A class without pixels keeps its kappa.
     """
-    updated = torch.lerp(sums / counts.clamp_min(1.0), confidence, momentum)
-    return torch.where(counts > 0, updated, confidence)
+    updated = torch.lerp(sums / counts.clamp_min(1.0), kappa, momentum)
+    return torch.where(counts > 0, updated, kappa)
 
 
-def class_thresholds(confidence: Tensor, selection: Selection) -> Tensor:
+def class_thresholds(kappa: Tensor, selection: Selection) -> Tensor:
     """Confidence threshold of each class, tau_c = max(floor, ratio * kappa_c), (K,) probabilities (our reading)."""
-    return (selection.ratio * confidence).clamp_min(selection.floor)
+    return (selection.ratio * kappa).clamp_min(selection.floor)
+
+
+@torch.no_grad()
+def select(teacher: TeacherPrediction, thresholds: Tensor, unit: str) -> TeacherPrediction:
+    """Select the confident pixels: return ``teacher`` with ``valid`` (our reading).
+
+    With omega_c the mean of v(x) where y(x) = c, a pixel with y(x) = c is valid where
+
+        unit "region":  omega_c > tau_c: a region is selected as a whole
+        unit "pixel":   v(x) > tau_c: FixMatch's choice, pixel by pixel
+
+    Wrong regions are often wrong as a whole. A threshold per pixel would keep their most confident part, and would drop
+    the borders of right ones.
+
+    Args:
+        teacher: prediction before mixing: a mixed image holds pieces of regions.
+        thresholds: (K,), tau.
+        unit: "region" or "pixel".
+    """
+    labelled, confidence = _labelled(teacher), teacher.confidence.unsqueeze(1)
+    compared = _mean_confidence(labelled, confidence)[..., None, None] if unit == "region" else confidence
+    return replace(teacher, valid=(labelled & (compared > thresholds.view(1, -1, 1, 1))).any(dim=1))
+
+
+@torch.no_grad()
+def pseudo_regions(teacher: TeacherPrediction, min_area: int) -> PseudoRegions:
+    """Cut the valid pixels into pseudo regions M_c(x) = 1[y(x) = c and x is valid].
+
+    Args:
+        teacher: prediction, possibly mixed.
+        min_area: smallest region, in pixels of the mask grid; slot c is present from this area on.
+    """
+    labelled = _labelled(teacher)
+    masks = labelled & teacher.valid.unsqueeze(1)
+    present = masks.sum(dim=(2, 3)) >= min_area
+    masks = masks & present[..., None, None]
+    dtype = teacher.semantic_map.dtype
+    return PseudoRegions(
+        masks=masks.to(dtype),
+        present=present,
+        valid=masks.any(dim=1),
+        features=masked_average_pool(teacher.features, masks.to(dtype)),
+        weights=_mean_confidence(labelled, teacher.confidence.unsqueeze(1)) * present,
+        teacher=teacher,
+    )
+
+
+class PseudoLabeler:
+    """Turns predictions of the teacher into pseudo regions. The one owner of kappa, thresholds and selection.
+
+    Attributes:
+        kappa: (K,), running mean confidence of each class, the same on all ranks.
+        selection: the rule.
+        min_area: smallest region, in pixels of the mask grid.
+    """
+
+    def __init__(self, num_classes: int, selection: Selection, min_area: int, device: torch.device | str = "cpu"):
+        self.kappa = torch.full((num_classes,), INITIAL_CONFIDENCE, device=device)
+        self.selection = selection
+        self.min_area = min_area
+
+    def observe(self, teacher: TeacherPrediction) -> None:
+        """Update kappa by the confidence of ``teacher`` on all ranks."""
+        sums, counts = sum_over_ranks(torch.stack(class_confidence_sums(teacher)))
+        self.kappa = update_class_confidence(self.kappa, sums, counts)
+
+    def select(self, teacher: TeacherPrediction) -> TeacherPrediction:
+        """Return ``teacher`` with its confident pixels (:func:`select`) at the current thresholds."""
+        return select(teacher, class_thresholds(self.kappa, self.selection), self.selection.unit)
+
+    def regions(self, teacher: TeacherPrediction) -> PseudoRegions:
+        """Return the pseudo regions of a selected, possibly mixed prediction."""
+        return pseudo_regions(teacher, self.min_area)
+
+
+def _labelled(teacher: TeacherPrediction) -> Tensor:
+    """1[y(x) = c] inside the images, (B, K, h, w) bool."""
+    return one_hot(teacher.label, teacher.semantic_map.shape[1]) & teacher.inside.unsqueeze(1)
 
 
 def _mean_confidence(labelled: Tensor, confidence: Tensor) -> Tensor:
     """omega_c, (B, K): the mean of v(x) where y(x) = c."""
     return (labelled * confidence).sum(dim=(2, 3)) / labelled.sum(dim=(2, 3)).clamp_min(1)
-
-
-@torch.no_grad()
-def select(view: TeacherView, thresholds: Tensor, unit: str) -> TeacherView:
-    """Decide which positions the teacher is confident enough of: ``view`` with ``chosen``.
-
-    With y(x) and v(x) of :func:`labels_and_confidence` and omega_c the mean of v where y(x) = c, a position x with
-    y(x) = c is chosen (our reading) where
-
-        unit "region":  omega_c > tau_c: a region is taken whole or left
-        unit "pixel":   v(x) > tau_c: FixMatch's choice, position by position
-
-    A region is often wrong as a whole, and then less confident as a whole; position by position, its surest part would
-    be learned from, and the edges of right ones would be left out.
-
-    Args:
-        view: the teacher's view of B images with K classes, before mixing: a mixed image has pieces of regions.
-        thresholds: (K,), tau.
-        unit: of :class:`Selection`, "region" or "pixel".
-    """
-    labelled, confidence = labels_and_confidence(view)
-    compared = _mean_confidence(labelled, confidence)[..., None, None] if unit == "region" else confidence
-    return replace(view, chosen=(labelled & (compared > thresholds.view(1, -1, 1, 1))).any(dim=1))
-
-
-@torch.no_grad()
-def pseudo_regions(view: TeacherView, min_area: int) -> PseudoRegions:
-    """Cut the chosen positions of the teacher's semantic map into pseudo regions.
-
-    Slot c is M_c(x) = 1[y(x) = c and x is chosen]; it is present where it covers ``min_area`` positions.
-
-    Args:
-        view: the teacher's (possibly mixed) view of B images with K classes.
-        min_area: smallest region, in positions of the mask grid.
-    """
-    labelled, confidence = labels_and_confidence(view)
-    chosen = labelled if view.chosen is None else labelled & view.chosen.unsqueeze(1)
-    present = chosen.sum(dim=(2, 3)) >= min_area
-    masks = chosen & present[..., None, None]
-    dtype = view.probabilities.dtype
-    return PseudoRegions(
-        masks=masks.to(dtype),
-        present=present,
-        valid=masks.any(dim=1),
-        features=masked_average_pool(view.features, masks.to(dtype)),
-        weights=_mean_confidence(labelled, confidence) * present,
-    )

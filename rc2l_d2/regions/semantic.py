@@ -1,4 +1,4 @@
-"""Semantic maps from regions: what the union of all queries says about each position."""
+"""Semantic maps from regions: the class scores of each pixel, summed over the queries."""
 
 from __future__ import annotations
 
@@ -7,16 +7,21 @@ from torch import Tensor
 
 
 def at_least_float32(x: Tensor) -> Tensor:
-    """``x`` in float32, or in float64 where it already is: the losses' precision whatever autocast did before."""
+    """Return ``x`` in float32, or in float64 where it already is: the precision of all losses, also under autocast."""
     return x if x.dtype == torch.float64 else x.float()
 
 
 def most_probable(scores: Tensor, dim: int) -> Tensor:
-    """argmax of ``scores`` over the classes in ``dim``; the first where several are equal.
+    """Return the argmax of ``scores`` over the classes in ``dim``; the first where several are equal.
 
-    By torch's max, which on a CPU finds it much faster than its argmax does.
+    Computed by torch's ``max``, which on a CPU is much faster than its ``argmax``.
     """
     return scores.max(dim=dim).indices
+
+
+def one_hot(labels: Tensor, num_classes: int) -> Tensor:
+    """Return 1[label = c], (B, K, h, w) bool, of integer labels (B, h, w); all False where a label is no class."""
+    return labels.unsqueeze(1) == torch.arange(num_classes, device=labels.device).view(1, -1, 1, 1)
 
 
 def semantic_scores(class_logits: Tensor, mask_logits: Tensor) -> Tensor:
@@ -36,9 +41,9 @@ def semantic_scores(class_logits: Tensor, mask_logits: Tensor) -> Tensor:
 
 
 def semantic_probabilities(class_logits: Tensor, mask_logits: Tensor) -> Tensor:
-    """The normalised semantic map s_c(x) = S_c(x) / sum_c S_c(x) (our reading, see docs/method.md).
+    """Normalised semantic map s_c(x) = S_c(x) / sum_c S_c(x) (our reading, see docs/method.md).
 
-    Shapes as :func:`semantic_scores`. Where no query claims a position, the result tends to zero for all classes.
+    Shapes as :func:`semantic_scores`. Where no query covers a pixel, the map tends to zero for all classes.
     """
     scores = semantic_scores(class_logits, mask_logits)
     return scores / scores.sum(dim=1, keepdim=True).clamp_min(1e-6)

@@ -1,6 +1,6 @@
-"""The value types that carry everything between student, teacher and losses.
+"""Value types that pass between student, teacher and losses.
 
-B images, N queries, K classes, C feature channels, h x w positions at the stride of the pixel decoder (4).
+B images, N queries, K classes, C feature channels, h x w pixels of the mask grid (the stride of the pixel decoder, 4).
 """
 
 from __future__ import annotations
@@ -12,15 +12,14 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Regions:
-    """What a region predictor says about a batch: per query a class and a mask, and the per-pixel features.
+    """Prediction of a region predictor: a class and a mask for each query, and per-pixel features.
 
     Attributes:
         class_logits: (B, N, K+1); the last entry is "no object".
         mask_logits: (B, N, h, w).
-        features: (B, C, h, w), the per-pixel features F of the pixel decoder (the paper's region features are
-            mask-pooled from them).
-        auxiliary: ``(class_logits, mask_logits)`` of every earlier decoder layer, first layer first, of the images
-            with labels, which come first; empty without deep supervision.
+        features: (B, C, h, w), per-pixel features F of the pixel decoder. Region features are pooled from them.
+        auxiliary: ``(class_logits, mask_logits)`` of every earlier decoder layer, first layer first, for the labelled
+            images, which come first in the batch; empty without deep supervision.
     """
 
     class_logits: Tensor
@@ -28,8 +27,8 @@ class Regions:
     features: Tensor
     auxiliary: tuple[tuple[Tensor, Tensor], ...] = ()
 
-    def images(self, start: int, stop: int) -> Regions:
-        """The regions of images ``start`` to ``stop - 1`` of the batch (views, no copy)."""
+    def images(self, start: int, stop: int | None = None) -> Regions:
+        """Return the regions of images ``start`` to ``stop - 1`` (views, no copy)."""
         return Regions(
             self.class_logits[start:stop],
             self.mask_logits[start:stop],
@@ -39,31 +38,34 @@ class Regions:
 
 
 @dataclass(frozen=True)
-class TeacherView:
-    """What the teacher says about the weak views, position by position; what mixing acts on.
+class TeacherPrediction:
+    """The teacher's prediction for unlabelled images, per pixel of the mask grid. Mixing acts on every field.
 
     Attributes:
-        probabilities: (B, K, h, w), s', the normalised semantic map: non-negative, sums to one over the classes.
+        semantic_map: (B, K, h, w), s', normalised: non-negative, sums to one over the classes.
         features: (B, C, h, w), F'.
+        label: (B, h, w), int64, the pseudo label y(x) = argmax_c s'_c(x).
+        confidence: (B, h, w), v(x) = max_c s'_c(x), at least float32.
         inside: (B, h, w) bool, False on padding.
-        chosen: (B, h, w) bool, the positions inside that the teacher is confident enough of; None before it was asked
-            (:func:`rc2l_d2.regions.select`), for all of them.
+        valid: (B, h, w) bool, confident pixels, whose pseudo label is used; equal to ``inside`` before selection.
     """
 
-    probabilities: Tensor
+    semantic_map: Tensor
     features: Tensor
+    label: Tensor
+    confidence: Tensor
     inside: Tensor
-    chosen: Tensor | None = None
+    valid: Tensor
 
 
 @dataclass(frozen=True)
 class Selection:
-    """Which of the teacher's pseudo labels are learned from.
+    """Rule by which pseudo labels are selected.
 
     Attributes:
-        unit: what is taken or left: "region", by its mean confidence, or "pixel", each position by its own.
+        unit: what is selected: "region", a whole region by its mean confidence, or "pixel", each pixel by its own.
         floor: probability that the confidence has to exceed.
-        ratio: fraction of the class's mean confidence kappa that it has to exceed too.
+        ratio: fraction of the mean confidence of the class, kappa_c, that it has to exceed too.
     """
 
     unit: str
@@ -73,14 +75,15 @@ class Selection:
 
 @dataclass(frozen=True)
 class PseudoRegions:
-    """The teacher's regions as *class slots*: one slot a class, so every shape is fixed and nothing is ragged.
+    """The teacher's regions as *class slots*, one slot per class, so that every shape is fixed.
 
     Attributes:
-        masks: (B, K, h, w), 0 or 1 in the dtype of the teacher's probabilities: M_c.
+        masks: (B, K, h, w), 0 or 1 in the dtype of the teacher's semantic map: M_c.
         present: (B, K) bool, whether slot c holds a region.
-        valid: (B, h, w) bool, positions that lie in some present region.
+        valid: (B, h, w) bool, pixels that lie in a present region.
         features: (B, K, C), r'_c, mean teacher feature over M_c; zero where the slot is empty.
-        weights: (B, K), omega_c in [0, 1], mean confidence over all positions labelled c; zero where absent.
+        weights: (B, K), omega_c in [0, 1], mean confidence over all pixels labelled c; zero where absent.
+        teacher: the prediction that the regions were cut from.
     """
 
     masks: Tensor
@@ -88,9 +91,15 @@ class PseudoRegions:
     valid: Tensor
     features: Tensor
     weights: Tensor
+    teacher: TeacherPrediction | None = None
 
     def detach(self) -> PseudoRegions:
-        """Stop-gradient on the teacher: the same regions, through which nothing flows back."""
+        """Return the same regions without gradient (stop-gradient on the teacher)."""
         return PseudoRegions(
-            self.masks.detach(), self.present, self.valid, self.features.detach(), self.weights.detach()
+            self.masks.detach(),
+            self.present,
+            self.valid,
+            self.features.detach(),
+            self.weights.detach(),
+            self.teacher,
         )
