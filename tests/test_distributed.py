@@ -1,5 +1,6 @@
 """Two CPU ranks train one model."""
 
+import copy
 import pickle
 from dataclasses import fields
 from pathlib import Path
@@ -11,6 +12,7 @@ from conftest import TINY
 from rc2l_d2.engine import RC2LTrainer, load_config
 from rc2l_d2.engine.checkpoint import unwrap
 from rc2l_d2.host import comm, default_setup, launch
+from rc2l_d2.regions import semantic_probabilities
 
 CONFIG = "configs/toy/rc2l_R18.yaml"
 # A rank without any pseudo region or labelled pixel; the number of targets differs between the ranks.
@@ -31,9 +33,15 @@ def of_images(value, images: list[int]):
 
 
 def losses_and_gradients(options: list[str], step_input: tuple) -> tuple[dict, list[torch.Tensor]]:
+    """``step_input``: normalised labelled images, labels, normalised strong views and their pseudo regions."""
+    images, labels, strong, pseudo = step_input
     torch.manual_seed(0)
     model = RC2LTrainer.build_model(load_config(CONFIG, options))
-    losses = model(*step_input)
+    regions = model(torch.cat([images, strong]), supervised=len(images))
+    unlabeled = regions.images(len(images))
+    semantic_map = semantic_probabilities(unlabeled.class_logits, unlabeled.mask_logits)
+    losses = model.supervised_losses(regions.images(0, len(images)), labels)
+    losses |= model.unlabeled_losses(unlabeled, semantic_map, pseudo)
     sum(losses.values()).backward()
     return {name: loss.item() for name, loss in losses.items()}, [parameter.grad for parameter in model.parameters()]
 
@@ -71,19 +79,24 @@ def options(toy_definition, tmp_path_factory) -> list[str]:
 @pytest.fixture(scope="module")
 def inputs(options) -> list[tuple]:
     """The global batch of each case."""
+    trainer = RC2LTrainer(load_config(CONFIG, options))
+    trainer.resume_or_load(resume=False)
+    labeled, unlabeled = next(iter(trainer.data_loader))
+    step, model, labeler = trainer._trainer, trainer.model, trainer.teacher.labeler
+    images = model.preprocess([sample["image"] for sample in labeled]).tensor
+    teacher = trainer.teacher.predict(unlabeled)
+    labeler.observe(teacher)
+    strong, teacher = step.mix(step.strong_views(unlabeled), labeler.select(teacher))
     batches = []
-    for matching, empty in CASES:
-        trainer = RC2LTrainer(load_config(CONFIG, options_for(options, matching)))
-        trainer.resume_or_load(resume=False)
-        labeled, unlabeled = next(iter(trainer.data_loader))
-        strong, pseudo, view = trainer._trainer.teach(unlabeled)
+    for _, empty in CASES:
+        labels = model.preprocess_labels([sample["sem_seg"] for sample in labeled])
+        pseudo = copy.deepcopy(labeler.regions(teacher))
         if empty == "labels":
-            for sample in labeled[2:]:
-                sample["sem_seg"][:] = 255
+            labels[2:] = 255
         if empty == "pseudo regions":
             for name in ("masks", "present", "valid", "weights", "features"):
                 getattr(pseudo, name)[2:] = 0
-        batches.append((labeled, strong, pseudo, view))
+        batches.append((images, labels, strong, pseudo))
     return batches
 
 
