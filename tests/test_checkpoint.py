@@ -38,7 +38,7 @@ ZOO = {
 
 
 def with_teacher(model: nn.Module, folder: Path) -> RegionCheckpointer:
-    return RegionCheckpointer(model, str(folder), ema=EMATeacher(model, num_classes=2, max_decay=0.5))
+    return RegionCheckpointer(model, str(folder), ema=EMATeacher(model, max_decay=0.5))
 
 
 def pickled(path: Path, weights: dict, protocol: int = 4, **more) -> str:

@@ -34,7 +34,7 @@ def test_medians_over_the_steps_of_each_period():
         log.add(iteration, some, torch.tensor(float(iteration)), waited, [])
     assert written(log) == {"ce": 2.0, "smc": 4.0, "total_loss": 6.0, "data_time": 0.2, "gradient_norm": 1.0}
     log.add(3, losses(ce=7.0), NORM, 0.3, [])
-    log.telemetry.add({"asked": torch.tensor(4), "agreed": torch.tensor(3)})
+    log.telemetry.add({"compared": torch.tensor(4), "agreed": torch.tensor(3)})
     assert written(log) == {
         "ce": 7.0, "total_loss": 7.0, "data_time": 0.3, "gradient_norm": 1.0, "pseudo/agreement": 0.75,
     }  # fmt: skip
@@ -94,7 +94,7 @@ def write_on_two(folder: str) -> None:
     log = StepLog(NAMES)
     log.add(0, losses(ce=[1, 2][rank]), NORM, [0.1, 0.3][rank], [])
     log.add(1, losses(ce=[3, 4][rank]), NORM, [0.2, 0.1][rank], [])
-    log.telemetry.add({"asked": torch.tensor(4), "agreed": torch.tensor([1, 3][rank])})
+    log.telemetry.add({"compared": torch.tensor(4), "agreed": torch.tensor([1, 3][rank])})
     log.telemetry.add({name: torch.tensor(count) for name, count in
                        {"labelled": [4, 2], "claimed": [2, 0], "correct": [[1, 0], [2, 0]][rank]}.items()})  # fmt: skip
     first = written(log)
