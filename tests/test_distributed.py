@@ -1,5 +1,6 @@
 """Two CPU ranks train one model."""
 
+import copy
 import pickle
 from dataclasses import fields
 from pathlib import Path
@@ -7,7 +8,6 @@ from pathlib import Path
 import pytest
 import torch
 from conftest import TINY
-from step_cases import watched_step
 
 from rc2l_d2.engine import RC2LTrainer, load_config
 from rc2l_d2.engine.checkpoint import unwrap
@@ -25,20 +25,23 @@ def options_for(options: list[str], matching: str) -> list[str]:
 
 def of_images(value, images: list[int]):
     """Return what a step's input has of some images."""
+    if isinstance(value, list):
+        return [value[index] for index in images]
     if isinstance(value, torch.Tensor):
         return value[images]
     return type(value)(*(of_images(getattr(value, field.name), images) for field in fields(value)))
 
 
 def losses_and_gradients(options: list[str], step_input: tuple) -> tuple[dict, list[torch.Tensor]]:
+    """``step_input``: normalised labelled images, labels, normalised strong views and their pseudo regions."""
+    images, labels, strong, pseudo = step_input
     torch.manual_seed(0)
     model = RC2LTrainer.build_model(load_config(CONFIG, options))
-    images, labels, strong, pseudo = step_input
-    n = len(images)
-    regions = model(torch.cat([images, strong]), supervised=n)
-    semantic_map = semantic_probabilities(regions.class_logits[n:], regions.mask_logits[n:])
-    losses = model.supervised_losses(regions.images(0, n), labels)
-    losses |= model.unlabeled_losses(regions.images(n), semantic_map, pseudo)
+    regions = model(torch.cat([images, strong]), supervised=len(images))
+    unlabeled = regions.images(len(images))
+    semantic_map = semantic_probabilities(unlabeled.class_logits, unlabeled.mask_logits)
+    losses = model.supervised_losses(regions.images(0, len(images)), labels)
+    losses |= model.unlabeled_losses(unlabeled, semantic_map, pseudo)
     sum(losses.values()).backward()
     return {name: loss.item() for name, loss in losses.items()}, [parameter.grad for parameter in model.parameters()]
 
@@ -76,19 +79,24 @@ def options(toy_definition, tmp_path_factory) -> list[str]:
 @pytest.fixture(scope="module")
 def inputs(options) -> list[tuple]:
     """The global batch of each case."""
+    trainer = RC2LTrainer(load_config(CONFIG, options))
+    trainer.resume_or_load(resume=False)
+    labeled, unlabeled = next(iter(trainer.data_loader))
+    step, model, labeler = trainer._trainer, trainer.model, trainer.teacher.labeler
+    images = model.preprocess([sample["image"] for sample in labeled]).tensor
+    teacher = trainer.teacher.predict(unlabeled)
+    labeler.observe(teacher)
+    strong, teacher = step.mix(step.strong_views(unlabeled), labeler.select(teacher))
     batches = []
-    for matching, empty in CASES:
-        trainer = RC2LTrainer(load_config(CONFIG, options_for(options, matching)))
-        trainer.resume_or_load(resume=False)
-        batch = next(iter(trainer.data_loader))
-        step = watched_step(trainer, batch)
-        labels = trainer.model.preprocess_labels([sample["sem_seg"] for sample in batch[0]])
+    for _, empty in CASES:
+        labels = model.preprocess_labels([sample["sem_seg"] for sample in labeled])
+        pseudo = copy.deepcopy(labeler.regions(teacher))
         if empty == "labels":
             labels[2:] = 255
         if empty == "pseudo regions":
             for name in ("masks", "present", "valid", "weights", "features"):
-                getattr(step.pseudo, name)[2:] = 0
-        batches.append((step.images[:4], labels, step.images[4:], step.pseudo))
+                getattr(pseudo, name)[2:] = 0
+        batches.append((images, labels, strong, pseudo))
     return batches
 
 

@@ -79,7 +79,8 @@ def _losses(cfg: CfgNode, model: RegionSegmentor) -> Rows:
     layers = decoder.DEC_LAYERS if decoder.DEEP_SUPERVISION else 1
     rows = [("losses", f"{_weights(supervised)}, on {layers} decoder layer(s)")]
     if isinstance(model, SemiSupervisedSegmentor):
-        rows.append(("", f"{_weights(model.loss_weights)}, on the last"))
+        weights = {name: model.loss_weight * weight for name, weight in model.loss_weights.items()}
+        rows.append(("", f"{_weights(weights)}, on the last"))
         rows.append(("", f"pseudo labels selected by {model.selection.unit}; mixing {cfg.MODEL.SEMI_SUPERVISED.MIX}"))
     return rows
 
