@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Pictures and videos in, what a model sees in them out: ``rc2l-predict`` in a checkout, see ``--help``.
+"""Segment images and videos: ``rc2l-predict`` in a checkout, see ``--help``.
 
 python demo/demo.py --weights output/toy_rc2l/teacher_final.pth --input datasets/toy/JPEGImages --output output/seen
 """

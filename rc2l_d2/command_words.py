@@ -1,4 +1,4 @@
-"""What this project's commands are called where somebody is to type them."""
+"""Names of the commands for messages that say what to type."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _SCRIPTS = {
 
 
 def command_words(name: str) -> list[str]:
-    """``python train_net.py`` and the like where the current directory is a checkout; elsewhere ``rc2l-train``.
+    """Return ``python train_net.py`` in a checkout, ``rc2l-train`` elsewhere.
 
     Args:
         name: "train", "predict", "check" or "report".

@@ -1,4 +1,4 @@
-"""The configuration files that come with the package: found wherever it is installed."""
+"""Lookup of the configuration files that come with the package."""
 
 from __future__ import annotations
 
@@ -6,16 +6,14 @@ import os
 from pathlib import Path
 
 _PACKAGE = Path(__file__).resolve().parent
-# They are installed into the package; in a checkout, and where that is installed with -e, they stand beside it.
-_CONFIGS = next(
-    (folder for folder in (_PACKAGE / "configs", _PACKAGE.parent / "configs") if folder.is_dir()), _PACKAGE / "configs"
-)
+# In a wheel they are inside the package; in a checkout (also with pip install -e) beside it.
+_CONFIGS = _PACKAGE / "configs" if (_PACKAGE / "configs").is_dir() else _PACKAGE.parent / "configs"
 
 
 def find_config_file(path: str) -> str:
-    """``path`` where there is such a file; else, of ``configs/...``, the one of this name that comes with the package.
+    """Return ``path`` or, if there is no such file, the package's file of the same name below ``configs/``.
 
-    Where there is neither, it is ``path`` again: whoever opens it can say best what is missing.
+    Without either it returns ``path``, and opening it fails.
     """
     first, *rest = Path(path).parts or ("",)
     if first == "configs" and not os.path.isfile(path):

@@ -1,36 +1,38 @@
-"""A comparison of tiny runs, and numbers as if from complete ones, which the tests of rc2l_d2.reporting share."""
+"""A comparison of tiny runs, finished runs with given numbers, and calls of tools/compare_methods.py."""
 
-import os
-import subprocess
+import importlib.util
+import json
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import yaml
-from conftest import REPO, TINY
+from conftest import REPO, TINY, call_command
 
-from rc2l_d2.reporting.run_metrics import Cell, RunResult
+from rc2l_d2.comparison import Run
+from rc2l_d2.engine import load_config
 
-TOOL = [sys.executable, "tools/compare_methods.py"]
-ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1"}
+TOOL = [sys.executable, str(REPO / "tools/compare_methods.py")]
 
 
-def compare(*arguments, timeout: float = 300) -> subprocess.CompletedProcess:
-    return subprocess.run(
-        [*TOOL, *map(str, arguments)], cwd=REPO, env=ENVIRONMENT, capture_output=True, text=True, timeout=timeout
-    )
+def load_tool():
+    """Import tools/compare_methods.py."""
+    spec = importlib.util.spec_from_file_location("compare_methods", REPO / "tools/compare_methods.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def caller(monkeypatch) -> Callable:
+    """Return a function that calls tools/compare_methods.py in this process; see conftest.call_command."""
+    return lambda *arguments: call_command(monkeypatch, "compare_methods.py", load_tool().main, *arguments)
 
 
 def description(definition: str, **changes) -> dict:
-    """A comparison of two methods on a quarter of the tiny set, two seeds."""
+    """Return a comparison of two methods on a quarter of the tiny set with two seeds."""
     overrides = dict(zip(TINY[::2], TINY[1::2], strict=True))
-    overrides.update({
-        "DATASETS.DEFINITIONS": [definition],
-        "DATASETS.TEST": ["tiny_val"],
-        "SOLVER.MAX_ITER": 24,
-        "SOLVER.CHECKPOINT_PERIOD": 8,
-        "TEST.EVAL_PERIOD": 12,
-        "MODEL.SEMI_SUPERVISED.EMA_DECAY": 0.5,
-    })  # fmt: skip
+    overrides |= {"DATASETS.DEFINITIONS": [definition], "DATASETS.TEST": ["tiny_val"], "TEST.EVAL_PERIOD": 3}
+    split = {"DATASETS.TRAIN": ["tiny_labeled"], "DATASETS.UNLABELED": ["tiny_unlabeled"]}
     return {
         "title": "Tiny",
         "config": "configs/toy/Base-toy.yaml",
@@ -39,32 +41,28 @@ def description(definition: str, **changes) -> dict:
             "supervised": {"overrides": {"MODEL.META_ARCHITECTURE": "RegionSegmentor"}},
             "rc2l": {"label": "RC²L", "overrides": {"MODEL.META_ARCHITECTURE": "RC2L"}},
         },
-        "draws": {
-            "1_4": {
-                "label": "1/4",
-                "overrides": {"DATASETS.TRAIN": ["tiny_labeled"], "DATASETS.UNLABELED": ["tiny_unlabeled"]},
-            }
-        },
+        "splits": {"1_4": {"label": "1/4", "overrides": split}},
         "seeds": [1, 2],
-        "targets": [
-            {"better": "rc2l", "than": "supervised", "by": -100, "draw": "1_4"},
-            {"better": "rc2l", "than": "supervised", "by": 100, "draw": "1_4"},
-        ],
         **changes,
     }
 
 
 def written(folder: Path, raw: dict, name: str = "tiny.yaml") -> Path:
-    # Not quoted by hand: 1_4 is a name here, though YAML 1.1 has it as the number 14.
-    (folder / name).write_text(yaml.safe_dump(raw, sort_keys=False).replace("'1_4'", "1_4"))
+    (folder / name).write_text(yaml.safe_dump(raw, sort_keys=False))
     return folder / name
 
 
-def cell(method: str, draw: str, mious: list[float], ious: list[dict] | None = None, planned: int = 3) -> Cell:
-    """Complete runs of 10 iterations with these teacher's mIoU and class IoUs, seed by seed."""
-    runs = {}
-    for seed, miou in enumerate(mious):
-        last = {"sem_seg/mIoU": 0.0, "sem_seg_teacher/mIoU": miou}
-        last |= {f"sem_seg_teacher/IoU-{name}": iou for name, iou in (ious[seed] if ious else {}).items()}
-        runs[seed] = RunResult({10: last}, 10, 10, 0.1)
-    return Cell(method, draw, runs, planned)
+def finish(run: Run, teacher: float, student: float = 0.0, classes: dict[str, float] | None = None) -> None:
+    """Write the folder of a finished run of 6 iterations, whose teacher was better by 1 after the first evaluation."""
+    run.folder.mkdir(parents=True)
+    options = run.arguments[run.arguments.index("--resume") + 1 :]
+    (run.folder / "config.yaml").write_text(load_config(run.arguments[1], options).dump())
+    ious = {f"sem_seg_teacher/IoU-{name}": iou for name, iou in (classes or {}).items()}
+    lines = [
+        {"iteration": 2, "sem_seg/mIoU": student, "sem_seg_teacher/mIoU": teacher + 1, "lr": 0.1},
+        {"iteration": 5, "time": 0.5, "lr": 0.1},
+        {"iteration": 6, "sem_seg/mIoU": student, "sem_seg_teacher/mIoU": teacher, **ious},
+    ]
+    (run.folder / "metrics.json").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    start = {"commit": "abc", "hardware": "a GPU", "date": "today", "command": f"python {run.folder}"}
+    (run.folder / "starts.json").write_text(json.dumps([start]))

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import importlib.util
 import io
 import logging
 import os
+import shutil
 import subprocess
 import sys
 from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 import torch
 import yaml
 
+from rc2l_d2.commands import train
 from rc2l_d2.data.datasets import catalog
 from rc2l_d2.data.toy.dataset import draw_toy_dataset
 from rc2l_d2.host import HOST, HOST_REASON, DatasetCatalog, MetadataCatalog
@@ -69,18 +73,35 @@ def toy_definition(tmp_path_factory) -> str:
 @pytest.fixture
 def tiny_options(toy_definition, tmp_path) -> list[str]:
     """Config overrides that make configs/toy train on the tiny set, writing below ``tmp_path / "out"``."""
+    return [*tiny_overrides(toy_definition), "OUTPUT_DIR", str(tmp_path / "out")]
+
+
+def tiny_overrides(toy_definition: str) -> list[str]:
     return [
         *TINY,
         "DATASETS.DEFINITIONS", f"('{toy_definition}',)",
         "DATASETS.TRAIN", "('tiny_labeled',)",
         "DATASETS.UNLABELED", "('tiny_unlabeled',)",
         "DATASETS.TEST", "('tiny_val',)",
-        "OUTPUT_DIR", str(tmp_path / "out"),
     ]  # fmt: skip
 
 
 @pytest.fixture
-def told():
+def make_trainer(tiny_options):
+    """Build a trainer of configs/toy/rc2l_R18.yaml with the tiny options and ``options``, ready to train."""
+    from rc2l_d2.engine import RC2LTrainer, load_config
+
+    def make(*options: str) -> RC2LTrainer:
+        torch.manual_seed(0)
+        trainer = RC2LTrainer(load_config("configs/toy/rc2l_R18.yaml", [*tiny_options, *options]))
+        trainer.resume_or_load(resume=False)
+        return trainer
+
+    return make
+
+
+@pytest.fixture
+def logged():
     """What this package logs within the test, as (level name, message), whatever handlers other tests have left."""
     records: list[tuple[str, str]] = []
 
@@ -103,13 +124,37 @@ def command_line(monkeypatch):
 
     What must be a process of its own (signals, several ranks, torchrun) uses :func:`command_line_process`.
     """
-    from rc2l_d2.commands.train import run
-
-    return lambda *arguments: call_command(monkeypatch, "train_net.py", run, *arguments)
+    return lambda *arguments: call_command(monkeypatch, "train_net.py", train.run, *arguments)
 
 
-def call_command(monkeypatch, name: str, function, *arguments: str) -> subprocess.CompletedProcess:
-    """Call a command's ``function()`` with ``arguments`` as its command line, from the checkout.
+@pytest.fixture(scope="session")
+def _trained_once(toy_definition, tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("trained")
+    with pytest.MonkeyPatch.context() as patch:
+        result = call_command(
+            patch, "train_net.py", train.run, "--config-file", "configs/toy/rc2l_R18.yaml",
+            *tiny_overrides(toy_definition), "OUTPUT_DIR", str(folder / "out"),
+        )  # fmt: skip
+    assert result.returncode == 0, result.stderr
+    return folder / "out"
+
+
+@pytest.fixture
+def trained_run(_trained_once, tmp_path) -> Path:
+    """A copy of the OUTPUT_DIR of a finished tiny RC2L run: config.yaml, model_final.pth, teacher_final.pth, ..."""
+    return Path(shutil.copytree(_trained_once, tmp_path / "trained"))
+
+
+def load_script(path: str) -> ModuleType:
+    """Import a script of the checkout that is in no package, such as tools/export.py."""
+    spec = importlib.util.spec_from_file_location(Path(path).stem, REPO / path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def call_command(monkeypatch, name: str, function, *arguments: str, folder=REPO) -> subprocess.CompletedProcess:
+    """Call a command's ``function()`` with ``arguments`` as its command line, in ``folder``.
 
     Loggers, data set catalogs and signal handlers are afterwards as they were before.
     """
@@ -118,8 +163,10 @@ def call_command(monkeypatch, name: str, function, *arguments: str) -> subproces
     loggers = [logging.getLogger(logger) for logger in ("rc2l_d2", "fvcore", "detectron2")]
     handlers = [list(logger.handlers) for logger in loggers]
     with monkeypatch.context() as patch, redirect_stdout(out), redirect_stderr(err):
-        patch.chdir(REPO)
+        patch.chdir(folder)
         patch.setattr(catalog, "_REGISTERED", dict(catalog._REGISTERED))
+        # Set for the whole process, it would keep the peak memory of every run.
+        patch.setattr(train, "keep_freed_memory", lambda: None)
         patch.setattr(sys, "argv", [name, *map(str, arguments)])
         try:
             status = function() or 0

@@ -28,16 +28,16 @@ def write_label(path: Path, label: np.ndarray) -> None:
 
 
 def write_dataset(folder: Path, train: int = 10, val: int = 3, size=(24, 32), num_classes: int = 3) -> dict:
-    """Images, labels and lists below ``folder``, and what its YAML file would say (with a name used once)."""
+    """Write images, labels and lists below ``folder``; returns the content of its YAML file, with a name used once."""
     rng = np.random.default_rng(0)
-    for part, number in (("train", train), ("val", val)):
-        ids = [f"{part}_{index:03d}" for index in range(number)]
+    for split, number in (("train", train), ("val", val)):
+        ids = [f"{split}_{index:03d}" for index in range(number)]
         for image_id in ids:
             label = rng.integers(0, num_classes, size).astype(np.uint8)
             label[0, 0] = 255
             write_image(folder / "images" / f"{image_id}.png", rng.integers(0, 256, (*size, 3)).astype(np.uint8))
             write_label(folder / "labels" / f"{image_id}.png", label)
-        (folder / f"{part}.txt").write_text("\n".join(ids) + "\n")
+        (folder / f"{split}.txt").write_text("\n".join(ids) + "\n")
     return {
         "name": f"small{next(_NUMBERS)}",
         "root": str(folder),
@@ -62,7 +62,7 @@ def write_definition(path: Path, content: dict) -> Path:
 
 
 def small_config(name: str = "", num_classes: int = 3):
-    """A configuration that trains on 16x20 crops of ``name``'s parts, without worker processes."""
+    """A configuration that trains on 16x20 crops of ``name``'s splits, without worker processes."""
     cfg = add_rc2l_config(get_cfg())
     cfg.INPUT.CROP.ENABLED = True
     cfg.INPUT.CROP.TYPE = "absolute"
@@ -84,7 +84,7 @@ def small_config(name: str = "", num_classes: int = 3):
 
 
 class SmallTree:
-    """A good data set of 10 + 3 images below ``folder``, its description, and the configuration that trains on it."""
+    """A valid data set of 10 + 3 images below ``folder``, its description, and the configuration that trains on it."""
 
     def __init__(self, folder: Path):
         self.folder = folder / "data"
@@ -100,8 +100,8 @@ class SmallTree:
             "OUTPUT_DIR": str(folder / "out"),
         }
 
-    def named(self, *parts: str) -> tuple[str, ...]:
-        return tuple(f"{self.content['name']}_{part}" for part in parts)
+    def named(self, *splits: str) -> tuple[str, ...]:
+        return tuple(f"{self.content['name']}_{split}" for split in splits)
 
     def write(self, file: str, content: str | bytes) -> str:
         (self.folder / file).write_bytes(content if isinstance(content, bytes) else content.encode())

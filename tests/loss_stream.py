@@ -1,4 +1,4 @@
-"""Train, and leave every step's losses: ``loss_stream.py FILE.json resume|start [KEY VALUE ...]``."""
+"""Train and write the losses of each step: ``loss_stream.py FILE.json resume|start [KEY VALUE ...]``."""
 
 import json
 import sys
@@ -11,7 +11,7 @@ from rc2l_d2.host import HOST, HookBase, default_setup
 
 
 class SeedAtTen(HookBase):
-    """Random numbers from iteration 10 on are the same in a run that goes on and in one that is resumed there."""
+    """Seeds torch at iteration 10, in an uninterrupted run as in one that is resumed there."""
 
     def before_step(self):
         if self.trainer.iter == 10:

@@ -1,4 +1,4 @@
-"""Inputs that the tests of ``rc2l_d2.regions`` share: random batches, edge cases, dtypes."""
+"""Inputs that the tests of ``rc2l_d2.regions`` share: random batches, edge cases, precisions."""
 
 from __future__ import annotations
 
@@ -8,17 +8,21 @@ from dataclasses import fields, replace
 import numpy as np
 import torch
 
-from rc2l_d2.regions.losses import (
+from rc2l_d2.regions import (
+    PseudoRegions,
+    Regions,
+    TeacherPrediction,
     confident_cross_entropy,
+    pseudo_regions,
     region_class_consistency,
     region_feature_contrastive,
     region_mask_contrastive,
+    select,
     semantic_mask_consistency,
+    semantic_probabilities,
+    soft_dice,
+    teacher_prediction,
 )
-from rc2l_d2.regions.matching import soft_dice
-from rc2l_d2.regions.pseudo_labels import pseudo_regions, select
-from rc2l_d2.regions.semantic import semantic_probabilities
-from rc2l_d2.regions.types import PseudoRegions, Regions, TeacherView
 
 SIZES = [  # images, queries, classes, channels, height, width
     (2, 5, 3, 4, 4, 5),
@@ -27,37 +31,30 @@ SIZES = [  # images, queries, classes, channels, height, width
     (2, 4, 2, 6, 1, 7),
 ]
 EDGE_CASES = [
-    "ordinary",
-    "no pseudo region",
-    "no pseudo region in one image",
-    "all pixels unconfident",
-    "no pixel inside",
-    "class that no query predicts",
-    "all queries on one class",
-    "all queries no object",
-    "one-class image",
-    "one class in the data set",
-    "one query",
-    "empty student masks",
-    "full student masks",
-    "empty pseudo masks marked present",
-    "full pseudo mask",
-    "zero features",
-    "zero teacher features",
-    "large logits",
-    "large positive logits",
-    "large negative logits",
-]
-PRECISIONS = ["float32", "bfloat16", "float16", "autocast bfloat16", "autocast float16"]
+    "ordinary", "no pseudo region", "no pseudo region in one image", "all pixels unconfident", "no pixel inside",
+    "class that no query predicts", "all queries on one class", "all queries no object", "one-class image",
+    "one class in the data set", "one query", "empty student masks", "full student masks",
+    "empty pseudo masks marked present", "full pseudo mask", "zero features", "zero teacher features",
+    "large logits", "large positive logits", "large negative logits",
+]  # fmt: skip
+# Half-precision inputs are computed under autocast, as a model's are in training.
+PRECISIONS = ["float32", "bfloat16", "float16"]
+FIELDS = ("class_logits", "mask_logits", "features")
 
 
-def random_view(size, seed: int, sharpness: float = 3.0, dtype=torch.float64) -> TeacherView:
+def precision(name: str):
+    """Return the dtype of the inputs, and the context in which the functions run."""
+    dtype = getattr(torch, name)
+    return dtype, contextlib.nullcontext() if name == "float32" else torch.autocast("cpu", dtype=dtype)
+
+
+def random_prediction(size, seed: int, sharpness: float = 3.0, dtype=torch.float64) -> TeacherPrediction:
     images, _, classes, channels, height, width = size
     generator = torch.Generator().manual_seed(seed)
     scores = torch.randn(images, classes, height, width, generator=generator, dtype=torch.float64) * sharpness
     features = torch.randn(images, channels, height, width, generator=generator, dtype=torch.float64)
     inside = torch.rand(images, height, width, generator=generator) > 0.15
-    return TeacherView(scores.softmax(dim=1).to(dtype), features.to(dtype), inside)
+    return teacher_prediction(scores.softmax(dim=1).to(dtype), features.to(dtype), inside)
 
 
 def random_regions(size, seed: int, dtype=torch.float64) -> Regions:
@@ -70,39 +67,30 @@ def random_regions(size, seed: int, dtype=torch.float64) -> Regions:
     )
 
 
+def cut(teacher: TeacherPrediction, threshold: float, min_area: int = 1, unit: str = "pixel") -> PseudoRegions:
+    """Select by one threshold for all classes and cut the pseudo regions."""
+    thresholds = torch.full((teacher.semantic_map.shape[1],), threshold, dtype=teacher.semantic_map.dtype)
+    return pseudo_regions(select(teacher, thresholds, unit), min_area)
+
+
 def random_case(size, seed: int, threshold: float = 0.5, dtype=torch.float64) -> tuple[Regions, PseudoRegions]:
-    view = random_view(size, seed, dtype=dtype)
-    thresholds = torch.full((size[2],), threshold, dtype=dtype)
-    return random_regions(size, seed, dtype), pseudo_regions(select(view, thresholds, "pixel"), 1)
+    return random_regions(size, seed, dtype), cut(random_prediction(size, seed, dtype=dtype), threshold)
 
 
 def edge_case(name: str, dtype=torch.float32) -> tuple[Regions, PseudoRegions]:
     """A batch with 2 images, 5 queries and 3 classes (unless the case is about these numbers), changed as named."""
-    size = (2, 5, 3, 4, 6, 5)
-    if name == "one class in the data set":
-        size = (2, 5, 1, 4, 6, 5)
-    elif name == "one query":
-        size = (2, 1, 3, 4, 6, 5)
-    regions = random_regions(size, 7, dtype)
-    view = random_view(size, 7, dtype=dtype)
-    thresholds = torch.full((size[2],), 0.5, dtype=dtype)
-    min_area = 1
+    size = (2, 1 if name == "one query" else 5, 1 if name == "one class in the data set" else 3, 4, 6, 5)
+    regions, teacher = random_regions(size, 7, dtype), random_prediction(size, 7, dtype=dtype)
+    semantic, features, inside = teacher.semantic_map, teacher.features, teacher.inside
 
-    if name == "no pseudo region":
-        min_area = 1000
-    elif name == "no pseudo region in one image":
-        view = replace(view, probabilities=view.probabilities.clone())
-        view.probabilities[0] = 1 / 3
-    elif name == "all pixels unconfident":
-        thresholds = torch.ones_like(thresholds)
+    if name == "no pseudo region in one image":
+        semantic[0] = 1 / 3
     elif name == "no pixel inside":
-        view = replace(view, inside=torch.zeros_like(view.inside))
-    elif name == "one-class image":
-        view = replace(view, probabilities=torch.zeros_like(view.probabilities))
-        view.probabilities[:, 1] = 1
-    elif name == "full pseudo mask":
-        view = replace(view, probabilities=torch.zeros_like(view.probabilities), inside=torch.ones_like(view.inside))
-        view.probabilities[:, 2] = 1
+        inside[:] = False
+    elif name in ("one-class image", "full pseudo mask"):
+        semantic[:] = 0
+        semantic[:, 1] = 1
+        inside |= name == "full pseudo mask"
     elif name == "class that no query predicts":
         regions.class_logits[:, :, 1] = -1e4
     elif name == "all queries on one class":
@@ -111,45 +99,39 @@ def edge_case(name: str, dtype=torch.float32) -> tuple[Regions, PseudoRegions]:
     elif name == "all queries no object":
         regions.class_logits[:] = 0
         regions.class_logits[:, :, -1] = 1e4
-    elif name == "empty student masks":
-        regions.mask_logits[:] = -50
-    elif name == "full student masks":
-        regions.mask_logits[:] = 50
+    elif name in ("empty student masks", "full student masks"):
+        regions.mask_logits[:] = -50 if name.startswith("empty") else 50
     elif name == "zero features":
         regions.features[:] = 0
     elif name == "zero teacher features":
-        view = replace(view, features=torch.zeros_like(view.features))
+        features[:] = 0
     elif name == "large logits":
-        regions = replace(
-            regions, class_logits=1e4 * regions.class_logits.sign(), mask_logits=1e4 * regions.mask_logits.sign()
-        )
+        for logits in (regions.class_logits, regions.mask_logits):
+            logits.copy_(1e4 * logits.sign())
     elif name in ("large positive logits", "large negative logits"):
-        value = 1e4 if name == "large positive logits" else -1e4
-        regions.class_logits[:] = value
-        regions.mask_logits[:] = value
+        regions.class_logits[:] = regions.mask_logits[:] = 1e4 if "positive" in name else -1e4
 
-    pseudo = pseudo_regions(select(view, thresholds, "pixel"), min_area)
+    teacher = teacher_prediction(semantic, features, inside)
+    threshold = 1.0 if name == "all pixels unconfident" else 0.5
+    pseudo = cut(teacher, threshold, min_area=1000 if name == "no pseudo region" else 1)
     if name == "empty pseudo masks marked present":
-        zeros = {field.name: torch.zeros_like(getattr(pseudo, field.name)) for field in fields(pseudo)}
-        pseudo = PseudoRegions(**zeros | {"present": torch.ones_like(pseudo.present)})
+        zeros = {key: torch.zeros_like(value) for key, value in vars(pseudo).items() if key != "teacher"}
+        pseudo = replace(pseudo, **zeros | {"present": torch.ones_like(pseudo.present)})
     return regions, pseudo
-
-
-def precision(name: str):
-    """The dtype of the inputs, and the context in which the functions run."""
-    if not name.startswith("autocast"):
-        return getattr(torch, name), contextlib.nullcontext()
-    return torch.float32, torch.autocast("cpu", dtype=getattr(torch, name.removeprefix("autocast ")))
 
 
 def leaves(regions: Regions) -> Regions:
     """The same values as leaves that collect gradients."""
-    tensors = (regions.class_logits, regions.mask_logits, regions.features)
-    return Regions(*(tensor.detach().clone().requires_grad_() for tensor in tensors))
+    return Regions(*(getattr(regions, name).detach().clone().requires_grad_() for name in FIELDS))
 
 
 def gradients(regions: Regions) -> dict[str, torch.Tensor | None]:
-    return {name: getattr(regions, name).grad for name in ("class_logits", "mask_logits", "features")}
+    return {name: getattr(regions, name).grad for name in FIELDS}
+
+
+def reached(regions: Regions) -> set[str]:
+    """Names of the leaves with a non-zero gradient."""
+    return {name for name, gradient in gradients(regions).items() if gradient is not None and gradient.any()}
 
 
 def arrays(value) -> dict[str, np.ndarray]:
@@ -162,11 +144,17 @@ def arrays(value) -> dict[str, np.ndarray]:
     }
 
 
+def in_double(value):
+    """The same dataclass with floating-point tensors in float64."""
+    tensors = {name: x for name, x in vars(value).items() if isinstance(x, torch.Tensor) and x.is_floating_point()}
+    return replace(value, **{name: x.detach().double() for name, x in tensors.items()})
+
+
 def semantic_map(regions: Regions) -> torch.Tensor:
     return semantic_probabilities(regions.class_logits, regions.mask_logits)
 
 
-# The losses of a student's regions, with what a training step computes once and hands to several of them.
+# The losses of a student's regions, with the similarity or semantic map that a training step computes once.
 
 
 def rmc(regions: Regions, pseudo: PseudoRegions, *args, **options) -> torch.Tensor:

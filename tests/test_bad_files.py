@@ -1,4 +1,4 @@
-"""Images that cannot be used, met in training: replaced, told by name, and too many of them end the run."""
+"""Unusable images in training: the next image is used instead, each is logged once, and too many end the run."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def take(cfg, steps: int) -> list:
 
 
 @pytest.mark.parametrize("workers", [0, 2])
-def test_a_neighbour_takes_the_place_of_an_image_that_cannot_be_used(cfg, workers, caplog):
+def test_the_next_image_is_used_instead_of_an_unusable_one(cfg, workers, caplog):
     files = unlabeled_files(cfg)
     before = take(cfg, 6)
     cut, gone = files[2], files[3]
@@ -41,36 +41,37 @@ def test_a_neighbour_takes_the_place_of_an_image_that_cannot_be_used(cfg, worker
         file.truncate(40)
     cfg.DATALOADER.NUM_WORKERS = workers
     loader = build_train_loader(cfg)
-    os.remove(gone)  # while the run goes on: at its start a missing file would be told
+    os.remove(gone)  # during the run: its start would refuse a missing file
     with caplog.at_level(logging.WARNING):
         after = list(islice(loader, 6))
     seen = 0
     for (labeled, unlabeled), (same, replaced) in zip(before, after, strict=True):
         assert [sample["file_name"] for sample in labeled] == [sample["file_name"] for sample in same]
         for sample, other in zip(unlabeled, replaced, strict=True):
-            # Both give way to the first good image behind them.
+            # The first good image after both.
             expected = files[4] if sample["file_name"] in (cut, gone) else sample["file_name"]
             assert other["file_name"] == expected
             seen += sample["file_name"] in (cut, gone)
             if expected == sample["file_name"]:
                 assert torch.equal(sample["strong"], other["strong"])
     assert seen == 8, "6 steps of 4 images are 4 epochs of 6"
-    told = [record.getMessage() for record in caplog.records if "takes its place" in record.getMessage()]
-    assert len(told) == 2 and sum(cut in line for line in told) == sum(gone in line for line in told) == 1
-    assert told[-1].endswith("(2 of 6 so far).")
+    logged = [record.getMessage() for record in caplog.records if "is used instead" in record.getMessage()]
+    assert len(logged) == 2 and sum(cut in line for line in logged) == sum(gone in line for line in logged) == 1
+    assert logged[-1].endswith("(2 of 6 so far).")
 
 
-def test_one_more_than_may_be_ends_the_run(cfg):
-    for file in unlabeled_files(cfg)[:3]:
+@pytest.mark.parametrize(
+    ("fraction", "count", "message"),
+    [
+        (0.34, 3, r"is empty; .* 3 of 6 images are unusable, more than DATALOADER.MAX_BAD_SHARE allows\.$"),
+        (0.1, 1, r"the image file is empty; replace it or take it out of the data set\.$"),
+    ],
+)
+def test_one_more_than_allowed_ends_the_run(cfg, fraction, count, message):
+    cfg.DATALOADER.MAX_BAD_SHARE = fraction
+    for file in unlabeled_files(cfg)[:count]:
         open(file, "wb").close()
-    with pytest.raises(InputError, match=r"is empty; .* 3 of 6 images are as bad, more than DATALOADER.MAX_BAD_SHARE"):
-        take(cfg, 6)
-
-
-def test_where_none_may_be_the_first_one_ends_the_run(cfg):
-    cfg.DATALOADER.MAX_BAD_SHARE = 0.1
-    open(unlabeled_files(cfg)[5], "wb").close()
-    with pytest.raises(InputError, match=r"the image file is empty; replace it or take it out of the data set\.$"):
+    with pytest.raises(InputError, match=message):
         take(cfg, 6)
 
 

@@ -1,4 +1,4 @@
-"""VOC 2012 and Cityscapes in miniature, as downloaded, train through the configurations that come with the project."""
+"""The shipped VOC 2012 and Cityscapes configurations read and train on miniature copies of the official data."""
 
 from __future__ import annotations
 
@@ -11,12 +11,11 @@ from conftest import TINY
 from data_files import write_image
 from PIL import Image
 
-from rc2l_d2.data import stream_entries
+from rc2l_d2.data import read_label, stream_entries
 from rc2l_d2.data.datasets.description import voc_color_map
 from rc2l_d2.engine import load_config
 
-# What a run is made smaller by; everything else is the configuration's. Losses are written every 20 iterations.
-# Without a floor: after 20 iterations a model of 21 classes may be above no probability worth naming.
+# Overrides for a small run. Losses are written every 20 iterations, when no class may have a high probability yet.
 SMALLER = [
     *TINY,
     *"""
@@ -28,13 +27,8 @@ SMALLER = [
 LOSSES = ("loss_ce", "loss_mask", "loss_dice", "loss_rmc", "loss_rfc", "loss_rcc", "loss_smc")
 
 
-def write_text(file: Path, lines: list[str]) -> None:
-    file.parent.mkdir(parents=True, exist_ok=True)
-    file.write_text("\n".join(lines))
-
-
 def write_voc(root: Path) -> None:
-    """34 + 2 images of 72x56: a fifth with VOC's own labels, the others with SBD's; all 21 classes in each label."""
+    """34 + 2 images of 72x56: a fifth with VOC's own labels, the others with SBD's; each label has all 21 classes."""
     rng = np.random.default_rng(0)
     palette = [value for color in voc_color_map(256) for value in color]
     train = [f"2007_{number:06d}" for number in range(7)]
@@ -50,61 +44,78 @@ def write_voc(root: Path) -> None:
         own = name in train + val
         file = root / ("SegmentationClass" if own else "SegmentationClassAug") / f"{name}.png"
         file.parent.mkdir(exist_ok=True)
-        picture = Image.fromarray(label)  # SBD's labels are handed on with one channel and no palette.
+        label_image = Image.fromarray(label)  # SBD's labels have one channel and no palette.
         if own:
-            picture.putpalette(palette)
-            assert picture.mode == "P"
-        picture.save(file)
-    for part, names in (("train", train), ("trainaug", trainaug), ("val", val)):
-        write_text(root / f"ImageSets/Segmentation/{part}.txt", names)
+            label_image.putpalette(palette)
+            assert label_image.mode == "P"
+        label_image.save(file)
+    (root / "ImageSets/Segmentation").mkdir(parents=True)
+    for split, names in (("train", train), ("trainaug", trainaug), ("val", val)):
+        (root / f"ImageSets/Segmentation/{split}.txt").write_text("\n".join(names))
 
 
 def write_cityscapes(root: Path) -> None:
     """16 images of two cities and 2 of another, 128x64, with the downloaded label ids 0 to 33 and the other files."""
     rng = np.random.default_rng(0)
-    for part, city, count in (("train", "jena", 9), ("train", "ulm", 7), ("val", "lindau", 2)):
+    for split, city, count in (("train", "jena", 9), ("train", "ulm", 7), ("val", "lindau", 2)):
         for number in range(count):
-            frame = f"{part}/{city}/{city}_{number:06d}_000019"
+            frame = f"{split}/{city}/{city}_{number:06d}_000019"
             label = np.kron(np.resize(rng.permutation(34), (8, 16)), np.ones((8, 8))).astype(np.uint8)
             image = np.repeat(label[..., None] * 5, 3, axis=2) + rng.integers(0, 80, (64, 128, 3))
             write_image(root / f"leftImg8bit/{frame}_leftImg8bit.png", image.astype(np.uint8))
             ids = root / f"gtFine/{frame}_gtFine_labelIds.png"
             ids.parent.mkdir(parents=True, exist_ok=True)
             Image.fromarray(label).save(ids)
-            # What else is in the archive: never to be taken for labels.
+            # Other files of the archive, which are no labels.
             Image.fromarray(label.astype(np.uint16) * 1000).save(root / f"gtFine/{frame}_gtFine_instanceIds.png")
             Image.fromarray(image.astype(np.uint8)).save(root / f"gtFine/{frame}_gtFine_color.png")
             (root / f"gtFine/{frame}_gtFine_polygons.json").write_text("{}")
 
 
-@pytest.mark.parametrize(
-    ("folder", "write", "config", "options", "images", "classes"),
-    [
+CITYSCAPES_SIZES = """
+    INPUT.CROP.SIZE (48,96) INPUT.MIN_SIZE_TEST 64 INPUT.MAX_SIZE_TEST 128
+    TEST.SLIDING_WINDOW.CROP_SIZE (48,96) TEST.SLIDING_WINDOW.STRIDE (32,64)
+""".split()
+
+
+@pytest.fixture(
+    params=[
         ("VOC2012", write_voc, "voc2012/rc2l_R101_1_16", [], (2, 32, 2), 21),
-        (
-            "cityscapes", write_cityscapes, "cityscapes/rc2l_R101_1_8",
-            "INPUT.CROP.SIZE (48,96) INPUT.MIN_SIZE_TEST 64 INPUT.MAX_SIZE_TEST 128 "
-            "TEST.SLIDING_WINDOW.CROP_SIZE (48,96) TEST.SLIDING_WINDOW.STRIDE (32,64)".split(),
-            (2, 14, 2), 19,
-        ),
+        ("cityscapes", write_cityscapes, "cityscapes/rc2l_R101_1_8", CITYSCAPES_SIZES, (2, 14, 2), 19),
     ],
-)  # fmt: skip
-def test_training(command_line, tmp_path, monkeypatch, folder, write, config, options, images, classes):
-    write(tmp_path / folder)
+    ids=["VOC2012", "cityscapes"],
+)
+def benchmark(request, tmp_path, monkeypatch):
+    """The written folder, the command line that trains on it, the sizes of the streams, and the number of classes."""
+    name, write, config, options, sizes, classes = request.param
+    write(tmp_path / name)
     monkeypatch.setenv("DETECTRON2_DATASETS", str(tmp_path))
     command = ("--config-file", f"configs/{config}.yaml", *SMALLER, *options, "OUTPUT_DIR", str(tmp_path / "out"))
+    return tmp_path / name, command, sizes, classes
+
+
+def test_streams(benchmark):
+    _, command, sizes, classes = benchmark
     cfg = load_config(command[1], command[2:])
-    assert tuple(len(stream_entries(cfg, stream)) for stream in ("TRAIN", "UNLABELED", "TEST")) == images
+    streams = {stream: stream_entries(cfg, stream) for stream in ("TRAIN", "UNLABELED", "TEST")}
+    assert tuple(map(len, streams.values())) == sizes
+    for entry in (*streams["TRAIN"], *streams["TEST"]):
+        values = np.unique(read_label(entry["sem_seg_file_name"], entry["label_map"])).tolist()
+        assert values == [*range(classes), 255]
+
+
+@pytest.mark.slow
+def test_training(command_line, benchmark):
+    folder, command, _, classes = benchmark
     result = command_line(*command)
     assert result.returncode == 0, result.stderr
-    lines = [json.loads(line) for line in (tmp_path / "out/metrics.json").read_text().splitlines()]
+    lines = [json.loads(line) for line in (folder.parent / "out/metrics.json").read_text().splitlines()]
     merged = {key: value for line in lines for key, value in line.items()}
-    for loss in LOSSES:
-        assert np.isfinite(merged[loss]), loss
+    assert all(np.isfinite(merged[loss]) for loss in LOSSES)
     assert merged["loss_smc"] > 0 and merged["loss_rmc"] > 0
     for task in ("sem_seg", "sem_seg_teacher"):
         assert 0 <= merged[f"{task}/mIoU"] <= 100
         assert sum(key.startswith(f"{task}/IoU-") for key in merged) == classes
     # Nothing was written into the data set.
-    names = {path.name for path in (tmp_path / folder).iterdir()}
+    names = {path.name for path in folder.iterdir()}
     assert names <= {"JPEGImages", "SegmentationClass", "SegmentationClassAug", "ImageSets", "leftImg8bit", "gtFine"}

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import get_args
 
 import numpy as np
 import pytest
@@ -19,10 +18,8 @@ from rc2l_d2.data import (
     register_definitions,
     require_registered,
 )
-from rc2l_d2.data.datasets.description import _OPTIONAL, _REQUIRED, Part, voc_color_map
+from rc2l_d2.data.datasets.description import _OPTIONAL, _REQUIRED
 from rc2l_d2.data.datasets.entries import FileList
-from rc2l_d2.data.datasets.splits import part_entries, part_images
-from rc2l_d2.data.labels.label_map import LabelMap
 from rc2l_d2.errors import InputError
 from rc2l_d2.host import DatasetCatalog, MetadataCatalog
 
@@ -30,17 +27,12 @@ CHECKOUT = Path(__file__).resolve().parents[1]
 CAMVID = CHECKOUT.parent / "shared" / "camvid"
 
 
-def ids(definition, part):
-    """The ids of a part, without looking whether the files exist."""
-    return [Path(path).stem for path in part_images(definition, part).images]
-
-
 @pytest.fixture
 def content(tmp_path):
     return write_dataset(tmp_path / "data")
 
 
-def test_parts_are_registered_with_what_the_evaluator_and_the_visualizer_need(tmp_path, content):
+def test_splits_are_registered_with_the_metadata_of_evaluator_and_visualizer(tmp_path, content):
     file = write_definition(tmp_path / "set.yaml", content)
     register_definition(file)
     name = content["name"]
@@ -60,63 +52,17 @@ def test_parts_are_registered_with_what_the_evaluator_and_the_visualizer_need(tm
     assert metadata.definition_file == str(file)
 
 
-def test_drawn_part_and_the_rest_share_nothing_and_keep_the_order(tmp_path, content):
-    definition = load_definition(write_definition(tmp_path / "set.yaml", content))
-    train, labeled, unlabeled = (ids(definition, part) for part in ("train", "labeled", "unlabeled"))
-    assert len(labeled) == 4
-    assert sorted(labeled + unlabeled) == train
-    assert labeled == sorted(labeled) and unlabeled == sorted(unlabeled)
-    assert labeled == ids(definition, "labeled")
-    content["parts"]["labeled"]["seed"] = 2
-    other = load_definition(write_definition(tmp_path / "other.yaml", content))
-    assert ids(other, "labeled") != labeled
-
-
-def test_a_draw_is_the_same_for_ever(tmp_path, content):
-    definition = load_definition(write_definition(tmp_path / "set.yaml", content))
-    # A published split must not change with a NumPy version: these are RandomState(1)'s first four of ten.
-    assert ids(definition, "labeled") == ["train_002", "train_004", "train_006", "train_009"]
-
-
-def test_folder_part_is_recursive_and_needs_no_labels(tmp_path, content):
-    for file in ("more/b.png", "more/deep/a.png", "more/readme.txt.png.bak"):
-        (tmp_path / "data/images" / file).parent.mkdir(parents=True, exist_ok=True)
-        (tmp_path / "data/images" / file).write_bytes(b"x")
-    content["parts"]["extra"] = {"folder": "more"}
-    register_definition(write_definition(tmp_path / "set.yaml", content))
-    entries = load_dataset(f"{content['name']}_extra", labels="none")
-    assert [entry["image_id"] for entry in entries] == ["more/b", "more/deep/a"]
-    assert all("sem_seg_file_name" not in entry for entry in entries)
-    with pytest.raises(InputError, match=r"2 of 2 label files are missing: .*more/b\.png"):
-        load_dataset(f"{content['name']}_extra", labels="all")
-
-
-def test_first_label_folder_that_holds_the_label_counts(tmp_path, content):
-    data = tmp_path / "data"
-    (data / "more_labels").mkdir()
-    for image_id in ("train_000", "train_001"):
-        (data / f"more_labels/{image_id}.png").write_bytes((data / f"labels/{image_id}.png").read_bytes())
-    (data / "labels/train_001.png").unlink()
-    content["labels"] = ["labels", "more_labels"]
-    entries = part_entries(load_definition(write_definition(tmp_path / "set.yaml", content)), "train", "all")
-    folders = [Path(entry["sem_seg_file_name"]).parent.name for entry in entries]
-    assert folders == ["labels", "more_labels", *["labels"] * 8]
-
-
-def test_registering_twice(tmp_path, content):
+def test_registering_twice_and_taken_names(tmp_path, content):
     file = write_definition(tmp_path / "set.yaml", content)
     assert register_definition(file) is register_definition(tmp_path / "." / "set.yaml")
     other = write_definition(tmp_path / "other.yaml", content)
     with pytest.raises(InputError, match=r"other\.yaml.*already taken by .*set\.yaml"):
         register_definition(other)
-
-
-def test_a_name_taken_by_other_code_is_refused_and_nothing_registered(tmp_path, content):
-    name = content["name"]
-    DatasetCatalog.register(f"{name}_val", lambda: [])
-    with pytest.raises(InputError, match=f"'{name}_val' is already taken by other code"):
-        register_definition(write_definition(tmp_path / "set.yaml", content))
-    assert f"{name}_train" not in DatasetCatalog.list()
+    # Nothing is registered if one of the names is taken.
+    DatasetCatalog.register("taken_val", lambda: [])
+    with pytest.raises(InputError, match="'taken_val' is already taken by other code"):
+        register_definition(write_definition(tmp_path / "taken.yaml", {**content, "name": "taken"}))
+    assert "taken_train" not in DatasetCatalog.list()
 
 
 def test_root_is_the_first_candidate_that_exists(tmp_path, content, monkeypatch):
@@ -137,76 +83,66 @@ def test_root_is_the_first_candidate_that_exists(tmp_path, content, monkeypatch)
     assert load_definition(file).root() == tmp_path / "data"
 
 
-def _without(key):
-    return lambda content: content.pop(key)
+LIST = {"a": {"list": "a.txt"}}
+INVALID = [
+    ("classes", None, "'classes' is missing"),
+    ("root", None, "'root' is missing"),
+    ("image_sufix", ".png", "unknown key 'image_sufix'"),
+    ("classes", ["a", "b", "a"], r"different names \('a' is there twice\)"),
+    ("classes", ["yes", True], "quotes"),
+    ("classes", [f"c{number}" for number in range(256)], "at most 255"),
+    ("image_suffix", "jpg", r"with the dot: '\.jpg' or '_rgb\.jpg'"),
+    ("image_suffix", [], "must be text or a list of at least one text"),
+    ("label_suffix", "_mask", "with the dot"),
+    ("labels", {"folder": "a", "suffix": "png"}, r"'labels\.suffix'.*with the dot: '\.png'"),
+    ("images", "/photos", "names /photos, which leads out of .*a link to it there, or .* own 'root'"),
+    ("images", "../photos", r"names \.\./photos, which leads out"),
+    ("labels", ["a", "b/../../c"], r"'labels\[1\]' names b/\.\./\.\./c, which leads out"),
+    ("parts", {"a": {"list": "/x/a.txt"}}, r"'parts\.a\.list' names /x/a\.txt, which leads out"),
+    ("parts", {"a": {"folder": ".."}}, r"'parts\.a\.folder' names \.\., which leads out"),
+    ("parts", {"a": {"pattern": "x/../../*"}}, r"'parts\.a\.pattern' names .*, which leads out"),
+    ("ignore_value", 1, "outside the 3 class indices"),
+    ("palette", [[0, 0, 0]], "3 colours"),
+    ("palette", [[0, 0, 300]] * 3, "0 to 255"),
+    ("parts", {}, "at least one name"),
+    ("parts", ["a.txt"], "at least one name"),
+    ("parts", {1: {"list": "a.txt"}}, "'parts.1'.*quotes"),
+    ("parts", {"a": "a.txt"}, "'parts.a'"),
+    ("parts", {"train": {"lists": "a.txt"}}, r"'parts.train'.*\{list: FILE\}"),
+    ("parts", {"a": {"list": "a.txt", "folder": "a"}}, r"'parts.a'.*\{folder: FOLDER\}"),
+    ("parts", {"a": {"of": "b", "fraction": 0.5}, "b": {"list": "b.txt"}}, "'parts.a.of'.*not defined above"),
+    ("parts", {**LIST, "b": {"of": "a", "fraction": 8}}, "'parts.b.fraction'"),
+    ("parts", {**LIST, "b": {"of": "a", "fraction": 0.5, "seed": -1}}, "'parts.b.seed'"),
+    ("parts", {**LIST, "b": {"of": "a", "except": "c"}}, "'parts.b.except'"),
+    ("parts", {**LIST, "b": {"of": {"x": 1}, "fraction": 0.5}}, "'parts.b.of'"),
+    ("labels", {"suffix": ".png"}, "must be a folder, or"),
+    ("labels", ["a", {"folder": "b", "sufix": ".png"}], r"'labels\[1\]'.*must be a folder, or"),
+    ("labels", {"folder": "a", "replace": {"x": 1}}, "must be a folder, or"),
+    ("labels", {"folder": 7}, "text"),
+    ("labels", {"folder": "a", "map": {0: "class9"}}, r"'labels\.map'.*'class9', which is no class"),
+    ("label_map", {0: "class9"}, "'class9', which is no class"),
+    ("name", 5, "quotes"),
+    ("root", [None], "text"),
+]
 
 
-def _with(**values):
-    return lambda content: content.update(values)
-
-
-@pytest.mark.parametrize(
-    ("change", "message"),
-    [
-        (_without("classes"), "'classes' is missing"),
-        (_without("root"), "'root' is missing"),
-        (_with(image_sufix=".png"), "unknown key 'image_sufix'"),
-        (_with(classes=["a", "b", "a"]), r"'classes'.*different names \('a' is there twice\)"),
-        (_with(image_suffix="jpg"), r"'image_suffix'.*with the dot: '\.jpg' or '_rgb\.jpg'"),
-        (_with(label_suffix="_mask"), r"'label_suffix'.*with the dot"),
-        (_with(labels={"folder": "a", "suffix": "png"}), r"'labels\.suffix'.*with the dot: '\.png'"),
-        (_with(images="/photos"), "'images' names /photos, which leads out of .*a link to it there, or .* own 'root'"),
-        (_with(images="../photos"), r"'images' names \.\./photos, which leads out"),
-        (_with(labels=["a", "b/../../c"]), r"'labels\[1\]' names b/\.\./\.\./c, which leads out"),
-        (_with(parts={"a": {"list": "/x/a.txt"}}), r"'parts\.a\.list' names /x/a\.txt, which leads out"),
-        (_with(parts={"a": {"folder": ".."}}), r"'parts\.a\.folder' names \.\., which leads out"),
-        (_with(parts={"a": {"pattern": "x/../../*"}}), r"'parts\.a\.pattern' names .*, which leads out"),
-        (_with(classes=["yes", True]), "'classes'.*quotes"),
-        (_with(ignore_value=1), "'ignore_value'.*outside the 3 class indices"),
-        (_with(palette=[[0, 0, 0]]), "'palette'.*3 colours"),
-        (_with(parts={}), "'parts'"),
-        (_with(parts={"train": {"lists": "a.txt"}}), r"'parts.train'.*\{list: FILE\}"),
-        (_with(parts={"a": {"of": "b", "fraction": 0.5}, "b": {"list": "b.txt"}}), "'parts.a.of'.*not defined above"),
-        (_with(parts={"a": {"list": "a.txt"}, "b": {"of": "a", "fraction": 8}}), "'parts.b.fraction'"),
-        (_with(parts={"a": {"list": "a.txt"}, "b": {"of": "a", "except": "c"}}), "'parts.b.except'"),
-        (_with(parts={"a": {"list": "a.txt", "folder": "a"}}), r"'parts.a'.*\{folder: FOLDER\}"),
-        (_with(parts={"a": {"list": "a.txt"}, "b": {"of": "a", "fraction": 0.5, "seed": -1}}), "'parts.b.seed'"),
-        (_with(parts={"a": {"list": "a.txt"}, "b": {"of": ["a"], "except": "a"}}), "'parts.b.of'"),
-        (_with(parts={"a": {"list": "a.txt"}, "b": {"of": {"x": 1}, "fraction": 0.5}}), "'parts.b.of'"),
-        (_with(parts={1: {"list": "a.txt"}}), "'parts.1'.*quotes"),
-        (_with(parts={"a": "a.txt"}), "'parts.a'"),
-        (_with(parts=["a.txt"]), "'parts'"),
-        (_with(labels={"suffix": ".png"}), "'labels'.*must be a folder, or"),
-        (_with(labels=["a", {"folder": "b", "sufix": ".png"}]), r"'labels\[1\]'.*must be a folder, or"),
-        (_with(labels={"folder": "a", "replace": {"x": 1}}), "'labels'.*must be a folder, or"),
-        (_with(labels={"folder": "a", "replace": ["x"]}), "'labels'"),
-        (_with(labels={"folder": 7}), "'labels'.*text"),
-        (_with(labels={"folder": "a", "map": {0: "class9"}}), r"'labels\.map'.*'class9', which is no class"),
-        (_with(label_map={0: "class9"}), "'label_map'.*'class9', which is no class"),
-        (_with(label_map={0: "class0", "#ffffff": "class1"}), "'label_map'.*values and colours"),
-        (_with(label_map="colours"), "'label_map'.*the word palette"),
-        (_with(label_map={"other": "ignore"}), "'label_map'"),
-        (_with(image_suffix=[]), "'image_suffix'.*must be one text, or a list with one at least"),
-        (_with(name=5), "'name'.*quotes"),
-        (_with(root=[None]), "'root'"),
-        (_with(palette=[[0, 0, 300]] * 3), "'palette'.*0 to 255"),
-        (_with(classes=[f"c{number}" for number in range(256)]), "'classes'.*at most 255"),
-    ],
-)
-def test_what_a_file_may_not_say(tmp_path, content, change, message):
-    change(content)
+@pytest.mark.parametrize(("key", "value", "message"), INVALID)
+def test_invalid_values(tmp_path, content, key, value, message):
+    content[key] = value
+    if value is None:
+        del content[key]
     with pytest.raises(InputError, match=message) as caught:
         load_definition(write_definition(tmp_path / "set.yaml", content))
-    assert str(tmp_path / "set.yaml") in str(caught.value)
-    assert "\n" not in str(caught.value)
+    text = str(caught.value)
+    assert text.startswith(f"{tmp_path}/set.yaml: ") and key in text and "\n" not in text
 
 
 @pytest.mark.parametrize(
     ("text", "message"),
     [
         ("name: [a, b", "not valid YAML near line 1"),
-        ("name: a\nparts:\n  x: {list: a}\n  x: {list: b}\n", r"line 4 has the key 'x' a second time; remove one"),
-        ("name: a\nroot: b\nname: c\n", r"line 3 has the key 'name' a second time"),
+        ("name: a\nparts:\n  x: {}\n  x: {}\n", r"near line 4 \(the key 'x' is there a second time\); remove one"),
+        ("name: a\nroot: b\nname: c\n", r"near line 3 \(the key 'name' is there a second time"),
         ("!!map [1]", "not valid YAML"),
         ("root: [${DETECTRON2_DATASETS}/a, b]", "in quotes"),
         ("- 1\n", "keys and values"),
@@ -217,41 +153,6 @@ def test_files_that_are_not_yaml_or_not_safe(tmp_path, text, message):
     (tmp_path / "set.yaml").write_text(text)
     with pytest.raises(InputError, match=message):
         load_definition(tmp_path / "set.yaml")
-
-
-def test_missing_files_are_counted_and_named(tmp_path, content):
-    register_definition(write_definition(tmp_path / "set.yaml", content))
-    for index in range(3):
-        (tmp_path / f"data/labels/val_{index:03d}.png").unlink()
-    name = f"{content['name']}_val"
-    assert len(load_dataset(name, labels="none")) == 3
-    with pytest.raises(InputError, match=r"part 'val': 3 of 3 label files are missing: .*val_000\.png, .*val_002\.png"):
-        load_dataset(name, labels="all")
-    ids = [f"gone_{index}" for index in range(12)]
-    (tmp_path / "data/val.txt").write_text("\n".join(ids))
-    with pytest.raises(InputError, match=r"12 of 12 image files are missing: .*gone_9\.png, \.\.\.") as caught:
-        load_dataset(name, labels="none")
-    assert "gone_10" not in str(caught.value)
-
-
-def test_bad_lists(tmp_path, content):
-    definition = load_definition(write_definition(tmp_path / "set.yaml", content))
-    (tmp_path / "data/train.txt").write_text("train_000\n\ntrain_001\ntrain_000\n")
-    with pytest.raises(InputError, match=r"train\.txt names 1 image twice, '.*/images/train_000\.png'"):
-        part_images(definition, "train")
-    (tmp_path / "data/train.txt").unlink()
-    with pytest.raises(InputError, match=r"part 'train': the list .*train\.txt cannot be read"):
-        part_images(definition, "labeled")
-
-
-def test_labels_cannot_be_wanted_where_there_are_none(tmp_path, content):
-    del content["labels"]
-    definition = load_definition(write_definition(tmp_path / "set.yaml", content))
-    for labels in ("none", "existing"):
-        entries = part_entries(definition, "train", labels)
-        assert len(entries) == 10 and not any("sem_seg_file_name" in entry for entry in entries)
-    with pytest.raises(InputError, match="no key 'labels'"):
-        part_entries(definition, "train", "all")
 
 
 def test_status_never_raises(tmp_path, content):
@@ -269,7 +170,7 @@ def test_status_never_raises(tmp_path, content):
     assert "not registered" in dataset_status("no_such_set").problem
 
 
-def test_unknown_names_get_the_known_ones_the_closest_first(tmp_path, content):
+def test_unknown_names_list_the_most_similar_first(tmp_path, content):
     register_definition(write_definition(tmp_path / "set.yaml", content))
     name = content["name"]
     with pytest.raises(InputError, match=rf"DATASETS.TRAIN names .*did you mean {name}_labeled.*voc2012_val"):
@@ -288,61 +189,38 @@ def test_definitions_of_a_config(tmp_path, content, monkeypatch):
         register_definitions(cfg)
 
 
-def test_data_sets_that_other_code_registered_can_be_used(content):
+def test_data_sets_of_other_code(content):
     name = content["name"]
-    DatasetCatalog.register(f"{name}_ours", lambda: [{"file_name": "a.png", "sem_seg_file_name": "b.png"}])
+    DatasetCatalog.register(f"{name}_other", lambda: [{"file_name": "a.png", "sem_seg_file_name": "b.png"}])
     DatasetCatalog.register(f"{name}_boxes", lambda: [{"file_name": "a.png", "annotations": []}])
-    assert load_dataset(f"{name}_ours", labels="all")[0]["image_id"] == "a.png"
+    assert load_dataset(f"{name}_other", labels="all")[0]["image_id"] == "a.png"
     with pytest.raises(InputError, match="no semantic labels for 1 images"):
         load_dataset(f"{name}_boxes", labels="all")
 
 
-def test_voc_colors():
-    colors = voc_color_map(21)
-    assert (colors[5], colors[12], colors[15]) == ((128, 0, 128), (64, 0, 128), (192, 128, 128))
-    assert colors[20] == (0, 64, 128)
-
-
 def test_built_in_voc_and_cityscapes(tmp_path, monkeypatch):
     monkeypatch.setenv("DETECTRON2_DATASETS", str(tmp_path))
-    assert len(MetadataCatalog.get("voc2012_labeled_1_16").stuff_classes) == 21
-    assert len(MetadataCatalog.get("cityscapes_labeled_1_8").stuff_colors) == 19
+    voc, cityscapes = MetadataCatalog.get("voc2012_labeled_1_16"), MetadataCatalog.get("cityscapes_labeled_1_8")
     assert str(tmp_path / "VOC2012") in dataset_status("voc2012_val").paths
-
-    frame = "aachen/aachen_000000_000019"
-    image = tmp_path / f"cityscapes/leftImg8bit/train/{frame}_leftImg8bit.png"
-    label = tmp_path / f"cityscapes/gtFine/train/{frame}_gtFine_labelTrainIds.png"
-    for file in (image, label):
-        file.parent.mkdir(parents=True)
-        file.write_bytes(b"x")
-    entry = {"file_name": str(image), "image_id": f"train/{frame}", "sem_seg_file_name": str(label), "label_map": None}
-    assert list(load_dataset("cityscapes_train", labels="all")) == [entry]
-    # As downloaded, without any preparation.
-    downloaded = label.rename(label.with_name(label.name.replace("TrainIds", "Ids")))
-    found = load_dataset("cityscapes_train", labels="all")[0]
-    assert found["sem_seg_file_name"] == str(downloaded)
-    table = found["label_map"]
+    # The colours of potted plant, person and TV monitor in VOC's own labels.
+    assert [voc.stuff_colors[index] for index in (16, 15, 20)] == [[0, 64, 0], [192, 128, 128], [0, 64, 128]]
+    assert len(voc.stuff_classes) == 21 and len(cityscapes.stuff_colors) == 19
+    train_ids, label_ids = (rule.label_map for rule in load_definition(cityscapes.definition_file).labels)
     # cityscapesScripts' table: label ids with a train id, in the order of the train ids.
     with_train_id = [7, 8, 11, 12, 13, 17, 19, 20, 21, 22, 23, 24, 25, 26, 27, 28, 31, 32, 33]
-    assert isinstance(table, LabelMap) and sorted(table.keys) == list(range(34))
     expected = [with_train_id.index(value) if value in with_train_id else 255 for value in range(34)]
-    assert [table.targets[table.keys.index(value)] for value in range(34)] == expected
-
-
-def test_no_built_in_name_is_one_of_detectron2s(tmp_path):
-    # Detectron2's own, as far as they start alike (detectron2/data/datasets/builtin.py and cityscapes_panoptic.py).
-    ours = [name for name in DatasetCatalog.list() if MetadataCatalog.get(name).get("definition_file")]
-    assert not [name for name in ours if name.startswith(("cityscapes_fine_", "voc_2007_", "voc_2012_"))]
+    assert train_ids is None and dict(zip(label_ids.keys, label_ids.targets, strict=True)) == dict(enumerate(expected))
+    # Detectron2 itself registers names that begin with these.
+    built_in = [name for name in DatasetCatalog.list() if MetadataCatalog.get(name).get("definition_file")]
+    assert not [name for name in built_in if name.startswith(("cityscapes_fine_", "voc_2007_", "voc_2012_"))]
 
 
 @pytest.mark.skipif(not CAMVID.is_dir(), reason="shared/camvid is not beside the checkout")
 def test_camvid_is_complete(monkeypatch):
     monkeypatch.delenv("DETECTRON2_DATASETS", raising=False)
     register_definition(CHECKOUT / "configs/camvid/dataset.yaml")
-    parts = ("train", "val", "labeled_1_8", "unlabeled_1_8")
-    sizes = {part: len(load_dataset(f"camvid_{part}", "all")) for part in parts}
-    assert sizes == {"train": 367, "val": 101, "labeled_1_8": 46, "unlabeled_1_8": 321}
-    assert len(load_dataset("camvid_labeled_1_30", "all")) == 12
+    expected = {"train": 367, "val": 101, "labeled_1_8": 46, "unlabeled_1_8": 321, "labeled_1_30": 12}
+    assert {split: len(load_dataset(f"camvid_{split}", "all")) for split in expected} == expected
     assert MetadataCatalog.get("camvid_val").stuff_classes == (CAMVID / "classes.txt").read_text().split()
 
 
@@ -350,9 +228,10 @@ def test_readme_example_is_a_definition(tmp_path):
     text = (CHECKOUT / "datasets/README.md").read_text()
     example = yaml.safe_load(text.split("```yaml\n")[1].split("```")[0])
     definition = load_definition(write_definition(tmp_path / "set.yaml", example))
-    # It shows every key, and every kind of part.
+    # It shows every key, and every kind of split.
     assert set(example) == set(_REQUIRED + _OPTIONAL)
-    assert {type(part) for part in definition.parts.values()} == set(get_args(Part))
+    kinds = {frozenset(split) - {"seed"} for split in definition.splits.values()}
+    assert kinds == set(map(frozenset, [["list"], ["folder"], ["pattern"], ["of", "fraction"], ["of", "except"]]))
     (rule,) = definition.labels
     assert rule.path("a/b") == "masks/a/b.png"
     assert rule.label_map.apply(np.array([[0, 1, 2, 3, 4]], np.uint8)).tolist() == [[255, 0, 1, 2, 1]]

@@ -1,151 +1,141 @@
-"""What rc2l_d2.reporting makes of the numbers of runs: reading, targets, tables, sections and pictures."""
+"""Tables, records and figures of finished runs, against numbers computed here."""
 
-import json
 import math
 import re
+import shutil
 import statistics
 
 import cv2
+import pandas as pd
 import pytest
-from comparison_cases import cell, description, written
+from comparison_cases import caller, description, finish, written
 from conftest import REPO
 
-from rc2l_d2.comparison import collect, load_comparison, markdown, plan_runs, write_section
-from rc2l_d2.comparison.figures import draw_bars, draw_curves
-from rc2l_d2.comparison.runs import write_record
-from rc2l_d2.errors import InputError
-from rc2l_d2.reporting.provenance import environment
-from rc2l_d2.reporting.run_metrics import STUDENT, TEACHER, Cell, mean_and_std, read_result
+from rc2l_d2.comparison import Comparison, load_comparison
+from rc2l_d2.comparison.report import draw_bars, draw_curves
+from rc2l_d2.comparison.tables import collect, markdown, paired_differences
+from rc2l_d2.reporting.run_metrics import collect_scalars, step_seconds
+
+MIOU = {"supervised": {1: 40.0, 2: 43.5}, "rc2l": {1: 46.25, 2: 45.0}}
 
 
-def test_reading_metrics_of_a_run_that_was_resumed_and_killed(tmp_path):
-    file = tmp_path / "metrics.json"
-    lines = [
-        {"iteration": 19, "time": 5.0},
-        {"iteration": 9, "sem_seg/mIoU": 10.0, "sem_seg_teacher/mIoU": 20.0, "sem_seg_teacher/IoU-a-b": 1.0},
-        {"iteration": 19, "time": 1.0},
-        {"iteration": 9, "sem_seg/mIoU": 11.0, "sem_seg_teacher/mIoU": 21.0, "sem_seg_teacher/IoU-a-b": math.nan},
-        {"iteration": 39, "time": 3.0},
+@pytest.fixture
+def finished(toy_definition, tmp_path, monkeypatch):
+    """YAML file and output folder of a comparison with four finished runs."""
+    monkeypatch.chdir(REPO)
+    file = written(tmp_path, description(toy_definition))
+    for run in load_comparison(file, tmp_path / "out").runs:
+        miou = MIOU[run.method][run.seed]
+        finish(run, miou, miou - 2, {"disc": miou + 10, "ring": math.nan})
+    return file, tmp_path / "out"
+
+
+def rows(table: str) -> dict[tuple[str, str], list[str]]:
+    """Markdown rows by their first two cells; of equal ones the first."""
+    found: dict[tuple[str, str], list[str]] = {}
+    for line in table.splitlines():
+        cells = [cell.strip() for cell in line.strip("|").split("|")]
+        if line.startswith("|") and len(cells) > 2:
+            found.setdefault((cells[0], cells[1]), cells[2:])
+    return found
+
+
+def test_tables_have_the_numbers_of_metrics_json(finished, monkeypatch):
+    file, out = finished
+    result = caller(monkeypatch)(file, "--output", out, "--report-only")
+    assert result.returncode == 0 and str(out / "tiny.md") in result.stdout, result.stderr
+    report = (out / "tiny.md").read_text()
+    for method, label in (("supervised", "supervised"), ("rc2l", "RC²L")):
+        values = list(MIOU[method].values())
+        mean, spread = statistics.fmean(values), statistics.stdev(values)
+        assert rows(report)["1/4", label] == [
+            "2", f"{mean:.2f} ± {spread:.2f}", f"{mean + 1:.2f} ± {spread:.2f}",
+            *[f"{mean - 2:.2f} ± {spread:.2f}"] * 2, ", ".join(f"{value:.2f}" for value in values), "–",
+        ]  # fmt: skip
+    differences, classes = report.split("**Difference to supervised**")[1].split("**IoU of each class**")
+    # 6.25 and 1.5: half their distance is the standard error.
+    assert rows(differences)["1/4", "RC²L"] == ["+3.88", f"{4.75 / 2:.2f}", "2", "+6.25, +1.50"]
+    assert rows(classes)["split", "method"] == ["disc", "ring"] and rows(classes)["1/4", "RC²L"] == ["55.6", "–"]
+    assert "- commit: abc" in report and "not finished" not in report
+    table = pd.read_csv(out / "tiny.csv")
+    assert len(table) == 4 and table["teacher, last"].tolist() == [40.0, 46.25, 43.5, 45.0]
+    for name in ("tiny_curves.png", "tiny_bars.png"):
+        assert cv2.imread(str(out / name)).shape[0] > 200 and f"({name})" in report
+
+
+def test_unfinished_runs_are_listed_and_only_pairs_are_compared(finished):
+    file, out = finished
+    shutil.rmtree(out / "runs/supervised/1_4/seed2")
+    (out / "runs/rc2l/1_4/seed1/metrics.json").write_text("")
+    comparison = load_comparison(file, out)
+    scores, _, lines = collect(comparison)
+    report = markdown(comparison, scores, lines)
+    assert "- not finished: rc2l, 1_4, seed 1; supervised, 1_4, seed 2" in report
+    assert rows(report)["1/4", "RC²L"][:2] == ["1", "45.00"] and not len(paired_differences(scores, "supervised"))
+
+
+def test_results_of_another_configuration_are_refused_in_one_sentence(finished, toy_definition, monkeypatch):
+    file, out = finished
+    compare, records = caller(monkeypatch), out.parent / "records"
+    assert compare(file, "--output", out, "--report-only", "--records", records).returncode == 0
+    raw = description(toy_definition)
+    raw["overrides"]["SOLVER.BASE_LR"] = 0.25
+    written(file.parent, raw)
+    for source, output in ((out / "runs", out), (records, out.parent / "elsewhere")):
+        result = compare(file, "--output", output, "--report-only", "--records", records)
+        assert result.returncode == 2 and result.stderr.count("\n") == 1 and str(source) in result.stderr
+        assert "SOLVER.BASE_LR was 0.0005, is now 0.25" in result.stderr
+    written(file.parent, description(toy_definition))
+    damaged = [
+        (out / "runs/supervised/1_4/seed2/config.yaml", "a: [", out),
+        (records / "rc2l/1_4/seed1.json", "{}", file),
     ]
-    file.write_text("\n".join(map(json.dumps, lines)) + '\n{"iteration": 19, "sem_s')
-    result = read_result(file, 40, 0)
-    assert not result.complete and result.iterations == 40
-    assert result.curve(TEACHER) == {10: 21.0} and result.seconds == 2.0
-    # After the last iteration the host counts one further, and one more if nothing was left to train.
-    for iteration in (40, 41):
-        last = {"iteration": iteration, "sem_seg/mIoU": 9.0, "sem_seg_teacher/mIoU": 8.0, "sem_seg_teacher/IoU-a-b": 2}
-        file.write_text("\n".join(map(json.dumps, [*lines, last])))
-        result = read_result(file, 40, 0)
-        assert result.complete and result.last(STUDENT) == 9.0 and result.best(STUDENT) == 11.0
-        assert result.class_ious(TEACHER) == {"a-b": 2}
-    assert not read_result(tmp_path / "none.json", 40, 0).complete
+    for path, text, output in damaged:
+        path.write_text(text)
+        result = compare(file, "--output", output, "--report-only", "--records", records)
+        assert result.returncode == 2 and result.stderr.count("\n") == 1 and path.name in result.stderr
 
 
-def test_the_time_of_a_step_is_the_median_of_what_was_logged_after_burn_in(tmp_path):
-    file = tmp_path / "metrics.json"
+def test_records_make_the_same_tables_without_the_runs(finished, monkeypatch):
+    file, out = finished
+    compare, records = caller(monkeypatch), out.parent / "records"
+    assert compare(file, "--output", out, "--report-only", "--records", records).returncode == 0
+    assert len(list(records.rglob("seed*.json"))) == 4
+    assert not any(str(out) in path.read_text() for path in records.rglob("*.json")), "paths of this machine"
+    elsewhere = out.parent / "elsewhere"
+    dry = compare(file, "--output", elsewhere, "--records", records, "--dry-run")
+    assert dry.returncode == 0 and not dry.stdout, "recorded runs count as finished"
+    assert compare(file, "--output", elsewhere, "--records", records, "--report-only").returncode == 0
+    assert (elsewhere / "tiny.csv").read_text() == (out / "tiny.csv").read_text()
+
+
+def test_the_committed_records_give_the_tables_of_the_results_page(monkeypatch):
+    monkeypatch.chdir(REPO)
+    comparison = load_comparison("configs/comparison/camvid.yaml")
+    scores, _, lines = collect(comparison, REPO / "docs/records/camvid")
+    section = (REPO / "docs/results.md").read_text().split(f"## {comparison.title}")[1]
+    expected = re.findall(r"\d+\.\d\d ± \d+\.\d\d", section.split("**")[0])
+    assert len(expected) == 7 * 4
+    assert re.findall(r"\d+\.\d\d ± \d+\.\d\d", markdown(comparison, scores, lines)) == expected
+
+
+def test_figures_of_many_methods(tmp_path):
+    methods = {f"m{index}": f"method {index}" for index in range(18)}
+    comparison = Comparison("many", "Many", tmp_path, methods, {"1_4": "1/4", "all": "all"}, "m0", ())
+    cells = [{"split": split, "method": method, "seed": seed, "iteration": iteration, "mIoU": 50.0 + seed}
+             for split in comparison.splits for method in methods for seed in (1, 2) for iteration in (3, 6)
+             if split == "1_4" or method == "m0"]  # fmt: skip
+    draw_curves(comparison, pd.DataFrame(cells), tmp_path / "curves.png")
+    draw_bars(comparison, pd.DataFrame(cells).rename(columns={"mIoU": "teacher, last"}), tmp_path / "bars.png")
+    for name in ("curves.png", "bars.png"):
+        assert cv2.imread(str(tmp_path / name)).shape[1] > 400
+
+
+def test_the_time_of_a_step_is_the_median_of_what_was_logged_after_burn_in():
     # A line every 20 iterations, on the 20 before it; a slow start, a slow evaluation, and one line without a time.
     times = {19: 90.0, 39: 80.0, 59: 1.0, 79: 70.0, 99: 2.0, 119: 4.0}
     lines = [{"iteration": iteration, "time": time} for iteration, time in times.items()]
-    file.write_text("\n".join(map(json.dumps, [*lines, {"iteration": 129, "lr": 0.0}])))
-    assert read_result(file, 200, 40).seconds == 3.0  # of 1, 70, 2 and 4
-    assert read_result(file, 200, 41).seconds == 4.0, "the line at 59 has an iteration of the burn-in"
-    assert read_result(file, 200, 60).seconds == 4.0 and read_result(file, 200, 80).seconds == 3.0
-    assert read_result(file, 200, 101).seconds is None
-
-
-def test_mean_and_std():
-    assert mean_and_std([1.0, 2.0, 6.0]) == (3.0, pytest.approx(math.sqrt(7)))
-    assert mean_and_std([4.0]) == (4.0, 0.0)
-    assert all(map(math.isnan, mean_and_std([1.0, math.nan])))
-
-
-def judged(target: dict, tmp_path, *cells: Cell):
-    raw = description("unused", targets=[target], seeds=[0, 1, 2])
-    raw["draws"]["all"] = {"methods": ["supervised"]}
-    found = load_comparison(str(written(tmp_path, raw))).targets
-    assert len(found) == 1
-    return found[0].judge({(cell.method, cell.draw): cell for cell in cells})
-
-
-def test_better_by_points(tmp_path):
-    few, ours = cell("supervised", "1_4", [40, 42, 44]), cell("rc2l", "1_4", [46, 45, 50])
-    target = {"better": "rc2l", "than": "supervised", "by": 5.0, "draw": "1_4"}
-    verdict = judged(target, tmp_path, few, ours)
-    assert verdict.outcome == "reached"
-    spread = statistics.stdev([6, 3, 6])
-    assert verdict.figures == (
-        f"47.00 against 42.00: +5.00, 111.9 % (seed by seed +6.00, +3.00, +6.00; standard deviation {spread:.2f})"
-    )
-    assert judged({**target, "by": 5.1}, tmp_path, few, ours).outcome == "missed"
-    short = judged(target, tmp_path, few, cell("rc2l", "1_4", [99.0]))
-    assert short.outcome == "open" and short.figures == "rc2l [1_4] has 1 of 3 runs"
-
-
-def test_ratio_to_another_draw(tmp_path):
-    ours, full = cell("rc2l", "1_4", [44, 45, 46]), cell("supervised", "all", [50, 50, 50])
-    target = {"method": "rc2l", "draw": "1_4", "ratio": 0.9, "of": {"method": "supervised", "draw": "all"}}
-    verdict = judged(target, tmp_path, ours, full)
-    assert verdict.outcome == "reached" and verdict.figures.startswith("45.00 against 50.00: -5.00, 90.0 % (")
-    assert verdict.target == "rc2l [1_4] ≥ 90 % of supervised [all]"
-    assert judged({**target, "ratio": 0.91}, tmp_path, ours, full).outcome == "missed"
-
-
-def test_kept_classes(tmp_path):
-    target = {"kept_classes": {"method": "rc2l", "baseline": "supervised", "learned": 10, "lost": 5}}
-    before = cell("supervised", "1_4", [1, 1, 1], [{"a": 12, "b": 9, "c": math.nan}] * 3)
-    kept = judged(target, tmp_path, before, cell("rc2l", "1_4", [1, 1, 1], [{"a": a, "b": 0, "c": math.nan}
-                                                                           for a in (4, 5, 6)]))  # fmt: skip
-    assert kept.outcome == "reached"
-    assert kept.figures == "0 of 1 learned classes lost; in single seeds: a (seed 0)"
-    lost = judged(target, tmp_path, before, cell("rc2l", "1_4", [1, 1, 1], [{"a": 4, "b": 0, "c": math.nan}] * 3))
-    assert lost.outcome == "missed" and lost.figures.startswith("1 of 1 learned classes lost: a 12.0 → 4.0")
-
-
-def test_runs_of_several_commits_are_told_apart(toy_definition, tmp_path, monkeypatch):
-    monkeypatch.chdir(REPO)
-    comparison = load_comparison(str(written(tmp_path, description(toy_definition))))
-    plan = plan_runs(comparison, tmp_path)
-    made_with = {**environment(REPO), "jobs": 1, "threads": 1}
-
-    def commits(*starts: list[str]) -> str:
-        for planned, of_run in zip(plan, starts, strict=True):
-            planned.folder.mkdir(parents=True, exist_ok=True)
-            write_record(planned, {**made_with, "commit": "thrown-away"}, resume=False)
-            for place, commit in enumerate(of_run):
-                write_record(planned, {**made_with, "commit": commit}, resume=place > 0)
-            line = {"iteration": 24, "sem_seg/mIoU": 1.0, "sem_seg_teacher/mIoU": 1.0}
-            (planned.folder / "metrics.json").write_text(json.dumps(line))
-        report = markdown(collect(comparison, plan), plan, "", "")
-        resumed = [str(p.run) for p, of_run in zip(plan, starts, strict=True) if len(of_run) > 1]
-        assert re.findall(r"- Resumed after an interruption: (.*?)\.", report) == ["; ".join(resumed)] * bool(resumed)
-        (row,) = re.findall(r"\| commit +\| (.*?) +\|", report)
-        return row
-
-    assert commits(["a1"], ["a1"], ["a1", "a1"], ["a1"]) == "a1"
-    assert commits(*[["a1-dirty"]] * 4) == "a1-dirty (a commit and changes to it)"
-    assert commits(["a1"], ["a1", "b2-dirty"], ["a1"], ["a1"]) == (
-        "a1, resumed with b2-dirty (a commit and changes to it): rc2l, 1_4, seed 1; a1: all others"
-    )
-
-
-def test_a_section_is_rewritten_and_others_are_left(tmp_path):
-    document = tmp_path / "docs/results.md"
-    write_section(document, "a", "First", "one\n", [])
-    write_section(document, "b", "Second", "two", [])
-    before = document.read_text()
-    write_section(document, "a", "First", "three", [])
-    after = document.read_text()
-    assert after == before.replace("one", "three") and after.index("First") < after.index("Second")
-    document.write_text(after.replace("<!-- end of a -->", ""))
-    with pytest.raises(InputError, match="markers"):
-        write_section(document, "a", "First", "four", [])
-
-
-def test_pictures_of_many_methods_and_of_nothing_yet(tmp_path):
-    raw = description("unused", methods={f"m{index}": {} for index in range(18)}, targets=[])
-    comparison = load_comparison(str(written(tmp_path, raw)))
-    for runs in (0, 2):
-        cells = {(m, d): cell(m, d, [50.0 + len(m), 51.0][:runs]) for m, d in comparison.cells()}
-        for draw in (draw_curves, draw_bars):
-            draw(comparison, cells, tmp_path / "picture.png")
-            assert cv2.imread(str(tmp_path / "picture.png")).shape[1] > 400
+    scalars = collect_scalars([*lines, {"iteration": 129, "lr": 0.0}], 200)
+    assert step_seconds(scalars, 40) == 3.0  # of 1, 70, 2 and 4
+    assert step_seconds(scalars, 41) == 4.0, "the line at 59 has an iteration of the burn-in"
+    assert step_seconds(scalars, 80) == 3.0 and step_seconds(scalars, 101) is None

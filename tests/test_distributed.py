@@ -1,41 +1,30 @@
-"""Two CPU processes train one model."""
+"""Two CPU ranks train one model."""
 
-import os
+import copy
 import pickle
-import subprocess
-import sys
 from dataclasses import fields
 from pathlib import Path
 
 import pytest
 import torch
+from conftest import TINY
 
 from rc2l_d2.engine import RC2LTrainer, load_config
-from rc2l_d2.host import comm, launch
+from rc2l_d2.engine.checkpoint import unwrap
+from rc2l_d2.host import comm, default_setup, launch
+from rc2l_d2.regions import semantic_probabilities
 
-REPO = Path(__file__).resolve().parent.parent
+CONFIG = "configs/toy/rc2l_R18.yaml"
+# A rank without any pseudo region or labelled pixel; the number of targets differs between the ranks.
+CASES = [(matching, empty) for matching in ("class", "hungarian") for empty in ("nothing", "pseudo regions", "labels")]
 
 
-def test_both_ranks_end_with_the_same_student_and_teacher(tiny_options, tmp_path):
-    result = subprocess.run(
-        [sys.executable, "tests/two_ranks.py", str(tmp_path), *tiny_options, "SOLVER.IMS_PER_BATCH", "4",
-         "SOLVER.IMS_PER_BATCH_UNLABELED", "4"],
-        cwd=REPO, env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(REPO)}, capture_output=True, text=True,
-        timeout=300,
-    )  # fmt: skip
-    assert result.returncode == 0, result.stderr
-    one, other = (torch.load(tmp_path / f"rank{rank}.pth", weights_only=True) for rank in (0, 1))
-    assert one["updates"] == other["updates"] == 6
-    assert torch.equal(one["class_confidence"], other["class_confidence"])
-    assert not torch.equal(one["class_confidence"], torch.full((8,), 0.7)), "the teacher was never asked"
-    for part in ("student", "model"):
-        assert len(one[part]) > 100 and any("running_mean" in name for name in one[part])
-        for name in one[part]:
-            assert torch.equal(one[part][name], other[part][name]), f"{part} {name}"
+def options_for(options: list[str], matching: str) -> list[str]:
+    return [*options, "MODEL.RESNETS.NORM", "GN", "MODEL.RC2L.MATCHING", matching]
 
 
 def of_images(value, images: list[int]):
-    """The part of a step's input that is about some images."""
+    """Return what a step's input has of some images."""
     if isinstance(value, list):
         return [value[index] for index in images]
     if isinstance(value, torch.Tensor):
@@ -44,53 +33,103 @@ def of_images(value, images: list[int]):
 
 
 def losses_and_gradients(options: list[str], step_input: tuple) -> tuple[dict, list[torch.Tensor]]:
+    """``step_input``: normalised labelled images, labels, normalised strong views and their pseudo regions."""
+    images, labels, strong, pseudo = step_input
     torch.manual_seed(0)
-    model = RC2LTrainer.build_model(load_config("configs/toy/rc2l_R18.yaml", options))
-    losses = model(*step_input)
+    model = RC2LTrainer.build_model(load_config(CONFIG, options))
+    regions = model(torch.cat([images, strong]), supervised=len(images))
+    unlabeled = regions.images(len(images))
+    semantic_map = semantic_probabilities(unlabeled.class_logits, unlabeled.mask_logits)
+    losses = model.supervised_losses(regions.images(0, len(images)), labels)
+    losses |= model.unlabeled_losses(unlabeled, semantic_map, pseudo)
     sum(losses.values()).backward()
     return {name: loss.item() for name, loss in losses.items()}, [parameter.grad for parameter in model.parameters()]
 
 
-def half_of_a_step(folder: str, options: list[str]) -> None:
+def work_of_a_rank(folder: str, options: list[str]) -> None:
+    """Train; then compute losses and gradients of this rank's half of the batch of each case."""
     torch.set_num_threads(1)
-    rank = comm.get_rank()
-    step_input = pickle.loads(Path(folder, "input").read_bytes())
-    mine = tuple(of_images(part, [2 * rank, 2 * rank + 1]) for part in step_input)
-    losses, gradients = losses_and_gradients(options, mine)
-    for gradient in gradients:  # as DistributedDataParallel does
-        torch.distributed.all_reduce(gradient)
-        gradient /= comm.get_world_size()
-    Path(folder, f"rank{rank}").write_bytes(pickle.dumps((losses, gradients)))
+    rank, results = comm.get_rank(), []
+    cfg = load_config(CONFIG, options)
+    default_setup(cfg, None)
+    trainer = RC2LTrainer(cfg)
+    trainer.resume_or_load(resume=False)
+    trainer.train()
+    state = {"student": unwrap(trainer.model).state_dict(), **trainer.teacher.state_dict()}
+    for (matching, _), step_input in zip(CASES, pickle.loads(Path(folder, "inputs").read_bytes()), strict=True):
+        half = tuple(of_images(value, [2 * rank, 2 * rank + 1]) for value in step_input)
+        losses, gradients = losses_and_gradients(options_for(options, matching), half)
+        for gradient in gradients:  # like DistributedDataParallel
+            torch.distributed.all_reduce(gradient)
+            gradient /= comm.get_world_size()
+        results.append((losses, gradients))
+    Path(folder, f"rank{rank}").write_bytes(pickle.dumps((state, results)))
 
 
-@pytest.mark.parametrize("matching", ["class", "hungarian"])
-@pytest.mark.parametrize("empty", ["nothing", "pseudo regions", "labels"])
-def test_two_processes_have_the_losses_and_gradients_of_the_joint_batch(tiny_options, tmp_path, empty, matching):
-    """Also where one of them has no pseudo region or no labelled pixel at all, and the number of targets differs."""
-    options = [
-        *tiny_options, "SOLVER.IMS_PER_BATCH", "4", "SOLVER.IMS_PER_BATCH_UNLABELED", "4", "MODEL.RESNETS.NORM", "GN",
-        "MODEL.RC2L.MATCHING", matching,
+@pytest.fixture(scope="module")
+def options(toy_definition, tmp_path_factory) -> list[str]:
+    return [
+        *TINY, "DATASETS.DEFINITIONS", f"('{toy_definition}',)", "DATASETS.TRAIN", "('tiny_labeled',)",
+        "DATASETS.UNLABELED", "('tiny_unlabeled',)", "DATASETS.TEST", "('tiny_val',)",
+        "OUTPUT_DIR", str(tmp_path_factory.mktemp("out")), "SOLVER.IMS_PER_BATCH", "4",
+        "SOLVER.IMS_PER_BATCH_UNLABELED", "4",
     ]  # fmt: skip
-    trainer = RC2LTrainer(load_config("configs/toy/rc2l_R18.yaml", options))
+
+
+@pytest.fixture(scope="module")
+def inputs(options) -> list[tuple]:
+    """The global batch of each case."""
+    trainer = RC2LTrainer(load_config(CONFIG, options))
     trainer.resume_or_load(resume=False)
     labeled, unlabeled = next(iter(trainer.data_loader))
-    strong, pseudo, view = trainer._trainer.teach(unlabeled)
-    if empty == "labels":
-        for sample in labeled[2:]:
-            sample["sem_seg"][:] = 255
-    if empty == "pseudo regions":
-        for name in ("masks", "present", "valid", "weights", "features"):
-            getattr(pseudo, name)[2:] = 0
-    step_input = labeled, strong, pseudo, view
-    (tmp_path / "input").write_bytes(pickle.dumps(step_input))
-    joint_losses, joint = losses_and_gradients(options, step_input)
-    launch(half_of_a_step, 2, dist_url="auto", args=(str(tmp_path), options))
-    halves = [pickle.loads((tmp_path / f"rank{rank}").read_bytes()) for rank in (0, 1)]
-    for name, loss in joint_losses.items():
+    step, model, labeler = trainer._trainer, trainer.model, trainer.teacher.labeler
+    images = model.preprocess([sample["image"] for sample in labeled]).tensor
+    teacher = trainer.teacher.predict(unlabeled)
+    labeler.observe(teacher)
+    strong, teacher = step.mix(step.strong_views(unlabeled), labeler.select(teacher))
+    batches = []
+    for _, empty in CASES:
+        labels = model.preprocess_labels([sample["sem_seg"] for sample in labeled])
+        pseudo = copy.deepcopy(labeler.regions(teacher))
+        if empty == "labels":
+            labels[2:] = 255
+        if empty == "pseudo regions":
+            for name in ("masks", "present", "valid", "weights", "features"):
+                getattr(pseudo, name)[2:] = 0
+        batches.append((images, labels, strong, pseudo))
+    return batches
+
+
+@pytest.fixture(scope="module")
+def ranks(options, inputs, tmp_path_factory) -> list[tuple]:
+    """What :func:`work_of_a_rank` computes on two ranks."""
+    folder = tmp_path_factory.mktemp("ranks")
+    (folder / "inputs").write_bytes(pickle.dumps(inputs))
+    launch(work_of_a_rank, 2, dist_url="auto", args=(str(folder), options))
+    return [pickle.loads((folder / f"rank{rank}").read_bytes()) for rank in (0, 1)]
+
+
+def test_both_ranks_end_with_the_same_student_and_teacher(ranks):
+    one, other = (state for state, _ in ranks)
+    assert one["updates"] == other["updates"] == 6
+    assert torch.equal(one["class_confidence"], other["class_confidence"])
+    assert not torch.equal(one["class_confidence"], torch.full((8,), 0.7)), "the teacher never predicted"
+    for model in ("student", "model"):
+        assert len(one[model]) > 100 and any("running_mean" in name for name in one[model])
+        for name in one[model]:
+            assert torch.equal(one[model][name], other[model][name]), f"{model} {name}"
+
+
+@pytest.mark.parametrize("case", CASES, ids=" ".join)
+def test_two_ranks_have_the_losses_and_gradients_of_the_global_batch(options, inputs, ranks, case):
+    number = CASES.index(case)
+    expected, joint = losses_and_gradients(options_for(options, case[0]), inputs[number])
+    halves = [results[number] for _, results in ranks]
+    for name, loss in expected.items():
         assert sum(losses[name] for losses, _ in halves) / 2 == pytest.approx(loss, rel=1e-5, abs=1e-6), name
     length = torch.stack([gradient.norm() for gradient in joint]).norm()
     for _, gradients in halves:
-        apart = torch.stack([(mine - whole).norm() for mine, whole in zip(gradients, joint, strict=True)]).norm()
-        assert apart < 1e-5 * length
-    assert joint_losses["loss_rfc"] > 0
+        difference = [(mine - whole).norm() for mine, whole in zip(gradients, joint, strict=True)]
+        assert torch.stack(difference).norm() < 1e-5 * length
+    assert expected["loss_rfc"] > 0
     assert all(torch.equal(*pair) for pair in zip(halves[0][1], halves[1][1], strict=True))

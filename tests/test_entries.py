@@ -1,4 +1,4 @@
-"""Entries made on access, lists joined, and the same image found twice, also through links."""
+"""Entries made on access, and images found twice, also through links."""
 
 from __future__ import annotations
 
@@ -6,9 +6,10 @@ import pickle
 
 import numpy as np
 import pytest
+from torch.utils.data import ConcatDataset
 
 from rc2l_d2.data.datasets import entries
-from rc2l_d2.data.datasets.entries import FileList, JoinedList, common_files, image_id, labels_among, repeated_files
+from rc2l_d2.data.datasets.entries import FileList, common_files, image_id, labels_among, repeated_files
 from rc2l_d2.data.datasets.packed import PackedStrings
 from rc2l_d2.data.labels.label_map import LabelMap
 
@@ -40,7 +41,7 @@ def test_entries():
     for outside in (3, -4):
         with pytest.raises(IndexError):
             entries[outside]
-    # A dict of its own each time: whoever changes it changes no other.
+    # Every access returns a new dict.
     entries[0]["file_name"] = "changed"
     assert entries[0] == expected[0]
 
@@ -58,20 +59,8 @@ def test_entries():
     ],
 )
 def test_ids(path, suffixes, expected):
-    assert image_id(path, "/d/", sorted(suffixes, key=len, reverse=True)) == expected
+    assert image_id(path, "/d/", suffixes) == expected
     assert FileList(PackedStrings.of([path]), "/d/", suffixes)[0]["image_id"] == expected
-
-
-def test_joined_lists():
-    lists = [images("/a", "/b"), [], images(), [{"file_name": "/c"}], images("/d")]
-    joined = JoinedList(lists)
-    assert [entry["file_name"] for entry in joined] == ["/a", "/b", "/c", "/d"]
-    assert [joined[place]["file_name"] for place in (-1, -4, 0, 2)] == ["/d", "/a", "/a", "/c"]
-    assert [entry["file_name"] for entry in JoinedList([joined, joined])] == ["/a", "/b", "/c", "/d"] * 2
-    for outside in (4, -5):
-        with pytest.raises(IndexError):
-            joined[outside]
-    assert len(JoinedList([])) == 0 and list(JoinedList([[], []])) == []
 
 
 @pytest.fixture
@@ -92,32 +81,29 @@ def test_common_files(linked):
     assert common_files(images(*real), images()) == []
     assert common_files(images(real[0]), images(real[1], real[2])) == []
     link, through = str(linked / "link.jpg"), str(linked / "folder/b.jpg")
-    # Which of the names is told is that of the longer list.
+    # The names are those of the longer list.
     assert common_files(images(*real), images(link)) == [real[0]]
     assert common_files(images(link), images(*real)) == [real[0]]
     assert common_files(images(*real), images(link, through)) == real[:2]
     assert common_files(images(real[0]), images(link, through)) == [link]
-    assert common_files(JoinedList([images(*real), [{"file_name": link}]]), [{"file_name": real[1]}]) == [real[1]]
+    assert common_files(ConcatDataset([images(*real), [{"file_name": link}]]), [{"file_name": real[1]}]) == [real[1]]
 
 
-def test_common_files_of_long_lists_are_found_by_name(linked, monkeypatch):
+def test_long_lists_are_compared_by_name(linked, monkeypatch):
     monkeypatch.setattr(entries, "_RESOLVE_LIMIT", 2)
-    real = [str(linked / "real" / name) for name in ("a.jpg", "b.jpg", "c.jpg")]
-    assert common_files(images(*real), images(str(linked / "link.jpg"), real[1])) == real[:2]
-    longer = images(str(linked / "link.jpg"), str(linked / "folder/b.jpg"), real[2])
-    assert common_files(images(*real[1:]), longer) == [real[2]]
+    real, link = [str(linked / "real" / name) for name in ("a.jpg", "b.jpg", "c.jpg")], str(linked / "link.jpg")
+    assert common_files(images(*real), images(link, real[1])) == real[:2]
+    assert common_files(images(*real[1:]), images(link, str(linked / "folder/b.jpg"), real[2])) == [real[2]]
+    assert repeated_files(images(*real, link)) == []
+    assert repeated_files(ConcatDataset([images(*real), images(real[0])])) == real[:1]
 
 
-def test_repeated_files(linked, monkeypatch):
-    real = [str(linked / "real" / name) for name in ("a.jpg", "b.jpg", "c.jpg")]
-    link = str(linked / "link.jpg")
+def test_repeated_files(linked):
+    real, link = [str(linked / "real" / name) for name in ("a.jpg", "b.jpg", "c.jpg")], str(linked / "link.jpg")
     assert repeated_files(images(*real)) == []
     assert repeated_files(images(*real, real[2], real[1])) == real[1:]
     assert repeated_files(images(*real, link)) == real[:1]
-    assert repeated_files(JoinedList([images(*real), images(link)])) == real[:1]
-    monkeypatch.setattr(entries, "_RESOLVE_LIMIT", 2)
-    assert repeated_files(images(*real, link)) == []
-    assert repeated_files(JoinedList([images(*real), images(real[0])])) == real[:1]
+    assert repeated_files(ConcatDataset([images(*real), images(link)])) == real[:1]
 
 
 @pytest.mark.parametrize("limit", [0, 100])
@@ -129,6 +115,6 @@ def test_labels_among_images(tmp_path, monkeypatch, limit):
     plain = [{"file_name": "/e/x.jpg", "sem_seg_file_name": "/data/images/x.png"}, {"file_name": "/e/y.jpg"}]
     found = ["/data/images/a.png", "/data/images/x.png"]
     wanted = images("/data/images/x.png", "/data/images/b.png", "/data/images/", "/data/images/a.png", "/d/a.jpg")
-    assert labels_among(JoinedList([labelled, plain]), wanted) == found
-    assert labels_among(JoinedList([labelled, plain]), [{"file_name": path} for path in found[:1]]) == found[:1]
+    assert labels_among(ConcatDataset([labelled, plain]), wanted) == found
+    assert labels_among(ConcatDataset([labelled, plain]), [{"file_name": path} for path in found[:1]]) == found[:1]
     assert labels_among(images("/data/images/a.png"), wanted) == []

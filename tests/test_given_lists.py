@@ -1,4 +1,4 @@
-"""The lists that the field hands on, on the trees it hands on, and lists that the configuration names."""
+"""Published lists on the official folder trees, and lists named in the configuration."""
 
 from __future__ import annotations
 
@@ -11,7 +11,6 @@ from data_files import SmallTree, small_config, write_dataset, write_definition
 
 from rc2l_d2.data import load_definition, register_definition, stream_entries
 from rc2l_d2.data.datasets.splits import list_entries
-from rc2l_d2.data.labels.label_map import LabelMap
 from rc2l_d2.engine import load_config
 from rc2l_d2.engine.dry_run import describe_plan
 from rc2l_d2.errors import InputError
@@ -42,26 +41,23 @@ CPS = [f"/images/train/{Path(f).name}.png\t/segmentation/train/{Path(f).name}_gt
 @pytest.mark.parametrize("lines", [UNIMATCH, U2PL, CPS, [f"train/{frame}" for frame in FRAMES]])
 def test_cityscapes_lists_on_the_official_tree(cityscapes, tmp_path, lines):
     (tmp_path / "list.txt").write_text("\n".join(lines))
-    first, second = list_entries(built_in("cityscapes"), str(tmp_path / "list.txt"), "all", "DATASETS.TRAIN")
-    assert (first["image_id"], second["image_id"]) == tuple(f"train/{frame}" for frame in FRAMES)
-    for entry, frame in ((first, FRAMES[0]), (second, FRAMES[1])):
+    definition = built_in("cityscapes")
+    entries = [*list_entries(definition, str(tmp_path / "list.txt"), "all", "DATASETS.TRAIN")]
+    for entry, frame in zip(entries, FRAMES, strict=True):
+        assert entry["image_id"] == f"train/{frame}"
         assert entry["file_name"] == str(cityscapes / f"leftImg8bit/train/{frame}_leftImg8bit.png")
         # The list's labelTrainIds do not exist; the downloaded labelIds are read through the official table.
         assert entry["sem_seg_file_name"] == str(cityscapes / f"gtFine/train/{frame}_gtFine_labelIds.png")
         assert entry["label_map"].apply(np.array([[7, 33, 0, 26]], np.uint8)).tolist() == [[0, 18, 255, 13]]
-
-
-@pytest.mark.parametrize("lines", [UNIMATCH, U2PL, CPS])
-def test_train_ids_are_taken_as_they_are_where_they_exist(cityscapes, tmp_path, lines):
+    # Train ids are used where they exist.
     label = cityscapes / f"gtFine/train/{FRAMES[0]}_gtFine_labelTrainIds.png"
     label.write_bytes(b"x")
-    (tmp_path / "list.txt").write_text("\n".join(lines))
-    first, second = list_entries(built_in("cityscapes"), str(tmp_path / "list.txt"), "all", "DATASETS.TRAIN")
+    first, second = list_entries(definition, str(tmp_path / "list.txt"), "all", "DATASETS.TRAIN")
     assert (first["sem_seg_file_name"], first["label_map"]) == (str(label), None)
-    assert isinstance(second["label_map"], LabelMap)
+    assert second == entries[1]
 
 
-def test_voc_lists_where_sbds_labels_lie_in_a_folder_of_their_own(tmp_path, monkeypatch):
+def test_voc_lists_with_sbd_labels_in_another_folder(tmp_path, monkeypatch):
     monkeypatch.setenv("DETECTRON2_DATASETS", str(tmp_path))
     folder = tmp_path / "VOC2012"
     for file in ("JPEGImages/a.jpg", "JPEGImages/b.jpg", "SegmentationClass/a.png", "SegmentationClassAug/b.png"):
@@ -76,7 +72,7 @@ def test_voc_lists_where_sbds_labels_lie_in_a_folder_of_their_own(tmp_path, monk
         assert [entry["label_map"] for entry in entries] == [None, None]
 
 
-# --- lists that the configuration names -------------------------------------------------------------------------------
+# --- lists named in the configuration ---------------------------------------------------------------------------------
 
 
 @pytest.fixture
@@ -115,7 +111,7 @@ def test_lists_of_the_configuration(listed):
         ({"TRAIN": ("no_such",)}, r"DATASETS\.TRAIN names the data set 'no_such', which is not registered"),
     ],
 )  # fmt: skip
-def test_lists_of_the_configuration_that_cannot_be_used(listed, change, message):
+def test_refused_lists_of_the_configuration(listed, change, message):
     for key, value in change.items():
         listed.DATASETS[key] = value
     with pytest.raises(InputError, match=message):
@@ -140,5 +136,5 @@ def test_the_plan_shows_the_lists(tmp_path):
     tree.config["DATASETS.TEST"] = (f"{name}_vla",)
     lines = "\n".join(plan())
     assert f"MISSING: DATASETS.LABELED_LIST with data set '{name}': 1 of 1 image files are missing" in lines
-    # A name that no data set has was looked for nowhere.
+    # An unknown name is not searched for in any folder.
     assert f"MISSING: DATASETS.TEST names the data set '{name}_vla'" in lines and "(looked at )" not in lines

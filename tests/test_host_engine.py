@@ -1,11 +1,10 @@
-"""The embedded host's training half: loop, hooks, writers, checkpoints, several processes."""
+"""The embedded host's training half: loop, hooks, writers, checkpoints, evaluation, logging and several ranks."""
 
 from __future__ import annotations
 
 import atexit
 import json
 import logging
-import os
 import sys
 import weakref
 from contextlib import suppress
@@ -15,7 +14,7 @@ import pytest
 import torch
 from torch import nn
 
-from rc2l_d2.host.embedded import comm, hooks
+from rc2l_d2.host.embedded import comm, evaluation, hooks
 from rc2l_d2.host.embedded.checkpoint import DetectionCheckpointer
 from rc2l_d2.host.embedded.config import get_cfg
 from rc2l_d2.host.embedded.engine import DefaultTrainer, default_argument_parser, default_setup
@@ -26,31 +25,32 @@ from rc2l_d2.host.embedded.logger import setup_logger
 from rc2l_d2.host.embedded.train_loop import HookBase, SimpleTrainer
 
 
-class Regressor(nn.Module):
-    """Two losses of a linear map."""
-
-    def __init__(self):
-        super().__init__()
-        torch.manual_seed(0)
-        self.linear = nn.Linear(3, 1)
-
-    def forward(self, batch):
-        if not self.training:
-            return [self.linear(batch)]
-        inputs, targets = batch
-        error = self.linear(inputs) - targets
-        return {"loss_square": error.square().mean(), "loss_absolute": 0.1 * error.abs().mean()}
-
-
 class Batches:
-    """Batch i is a function of i and the rank alone; a new iterator starts at batch 0."""
+    """Batch i is a function of i alone; a new iterator starts at batch 0."""
 
     def __iter__(self):
         index = 0
         while True:
-            inputs = torch.arange(6.0).view(2, 3).add(index % 5 + comm.get_rank()).div(10)
+            inputs = torch.arange(6.0).view(2, 3).add(index % 5).div(10)
             yield inputs, inputs.sum(1, keepdim=True)
             index += 1
+
+
+class Regression(SimpleTrainer):
+    """Linear regression."""
+
+    def __init__(self):
+        torch.manual_seed(0)
+        model = nn.Linear(3, 1)
+        super().__init__(model, Batches(), torch.optim.AdamW(model.parameters(), lr=0.1))
+
+    def run_step(self):
+        inputs, targets = next(self._data_loader_iter)
+        loss = (self.model(inputs) - targets).square().mean()
+        self.optimizer.zero_grad()
+        loss.backward()
+        self.optimizer.step()
+        get_event_storage().put_scalar("loss", loss.detach())
 
 
 class MeanOutput:
@@ -68,64 +68,50 @@ class MeanOutput:
 class Trainer(DefaultTrainer):
     def __init__(self, cfg):
         super().__init__()
-        model = on_all_processes(Regressor())
-        optimizer = torch.optim.AdamW(model.parameters(), lr=cfg.SOLVER.BASE_LR)
-        self._trainer = SimpleTrainer(model, Batches(), optimizer)
-        self.scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda i: 1 - i / 100)
-        self.checkpointer = DetectionCheckpointer(model, cfg.OUTPUT_DIR, trainer=weakref.proxy(self))
+        self._trainer = Regression()
+        self.scheduler = torch.optim.lr_scheduler.LambdaLR(self.optimizer, lambda i: 1 - i / 100)
+        self.checkpointer = DetectionCheckpointer(self.model, cfg.OUTPUT_DIR, trainer=weakref.proxy(self))
         self.max_iter = cfg.SOLVER.MAX_ITER
         self.cfg = cfg
-        main, out = comm.is_main_process(), cfg.OUTPUT_DIR
-        os.makedirs(out, exist_ok=True)
-        writers = [JSONWriter(f"{out}/metrics.json"), TensorboardXWriter(out)] if main else []
+        Path(cfg.OUTPUT_DIR).mkdir(exist_ok=True)
+        writers = [JSONWriter(f"{cfg.OUTPUT_DIR}/metrics.json"), TensorboardXWriter(cfg.OUTPUT_DIR)]
         self.register_hooks([
             hooks.IterationTimer(),
             hooks.LRScheduler(),
-            hooks.PeriodicCheckpointer(self.checkpointer, cfg.SOLVER.CHECKPOINT_PERIOD) if main else None,
+            hooks.PeriodicCheckpointer(self.checkpointer, cfg.SOLVER.CHECKPOINT_PERIOD),
+            None,
             hooks.EvalHook(cfg.TEST.EVAL_PERIOD, self.evaluate),
-            hooks.PeriodicWriter(writers, period=20) if main else None,
+            hooks.PeriodicWriter(writers, period=20),
         ])  # fmt: skip
 
     def evaluate(self):
-        self.last_results = inference_on_dataset(self.model, [torch.ones(2, 3)] * 3, MeanOutput())
-        return self.last_results
-
-
-def on_all_processes(model):
-    return model if comm.get_world_size() == 1 else nn.parallel.DistributedDataParallel(model)
+        return inference_on_dataset(self.model, [torch.ones(2, 3)] * 3, MeanOutput())
 
 
 def config(folder, max_iter=30):
     cfg = get_cfg()
     cfg.OUTPUT_DIR = str(folder)
     cfg.SOLVER.MAX_ITER = max_iter
-    cfg.SOLVER.BASE_LR = 0.1
     cfg.SOLVER.CHECKPOINT_PERIOD = 10
     cfg.TEST.EVAL_PERIOD = 20
     cfg.SEED = 3
     return cfg
 
 
-def metrics(folder):
-    return [json.loads(line) for line in (folder / "metrics.json").read_text().splitlines()]
-
-
 def test_training_writes_metrics_checkpoints_and_results(tmp_path):
     trainer = Trainer(config(tmp_path))
     trainer.resume_or_load(resume=False)
     trainer.train()
-    lines = metrics(tmp_path)
-    # 19: both the writers' period and the evaluation; 29: the last iteration; 30: what came in after it
+    lines = [json.loads(line) for line in (tmp_path / "metrics.json").read_text().splitlines()]
+    # 19: writers' period and evaluation; 29: last iteration; 30: scalars logged after it
     assert [line["iteration"] for line in lines] == [19, 29, 30]
-    names = {"data_time", "iteration", "loss_absolute", "loss_square", "lr", "rank_data_time", "time"}
-    assert names | {"total_loss"} <= set(lines[1])
+    assert {"iteration", "loss", "lr", "time"} <= set(lines[1])
     assert lines[0]["lr"] == pytest.approx(0.1 * (1 - 19 / 100))
     assert lines[1]["lr"] == pytest.approx(0.1 * (1 - 29 / 100))
     for line in (lines[0], lines[2]):
         assert set(line) >= {"sem_seg/mIoU", "sem_seg/IoU-a"}
-    assert lines[2]["sem_seg/mIoU"] == pytest.approx(trainer.model.linear(torch.ones(1, 3)).item())
+    assert lines[2]["sem_seg/mIoU"] == pytest.approx(trainer.model(torch.ones(1, 3)).item())
     assert trainer.model.training
-    assert trainer.last_results["sem_seg"]["mIoU"] == lines[2]["sem_seg/mIoU"]
     assert (tmp_path / "last_checkpoint").read_text() == "model_final.pth"
     names = sorted(path.name for path in tmp_path.glob("*.pth"))
     assert names == ["model_0000009.pth", "model_0000019.pth", "model_0000029.pth", "model_final.pth"]
@@ -133,15 +119,12 @@ def test_training_writes_metrics_checkpoints_and_results(tmp_path):
 
 
 def test_resume_continues_with_optimizer_and_scheduler(tmp_path):
-    cfg = config(tmp_path / "a", max_iter=25)
-    whole = Trainer(cfg)
+    whole = Trainer(config(tmp_path / "a", max_iter=25))
     whole.train()
-
-    first = Trainer(config(tmp_path / "b", max_iter=10))
-    first.train()
+    Trainer(config(tmp_path / "b", max_iter=10)).train()
     second = Trainer(config(tmp_path / "b", max_iter=25))
     second.resume_or_load(resume=True)
-    assert second.start_iter == 10  # the batches' period divides it, so replaying them changes nothing
+    assert second.start_iter == 10  # a multiple of the batches' period, so the data continue too
     assert second.scheduler.last_epoch == 10
     assert second.optimizer.state_dict()["state"][0]["step"] == 10
     second.train()
@@ -149,31 +132,29 @@ def test_resume_continues_with_optimizer_and_scheduler(tmp_path):
         torch.testing.assert_close(one, other, rtol=0, atol=0)
     assert second.optimizer.param_groups[0]["lr"] == whole.optimizer.param_groups[0]["lr"]
 
-    # without resume the weights alone are taken
+    # without resume only the weights are loaded
     cfg = config(tmp_path / "c")
     cfg.MODEL.WEIGHTS = str(tmp_path / "a" / "model_final.pth")
     third = Trainer(cfg)
     third.resume_or_load(resume=False)
     assert third.start_iter == 0 and third.scheduler.last_epoch == 0 and not third.optimizer.state_dict()["state"]
-    torch.testing.assert_close(third.model.linear.weight, whole.model.linear.weight)
+    torch.testing.assert_close(third.model.weight, whole.model.weight)
 
 
-def test_nan_raises_and_after_train_still_runs():
+def test_after_a_failure_after_train_runs_without_evaluation():
     ran = []
 
     class Note(HookBase):
         def after_train(self):
             ran.append(self.trainer.iter)
 
-    class Broken(Regressor):
-        def forward(self, batch):
-            return {"loss": super().forward(batch)["loss_square"] * float("nan")}
+    class Fails(Regression):
+        def run_step(self):
+            raise FloatingPointError("on purpose")
 
-    model = Broken()
-    trainer = SimpleTrainer(model, Batches(), torch.optim.SGD(model.parameters(), 0.1))
-    evaluation = hooks.EvalHook(0, lambda: ran.append("evaluated"))
-    trainer.register_hooks([None, Note(), evaluation])
-    with pytest.raises(FloatingPointError, match="loss"):
+    trainer = Fails()
+    trainer.register_hooks([Note(), hooks.EvalHook(0, lambda: ran.append("evaluated"))])
+    with pytest.raises(FloatingPointError, match="on purpose"):
         trainer.train(0, 5)
     assert ran == [0]
 
@@ -183,24 +164,41 @@ def test_hooks_order_and_state():
 
     class Log(HookBase):
         def __getattribute__(self, name):
-            if name in {"before_train", "before_step", "after_step", "after_train"}:
+            if name.startswith(("before_", "after_")):
                 calls.append(name)
             return super().__getattribute__(name)
 
         def state_dict(self):
             return {"calls": len(calls)}
 
-    model = Regressor()
-    trainer = SimpleTrainer(model, Batches(), torch.optim.SGD(model.parameters(), 0.1))
+    trainer = Regression()
     trainer.register_hooks([Log()])
     trainer.train(7, 9)
-    step = ["before_step", "after_step"]
-    assert calls == ["before_train", *step, *step, "after_train"]
+    assert calls == ["before_train", *["before_step", "after_step"] * 2, "after_train"]
     state = trainer.state_dict()
     assert state["iteration"] == 9 and list(state["hooks"]) == [Log.__qualname__] and "optimizer" in state
 
 
-def test_storage_smooths_over_iterations_and_keeps_images_for_tensorboard(tmp_path):
+def test_inference_restores_the_mode_even_after_a_failure():
+    class Fails(nn.Module):
+        def forward(self, batch):
+            assert not self.training
+            raise RuntimeError("on purpose")
+
+    model = Fails()
+    with pytest.raises(RuntimeError, match="on purpose"):
+        inference_on_dataset(model, [[1]], MeanOutput())
+    assert model.training
+
+
+def test_csv_shows_main_metrics(monkeypatch):
+    lines = []
+    monkeypatch.setattr(evaluation.logger, "info", lambda message, *args: lines.append(message % args))
+    evaluation.print_csv_format({"sem_seg": {"mIoU": 12.34567, "IoU-a": 1.0, "pACC": 50.0}})
+    assert lines == ["copypaste: Task: sem_seg", "copypaste: mIoU,pACC", "copypaste: 12.3457,50.0000"]
+
+
+def test_storage_smooths_noisy_scalars_and_keeps_images_for_tensorboard(tmp_path):
     with pytest.raises(AssertionError):
         get_event_storage()
     with EventStorage(5) as storage:
@@ -208,12 +206,12 @@ def test_storage_smooths_over_iterations_and_keeps_images_for_tensorboard(tmp_pa
             storage.put_scalars(noisy=value)
             storage.put_scalar("exact", value, smoothing_hint=False)
             storage.iter += 8
-        # of the noisy values, those of the last 20 iterations count
+        # the median is over the values of the last 20 iterations
         assert storage.latest_with_smoothing_hint() == {"noisy": (2.0, 29), "exact": (6.0, 29)}
         assert storage.histories()["noisy"].values()[0] == (9.0, 5)
         with pytest.raises(AssertionError, match="noisy"):
             storage.put_scalar("noisy", 1.0, smoothing_hint=False)
-        storage.put_image("picture", torch.zeros(3, 8, 8, dtype=torch.uint8))
+        storage.put_image("image", torch.zeros(3, 8, 8, dtype=torch.uint8))
         writer = TensorboardXWriter(str(tmp_path))
         writer.write()
         writer.close()
@@ -221,24 +219,24 @@ def test_storage_smooths_over_iterations_and_keeps_images_for_tensorboard(tmp_pa
     assert sum(path.stat().st_size for path in tmp_path.iterdir()) > 100
 
 
-def test_storage_keeps_what_the_time_left_is_worked_out_from():
-    """All of it would grow for as long as the run does."""
+def test_storage_keeps_the_last_1000_values():
+    """An unbounded history would grow for as long as the run does."""
     with EventStorage(0) as storage:
-        for iteration in range(2500):
-            storage.put_scalar("time", float(iteration), cur_iter=iteration)
+        for storage.iter in range(2500):
+            storage.put_scalar("time", float(storage.iter))
     values = storage.histories()["time"].values()
     assert len(values) == 1000 and values[-1] == (2499.0, 2499) and storage.histories()["time"].median(1000) == 1999.5
 
 
-def test_logger_has_no_double_handlers_and_one_file_a_rank(tmp_path, capsys):
+def test_logger_has_no_double_handlers_and_one_file_per_rank(tmp_path, capsys):
     for _ in range(2):
         setup_logger(name="host_test")
         logger = setup_logger(str(tmp_path), name="host_test")
     assert len(logger.handlers) == 2
-    logging.getLogger("host_test.part").warning("twice?")
+    logging.getLogger("host_test.child").warning("twice?")
     assert capsys.readouterr().out.count("twice?") == 1
     text = (tmp_path / "log.txt").read_text()
-    assert text.count("twice?") == 1 and "host_test.part WARNING" in text
+    assert text.count("twice?") == 1 and "host_test.child WARNING" in text
     setup_logger(str(tmp_path), distributed_rank=1, name="host_test_1").error("here")
     assert "here" in (tmp_path / "log.txt.rank1").read_text() and capsys.readouterr().out == ""
 
@@ -247,32 +245,41 @@ def test_setup_writes_config_and_seeds(tmp_path):
     args = default_argument_parser().parse_args(["--num-gpus", "2", "SEED", "3"])
     assert args.opts == ["SEED", "3"] and args.dist_url.startswith("tcp://127.0.0.1:") and not args.resume
     cfg = config(tmp_path / "out")
-    draws = []
+    samples = []
     for _ in range(2):
         default_setup(cfg, args)
-        draws.append(torch.rand(1).item())
-    assert draws[0] == draws[1]
+        samples.append(torch.rand(1).item())
+    assert samples[0] == samples[1]
     again = get_cfg()
     again.merge_from_file(str(tmp_path / "out" / "config.yaml"))
     assert again == cfg
     assert "torch" in (tmp_path / "out" / "log.txt").read_text()
 
 
-THREADS = Path("/proc/self/task")  # Linux has it
+def test_a_single_rank_runs_in_this_process():
+    calls = []
+    launch(calls.append, 1, args=(1,))
+    assert calls == [1]
+    assert (comm.get_world_size(), comm.get_rank(), comm.get_local_rank(), comm.gather(5)) == (1, 0, 0, [5])
+    with pytest.raises(AssertionError, match="auto"):
+        launch(calls.append, 2, num_machines=2, dist_url="auto")
 
 
-def threads_to(path):
+THREADS = Path("/proc/self/task")  # Linux
+
+
+def write_thread_names(path):
     names = []
     for task in THREADS.iterdir() if THREADS.exists() else ():
-        with suppress(FileNotFoundError):  # it has ended
+        with suppress(FileNotFoundError):  # the thread has ended
             names.append(task.joinpath("comm").read_text().strip())
     path.write_text(" ".join(names))
 
 
-def in_each_process(folder):
+def on_each_rank(folder):
     rank = comm.get_rank()
-    threads_to(folder / f"{rank}.during")
-    atexit.register(threads_to, folder / f"{rank}.after")
+    write_thread_names(folder / f"{rank}.during")
+    atexit.register(write_thread_names, folder / f"{rank}.after")
     result = {
         "size": comm.get_world_size(),
         "local": comm.get_local_rank(),
@@ -280,57 +287,34 @@ def in_each_process(folder):
         "gathered": comm.gather(rank),
         "seed": comm.shared_random_seed(),
     }
-    trainer = Trainer(config(folder / "out", max_iter=3))
-    trainer.train()
-    result["weights"] = trainer.model.module.linear.weight.tolist()
-
-    class OneRankBroken(Regressor):
-        def forward(self, batch):
-            return {"loss": super().forward(batch)["loss_square"] * (float("nan") if rank == 1 else 1.0)}
-
-    model = on_all_processes(OneRankBroken())
-    try:
-        SimpleTrainer(model, Batches(), torch.optim.SGD(model.parameters(), 0.1)).train(0, 2)
-    except FloatingPointError:
-        result["raised"] = True
     comm.synchronize()
     (folder / f"{rank}.json").write_text(json.dumps(result))
 
 
-def test_two_processes_gather_train_alike_and_fail_together(tmp_path):
-    launch(in_each_process, 2, dist_url="auto", args=(tmp_path,))
+@pytest.mark.slow
+def test_two_ranks_communicate_and_leave_no_thread(tmp_path):
+    launch(on_each_rank, 2, dist_url="auto", args=(tmp_path,))
     one, other = (json.loads((tmp_path / f"{rank}.json").read_text()) for rank in range(2))
     assert one["size"] == other["size"] == 2
     assert (one["local"], other["local"]) == (0, 1)
     assert one["all"] == other["all"] == [{"rank": 0}, {"rank": 1}]
     assert (one["gathered"], other["gathered"]) == ([0, 1], [])
     assert one["seed"] == other["seed"]
-    assert one["weights"] == other["weights"]
-    assert one["raised"] and other["raised"]
-    assert (tmp_path / "out" / "model_final.pth").exists()
-    for rank in range(2 if THREADS.exists() else 0):  # one that frees a Python object as the interpreter ends aborts it
+    for rank in range(2 if THREADS.exists() else 0):  # a thread that frees a Python object at shutdown aborts it
         assert "gloo" in (tmp_path / f"{rank}.during").read_text()
         assert "gloo" not in (tmp_path / f"{rank}.after").read_text()
 
 
-def told_to_end(folder):
-    atexit.register(threads_to, folder / f"{comm.get_rank()}.after")
+def exit_as_after_sigterm(folder):
+    atexit.register(write_thread_names, folder / f"{comm.get_rank()}.after")
     comm.all_gather("some work")
     sys.exit(143)
 
 
-def test_processes_that_were_told_to_end_leave_their_group_first(tmp_path):
+@pytest.mark.slow
+def test_ranks_that_exit_after_a_signal_leave_their_group_first(tmp_path):
     with pytest.raises(torch.multiprocessing.ProcessExitedException) as ended:
-        launch(told_to_end, 2, dist_url="auto", args=(tmp_path,))
+        launch(exit_as_after_sigterm, 2, dist_url="auto", args=(tmp_path,))
     assert ended.value.exit_code == 143
-    left = [*tmp_path.iterdir()]  # of one process at least: the launcher ends the other
+    left = [*tmp_path.iterdir()]  # of at least one rank: the launcher ends the other
     assert left and all("gloo" not in file.read_text() for file in left)
-
-
-def test_one_process_runs_here():
-    seen = []
-    launch(seen.append, 1, args=(1,))
-    assert seen == [1]
-    assert (comm.get_world_size(), comm.get_rank(), comm.get_local_rank(), comm.gather(5)) == (1, 0, 0, [5])
-    with pytest.raises(AssertionError, match="auto"):
-        launch(seen.append, 2, num_machines=2, dist_url="auto")

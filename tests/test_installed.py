@@ -1,29 +1,23 @@
-"""The wheel: what is in it, and its commands in an empty folder far from the checkout."""
+"""The installed package: its files, and its commands in an empty folder far from the checkout."""
 
 from __future__ import annotations
 
+import importlib
 import os
 import shutil
 import subprocess
 import sys
-import tarfile
-import zipfile
+import tomllib
 from pathlib import Path
 
 import pytest
-from conftest import REPO, TINY
+from conftest import REPO, TINY, call_command
 
-import rc2l_d2
 from rc2l_d2.command_words import command_words
 from rc2l_d2.data.toy.dataset import draw_toy_dataset
 
-pytest.importorskip("setuptools", minversion="70.1", reason="the first that builds wheels by itself")
-
-BUILD = """if True:
-    import sys
-    from setuptools import build_meta
-    getattr(build_meta, sys.argv[1])(sys.argv[2])
-"""
+# Name of the command -> "module:function".
+SCRIPTS = tomllib.loads((REPO / "pyproject.toml").read_text())["project"]["scripts"]
 
 
 def run(folder: Path, *command: object, **environment: str) -> subprocess.CompletedProcess:
@@ -35,61 +29,45 @@ def run(folder: Path, *command: object, **environment: str) -> subprocess.Comple
 
 
 @pytest.fixture(scope="module")
-def wheel(tmp_path_factory) -> Path:
-    """Built from a source distribution, as ``python -m build`` does, of a copy: a build leaves folders behind."""
+def site(tmp_path_factory) -> Path:
+    """The folder of an installation from a source distribution, with the commands in its ``bin``.
+
+    The distribution is built in a copy, as a build leaves folders behind.
+    """
+    pytest.importorskip("setuptools", minversion="70.1", reason="older ones need the package wheel")
     folder = tmp_path_factory.mktemp("build")
-    (folder / "copy").mkdir()
     for name in ("rc2l_d2", "configs"):
-        shutil.copytree(REPO / name, folder / "copy" / name, ignore=shutil.ignore_patterns("__pycache__"))
+        shutil.copytree(REPO / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
     for name in ("setup.py", "pyproject.toml", "README.md", "LICENSE"):
-        shutil.copy(REPO / name, folder / "copy")
-    result = run(folder / "copy", sys.executable, "-c", BUILD, "build_sdist", folder)
+        shutil.copy(REPO / name, folder)
+    build = "from setuptools.build_meta import build_sdist; build_sdist('dist')"
+    result = run(folder, sys.executable, "-c", build)
     assert result.returncode == 0, result.stderr
-    (archive,) = folder.glob("*.tar.gz")
-    with tarfile.open(archive) as source:
-        source.extractall(folder, filter="data")
-    result = run(archive.with_suffix("").with_suffix(""), sys.executable, "-c", BUILD, "build_wheel", folder)
-    assert result.returncode == 0, result.stderr
-    (built,) = folder.glob("*.whl")
-    return built
-
-
-@pytest.fixture(scope="module")
-def site(wheel, tmp_path_factory) -> Path:
-    """A folder that the wheel is installed to, with the commands in its ``bin``."""
+    (archive,) = (folder / "dist").glob("*.tar.gz")
     site = tmp_path_factory.mktemp("site")
-    result = run(site, sys.executable, "-m", "pip", "install", "--no-deps", "--no-index", "--target", site, wheel)
+    pip = (sys.executable, "-m", "pip", "install", "--no-deps", "--no-index", "--no-build-isolation", "--target", site)
+    result = run(folder, *pip, archive)
     assert result.returncode == 0, result.stderr
     return site
 
 
-def test_the_wheel_holds_all_of_the_package_and_its_configurations(wheel):
-    assert wheel.name == f"rc2l_d2-{rc2l_d2.__version__}-py3-none-any.whl"
-    with zipfile.ZipFile(wheel) as archive:
-        inside = {name for name in archive.namelist() if ".dist-info/" not in name}
-        (points,) = (archive.read(name).decode() for name in archive.namelist() if name.endswith("entry_points.txt"))
-    files = {path for path in (REPO / "rc2l_d2").rglob("*.*") if path.is_file() and "__pycache__" not in path.parts}
-    here = {path.relative_to(REPO) for path in files}
-    configs = {Path("rc2l_d2") / path.relative_to(REPO) for path in (REPO / "configs").rglob("*.yaml")}
-    assert len(configs) > 10 and inside == {path.as_posix() for path in here | configs}
-    for name in ("train", "predict", "check", "report", "quickstart"):
-        assert f"rc2l-{name} = " in points
+@pytest.mark.slow
+def test_all_of_the_package_is_installed_with_its_configurations(site):
+    def files(folder: Path, pattern: str = "*.*") -> set[Path]:
+        return {path.relative_to(folder) for path in folder.rglob(pattern) if "__pycache__" not in path.parts}
+
+    configs = {Path("configs") / path for path in files(REPO / "configs", "*.yaml")}
+    assert len(configs) > 10
+    assert files(site / "rc2l_d2") == files(REPO / "rc2l_d2") | configs
+    assert {path.name for path in (site / "bin").iterdir()} == set(SCRIPTS)
 
 
-def test_commands_are_told_as_they_can_be_typed(tmp_path, monkeypatch):
-    for name in ("train", "predict", "check", "report"):
-        monkeypatch.chdir(REPO)
-        python, script = command_words(name)
-        assert python == "python" and (REPO / script).is_file()
-        monkeypatch.chdir(tmp_path)
-        assert command_words(name) == [f"rc2l-{name}"]
-
-
+@pytest.mark.slow
 def test_the_commands_train_and_predict_in_an_empty_folder(site, tmp_path):
     draw_toy_dataset(tmp_path / "datasets" / "toy", num_train=32, num_val=4, size=(64, 64), seed=0)
     config = ("--config-file", "configs/toy/rc2l_R18.yaml")
     short = (*TINY, "SOLVER.MAX_ITER", "3", "OUTPUT_DIR", "out")
-    # Two processes: each of them has to find the package and the configuration too.
+    # Each of the two ranks has to find the package and the configuration.
     train = run(
         tmp_path, site / "bin" / "rc2l-train", *config, "--num-gpus", "2", "--dist-url", "auto", *short,
         PYTHONPATH=str(site),
@@ -105,3 +83,19 @@ def test_the_commands_train_and_predict_in_an_empty_folder(site, tmp_path):
     assert predict.stderr.splitlines()[-1].startswith("rc2l-predict: empty.jpg: ")
     names = [f"val_{number:05d}.png" for number in range(4)]
     assert sorted(path.name for path in (tmp_path / "seen" / "labels").iterdir()) == names
+
+
+@pytest.mark.parametrize("name", ("rc2l-train", "rc2l-predict", "rc2l-check", "rc2l-report", "rc2l-quickstart"))
+def test_each_command_starts(name, monkeypatch):
+    module, function = SCRIPTS[name].split(":")
+    result = call_command(monkeypatch, name, getattr(importlib.import_module(module), function), "--help")
+    assert result.returncode == 0 and result.stdout.startswith(f"usage: {name} ")
+
+
+@pytest.mark.parametrize("name", ("train", "predict", "check", "report"))
+def test_messages_name_commands_as_the_user_can_type_them(name, tmp_path, monkeypatch):
+    monkeypatch.chdir(REPO)
+    python, script = command_words(name)
+    assert python == "python" and (REPO / script).is_file()
+    monkeypatch.chdir(tmp_path)
+    assert command_words(name) == [f"rc2l-{name}"]

@@ -1,4 +1,4 @@
-"""Classes found in label files of every form, and the names they get."""
+"""Classes found in label files of every form, and their names."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ SIZE = (12, 16)
 
 @pytest.fixture
 def labels(tmp_path):
-    """Writes label files, each of the values that are given for it in equal parts; returns their paths."""
+    """Write label files with the given values, each equally often; returns their paths."""
 
     def write(*files, dtype=np.uint8, palette=None):
         paths = []
@@ -28,10 +28,10 @@ def labels(tmp_path):
             if palette is None:
                 write_label(paths[-1], label)
             else:
-                picture = Image.fromarray(label)
+                image = Image.fromarray(label)
                 # All 256: of a shorter one Pillow saves as few bits as it needs.
-                picture.putpalette((palette[index] if isinstance(palette[0], list) else palette) + [0] * 759)
-                picture.save(paths[-1])
+                image.putpalette((palette[index] if isinstance(palette[0], list) else palette) + [0] * 759)
+                image.save(paths[-1])
         return [str(path) for path in paths]
 
     return write
@@ -42,7 +42,7 @@ def found(paths, names=()):
 
 
 def assert_read_as(classes, paths, expected):
-    """The map that is written makes these class indices of the files' first pixels."""
+    """The written map gives these class indices for the files' first pixels."""
     raw = classes.label_map()
     label_map = None if raw is None else LabelMap.from_yaml(raw, classes.names, classes.palette, 255)
     for path, indices in zip(paths, expected, strict=True):
@@ -63,11 +63,11 @@ def test_palettes_give_the_classes_their_colours(labels):
     classes = found(labels([0, 2], [1, 255], palette=colors))
     assert classes.keys == (0, 1, 2) and not classes.colors and classes.ignored == (255,)
     assert classes.palette == ((10, 20, 30), (40, 50, 60), (70, 80, 90))
-    # One colour for all says nothing.
+    # One colour for all classes is not used.
     assert found(labels([0, 2], palette=[0] * 9)).palette == voc_color_map(2)
 
 
-def test_palettes_that_contradict_each_other_are_read_by_their_colours(labels):
+def test_contradicting_palettes_are_read_as_colours(labels):
     paths = labels([0, 1], [0, 1], palette=[[0, 0, 0, 255, 0, 0, 1, 2, 3], [0, 0, 0, 0, 255, 0, 1, 2, 3]])
     classes = found(paths, ["background", "green", "red"])
     assert classes.colors and classes.palette == ((0, 0, 0), (0, 255, 0), (255, 0, 0))
@@ -135,10 +135,10 @@ def refused(paths, names, message):
     assert str(caught.value).endswith(".") and "\n" not in str(caught.value)
 
 
-def test_what_holds_no_classes_is_told(labels, tmp_path):
+def test_refused_labels_and_names(labels, tmp_path):
     refused(labels([7], [7]), [], r"labels in masks hold one value only \(7\); a model needs two classes")
     refused(labels([255]), [], "one value only")
-    refused(labels(range(100)), [], "hold 100 values, as masks do that were resized smoothly")
+    refused(labels(range(100)), [], "hold 100 values, probably because masks were resized smoothly")
     refused(labels(range(100)), ["a", "b"], r"--classes has 2 names, but .* hold 100 values \(0, 1, .*, 9, \.\.\.\)")
     refused(labels([0, 5, 255]), ["a", "b", "c", "d"], r"--classes has 4 names, but .* hold 2 values \(0, 5\)")
     refused(labels([0, 1]), ["a", "a"], "--classes names 'a' twice")

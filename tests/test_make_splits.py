@@ -1,4 +1,4 @@
-"""tools/make_splits.py: the lists that it writes, and what it refuses before it reads a label."""
+"""tools/make_splits.py: the lists that it writes, and input that it refuses before reading labels."""
 
 from __future__ import annotations
 
@@ -37,24 +37,23 @@ def run(tree, tmp_path, monkeypatch, capsys):
 
 
 def images(folder, name):
-    return list(read_list(folder / f"{name}.txt", "here").images)
+    return list(read_list(folder / f"{name}.txt", "here")[0])
 
 
-def test_uniform_and_balanced_draws(run, tree, tmp_path):
+def test_uniform_and_balanced_samples(run, tree, tmp_path):
     # Class 2 is in one image alone.
     for number in range(10):
         label = np.full((40, 48), 2 if number == 7 else 0, np.uint8)
         write_label(tree.folder / f"labels/train_{number:03d}.png", label)
     status, output, _ = run("--number", 4, "--seed", 1)
     assert status == 0 and "4 labelled and 6 unlabelled images" in output
-    # The draw of the part "labeled", whose fraction and seed these are.
+    # The sample of the split "labeled", which has the same fraction and seed.
     assert images(tmp_path / "lists", "labeled") == [f"images/train_{n:03d}.png" for n in (2, 4, 6, 9)]
     assert "classes without a labelled image: class1, class2" in output
     status, output, _ = run("--fraction", 0.4, "--seed", 1, "--balanced", output=tmp_path / "balanced")
     assert status == 0 and output.endswith("classes without a labelled image: class1\n")
     labeled, unlabeled = (images(tmp_path / "balanced", name) for name in ("labeled", "unlabeled"))
     assert "images/train_007.png" in labeled and len(labeled) == 4 and len(set(labeled + unlabeled)) == 10
-    assert not list((tmp_path / "balanced").glob("tmp*"))
 
 
 def refused(result, *fragments):
@@ -63,23 +62,23 @@ def refused(result, *fragments):
     assert all(fragment in message for fragment in fragments), message
 
 
-def test_the_output_is_looked_at_before_any_label_is_read(run, tree, tmp_path, monkeypatch):
+def test_the_output_is_checked_before_any_label_is_read(run, tree, tmp_path, monkeypatch):
     monkeypatch.setattr(make_splits, "class_presence", None)
     (tmp_path / "file").write_text("")
     refused(run("--number", 4, output=tmp_path / "file/lists"), "file/lists cannot be written (Not a dir")
     (tmp_path / "lists").mkdir()
     (tmp_path / "lists/unlabeled.txt").write_text("mine")
-    refused(run("--number", 4), "lists/unlabeled.txt is there already; remove it, or name another --output")
+    refused(run("--number", 4), "lists/unlabeled.txt exists already; remove it, or name another --output")
     assert (tmp_path / "lists/unlabeled.txt").read_text() == "mine"
 
 
-def test_what_cannot_be_drawn_is_told(run, tree):
-    refused(run("--number", 11), "11 labelled images were asked for, of 10")
+def test_refused_numbers_and_seeds(run, tree):
+    refused(run("--number", 11), "11 labelled images are more or fewer than small", "give 1 to 10.")
     refused(run("--fraction", 1.5), "--fraction is 1.5; give")
     refused(run("--number", 1, "--seed", -1), "--seed is -1; give")
 
 
 @pytest.mark.parametrize("options", [(), ("--balanced",)])
-def test_values_that_are_no_class_are_told(run, tree, options):
+def test_label_values_of_no_class_are_refused(run, tree, options):
     write_label(tree.folder / "labels/train_002.png", np.full((40, 48), 7, np.uint8))
     refused(run("--number", 4, "--seed", 1, *options), "train_002.png: the label has values that are no class (0 to 2)")

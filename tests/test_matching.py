@@ -1,29 +1,26 @@
+"""Semantic maps, the match by class, and soft Dice."""
+
 from __future__ import annotations
 
 import math
 
 import method_reference as reference
-import numpy as np
 import pytest
 import torch
-from method_cases import SIZES, arrays, precision, random_case
+from method_cases import PRECISIONS, SIZES, arrays, precision, random_case
 from numpy.testing import assert_allclose
 
-from rc2l_d2.regions.matching import match_by_class, soft_dice
-from rc2l_d2.regions.semantic import semantic_probabilities, semantic_scores
+from rc2l_d2.regions import Regions, match_by_class, semantic_probabilities, semantic_scores, soft_dice
 
 # Two queries: P = (0.5, 0.25 | 0.25) and (0.2, 0.6 | 0.2); sigmoid of the mask logits 0.75 and 0.5.
 CLASS_LOGITS = torch.tensor([[[0.5, 0.25, 0.25], [0.2, 0.6, 0.2]]], dtype=torch.float64).log()
 MASK_LOGITS = torch.tensor([[[[math.log(3)]], [[0.0]]]], dtype=torch.float64)
 
 
-def test_semantic_map_by_hand():
+def test_semantic_map_and_match_by_hand():
     assert_allclose(semantic_scores(CLASS_LOGITS, MASK_LOGITS).flatten(), [0.475, 0.4875], rtol=1e-12)
     expected = [0.475 / 0.9625, 0.4875 / 0.9625]
     assert_allclose(semantic_probabilities(CLASS_LOGITS, MASK_LOGITS).flatten(), expected, rtol=1e-12)
-
-
-def test_match_by_hand():
     match = match_by_class(CLASS_LOGITS, torch.tensor([[False, True]]))
     assert_allclose(match, [[[0, 0.25], [0, 0.6]]], rtol=1e-12)
 
@@ -37,85 +34,42 @@ def test_dice_by_hand():
     assert_allclose(soft_dice(mask_logits, masks, valid).flatten(), expected, rtol=1e-12)
 
 
-@pytest.mark.parametrize("size", SIZES)
-@pytest.mark.parametrize("seed", range(2))
-def test_values_against_loops(size, seed):
-    regions, pseudo = random_case(size, seed)
+def compare_with_loops(regions: Regions, pseudo, context, dtype: torch.dtype, **tolerance) -> None:
     student, teacher = arrays(regions), arrays(pseudo)
-    scores = semantic_scores(regions.class_logits, regions.mask_logits)
-    assert scores.dtype == torch.float64
-    assert_allclose(scores, reference.semantic_scores(student["class_logits"], student["mask_logits"]), rtol=1e-10)
-    probabilities = semantic_probabilities(regions.class_logits, regions.mask_logits)
-    expected = reference.semantic_probabilities(student["class_logits"], student["mask_logits"])
-    assert_allclose(probabilities, expected, rtol=1e-10)
-    match = match_by_class(regions.class_logits, pseudo.present)
-    assert_allclose(match, reference.match_by_class(student["class_logits"], teacher["present"]), rtol=1e-10)
-    dice = soft_dice(regions.mask_logits, pseudo.masks, pseudo.valid)
-    assert_allclose(dice, reference.soft_dice(student["mask_logits"], teacher["masks"], teacher["valid"]), rtol=1e-10)
+    logits = student["class_logits"], student["mask_logits"]
+    with context:
+        pairs = [
+            (semantic_scores(regions.class_logits, regions.mask_logits), reference.semantic_scores(*logits)),
+            (semantic_probabilities(regions.class_logits, regions.mask_logits),
+             reference.semantic_probabilities(*logits)),
+            (match_by_class(regions.class_logits, pseudo.present),
+             reference.match_by_class(logits[0], teacher["present"])),
+            (soft_dice(regions.mask_logits, pseudo.masks, pseudo.valid),
+             reference.soft_dice(logits[1], teacher["masks"], teacher["valid"])),
+        ]  # fmt: skip
+    for value, expected in pairs:
+        assert value.dtype == dtype
+        assert_allclose(value, expected, **tolerance)
 
 
-def test_dice_counts_valid_positions_only():
-    """Masks that reach beyond the valid positions count there neither as intersection nor as area."""
+@pytest.mark.parametrize("size", SIZES)
+def test_values_against_loops(size):
+    for seed in range(2):
+        compare_with_loops(*random_case(size, seed), precision("float32")[1], torch.float64, rtol=1e-10)
+
+
+@pytest.mark.parametrize("name", PRECISIONS[1:])
+def test_half_precision_is_computed_in_float32(name):
+    dtype, context = precision(name)
+    case = random_case((2, 5, 3, 4, 8, 6), 3, dtype=dtype)
+    compare_with_loops(*case, context, torch.float32, rtol=1e-5, atol=1e-6)
+
+
+def test_dice_counts_valid_pixels_only():
+    """Masks that reach beyond the valid pixels count there neither as intersection nor as area."""
     generator = torch.Generator().manual_seed(0)
     mask_logits = torch.randn(2, 3, 4, 4, generator=generator, dtype=torch.float64)
     masks = (torch.rand(2, 2, 4, 4, generator=generator) > 0.5).double()
     valid = torch.rand(2, 4, 4, generator=generator) > 0.5
     expected = reference.soft_dice(mask_logits.numpy(), masks.numpy(), valid.numpy())
     assert_allclose(soft_dice(mask_logits, masks, valid), expected, rtol=1e-10)
-
-
-def test_match_has_no_gradient_and_dice_reaches_student_masks():
-    regions, pseudo = random_case(SIZES[0], 0)
-    class_logits, mask_logits = regions.class_logits.requires_grad_(), regions.mask_logits.requires_grad_()
-    assert not match_by_class(class_logits, pseudo.present).requires_grad
-    soft_dice(mask_logits, pseudo.masks, pseudo.valid).sum().backward()
-    assert mask_logits.grad.abs().sum() > 0
-
-
-@pytest.mark.parametrize("name", ["bfloat16", "autocast bfloat16", "autocast float16"])
-def test_semantic_map_is_computed_in_float32(name):
-    dtype, context = precision(name)
-    regions, _ = random_case(SIZES[0], 3, dtype=dtype)
-    student = arrays(regions)
-    with context:
-        scores = semantic_scores(regions.class_logits, regions.mask_logits)
-        probabilities = semantic_probabilities(regions.class_logits, regions.mask_logits)
-    assert scores.dtype == probabilities.dtype == torch.float32
-    expected = reference.semantic_scores(student["class_logits"], student["mask_logits"])
-    assert_allclose(scores, expected, rtol=1e-5, atol=1e-6)
-    expected = reference.semantic_probabilities(student["class_logits"], student["mask_logits"])
-    assert_allclose(probabilities, expected, rtol=1e-5, atol=1e-6)
-
-
-def test_semantic_map_of_empty_masks_is_finite():
-    mask_logits = torch.full((1, 2, 2, 2), -1e4, requires_grad=True)
-    probabilities = semantic_probabilities(CLASS_LOGITS.float(), mask_logits)
-    probabilities.sum().backward()
-    assert_allclose(probabilities.detach(), np.zeros((1, 2, 2, 2)))
-    assert mask_logits.grad.isfinite().all()
-
-
-@pytest.mark.parametrize("name", ["float32", "bfloat16", "autocast bfloat16", "autocast float16"])
-def test_dice_of_masks_larger_than_float16_can_count(name):
-    """At 1200 x 1200 pixels a mask has 90,000 positions: float16 ends at 65,504 and bfloat16 counts to 256."""
-    dtype, context = precision(name)
-    mask_logits = torch.zeros(1, 2, 300, 300, dtype=dtype)
-    masks = torch.ones(1, 1, 300, 300, dtype=dtype)
-    with context:
-        dice = soft_dice(mask_logits, masks, torch.ones(1, 300, 300, dtype=torch.bool))
-    assert_allclose(dice.float(), np.full((1, 2, 1), (90_000 + 1) / (45_000 + 90_000 + 1)), rtol=1e-2)
-
-
-@pytest.mark.parametrize("name", ["bfloat16", "float16", "autocast bfloat16", "autocast float16"])
-def test_dice_and_match_are_computed_in_float32(name):
-    dtype, context = precision(name)
-    regions, pseudo = random_case((2, 5, 3, 4, 12, 12), 3, dtype=dtype)
-    student, teacher = arrays(regions), arrays(pseudo)
-    with context:
-        dice = soft_dice(regions.mask_logits, pseudo.masks, pseudo.valid)
-        match = match_by_class(regions.class_logits, pseudo.present)
-    assert dice.dtype == match.dtype == torch.float32
-    expected = reference.soft_dice(student["mask_logits"], teacher["masks"], teacher["valid"])
-    assert_allclose(dice, expected, rtol=1e-5, atol=1e-6)
-    expected = reference.match_by_class(student["class_logits"], teacher["present"])
-    assert_allclose(match, expected, rtol=1e-5, atol=1e-6)

@@ -1,4 +1,4 @@
-"""The file that a run leaves for prediction: it is enough, wherever it is, and says so where it does not fit."""
+"""The self-contained model file that a run leaves for prediction."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def written(tiny_options, tmp_path):
     return file, model
 
 
-def test_what_is_read_predicts_as_what_was_written(written):
+def test_the_loaded_model_predicts_the_same(written):
     file, model = written
     loaded, cfg, metadata = load_model_file(str(file))
     sample = [{"image": torch.randint(0, 256, (3, 70, 90), dtype=torch.uint8), "height": 35, "width": 45}]
@@ -41,36 +41,33 @@ def test_what_is_read_predicts_as_what_was_written(written):
     assert not loaded.training and cfg.INPUT.CROP.SIZE == [64, 64] and metadata.ignore_label == 255
 
 
-def test_the_file_is_plain_data(written):
-    described = torch.load(written[0], weights_only=True)
-    assert yaml.safe_load(described["config"])["MODEL"]["SEM_SEG_HEAD"]["NUM_CLASSES"] == 8
-    assert described["iteration"] == 20 and described["version"] == __version__
-    assert len(described["classes"]) == len(described["palette"]) == 8 and described["ignore_value"] == 255
+def test_plain_content_with_optional_and_unknown_keys(written):
+    file, _ = written
+    content = torch.load(file, weights_only=True)
+    config = yaml.safe_load(content["config"])
+    assert config["MODEL"]["SEM_SEG_HEAD"]["NUM_CLASSES"] == 8 and content["ignore_value"] == 255
+    assert content["iteration"] == 20 and content["version"] == __version__
+    assert len(content["classes"]) == len(content["palette"]) == 8
+    config["MODEL"]["ROI_HEADS"] = {"NAME": "only Detectron2 has this key"}
+    del content["label_files"]
+    torch.save({**content, "config": yaml.safe_dump(config)}, file)
+    assert load_model_file(str(file))[2].label_files == LabelFiles()
 
 
-def test_what_does_not_fit_is_told_in_one_sentence(written, tmp_path):
-    described = torch.load(written[0], weights_only=True)
-    torch.save({"model": described["model"]}, tmp_path / "model_final.pth")
-    with pytest.raises(InputError, match="model_final.pth does not describe itself; give a teacher_final.pth"):
+def test_files_that_do_not_fit_are_refused_in_one_sentence(written, tmp_path):
+    content = torch.load(written[0], weights_only=True)
+    torch.save({"model": content["model"]}, tmp_path / "model_final.pth")
+    with pytest.raises(InputError, match="model_final.pth is not a model file; give a teacher_final.pth"):
         load_model_file(str(tmp_path / "model_final.pth"))
     with pytest.raises(InputError, match=r"gone.pth cannot be read \(No such file or directory\); correct the path"):
         load_model_file(str(tmp_path / "gone.pth"))
-    described["config"] = described["config"].replace("HIDDEN_DIM: 32", "HIDDEN_DIM: 64")
-    torch.save({**described, "version": "9.0"}, tmp_path / "other.pth")
-    with pytest.raises(InputError, match=r"other.pth was written by version 9.0 and does not fit this one \(.*size"):
+    content["config"] = content["config"].replace("HIDDEN_DIM: 32", "HIDDEN_DIM: 64")
+    torch.save({**content, "version": "9.0"}, tmp_path / "other.pth")
+    with pytest.raises(InputError, match=r"other.pth was written by version 9.0 and does not fit .* \(.*size"):
         load_model_file(str(tmp_path / "other.pth"))
 
 
-def test_keys_that_this_host_does_not_know_are_passed_over(written):
-    file, _ = written
-    described = torch.load(file, weights_only=True)
-    config = yaml.safe_load(described["config"])
-    config["MODEL"]["ROI_HEADS"] = {"NAME": "a detector's"}
-    torch.save({**described, "config": yaml.safe_dump(config)}, file)
-    load_model_file(str(file))
-
-
-def test_what_labels_mean_is_in_the_file(written, tiny_options, toy_definition, tmp_path):
+def test_label_files_are_described(written, tiny_options, toy_definition, tmp_path):
     file, model = written
     definition = yaml.safe_load(Path(toy_definition).read_text())
     definition |= {"name": "masks", "label_suffix": "_mask.png", "label_map": {0: "background", 255: "disc"}}
@@ -82,11 +79,3 @@ def test_what_labels_mean_is_in_the_file(written, tiny_options, toy_definition, 
     found, label_map = load_model_file(str(file))[2].label_files.find(tmp_path, Path("elsewhere/a.jpg"))
     assert found == tmp_path / "a_mask.png"
     assert label_map.apply(np.array([[0, 255]], np.uint8)).tolist() == [[0, 1]]
-
-
-def test_a_file_that_says_nothing_of_labels_still_loads(written):
-    file, _ = written
-    described = torch.load(file, weights_only=True)
-    del described["label_files"]
-    torch.save(described, file)
-    assert load_model_file(str(file))[2].label_files == LabelFiles()

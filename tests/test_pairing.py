@@ -1,4 +1,4 @@
-"""Images, labels and more images in folders: what belongs together, what is a copy, what is refused."""
+"""Images and labels paired by name, copies left out of the unlabelled images, and folders that are refused."""
 
 from __future__ import annotations
 
@@ -6,13 +6,13 @@ import os
 
 import pytest
 
-from rc2l_d2.data.labels.pairing import find_pictures
+from rc2l_d2.data.labels.pairing import pair_images
 from rc2l_d2.errors import InputError
 
 
 @pytest.fixture
 def folder(tmp_path, monkeypatch):
-    """An empty current directory; files are named by what they hold, as nothing here decodes them."""
+    """An empty current directory. The content of a file is its name by default; nothing here decodes it."""
     monkeypatch.chdir(tmp_path)
     return tmp_path
 
@@ -31,7 +31,7 @@ def below(paths) -> list[str]:
 def test_labels_have_the_names_of_their_images(folder):
     write("photos/b c.JPG", "photos/a/x.jpeg", "photos/d.png", "photos/.hidden.png", "photos/notes.txt")
     write("masks/a/x.png", "masks/b c.png", "masks/odd.tif", "more/1.jpg", "more/deep/2.webp")
-    found = find_pictures("photos", "masks", "more/")
+    found = pair_images("photos", "masks", "more/")
     assert below(found.images) == ["photos/b c.JPG", "photos/a/x.jpeg"]
     assert below(found.labels) == ["masks/b c.png", "masks/a/x.png"]
     assert below(found.unlabeled) == ["more/1.jpg", "more/deep/2.webp"]
@@ -41,24 +41,24 @@ def test_labels_have_the_names_of_their_images(folder):
 
 
 @pytest.mark.parametrize("unlabeled", [None, "photos", "./photos/"])
-def test_without_a_folder_of_their_own_the_others_are_the_unlabelled(folder, unlabeled):
+def test_images_without_label_are_unlabelled_by_default(folder, unlabeled):
     write("photos/a.jpg", "photos/b.jpg", "photos/c.jpg", "masks/b.png")
-    found = find_pictures("photos", "masks", unlabeled)
+    found = pair_images("photos", "masks", unlabeled)
     assert below(found.images) == ["photos/b.jpg"]
     assert below(found.unlabeled) == ["photos/a.jpg", "photos/c.jpg"]
     assert found.without_label == () and found.copies == 0
 
 
-def test_labelled_images_among_the_unlabelled_are_taken_out(folder):
+def test_copies_of_labelled_images_are_left_out(folder):
     write("photos/a.jpg", "photos/b.jpg", "masks/a.png", "masks/b.png")
-    write("all/a.jpg", content="another picture of that name")
+    write("all/a.jpg", content="another image of that name")
     write("all/renamed.jpg", content="photos/b.jpg")
     write("all/x.jpg", content="photos/c.jpg")  # as long as the labelled ones
     os.symlink(os.path.abspath("photos/a.jpg"), "all/link.jpg")
-    found = find_pictures("photos", "masks", "all")
+    found = pair_images("photos", "masks", "all")
     assert below(found.unlabeled) == ["all/a.jpg", "all/x.jpg"] and found.copies == 2
-    # The folder above, in which everything lies: photos, masks and all of the others.
-    found = find_pictures("photos", "masks", ".")
+    # The parent folder, with photos, masks and all.
+    found = pair_images("photos", "masks", ".")
     assert below(found.unlabeled) == ["all/a.jpg", "all/x.jpg"] and found.copies == 4
 
 
@@ -66,18 +66,18 @@ def test_labelled_images_among_the_unlabelled_are_taken_out(folder):
 def test_one_folder_may_lie_in_the_other(folder, labels):
     images, more = ("data", "data/more") if labels == "data/masks" else ("data/photos", "data/more")
     write(f"{images}/a.jpg", f"{images}/b.jpg", f"{labels}/a.png", "data/more/c.jpg")
-    found = find_pictures(images, labels, more)
+    found = pair_images(images, labels, more)
     assert below(found.images) == [f"{images}/a.jpg"] and below(found.labels) == [f"{labels}/a.png"]
     assert below(found.unlabeled) == ["data/more/c.jpg"] and below(found.without_label) == [f"{images}/b.jpg"]
 
 
 def test_labels_with_an_ending_of_their_own(folder):
     write("data/a.png", "data/a_mask.png", "data/b.png")
-    found = find_pictures("data", "data", label_suffix="_mask.png")
+    found = pair_images("data", "data", label_suffix="_mask.png")
     assert below(found.images) == ["data/a.png"] and below(found.labels) == ["data/a_mask.png"]
     assert below(found.unlabeled) == ["data/b.png"]
-    with pytest.raises(InputError, match="IMAGES and LABELS are one folder, .*data; say what .*--label-suffix"):
-        find_pictures("data", "data")
+    with pytest.raises(InputError, match="IMAGES and LABELS are one folder, .*data; give the .*--label-suffix"):
+        pair_images("data", "data")
 
 
 @pytest.mark.parametrize(
@@ -87,25 +87,25 @@ def test_labels_with_an_ending_of_their_own(folder):
         (["p/a.jpg", "m/a.png"], ("p", "m", "u"), "UNLABELED is u, which is not a folder"),
         (["p/a.txt", "m/a.png"], ("p", "m"), "p holds no image"),
         (["p/a.jpg", "m/a.txt"], ("p", "m"), "m holds no label"),
-        (["p/a.jpg", "m/a_mask.png"], ("p", "m"), r"\(a.png is wanted there, and a_mask.png is there\); name"),
+        (["p/a.jpg", "m/a_mask.png"], ("p", "m"), r"\(expected a.png, found a_mask.png\); give"),
         (["p/a.jpg", "m/a.png"], ("p", "m"), "Every image in .*p has a label; name the folder of the unlabelled"),
         (["p/a.jpg", "m/a.png", "u/x.txt"], ("p", "m", "u"), "UNLABELED, .*u, holds no image without a label"),
         (["p/a.jpg", "p/a.png", "m/a.png", "p/b.jpg"], ("p", "m"), "p/a.jpg and .*p/a.png have one name"),
         (["p/a.jpg", "m/a.png", "m/a.tif", "p/b.jpg"], ("p", "m"), "m/a.png and .*m/a.tif have one name"),
     ],
 )
-def test_what_cannot_be_paired_is_told(folder, files, given, message):
+def test_refused_folders(folder, files, given, message):
     write(*files)
     with pytest.raises(InputError, match=message) as caught:
-        find_pictures(*given)
+        pair_images(*given)
     assert str(caught.value).endswith(".") and "\n" not in str(caught.value)
 
 
-def test_nothing_but_labelled_images_and_broken_links_are_told(folder):
+def test_only_copies_and_broken_links_are_refused(folder):
     write("p/a.jpg", "m/a.png")
     write("u/copy.jpg", content="p/a.jpg")
     with pytest.raises(InputError, match="holds nothing but the 1 labelled images"):
-        find_pictures("p", "m", "u")
+        pair_images("p", "m", "u")
     os.symlink("nowhere.jpg", "u/broken.jpg")
     with pytest.raises(InputError, match="u/broken.jpg cannot be read .No such file"):
-        find_pictures("p", "m", "u")
+        pair_images("p", "m", "u")

@@ -1,4 +1,4 @@
-"""Asking a trained model about pictures and videos of any size and kind, and writing what it says."""
+"""Segmentation of images of any size, videos, and the choice of input files."""
 
 from __future__ import annotations
 
@@ -19,81 +19,76 @@ from rc2l_d2.prediction.video import VideoReader, VideoWriter
 
 @pytest.fixture
 def tiny(tiny_options):
-    """A model with random weights and its configuration."""
+    """A model with random weights, its configuration and metadata."""
     torch.manual_seed(0)
-    # Group normalisation of 32 channels knows no map of a single position, which a picture of one pixel becomes.
+    # Group normalisation of 32 channels fails on a map of one pixel, which an image of one pixel leads to.
     cfg = load_config("configs/toy/rc2l_R18.yaml", [*tiny_options, "MODEL.SEM_SEG_HEAD.CONVS_DIM", "64"])
-    return build_model(cfg).eval(), cfg
+    return build_model(cfg).eval(), cfg, MetadataCatalog.get("tiny_val")
 
 
 @pytest.mark.parametrize("size", [(1, 1), (1, 3000), (2000, 1), (71, 33)])
-def test_pictures_of_any_shape_keep_their_size(tiny, size):
-    segment = Segmenter(*tiny, MetadataCatalog.get("tiny_val"))
+def test_segmentations_have_the_size_of_their_image(tiny, size):
     image = np.random.default_rng(0).integers(0, 256, (*size, 3), np.uint8)
-    seen = segment(image)
-    assert seen.labels.shape == size and seen.labels.dtype == np.uint8 and seen.labels.max() < 8
-    maps = np.stack([seen.confidence(label) for label in range(8)])
+    segmentation = Segmenter(*tiny)(image)
+    labels = segmentation.labels
+    assert labels.shape == size and labels.dtype == np.uint8 and labels.max() < 8
+    maps = np.stack([segmentation.confidence(label) for label in range(8)])
     assert maps.shape == (8, *size) and maps.dtype == np.uint8
-    # The shares of all classes, each rounded to a whole number.
+    # Eight fractions that sum to 255, each rounded to an integer.
     assert np.abs(maps.astype(int).sum(axis=0) - 255).max() <= 4
-    winner = np.take_along_axis(maps, seen.labels[None].astype(int), axis=0)[0]
+    winner = np.take_along_axis(maps, labels[None].astype(int), axis=0)[0]
     assert (winner == maps.max(axis=0)).all()
 
 
-def test_the_answer_is_the_models_own(tiny):
-    model, cfg = tiny
+def test_labels_and_confidence_come_from_the_models_scores(tiny):
     image = np.random.default_rng(1).integers(0, 256, (40, 56, 3), np.uint8)
-    seen = Segmenter(model, cfg, MetadataCatalog.get("tiny_val"))(image)
+    segmentation = Segmenter(*tiny)(image)
     with torch.no_grad():  # The toy configuration reads RGB, at the image's own size.
         rgb = torch.from_numpy(image[:, :, ::-1].copy()).permute(2, 0, 1)
-        scores = model([{"image": rgb, "height": 40, "width": 56}])[0]["sem_seg"]
-    assert (seen.labels == scores.argmax(dim=0).numpy()).all()
-    share = (scores[2] / scores.sum(dim=0)).numpy()
-    assert np.abs(seen.confidence(2) - 255 * share).max() <= 0.51
+        scores = tiny[0]([{"image": rgb, "height": 40, "width": 56}])[0]["sem_seg"]
+    assert (segmentation.labels == scores.argmax(dim=0).numpy()).all()
+    fraction = (scores[2] / scores.sum(dim=0)).numpy()
+    assert np.abs(segmentation.confidence(2) - 255 * fraction).max() <= 0.51
 
 
 def test_a_sliding_window_is_used_as_in_evaluation(tiny):
-    model, cfg = tiny
+    model, cfg, metadata = tiny
     cfg = cfg.clone()
     cfg.defrost()
     cfg.TEST.SLIDING_WINDOW.ENABLED = True
     cfg.TEST.SLIDING_WINDOW.CROP_SIZE, cfg.TEST.SLIDING_WINDOW.STRIDE = [32, 32], [16, 16]
-    asked = []
-    model.register_forward_pre_hook(lambda module, given: asked.extend(given[0]))
-    Segmenter(model, cfg, MetadataCatalog.get("tiny_val"))(np.zeros((48, 48, 3), np.uint8))
-    assert [tuple(sample["image"].shape) for sample in asked] == [(3, 32, 32)] * 4
+    samples = []
+    model.register_forward_pre_hook(lambda module, given: samples.extend(given[0]))
+    Segmenter(model, cfg, metadata)(np.zeros((48, 48, 3), np.uint8))
+    assert [tuple(sample["image"].shape) for sample in samples] == [(3, 32, 32)] * 4
 
 
-def test_the_largest_pictures_are_asked_about_smaller(tiny, monkeypatch):
+def test_the_largest_images_are_shrunk_for_the_model(tiny, monkeypatch):
     monkeypatch.setattr(segmenter, "MAX_PIXELS", 64 * 64)
     image = np.zeros((160, 320, 3), np.uint8)
     image[:, 160:] = 255
-    seen = Segmenter(*tiny, MetadataCatalog.get("tiny_val"))(image)
-    height, width = seen.scores.shape[-2:]
+    segmentation = Segmenter(*tiny)(image)
+    height, width = segmentation.scores.shape[-2:]
     assert height * width <= 64 * 64 and abs(width / height - 2) < 0.05
-    assert seen.labels.shape == seen.confidence(0).shape == (160, 320)
+    assert segmentation.labels.shape == segmentation.confidence(0).shape == (160, 320)
 
 
-class Glutton(nn.Module):
-    """Asks for more memory than there are addresses, as a large picture may for more than there is."""
+class OutOfMemory(nn.Module):
+    """Allocates more memory than there are addresses."""
 
     def forward(self, samples):
         return [{"sem_seg": torch.zeros(2**45)}]
 
 
-def test_a_picture_that_memory_does_not_suffice_for_is_refused(tiny):
-    segment = Segmenter(Glutton().eval(), tiny[1], MetadataCatalog.get("tiny_val"))
+def test_an_image_that_exceeds_the_memory_is_refused(tiny):
     with pytest.raises(InputError, match="5 x 4 pixels are too many"):
-        segment(np.zeros((4, 5, 3), np.uint8))
+        Segmenter(OutOfMemory().eval(), *tiny[1:])(np.zeros((4, 5, 3), np.uint8))
 
 
-def frames(count: int, size: tuple[int, int]) -> list[np.ndarray]:
-    return [np.full((*size, 3), 20 * number + 10, np.uint8) for number in range(count)]
-
-
-def test_a_video_comes_back_at_its_rate_with_every_frame(tmp_path):
+def test_a_video_keeps_its_rate_and_its_frames(tmp_path):
+    frames = [np.full((33, 47, 3), 20 * number + 10, np.uint8) for number in range(7)]
     writer = VideoWriter(tmp_path / "film.mp4", 12.5)
-    for frame in frames(7, (33, 47)):
+    for frame in frames:
         writer.write(frame)
         assert not (tmp_path / "film.mp4").exists()
     writer.close()
@@ -101,11 +96,13 @@ def test_a_video_comes_back_at_its_rate_with_every_frame(tmp_path):
     reader = VideoReader(tmp_path / "film.mp4")
     assert reader.rate == pytest.approx(12.5) and reader.frames == 7
     read = list(reader)
-    assert all(frame.shape == (34, 48, 3) for frame in read)  # even sizes: the last row and column stand there twice
+    assert all(frame.shape == (34, 48, 3) for frame in read)  # padded to even sizes
     assert np.abs([frame.mean() for frame in read] - np.arange(7) * 20 - 10).max() < 4
+    with pytest.raises(OSError, match=r"film\.mp4 cannot be written"):
+        VideoWriter(tmp_path / "gone" / "film.mp4", 10).write(frames[0])
 
 
-def test_a_damaged_video_is_told_after_what_can_be_read(tmp_path):
+def test_a_damaged_video_raises_after_its_last_frame(tmp_path):
     writer = cv2.VideoWriter(str(tmp_path / "film.avi"), cv2.VideoWriter_fourcc(*"MJPG"), 10, (48, 32))
     for frame in np.random.default_rng(0).integers(0, 256, (40, 32, 48, 3), np.uint8):
         writer.write(frame)
@@ -120,20 +117,14 @@ def test_a_damaged_video_is_told_after_what_can_be_read(tmp_path):
         VideoReader(tmp_path / "text.mp4")
 
 
-def test_a_video_that_cannot_be_written_is_told(tmp_path):
-    writer = VideoWriter(tmp_path / "gone" / "film.mp4", 10)
-    with pytest.raises(OSError, match=r"film\.mp4 cannot be written"):
-        writer.write(frames(1, (32, 32))[0])
-
-
-def test_inputs_are_found_and_nothing_is_written_over_them(tmp_path):
-    (tmp_path / "pictures" / "more").mkdir(parents=True)
+def test_inputs_are_found_and_never_overwritten(tmp_path):
+    (tmp_path / "images" / "more").mkdir(parents=True)
     for name in ("a.jpg", "b.PNG", "c.mp4", "notes.txt", "more/d.jpg"):
-        (tmp_path / "pictures" / name).write_bytes(b"x")
-    folder, out = tmp_path / "pictures", tmp_path / "out"
+        (tmp_path / "images" / name).write_bytes(b"x")
+    folder, out = tmp_path / "images", tmp_path / "out"
     names = [file.name for file in find_inputs([str(folder), str(folder / "**/d.*"), str(folder / "a.jpg")], out)]
     assert names == ["a.jpg", "b.PNG", "c.mp4", "d.jpg"]
-    with pytest.raises(InputError, match="nowhere is neither a picture"):
+    with pytest.raises(InputError, match="nowhere is no image or video"):
         find_inputs([str(tmp_path / "nowhere")], out)
     with pytest.raises(InputError, match=r"written over .*c\.mp4; give another --output"):
         find_inputs([str(folder)], folder)
@@ -141,7 +132,7 @@ def test_inputs_are_found_and_nothing_is_written_over_them(tmp_path):
 
 
 @pytest.mark.parametrize("where", ["", "labels", "confidence/a", "comparison"])
-def test_nothing_is_written_over_labels_to_compare_with_or_inputs_below_the_output(tmp_path, where):
+def test_folders_below_the_output_are_neither_inputs_nor_labels(tmp_path, where):
     (tmp_path / "a.png").touch()
     out = tmp_path / "out"
     (out / where).mkdir(parents=True)
@@ -153,15 +144,14 @@ def test_nothing_is_written_over_labels_to_compare_with_or_inputs_below_the_outp
         find_inputs([str(out / where)], out)
 
 
-def test_labels_are_found_as_the_data_set_calls_them(tmp_path, toy_definition):
+def test_labels_are_found_by_the_data_sets_naming_rule(tmp_path):
     cityscapes = load_definition("rc2l_d2/data/datasets/definitions/cityscapes.yaml")
     files = LabelFiles.from_plain(LabelFiles.of(cityscapes).plain())
     image = tmp_path / "images" / "jena_000078_000019_leftImg8bit.png"
     with pytest.raises(InputError, match=r"no label for .*leftImg8bit\.png \(looked for jena_000078_000019_gtFine_"):
         files.find(tmp_path, image)
-    cv2.imwrite(str(tmp_path / image.name), np.array([[0, 18, 255]], np.uint8))
-    assert read_label(*files.find(tmp_path, image)).tolist() == [[0, 18, 255]]
-    cv2.imwrite(str(tmp_path / "jena_000078_000019_gtFine_labelIds.png"), np.array([[7, 33, 4]], np.uint8))
-    assert read_label(*files.find(tmp_path, image)).tolist() == [[0, 18, 255]]
-    # Without a YAML file: the image's own name, values as they are.
+    for name, raw in ((image.name, [0, 18, 255]), ("jena_000078_000019_gtFine_labelIds.png", [7, 33, 4])):
+        cv2.imwrite(str(tmp_path / name), np.array([raw], np.uint8))
+        assert read_label(*files.find(tmp_path, image)).tolist() == [[0, 18, 255]]
+    # Without a YAML file: the image's own name, and values as they are.
     assert LabelFiles().find(tmp_path, image) == (tmp_path / image.name, None)

@@ -1,38 +1,29 @@
-"""rc2l-quickstart: what it writes for folders of every form is what training reads; what cannot work is told."""
+"""rc2l-quickstart: training reads what it writes, for labels of every form; mistakes give one sentence."""
 
 from __future__ import annotations
 
-import importlib.util
 import os
-import subprocess
-import sys
-from itertools import count
 
 import numpy as np
 import pytest
 import torch
-import yaml
-from conftest import REPO
+from conftest import call_command
 from data_files import write_image, write_label
 from PIL import Image
 
-from rc2l_d2.commands import quickstart
+from rc2l_d2.commands import check, quickstart
 from rc2l_d2.data import load_dataset, load_definition, read_label
 from rc2l_d2.engine import load_config
-
-_spec = importlib.util.spec_from_file_location("check_dataset", REPO / "tools/check_dataset.py")
-check_dataset = importlib.util.module_from_spec(_spec)
-_spec.loader.exec_module(check_dataset)
 
 SIZE = (48, 64)
 CLASSES = ["road", "car", "person"]
 COLORS = np.array([[128, 64, 128], [0, 0, 142], [220, 20, 60]], np.uint8)
-_NUMBERS = count()
+THREE = ("photos", "masks", "more")
 
 
 @pytest.fixture
 def folder(tmp_path, monkeypatch):
-    """The current directory, with ten photographs in "photos" and six in "more"; "masks" is for the labels."""
+    """The current directory, with ten images in "photos" and six in "more"; "masks" is for the labels."""
     monkeypatch.chdir(tmp_path)
     rng = np.random.default_rng(0)
     for name in [f"photos/{index} a.jpg" for index in range(10)] + [f"more/{index}.jpg" for index in range(6)]:
@@ -41,37 +32,32 @@ def folder(tmp_path, monkeypatch):
 
 
 @pytest.fixture
-def output():
-    """A folder's name that no other test has, as data sets are called by it and stay registered."""
-    number = next(_NUMBERS)
-    return f"own {number}/quick-{number}"
+def output(tmp_path):
+    """An output folder, of another name in each test: it names data sets that stay registered."""
+    return f"own set/{tmp_path.name}-1"
 
 
 @pytest.fixture
-def run(capsys):
+def run(monkeypatch):
     def call(*arguments):
-        status = quickstart.main([str(argument) for argument in arguments])
-        shown = capsys.readouterr()
-        return status, shown.out, shown.err
+        return call_command(monkeypatch, "rc2l-quickstart", quickstart.main, *arguments, folder=".")
 
     return call
 
 
 @pytest.fixture
-def check(monkeypatch, capsys):
-    """tools/check_dataset.py on the configuration in a folder: its exit status and what it says in the end."""
+def problems(monkeypatch):
+    """Call rc2l-check on the configuration in a folder; returns its last line."""
 
     def call(folder):
-        monkeypatch.setattr(sys, "argv", ["check_dataset.py", "--config-file", f"{folder}/train.yaml", "--full",
-                                          "--workers", "1"])  # fmt: skip
-        status = check_dataset.main()
-        return status, capsys.readouterr().out.splitlines()[-1]
+        options = ("--config-file", f"{folder}/train.yaml", "--full", "--workers", "1")
+        return call_command(monkeypatch, "rc2l-check", check.main, *options, folder=".").stdout.splitlines()[-1]
 
     return call
 
 
 def indices(index: int, values: int = 3) -> np.ndarray:
-    """The class indices of the label of image ``index``: two classes in each, the last in four of ten."""
+    """Return the class indices of image ``index``: two classes in each, the last class in four of ten."""
     label = np.zeros(SIZE, np.uint8)
     label[:, 20:] = 1 if index % 3 or values == 2 else 2
     return label
@@ -89,87 +75,94 @@ def write_masks(folder, form: str) -> None:
         else:
             write_label(path, np.where(border, np.uint8(255), label))
             if form == "palette":
-                picture = Image.open(path)
-                picture.putpalette(COLORS.ravel().tolist() + [0] * 759)
-                picture.save(path)
+                image = Image.open(path)
+                image.putpalette(COLORS.ravel().tolist() + [0] * 759)
+                image.save(path)
 
 
-@pytest.mark.parametrize("form", ["palette", "grey", "colours", "colours with borders", "mask"])
-def test_what_is_written_is_what_training_reads(folder, output, run, check, form):
+@pytest.mark.parametrize(
+    ("form", "names"),
+    [
+        ("palette", "road,car,person"),
+        ("grey", "road,car,person"),
+        # Colours are named in the order of 0xrrggbb.
+        ("colours", "car,road,person"),
+        ("colours with borders", "car,road,person"),
+        ("mask", "back,front"),
+    ],
+)
+def test_training_reads_what_is_written(folder, output, run, problems, form, names):
     write_masks(folder, form)
-    # Colours are named in the order of 0xrrggbb.
-    names = {"colours": "car,road,person", "colours with borders": "car,road,person", "mask": "back,front"}
-    name = names.get(form, "road,car,person")
-    status, shown, errors = run("photos", "masks", "more", "--output", output, "--classes", name)
-    assert status == 0 and errors == "" and "8 labelled images to train on, 2 held out, 6 unlabelled." in shown
-    assert check(output) == (0, "Problems: 0, warnings: 0.")
+    result = run(*THREE, "--output", output, "--classes", names)
+    assert result.returncode == 0 and result.stderr == ""
+    assert "8 labelled images to train on, 2 held out, 6 unlabelled." in result.stdout
+    assert problems(output) == "Problems: 0, warnings: 0."
 
     cfg = load_config(f"{output}/train.yaml")
-    classes = name.split(",")
+    classes = names.split(",")
     definition = load_definition(f"{output}/dataset.yaml")
     assert definition.classes == tuple(classes) and cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES == len(classes)
-    if form in ("palette", "colours", "colours with borders"):
+    if form not in ("grey", "mask"):
         assert definition.palette == tuple(tuple(COLORS[CLASSES.index(name)].tolist()) for name in classes)
-    files, seen = [], set()
-    for part in (cfg.DATASETS.TRAIN, cfg.DATASETS.TEST):
-        for entry in load_dataset(part[0], "all"):
-            files.append(entry["file_name"])
-            index = int(os.path.basename(entry["file_name"])[0])
-            label, true = read_label(entry["sem_seg_file_name"], entry["label_map"]), indices(index, len(classes))
-            wanted = np.array(range(2) if form == "mask" else [classes.index(name) for name in CLASSES])[true]
-            bordered = form in ("palette", "grey", "colours with borders")
-            assert (label[:, 20] == 255).all() == bordered and (label[:, 21:] == wanted[:, 21:]).all()
-            assert (label[:, :20] == wanted[:, :20]).all()
-            seen.add(index)
-    assert seen == set(range(10))
-    files += [entry["file_name"] for entry in load_dataset(cfg.DATASETS.UNLABELED[0], "none")]
-    assert len(files) == len(set(files)) == 16
+    order = np.array([0, 1] if form == "mask" else [classes.index(name) for name in CLASSES])
+    labelled = [entry for name in (cfg.DATASETS.TRAIN[0], cfg.DATASETS.TEST[0]) for entry in load_dataset(name, "all")]
+    for entry in labelled:
+        index = int(os.path.basename(entry["file_name"])[0])
+        expected = order[indices(index, len(classes))]
+        if form in ("palette", "grey", "colours with borders"):
+            expected[:, 20] = 255
+        assert (read_label(entry["sem_seg_file_name"], entry["label_map"]) == expected).all()
+    files = [entry["file_name"] for entry in [*labelled, *load_dataset(cfg.DATASETS.UNLABELED[0], "none")]]
+    assert len(labelled) == 10 and len(set(files)) == 16
 
 
-def test_the_others_of_one_folder_are_the_unlabelled_and_notes_say_what_is_scarce(folder, output, run, check):
+def test_without_a_third_folder_the_images_without_labels_are_used_and_notes_name_what_is_scarce(
+    folder, output, run, problems
+):
     write_masks(folder, "grey")
     for index in (0, 3):
         os.remove(folder / f"masks/{index} a.png")
     write_label(folder / "masks/9 a.png", np.full(SIZE, 255, np.uint8))
     write_label(folder / "masks/none.png", np.zeros(SIZE, np.uint8))
-    arguments = ("photos", "masks", "--output", output, "--classes", "road,car,person,bus", "--held-out", 0.3)
-    status, shown, _ = run(*arguments)
-    assert status == 0 and "5 labelled images to train on, 2 held out, 2 unlabelled." in shown
+    options = ("--output", output, "--classes", "road,car,person,bus", "--held-out", 0.3)
+    result = run("photos", "masks", *options)
+    assert result.returncode == 0
+    assert "5 labelled images to train on, 2 held out, 2 unlabelled." in result.stdout
     for note in (
-        "1 label (none.png) without an image.",
-        "Left out, as labels without a class on any pixel: 1.",
-        "No label has bus: left out of the classes.",
-        # It is in image 6 alone, from which it is to be learned.
-        "No held-out image has person, which is thus not measured.",
-        "Fewer than 5 labels have person: more of these would help most.",
-        "Few images (2) are held out, so what is measured is rough",
+        "Labels without an image: 1 (none.png).",
+        "Labels not used, as no pixel has a class: 1.",
+        "Classes not used, as no label has them: bus.",
+        # Only image 6 has it, and stays in the training split.
+        "Classes in no held-out image, without a metric: person.",
+        "Classes in fewer than 5 labels, where more labels would help most: person.",
+        "Only 2 held-out images: metrics will be rough; raise --held-out.",
     ):
-        assert f"Note: {note}" in shown
+        assert f"Note: {note}" in result.stdout
     assert "photos/6 a.jpg\tmasks/6 a.png" in (folder / output / "labeled.txt").read_text()
-    assert check(output)[0] == 0
+    assert problems(output).startswith("Problems: 0")
 
 
-def test_nothing_is_overwritten_without_being_told(folder, output, run):
+def test_files_are_replaced_with_overwrite_only(folder, output, run):
     write_masks(folder, "mask")
-    arguments = ("photos", "masks", "more", "--output", output)
-    assert run(*arguments, "--seed", 1)[0] == 0
+    arguments = (*THREE, "--output", output)
+    assert run(*arguments, "--seed", 1).returncode == 0
     before = {path.name: path.read_text() for path in (folder / output).iterdir()}
     assert set(before) == {"dataset.yaml", "train.yaml", "labeled.txt", "val.txt", "unlabeled.txt"}
-    status, shown, errors = run(*arguments, "--seed", 2)
-    assert status == 2 and shown == "" and "dataset.yaml is there already; name another --output" in errors
+    result = run(*arguments, "--seed", 2)
+    assert result.returncode == 2 and "dataset.yaml is there already; name another --output" in result.stderr
     assert {path.name: path.read_text() for path in (folder / output).iterdir()} == before
-    assert run(*arguments, "--seed", 2, "--overwrite")[0] == 0
+    assert run(*arguments, "--seed", 2, "--overwrite").returncode == 0
     assert (folder / output / "val.txt").read_text() != before["val.txt"]
 
 
-def test_pictures_elsewhere_and_sizes_that_are_asked_for(folder, output, run, check, tmp_path_factory, monkeypatch):
+def test_options_reach_the_configuration_and_images_may_lie_elsewhere(
+    folder, output, run, problems, tmp_path_factory, monkeypatch
+):
     write_masks(folder, "mask")
-    elsewhere = tmp_path_factory.mktemp("elsewhere")
-    monkeypatch.chdir(elsewhere)
+    monkeypatch.chdir(tmp_path_factory.mktemp("elsewhere"))
     options = ("--output", output, "--iterations", 50, "--short-edge", 32, "--device", "cuda", "--seed", 3)
-    status, shown, _ = run(folder / "photos", folder / "masks", folder / "more", *options)
-    assert status == 0 and "was not measured" in shown
-    assert check(output) == (0, "Problems: 0, warnings: 0.")
+    assert run(*(folder / name for name in THREE), *options).returncode == 0
+    assert problems(output) == "Problems: 0, warnings: 0."
     cfg = load_config(f"{output}/train.yaml")
     assert cfg.SOLVER.MAX_ITER == 50 and cfg.MODEL.SEMI_SUPERVISED.BURN_IN_ITERS == cfg.TEST.EVAL_PERIOD == 10
     assert cfg.INPUT.MIN_SIZE_TEST == 32 and tuple(cfg.INPUT.CROP.SIZE) == (32, 32) and cfg.SEED == 3
@@ -181,35 +174,34 @@ def test_weights_set_the_depth(folder, output, run):
     for name, blocks in (("R-34.pth", (3, 4, 6, 3)), ("other.pth", (1, 1, 1, 1))):
         names = [f"res{stage}.{block}.conv1.weight" for stage, n in enumerate(blocks, start=2) for block in range(n)]
         torch.save({"model": {name: torch.zeros(1) for name in names}}, folder / name)
-    arguments = ("photos", "masks", "more", "--output", output, "--weights")
-    status, shown, _ = run(*arguments, "R-34.pth")
-    assert status == 0 and "was not measured" in shown
+    arguments = (*THREE, "--output", output, "--overwrite", "--weights")
+    assert run(*arguments, "R-34.pth").returncode == 0
     cfg = load_config(f"{output}/train.yaml")
     assert cfg.MODEL.WEIGHTS == "R-34.pth" and cfg.MODEL.RESNETS.DEPTH == 34
     for file, message in (("other.pth", "other.pth does not hold a ResNet of 18"), ("none.pth", "is not a file")):
-        status, _, errors = run(*arguments, file, "--overwrite")
-        assert status == 2 and message in errors
+        result = run(*arguments, file)
+        assert result.returncode == 2 and message in result.stderr
 
 
-def _jpeg_label(folder):
+def jpeg_label(folder):
     os.remove(folder / "masks/3 a.png")
     Image.fromarray(indices(3)).save(folder / "masks/3 a.jpg")
 
 
-def _small_label(folder):
+def small_label(folder):
     write_label(folder / "masks/3 a.png", indices(3)[:20])
 
 
-def _broken_image(folder):
+def broken_image(folder):
     (folder / "photos/3 a.jpg").write_bytes(b"")
 
 
-def _one_class(folder):
+def one_class(folder):
     for index in range(10):
         write_label(folder / f"masks/{index} a.png", np.zeros(SIZE, np.uint8))
 
 
-def _alone(folder):
+def ten_classes(folder):
     for index in range(10):
         write_label(folder / f"masks/{index} a.png", np.full(SIZE, index, np.uint8))
 
@@ -217,45 +209,34 @@ def _alone(folder):
 @pytest.mark.parametrize(
     ("spoil", "options", "message"),
     [
-        (_jpeg_label, (), "masks/3 a.jpg: the label file is a JPEG, which changes values; save labels as PNG."),
-        (_small_label, (), "photos with masks has labels of another size than their images (1 of 10 read): "),
-        (_broken_image, (), "photos with masks has images that cannot be read (1 of 10 read): "),
-        (_one_class, (), "The labels in masks hold one value only (0); a model needs two classes at least"),
-        (_alone, (), "None of the 10 labelled images can be held out to measure by, as each is the only one with some"),
+        (jpeg_label, (), "masks/3 a.jpg: the label file is a JPEG, which changes values; save labels as PNG."),
+        (small_label, (), "photos with masks has labels of another size than their images (1 of 10 read): "),
+        (broken_image, (), "photos with masks has images that cannot be read (1 of 10 read): "),
+        (one_class, (), "The labels in masks hold one value only (0); a model needs two classes at least"),
+        (ten_classes, (), "None of the 10 labelled images can be held out for validation, as each is the only"),
         (None, ("--classes", "a,b"), "--classes has 2 names, but the labels in masks hold 3 values (0, 1, 2); name"),
         (None, ("--held-out", 1), "--held-out is 1.0; give a number above 0 and below 1."),
-        (None, ("--iterations", 9), "--iterations is 9; give 10 or more."),
-        (None, ("--short-edge", 8), "--short-edge is 8; give 32 or more pixels."),
+        (None, ("--iterations", 0), "--iterations is 0; give 10 or more."),
+        (None, ("--short-edge", 0), "--short-edge is 0; give 32 or more pixels."),
         (None, ("--seed", -1), "--seed is -1; give a whole number from 0 to 4294967295."),
         (None, ("--output", "photos/0 a.jpg"), "--output photos/0 a.jpg cannot be written (File exists); name"),
-        (None, ("--output", "toy/voc2012"), "A data set is called voc2012_val already; name another --output"),
+        (None, ("--output", "toy/voc2012"), "A data set is called voc2012_val already; give --output another last"),
     ],
 )
-def test_what_cannot_work_is_told_and_nothing_is_written(folder, output, run, spoil, options, message):
+def test_mistakes_give_one_sentence_and_nothing_is_written(folder, output, run, spoil, options, message):
     write_masks(folder, "grey")
     if spoil:
         spoil(folder)
-    status, shown, errors = run("photos", "masks", "more", "--output", output, *options)
-    assert status == 2 and shown == "" and errors.startswith("quickstart: ")
-    assert message in errors and errors.count("\n") == 1 and errors.endswith(".\n")
+    result = run(*THREE, "--output", output, *options)
+    assert result.returncode == 2 and result.stdout == "" and result.stderr.startswith("rc2l-quickstart: ")
+    assert message in result.stderr and result.stderr.count("\n") == 1 and result.stderr.endswith(".\n")
     assert sorted(path.name for path in folder.iterdir()) == ["masks", "more", "photos"]
 
 
-def test_as_a_command(folder):
-    def command(*arguments):
-        environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(REPO)}
-        call = [sys.executable, "-m", "rc2l_d2.commands.quickstart", *arguments]
-        return subprocess.run(call, capture_output=True, text=True, env=environment, timeout=120)
-
-    result = command("photos", "masks", "more")
-    assert result.returncode == 2 and result.stdout == ""
-    assert result.stderr == "quickstart: LABELS is masks, which is not a folder; correct it.\n"
+def test_it_prints_the_next_commands_as_they_are_called_outside_a_checkout(folder, run):
     write_masks(folder, "grey")
-    result = command("photos", "masks", "more")
-    assert result.returncode == 0 and result.stderr == "", result.stderr
-    # What is to be typed next, as here is no checkout.
-    commands = [line.split() for line in result.stdout.split("Next:\n")[1].splitlines()]
-    assert [words[0] for words in commands] == ["check", "train", "look", "predict"]
-    assert commands[0][1:] == ["rc2l-check", "--config-file", "quickstart/train.yaml", "--full"]
-    assert [words[1] for words in commands] == ["rc2l-check", "rc2l-train", "tail", "rc2l-predict"]
-    assert yaml.safe_load((folder / "quickstart/train.yaml").read_text())["DATASETS"]["TRAIN"] == ["quickstart_labeled"]
+    lines = [line.split() for line in run(*THREE).stdout.split("Next:\n")[1].splitlines()]
+    assert [words[0] for words in lines] == ["check", "train", "look", "predict"]
+    assert lines[0][1:] == ["rc2l-check", "--config-file", "quickstart/train.yaml", "--full"]
+    assert [words[1] for words in lines] == ["rc2l-check", "rc2l-train", "tail", "rc2l-predict"]
+    assert load_config("quickstart/train.yaml").DATASETS.TRAIN == ("quickstart_labeled",)

@@ -1,4 +1,4 @@
-"""What Detectron2's users expect of an add-on: nothing of theirs is touched, and their backbones and scripts work."""
+"""The add-on changes nothing of Detectron2, and works with its backbones and with other scripts."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ assert "cityscapes_fine_sem_seg_train" in DatasetCatalog.list()
 """
 
 
-def test_importing_touches_nothing_of_detectron2s_or_its_projects():
+def test_importing_changes_nothing_of_detectron2_or_its_projects():
     result = subprocess.run(
         [sys.executable, "-W", "ignore", "-c", BESIDE], cwd=REPO, env={**os.environ, "PYTHONPATH": str(REPO)},
         capture_output=True, text=True, timeout=120,
@@ -64,7 +64,7 @@ def test_importing_touches_nothing_of_detectron2s_or_its_projects():
 
 
 def config(backbone: str, features: list[str], architecture: str = "RegionSegmentor"):
-    """What another script makes: Detectron2's defaults, our keys, and a small head."""
+    """Configuration of another script: Detectron2's defaults, the add-on's keys, and a small head."""
     cfg = add_rc2l_config(get_cfg())
     cfg.MODEL.META_ARCHITECTURE = architecture
     cfg.MODEL.DEVICE = "cpu"
@@ -98,13 +98,13 @@ def assert_trains(model) -> None:
 
 
 @pytest.mark.parametrize("architecture", ["RC2L", "RegionSegmentor"])
-def test_another_script_builds_our_architectures(architecture):
+def test_another_script_builds_the_architectures(architecture):
     model = build_model(config("build_resnet_backbone", ["res2", "res3", "res4", "res5"], architecture))
     assert type(model).__name__ == architecture and isinstance(model.backbone, Backbone)
     assert_trains(model)
 
 
-# Detectron2 registers no function for these three: each project that uses one brings its own, as we do here.
+# Detectron2 registers no function for these three: each project that uses one brings its own.
 @pytest.fixture
 def timm():
     """Detectron2's Swin and ViT import two layers from it."""
@@ -200,13 +200,13 @@ def test_the_resnet_with_deeplabs_stem_works():
         ("build_resnet_backbone", ["res3", "res4", "res5"], "res5", "finest has to have stride 4"),
     ],
 )  # fmt: skip
-def test_a_backbone_that_does_not_fit_is_told_in_one_sentence(backbone, features, transformer_feature, message):
+def test_unsuitable_backbones_are_refused(backbone, features, transformer_feature, message):
     cfg = config(backbone, features)
     cfg.MODEL.MASK_FORMER.TRANSFORMER_IN_FEATURE = transformer_feature
     with pytest.raises(InputError, match=message):
         build_model(cfg)
 
 
-def test_a_vit_without_a_pyramid_is_told_in_one_sentence(timm):
+def test_a_vit_without_a_pyramid_is_refused(timm):
     with pytest.raises(InputError, match=r"strides \{'last_feat': 16\}, but the finest has to have stride 4"):
         build_model(config("build_plain_vit_for_test", ["last_feat"]))

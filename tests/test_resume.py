@@ -1,4 +1,4 @@
-"""An interrupted run that is resumed ends as one in one piece: to the bit, by the real command line."""
+"""An interrupted and resumed run ends bit by bit like an uninterrupted one, through the real command line."""
 
 from __future__ import annotations
 
@@ -10,66 +10,56 @@ import re
 import signal
 import subprocess
 import sys
+import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
 from conftest import REPO, TINY
 
-# Dropout and sampled positions draw from torch's generator, batch statistics and momentum carry state.
+# Dropout and sampled pixels use torch's generator; batch statistics and momentum carry state.
 OPTIONS = """
     MODEL.META_ARCHITECTURE PixelContrast MODEL.PIXEL.CONTRAST_SAMPLES 32 MODEL.MASK_FORMER.DROPOUT 0.2
     SOLVER.IMS_PER_BATCH 4 SOLVER.IMS_PER_BATCH_UNLABELED 4 SOLVER.MAX_ITER 12 SOLVER.CHECKPOINT_PERIOD 4
-    TEST.EVAL_PERIOD 4
+    TEST.EVAL_PERIOD 4 DATASETS.TRAIN ('tiny_labeled',) DATASETS.UNLABELED ('tiny_unlabeled',)
+    DATASETS.TEST ('tiny_val',)
 """.split()
 
 
-def flat(value, prefix: str = "") -> dict:
-    """Every leaf of a checkpoint by its path."""
-    if isinstance(value, dict | list | tuple):
-        items = value.items() if isinstance(value, dict) else enumerate(value)
-        return {name: leaf for key, item in items for name, leaf in flat(item, f"{prefix}/{key}").items()}
-    return {prefix: value}
-
-
-def evaluated(out: Path) -> dict[int, dict]:
-    """Iteration -> the evaluation then, as metrics.json has it last."""
-    rows = map(json.loads, (out / "metrics.json").read_text().splitlines())
-    return {row["iteration"]: {key: value for key, value in row.items() if key.startswith("sem_seg")}
-            for row in rows if "sem_seg/mIoU" in row}  # fmt: skip
-
-
 class Runs:
-    """Starts ``train_net.py`` on the tiny set with so many processes and workers."""
+    """Starts ``train_net.py`` on the tiny set; each run has a folder and a log by its name."""
 
     def __init__(self, definition: str, folder: Path):
         self.definition, self.folder = definition, folder
 
-    def start(
-        self, name: str, processes: int, workers: int, *arguments: str,
-        launcher: tuple[str, ...] = (), options: tuple[str, ...] = (),
-    ) -> subprocess.Popen:  # fmt: skip
-        command = [
-            sys.executable, *launcher, "train_net.py", "--config-file", "configs/toy/rc2l_R18.yaml", *arguments,
-            "--num-gpus", str(processes), "--dist-url", "auto", *TINY, *OPTIONS,
-            "DATALOADER.NUM_WORKERS", str(workers), "DATASETS.DEFINITIONS", f"('{self.definition}',)",
-            "DATASETS.TRAIN", "('tiny_labeled',)", "DATASETS.UNLABELED", "('tiny_unlabeled',)",
-            "DATASETS.TEST", "('tiny_val',)", "OUTPUT_DIR", str(self.folder / name), *options,
+    def arguments(self, name: str, *arguments: str) -> list[str]:
+        """Return the command's arguments; ``arguments`` are flags, then configuration keys and values."""
+        flags = [argument for argument in arguments if argument.startswith("--")]
+        return [
+            "--config-file", "configs/toy/rc2l_R18.yaml", *flags, *TINY, *OPTIONS, "DATASETS.DEFINITIONS",
+            f"('{self.definition}',)", "OUTPUT_DIR", str(self.folder / name), *arguments[len(flags):],
         ]  # fmt: skip
+
+    def start(self, name: str, ranks: int, *arguments: str, launcher: tuple[str, ...] = ()) -> subprocess.Popen:
+        flags = ("--num-gpus", str(ranks), "--dist-url", "auto")
+        command = [sys.executable, *launcher, "train_net.py", *flags, *self.arguments(name, *arguments)]
         environment = {**os.environ, "OMP_NUM_THREADS": "1"}
         with open(self.folder / f"{name}.log", "a") as log:
             return subprocess.Popen(command, cwd=REPO, env=environment, stdout=log, stderr=log, start_new_session=True)
 
+    def finish(self, name: str, ranks: int, *arguments: str) -> Path:
+        """Wait for a run to succeed; return its OUTPUT_DIR."""
+        assert self.start(name, ranks, *arguments).wait(300) == 0, self.log(name)
+        return self.folder / name
+
     def log(self, name: str) -> str:
         return (self.folder / f"{name}.log").read_text()
 
-    @functools.cache  # noqa: B019 (as long as the module's tests run)
-    def whole(self, processes: int) -> Path:
-        """OUTPUT_DIR of a run that nothing interrupted."""
-        name = f"whole_{processes}"
-        assert self.start(name, processes, 0).wait(300) == 0, self.log(name)
-        return self.folder / name
+    @functools.cache  # noqa: B019 (lives as long as the module's tests)
+    def uninterrupted(self, ranks: int) -> Path:
+        return self.finish(f"uninterrupted_{ranks}", ranks)
 
 
 @pytest.fixture(scope="module")
@@ -77,94 +67,132 @@ def runs(toy_definition, tmp_path_factory) -> Runs:
     return Runs(toy_definition, tmp_path_factory.mktemp("runs"))
 
 
+def wait_for(run: subprocess.Popen, condition: Callable[[], bool], seconds: float = 200) -> None:
+    end = time.monotonic() + seconds
+    while not condition() and run.poll() is None and time.monotonic() < end:
+        time.sleep(0.002)
+
+
+def last_checkpoint(out: Path) -> int:
+    """Return the iteration of the last checkpoint, -1 without any."""
+    pointer = out / "last_checkpoint"
+    return int(re.search(r"\d+", pointer.read_text())[0]) if pointer.exists() else -1
+
+
+def flat(value, prefix: str = "") -> dict:
+    """Return every leaf of a checkpoint by its path."""
+    if isinstance(value, dict | list | tuple):
+        items = value.items() if isinstance(value, dict) else enumerate(value)
+        return {name: leaf for key, item in items for name, leaf in flat(item, f"{prefix}/{key}").items()}
+    return {prefix: value}
+
+
+def evaluations(out: Path) -> dict[int, dict]:
+    rows = map(json.loads, (out / "metrics.json").read_text().splitlines())
+    return {row["iteration"]: {key: value for key, value in row.items() if key.startswith("sem_seg")}
+            for row in rows if "sem_seg/mIoU" in row}  # fmt: skip
+
+
+def assert_same(one: Path, other: Path, iterations: list[int]) -> None:
+    """Compare the final checkpoints and the evaluations bit by bit."""
+    first, second = (flat(torch.load(out / "model_final.pth", weights_only=True)) for out in (one, other))
+    assert first.keys() == second.keys() and any("exp_avg" in name for name in first)
+    for name, value in first.items():
+        same = torch.equal(value, second[name]) if isinstance(value, torch.Tensor) else value == second[name]
+        assert same, name
+    # As text, where NaN (a class without pixels) equals itself.
+    assert [*evaluations(one)] == iterations and json.dumps(evaluations(one)) == json.dumps(evaluations(other))
+
+
+def test_a_run_resumed_after_sigterm_equals_an_uninterrupted_one(runs, command_line, request):
+    """In the test's own process, to be fast."""
+    previous = signal.signal(signal.SIGTERM, signal.SIG_IGN)  # or a late signal would end pytest
+    request.addfinalizer(lambda: signal.signal(signal.SIGTERM, previous))
+    out = runs.folder / "fast"
+    options = """
+        SOLVER.CHECKPOINT_PERIOD 2 DATALOADER.NUM_WORKERS 1 SOLVER.MAX_ITER 8 SOLVER.IMS_PER_BATCH 2
+        SOLVER.IMS_PER_BATCH_UNLABELED 2
+    """.split()
+    assert command_line(*runs.arguments("fast_uninterrupted", *options)).returncode == 0
+
+    def interrupt():
+        while last_checkpoint(out) < 3:
+            time.sleep(0.002)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    threading.Thread(target=interrupt, daemon=True).start()
+    result = command_line(*runs.arguments("fast", *options))
+    assert result.returncode == 143 and re.search(r"SIGTERM after iteration \d+; \S+ is saved", result.stderr)
+    assert command_line(*runs.arguments("fast", "--resume", *options)).returncode == 0
+    assert_same(runs.folder / "fast_uninterrupted", out, [3, 8])
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize(
-    "processes, workers, number",
+    "ranks, workers, number",
     [(1, 0, signal.SIGKILL), (2, 2, signal.SIGKILL), (1, 2, signal.SIGTERM), (2, 0, signal.SIGINT)],
 )
-def test_an_interrupted_run_goes_on_as_if_it_had_not_been(runs, processes, workers, number):
-    name = f"{number.name}_{processes}"
-    out = runs.folder / name
-    run = runs.start(name, processes, workers)
-    pointer = out / "last_checkpoint"
-    end = time.monotonic() + 200
-    while not (pointer.exists() and pointer.read_text() == "model_0000007.pth") and time.monotonic() < end:
-        time.sleep(0.01)
-    # As schedulers and terminals do it: to the whole group, data workers too.
+def test_a_resumed_run_equals_an_uninterrupted_one(runs, ranks, workers, number):
+    name = f"{number.name}_{ranks}"
+    out, options = runs.folder / name, ("DATALOADER.NUM_WORKERS", str(workers))
+    run = runs.start(name, ranks, *options)
+    wait_for(run, lambda: last_checkpoint(out) == 7)
+    # To the whole process group, data workers too, as schedulers and terminals do.
     os.killpg(run.pid, number)
     status = run.wait(100)
     assert not (out / "model_final.pth").exists()
-    if number == signal.SIGKILL:
-        start = 8
-    else:
+    start = 8
+    if number != signal.SIGKILL:
         assert status == 128 + number, runs.log(name)
-        said = runs.log(name)
-        told = re.search(rf"train_net.py: {number.name} after iteration (\d+); (model_\d+.pth) holds it", said)
-        start = int(told[1]) + 1
-        assert pointer.read_text() == told[2] and "Traceback" not in said
-    assert runs.start(name, processes, workers, "--resume").wait(300) == 0, runs.log(name)
+        found = re.search(rf"train_net.py: {number.name} after iteration (\d+); (\S+) is saved", runs.log(name))
+        start = int(found[1]) + 1
+        assert (out / "last_checkpoint").read_text() == found[2] and "Traceback" not in runs.log(name)
+    runs.finish(name, ranks, "--resume", *options)
     assert f"Starting training from iteration {start}\n" in (out / "log.txt").read_text()
-
-    assert_same(runs.whole(processes), out, [3, 7, 12])
-
-
-def assert_same(whole: Path, out: Path, evaluations: list[int]) -> None:
-    """Bit by bit: checkpoint at the end, and evaluations."""
-    one, other = (flat(torch.load(o / "model_final.pth", weights_only=True)) for o in (whole, out))
-    assert one.keys() == other.keys() and any("exp_avg" in name for name in one)
-    for name, value in one.items():
-        same = torch.equal(value, other[name]) if isinstance(value, torch.Tensor) else value == other[name]
-        assert same, name
-    # The same metrics, as text, in which a class that no image holds, NaN, is equal to itself.
-    both = [evaluated(o) for o in (whole, out)]
-    assert [*both[0]] == evaluations and json.dumps(both[0]) == json.dumps(both[1])
+    assert_same(runs.uninterrupted(ranks), out, [3, 7, 12])
 
 
-def test_twenty_kills_lose_no_more_than_what_no_checkpoint_has(runs):
-    options = ("SOLVER.MAX_ITER", "100", "TEST.EVAL_PERIOD", "0", "SOLVER.CHECKPOINT_KEEP", "2")
-    rarely, often = (*options, "SOLVER.CHECKPOINT_PERIOD", "100"), (*options, "SOLVER.CHECKPOINT_PERIOD", "1")
-    assert runs.start("in_one_piece", 1, 0, options=rarely).wait(300) == 0, runs.log("in_one_piece")
-    out, moments, held, in_writing = runs.folder / "killed", random.Random(0), -1, 0
+@pytest.mark.slow
+def test_twenty_kills_lose_only_the_steps_since_the_last_checkpoint(runs):
+    often = ("SOLVER.MAX_ITER", "100", "TEST.EVAL_PERIOD", "0", "SOLVER.CHECKPOINT_KEEP", "2",
+             "SOLVER.CHECKPOINT_PERIOD", "1")  # fmt: skip
+    uninterrupted = runs.finish("hundred", 1, *often, "SOLVER.CHECKPOINT_PERIOD", "100")
+    out, moments, saved, while_writing = runs.folder / "killed", random.Random(0), -1, 0
     unfinished, log = out / "checkpoint.tmp", functools.partial(runs.log, "killed")
     for kill in range(20):
-        # Only for this test, which waits for the next one: the run itself writes over it.
-        unfinished.unlink(missing_ok=True)
+        unfinished.unlink(missing_ok=True)  # The run would overwrite it; this test waits for the next one.
         written = log().count("Saving checkpoint") if kill else 0
-        run = runs.start("killed", 1, 0, "--resume", options=often)
-        # After none to three checkpoints; every other time within the writing of the next one.
+        run = runs.start("killed", 1, "--resume", *often)
+        # After up to three checkpoints; every other time while the next one is written.
         written += moments.randrange(4)
-        while run.poll() is None and (
-            log().count("Starting training from") <= kill or log().count("Saving checkpoint") < written
-        ):
-            time.sleep(0.005)
+        started = functools.partial(lambda kill: log().count("Starting training from") > kill, kill)
+        wait_for(run, started)
+        wait_for(run, functools.partial(lambda written: log().count("Saving checkpoint") >= written, written))
         time.sleep(moments.uniform(0, 0.1))
-        while kill % 2 and run.poll() is None and not unfinished.exists():
-            time.sleep(0.0005)
-        assert run.poll() is None, "it has ended before it could be killed twenty times"
+        if kill % 2:
+            wait_for(run, unfinished.exists)
+        assert run.poll() is None, "the run ended before the twentieth kill"
         os.killpg(run.pid, signal.SIGKILL)
         assert run.wait(100) == -signal.SIGKILL, log()
-        in_writing += unfinished.exists()
+        while_writing += unfinished.exists()
         starts = [int(start) for start in re.findall(r"Starting training from iteration (\d+)", log())]
-        # What a checkpoint held before this start was not lost.
-        assert len(starts) == kill + 1 and starts[-1] > held
-        pointer = out / "last_checkpoint"
-        held = int(pointer.read_text()[len("model_") : -len(".pth")]) if pointer.exists() else -1
-    assert in_writing >= 5 and held >= 10
-    assert runs.start("killed", 1, 0, "--resume", options=often).wait(300) == 0, runs.log("killed")
-    assert_same(runs.folder / "in_one_piece", out, [100])
+        assert len(starts) == kill + 1 and starts[-1] > saved, "a saved step was lost"
+        saved = last_checkpoint(out)
+    assert while_writing >= 5 and saved >= 10
+    assert_same(uninterrupted, runs.finish("killed", 1, "--resume", *often), [100])
 
 
-@pytest.mark.skipif(not Path("/proc").exists(), reason="finds torchrun's processes in /proc")
-def test_torchrun_ends_all_processes_when_one_dies_and_starts_them_again(runs):
+@pytest.mark.slow
+@pytest.mark.skipif(not Path("/proc").exists(), reason="finds torchrun's ranks in /proc")
+def test_torchrun_ends_all_ranks_when_one_dies_and_restarts_them(runs):
     out = runs.folder / "torchrun"
     launcher = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "--max-restarts", "1")
-    run = runs.start("torchrun", 2, 0, "--resume", launcher=launcher)
-    pointer = out / "last_checkpoint"
-    while run.poll() is None and not (pointer.exists() and pointer.read_text() == "model_0000007.pth"):
-        time.sleep(0.01)
-    workers = Path(f"/proc/{run.pid}/task/{run.pid}/children").read_text().split()
-    assert len(workers) == 2
-    os.kill(int(workers[1]), signal.SIGKILL)
+    run = runs.start("torchrun", 2, "--resume", launcher=launcher)
+    wait_for(run, lambda: last_checkpoint(out) == 7)
+    ranks = Path(f"/proc/{run.pid}/task/{run.pid}/children").read_text().split()
+    assert len(ranks) == 2
+    os.kill(int(ranks[1]), signal.SIGKILL)
     assert run.wait(300) == 0, runs.log("torchrun")
-    told = (out / "log.txt").read_text()
-    assert "Starting training from iteration 0\n" in told and "Starting training from iteration 8\n" in told
-    assert_same(runs.whole(2), out, [3, 7, 12])
+    starts = re.findall(r"Starting training from iteration (\d+)\n", (out / "log.txt").read_text())
+    assert starts == ["0", "8"]
+    assert_same(runs.uninterrupted(2), out, [3, 7, 12])

@@ -1,22 +1,22 @@
-"""The drawn toy set: what it writes, that it repeats, and what it refuses."""
+"""The generated toy set: its files, its repeatability, and what it refuses."""
 
 from __future__ import annotations
 
-import importlib.util
-import subprocess
 import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
+from conftest import REPO, call_command
 from PIL import Image
 
 from rc2l_d2.data.datasets.description import load_definition, voc_color_map
-from rc2l_d2.data.toy.dataset import SHAPES, draw_image, draw_own_pictures, draw_toy_dataset
-from rc2l_d2.data.toy.scene import VOID
+from rc2l_d2.data.toy.dataset import draw_image, draw_own_images, draw_toy_dataset
+from rc2l_d2.data.toy.scene import SHAPES, VOID
 from rc2l_d2.errors import InputError
 
-REPOSITORY = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(REPO / "tools"))
+import draw_toy
 
 
 def contents(root: Path) -> dict[str, bytes]:
@@ -30,36 +30,30 @@ def drawn(tmp_path_factory) -> Path:
     return root
 
 
-def test_layout(drawn):
-    files = set(contents(drawn))
-    train, val = ([f"{part}_{index:05d}" for index in range(n)] for part, n in (("train", 64), ("val", 4)))
-    assert files == {
+def test_layout_and_labels(drawn):
+    names = {part: [f"{part}_{index:05d}" for index in range(n)] for part, n in (("train", 64), ("val", 4))}
+    for part, expected in names.items():
+        assert (drawn / f"ImageSets/Segmentation/{part}.txt").read_text().split() == expected
+    everything = names["train"] + names["val"]
+    assert set(contents(drawn)) == {
         "toy.json",
-        "ImageSets/Segmentation/train.txt",
-        "ImageSets/Segmentation/val.txt",
-        *(f"JPEGImages/{name}.jpg" for name in train + val),
-        *(f"SegmentationClass/{name}.png" for name in train + val),
+        *(f"ImageSets/Segmentation/{part}.txt" for part in names),
+        *(f"JPEGImages/{name}.jpg" for name in everything),
+        *(f"SegmentationClass/{name}.png" for name in everything),
     }
-    assert (drawn / "ImageSets/Segmentation/train.txt").read_text().split() == train
-    assert (drawn / "ImageSets/Segmentation/val.txt").read_text().split() == val
-
-
-def test_labels(drawn):
-    seen = np.zeros(256, int)
-    for file in sorted((drawn / "SegmentationClass").iterdir()):
-        label = Image.open(file)
-        assert label.mode == "P"
-        assert tuple(label.getpalette()[: 3 * 256]) == tuple(np.ravel(voc_color_map(256)))
-        image = Image.open(drawn / "JPEGImages" / f"{file.stem}.jpg")
+    pixels = np.zeros(256, int)
+    for name in everything:
+        label, image = Image.open(drawn / f"SegmentationClass/{name}.png"), Image.open(drawn / f"JPEGImages/{name}.jpg")
+        assert label.mode == "P" and tuple(label.getpalette()[: 3 * 256]) == tuple(np.ravel(voc_color_map(256)))
         assert image.mode == "RGB" and image.size == label.size == (96, 96)
-        seen += np.bincount(np.ravel(label), minlength=256)
-    assert set(np.flatnonzero(seen)) == {*range(8), VOID}
-    share = seen / seen.sum()
-    assert 0.5 < share[0] < 0.85 and share[1:8].min() > 0.01
+        pixels += np.bincount(np.ravel(label), minlength=256)
+    assert set(np.flatnonzero(pixels)) == {*range(8), VOID}
+    fractions = pixels / pixels.sum()
+    assert 0.5 < fractions[0] < 0.85 and fractions[1:8].min() > 0.01
 
 
-def test_own_pictures_are_those_of_the_set_with_labels_for_some(drawn, tmp_path):
-    draw_own_pictures(tmp_path, 3, 2, seed=3)
+def test_own_images_are_those_of_the_set_with_labels_for_some(drawn, tmp_path):
+    draw_own_images(tmp_path, 3, 2, seed=3)
     files, same = contents(tmp_path), contents(drawn)
     assert set(files) == {
         *(f"photos/0000{index}.jpg" for index in range(3)),
@@ -70,13 +64,13 @@ def test_own_pictures_are_those_of_the_set_with_labels_for_some(drawn, tmp_path)
         kind = "SegmentationClass" if name.startswith("masks") else "JPEGImages"
         assert content == same[f"{kind}/train_{name.split('/')[1]}"]
     with pytest.raises(InputError, match="photos is there already; choose another root"):
-        draw_own_pictures(tmp_path, 3, 2)
+        draw_own_images(tmp_path, 3, 2)
     with pytest.raises(InputError, match="the number of unlabelled images is 0; it must be from 1"):
-        draw_own_pictures(tmp_path / "new", 3, 0)
+        draw_own_images(tmp_path / "new", 3, 0)
     assert contents(tmp_path) == files
 
 
-def test_same_seed_same_bytes_whatever_else_uses_chance(drawn, tmp_path):
+def test_same_seed_same_bytes(drawn, tmp_path):
     np.random.seed(1)
     draw_toy_dataset(tmp_path / "a", 6, 2, seed=3)
     np.random.seed(2)
@@ -124,33 +118,22 @@ def test_half_of_every_object_stays_in_sight():
                 assert 2 * (mask & ~hidden).sum() >= mask.sum() > 50
 
 
-def test_size_is_height_and_width(tmp_path):
-    draw_toy_dataset(tmp_path / "set", 2, 1, size=(40, 72))
-    for folder in ("JPEGImages", "SegmentationClass"):
-        assert {Image.open(file).size for file in (tmp_path / "set" / folder).iterdir()} == {(72, 40)}
-
-
-def test_drawn_once_and_replaced_when_asked_for_another(tmp_path):
+def test_the_set_is_kept_or_replaced(tmp_path):
     root = tmp_path / "set"
     assert draw_toy_dataset(root, 3, 1)
     assert not draw_toy_dataset(root, 3, 1)
     (root / "JPEGImages" / "train_00001.jpg").unlink()
     assert draw_toy_dataset(root, 3, 1)
-    assert draw_toy_dataset(root, 2, 1, seed=1)
-    draw_toy_dataset(tmp_path / "fresh", 2, 1, seed=1)
-    assert contents(root) == contents(tmp_path / "fresh")
 
-
-def test_a_run_that_broke_off_can_be_repeated(tmp_path):
-    def breaks_off(names):
+    def interrupted(names):
         yield from names[:2]
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        draw_toy_dataset(tmp_path / "set", 3, 1, progress=breaks_off)
-    assert draw_toy_dataset(tmp_path / "set", 3, 1)
-    draw_toy_dataset(tmp_path / "fresh", 3, 1)
-    assert contents(tmp_path / "set") == contents(tmp_path / "fresh")
+        draw_toy_dataset(root, 4, 1, progress=interrupted)
+    assert draw_toy_dataset(root, 2, 1, seed=1)
+    draw_toy_dataset(tmp_path / "fresh", 2, 1, seed=1)
+    assert contents(root) == contents(tmp_path / "fresh")
 
 
 @pytest.mark.parametrize(
@@ -163,32 +146,25 @@ def test_parameters_out_of_range(tmp_path, change):
 
 
 def test_description_names_the_shapes_in_their_order():
-    definition = load_definition(REPOSITORY / "configs/toy/dataset.yaml")
+    definition = load_definition(REPO / "configs/toy/dataset.yaml")
     assert list(definition.classes) == ["background", *SHAPES]
     assert definition.ignore_value == VOID
 
 
-def command(*args: object) -> subprocess.CompletedProcess:
-    line = [sys.executable, str(REPOSITORY / "tools/draw_toy.py"), *map(str, args)]
-    return subprocess.run(line, capture_output=True, text=True, timeout=120)
+def test_command(tmp_path, monkeypatch):
+    def draw(*arguments):
+        return call_command(monkeypatch, "draw_toy.py", draw_toy.main, *arguments)
 
-
-def test_command_draws_and_names_the_folder(tmp_path):
     root = tmp_path / "set"
-    result = command("--root", root, "--train", 3, "--val", 1, "--size", 32, 48, "--seed", 7)
-    assert result.returncode == 0, result.stderr
-    assert str(root) in result.stdout
+    options = ("--root", root, "--train", 3, "--val", 1, "--size", 32, 48, "--seed", 7)
+    result = draw(*options)
+    assert result.returncode == 0 and str(root) in result.stdout, result.stderr
     draw_toy_dataset(tmp_path / "fresh", 3, 1, size=(32, 48), seed=7)
     assert contents(root) == contents(tmp_path / "fresh")
-
-
-def test_command_refuses_a_folder_with_other_things(tmp_path, monkeypatch, capsys):
-    (tmp_path / "thesis.tex").write_text("my only copy")
-    specification = importlib.util.spec_from_file_location("draw_toy", REPOSITORY / "tools/draw_toy.py")
-    draw_toy = importlib.util.module_from_spec(specification)
-    specification.loader.exec_module(draw_toy)
-    monkeypatch.setattr(sys, "argv", ["draw_toy.py", "--root", str(tmp_path), "--train", "3", "--val", "1"])
-    assert draw_toy.main() == 2
-    errors = capsys.readouterr().err
-    assert "thesis.tex" in errors and len(errors.strip().splitlines()) == 1
-    assert contents(tmp_path) == {"thesis.tex": b"my only copy"}
+    assert {Image.open(file).size for file in root.rglob("*_0*.*")} == {(48, 32)}
+    (root / "thesis.tex").write_text("my only copy")
+    before, result = contents(root), draw(*options[:-1], 8)
+    assert result.returncode == 2 and "thesis.tex" in result.stderr and len(result.stderr.splitlines()) == 1
+    assert contents(root) == before
+    assert draw("--own", 2, 1, "--root", tmp_path / "own", "--size", 32, 32).returncode == 0
+    assert len(contents(tmp_path / "own")) == 5

@@ -1,4 +1,6 @@
-"""`make demo`'s script, end to end with a tiny model: summary and picture are really made of what the run gave."""
+"""tools/toy_demo.py with a tiny model: the summary and the images come from the run."""
+
+from __future__ import annotations
 
 import json
 import os
@@ -7,10 +9,12 @@ import subprocess
 import sys
 
 import cv2
-from conftest import REPO, TINY
+import pytest
+from conftest import REPO, TINY, call_command, load_script
 
 
-def test_the_demo_writes_a_true_summary_and_a_picture(tmp_path):
+@pytest.mark.slow
+def test_the_demo_writes_a_true_summary_and_overlays(tmp_path):
     out = tmp_path / "demo"
     schedule = ["SOLVER.MAX_ITER", "40", "MODEL.SEMI_SUPERVISED.BURN_IN_ITERS", "20", "TEST.EVAL_PERIOD", "20"]
     schedule += ["TEST.REPORT", "True"]
@@ -20,7 +24,7 @@ def test_the_demo_writes_a_true_summary_and_a_picture(tmp_path):
     )  # fmt: skip
     assert result.returncode == 0, result.stderr
     assert str(out / "summary.json") in result.stdout and str(out / "overlays.png") in result.stdout
-    # Where nobody watches: a line now and then, and no control character in it.
+    # Without a terminal: a line every 20 iterations, without control characters.
     lines = [line for line in result.stdout.splitlines() if "total_loss" in line]
     assert [re.search(r"iter: (\d+)", line)[1] for line in lines] == ["19", "39"]
     assert "\x1b" not in "".join(lines) and not any(mark in result.stdout + result.stderr for mark in ("\r", "40/40"))
@@ -37,5 +41,12 @@ def test_the_demo_writes_a_true_summary_and_a_picture(tmp_path):
     ious = summary["IoU_teacher"]
     assert len(ious) == 8 and abs(sum(ious.values()) / 8 - summary["mIoU_teacher"]) < 1e-9
 
-    picture = cv2.imread(str(out / "overlays.png"))
-    assert picture.shape[0] > 6 * 200 and picture.shape[1] > 3 * 200
+    overlays = cv2.imread(str(out / "overlays.png"))
+    assert overlays.shape[0] > 6 * 200 and overlays.shape[1] > 3 * 200
+
+
+def test_a_burn_in_that_ends_between_evaluations_gives_one_sentence(monkeypatch, tmp_path):
+    main = load_script("tools/toy_demo.py").main
+    result = call_command(monkeypatch, "toy_demo.py", main, "--output", tmp_path, "TEST.EVAL_PERIOD", "7")
+    assert result.returncode == 2 and result.stdout == ""
+    assert result.stderr.startswith("toy_demo.py: The demo compares") and result.stderr.count("\n") == 1

@@ -1,30 +1,29 @@
-"""Training pictures: what is drawn, that TensorBoard has it, and that training goes on as if nothing had been drawn."""
+"""Training images: their content, TensorBoard, and that they change nothing else."""
 
 from __future__ import annotations
 
 import cv2
 import numpy as np
-import pytest
 import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from rc2l_d2.engine import RC2LTrainer, load_config
-from rc2l_d2.engine.training_images import PICTURE_NAME, TrainingPictures, draw_views, query_map
+from rc2l_d2.engine.step_log import StepLog
+from rc2l_d2.engine.training_images import IMAGE_NAME, TrainingImages, draw_views, query_map
 from rc2l_d2.regions import Regions
 
 COLORS = torch.tensor([[200, 0, 0], [0, 100, 50]])
 
 
 def test_tiles_by_hand():
-    """One image of 2 x 3 positions, four pixels each."""
+    """One image of 2 x 3 mask pixels of stride four."""
     weak, mixed = torch.full((1, 3, 8, 12), 10.0), torch.full((1, 3, 8, 12), 100.0)
     weak[0, 0, 0, 0] = 255
     pseudo = torch.tensor([[[0, 1, -1], [-1, -1, -1]]])
     queries, labels = torch.tensor([[[5, 5, 7], [5, 5, 7]]]), torch.tensor([[[0, 0, 1], [0, 0, 1]]])
-    picture = draw_views(weak, mixed, pseudo, queries, labels, COLORS)
-    assert picture.shape == (3, 8, 4 * 12 + 3 * 4) and picture.dtype == torch.uint8
-    tiles = [picture[:, :, 16 * i : 16 * i + 12] for i in range(4)]
-    assert all((picture[:, :, 16 * i + 12 : 16 * i + 16] == 255).all() for i in range(3))
+    image = draw_views(weak, mixed, pseudo, queries, labels, COLORS)
+    assert image.shape == (3, 8, 4 * 12 + 3 * 4) and image.dtype == torch.uint8
+    tiles = [image[:, :, 16 * i : 16 * i + 12] for i in range(4)]
+    assert all((image[:, :, 16 * i + 12 : 16 * i + 16] == 255).all() for i in range(3))
     assert tiles[0][:, 0, 0].tolist() == [255, 10, 10] and (tiles[0][:, 1:] == 10).all() and (tiles[1] == 100).all()
     # 0.4 of the image's 100 and 0.6 of the colour; without a pseudo label the image alone.
     assert tiles[2][:, 0, 0].tolist() == [160, 40, 40] and tiles[2][:, 3, 7].tolist() == [40, 100, 70]
@@ -37,13 +36,13 @@ def test_tiles_by_hand():
 def test_rows_are_images_and_large_ones_are_made_smaller():
     views = torch.stack([torch.full((3, 300, 600), value) for value in (20.0, 40.0)])
     nothing = torch.full((2, 75, 150), -1)
-    picture = draw_views(views, views, nothing, nothing, torch.zeros_like(nothing), COLORS)
-    assert picture.shape == (3, 2 * 128 + 4, 4 * 256 + 3 * 4)
-    assert (picture[:, :128, :256] == 20).all() and (picture[:, 132:, :256] == 40).all()
-    assert (picture[:, 128:132] == 255).all()
+    image = draw_views(views, views, nothing, nothing, torch.zeros_like(nothing), COLORS)
+    assert image.shape == (3, 2 * 128 + 4, 4 * 256 + 3 * 4)
+    assert (image[:, :128, :256] == 20).all() and (image[:, 132:, :256] == 40).all()
+    assert (image[:, 128:132] == 255).all()
 
 
-def test_a_position_belongs_to_the_query_that_is_surest_of_a_class():
+def test_a_mask_pixel_belongs_to_the_query_that_is_surest_of_a_class():
     torch.manual_seed(0)
     regions = Regions(torch.randn(2, 5, 4), torch.randn(2, 5, 3, 4), torch.zeros(2, 1, 3, 4))
     queries, labels = query_map(regions)
@@ -58,42 +57,43 @@ def test_a_position_belongs_to_the_query_that_is_surest_of_a_class():
                 assert (int(queries[image, y, x]), int(labels[image, y, x])) == best[1:]
 
 
-def test_due_every_period_iterations():
-    assert [i for i in range(10) if TrainingPictures(3, [], "RGB").due(i)] == [2, 5, 8]
-    assert not any(TrainingPictures(0, [], "RGB").due(i) for i in range(10))
+def test_tensorboard_has_them_and_nothing_else_changes(make_trainer, tmp_path, monkeypatch):
+    """Two runs of one seed end with the same weights and losses, with and without images and measured pseudo labels."""
+    drawn, draw = [], TrainingImages.draw
+    streams, add = [], StepLog.add
 
-
-@pytest.mark.parametrize("architecture, channels", [("RC2L", "RGB"), ("PixelConsistency", "BGR")])
-def test_tensorboard_has_them_and_nothing_else_changes(tiny_options, tmp_path, monkeypatch, architecture, channels):
-    drawn, draw = [], TrainingPictures.draw
-
-    def watch(self, weak, strong, pseudo, regions):
+    def watch_draw(self, weak, strong, pseudo, regions):
         drawn.append((weak, strong.clone()))
         draw(self, weak, strong, pseudo, regions)
 
-    monkeypatch.setattr(TrainingPictures, "draw", watch)
-    weights = []
-    for period, out in (("0", tmp_path / "without"), ("2", tmp_path / "with")):
-        torch.manual_seed(0)
-        trainer = RC2LTrainer(load_config("configs/toy/rc2l_R18.yaml", [
-            *tiny_options, "DATASETS.TEST", "()", "MODEL.META_ARCHITECTURE", architecture, "INPUT.FORMAT", channels,
-            "VIS_PERIOD", period, "OUTPUT_DIR", str(out), "MODEL.MASK_FORMER.DROPOUT", "0.2",
-        ]))  # fmt: skip
-        trainer.resume_or_load(resume=False)
+    def watch_losses(self, iteration, losses, *rest):
+        streams[-1].append({name: loss.item() for name, loss in losses.items()})
+        add(self, iteration, losses, *rest)
+
+    monkeypatch.setattr(TrainingImages, "draw", watch_draw)
+    monkeypatch.setattr(StepLog, "add", watch_losses)
+    weights, events = [], []
+    for period, measured in (("0", "False"), ("2", "True")):
+        out = tmp_path / period
+        streams.append([])
+        trainer = make_trainer(
+            "DATASETS.TEST", "()", "INPUT.FORMAT", "BGR", "OUTPUT_DIR", str(out), "MODEL.MASK_FORMER.DROPOUT", "0.2",
+            "VIS_PERIOD", period, "MODEL.SEMI_SUPERVISED.MEASURE_PSEUDO_LABELS", measured,
+        )  # fmt: skip
         trainer.train()
         weights.append([*trainer.model.state_dict().values(), *trainer.teacher.model.state_dict().values()])
-        events = EventAccumulator(str(out), size_guidance={"images": 0}).Reload()
-        if period == "0":
-            assert events.Tags()["images"] == [] and not drawn
-            continue
-        assert events.Tags()["images"] == [PICTURE_NAME]
-        images = events.Images(PICTURE_NAME)
-        assert [image.step for image in images] == [3, 5], "none in burn-in"
-        for image, (weak, strong) in zip(images, drawn, strict=True):
-            assert (image.height, image.width) == (2 * 64 + 4, 4 * 64 + 3 * 4)
-            pixels = cv2.imdecode(np.frombuffer(image.encoded_image_string, np.uint8), cv2.IMREAD_COLOR)
-            pixels = torch.from_numpy(pixels if channels == "BGR" else pixels[..., ::-1].copy()).movedim(-1, 0)
-            assert torch.equal(pixels[:, :64, :64], weak[0]) and torch.equal(pixels[:, 68:, :64], weak[1])
-            assert (pixels[:, :64, 68:132].float() - strong[0]).abs().max() <= 1
-        assert {"total_loss", "pseudo/confident_share", "images_per_second"} <= set(events.Tags()["scalars"])
+        events.append(EventAccumulator(str(out), size_guidance={"images": 0}).Reload())
+        assert ("pseudo/accuracy" in events[-1].Tags()["scalars"]) == (measured == "True")
     assert all(torch.equal(*pair) for pair in zip(*weights, strict=True))
+    assert streams[0] == streams[1] and len(streams[0]) == 6 and "loss_smc" in streams[0][-1]
+
+    assert events[0].Tags()["images"] == [] and events[1].Tags()["images"] == [IMAGE_NAME]
+    images = events[1].Images(IMAGE_NAME)
+    assert [image.step for image in images] == [3, 5], "none in burn-in"
+    for image, (weak, strong) in zip(images, drawn, strict=True):
+        assert (image.height, image.width) == (2 * 64 + 4, 4 * 64 + 3 * 4)
+        pixels = cv2.imdecode(np.frombuffer(image.encoded_image_string, np.uint8), cv2.IMREAD_COLOR)
+        pixels = torch.from_numpy(pixels).movedim(-1, 0)
+        assert torch.equal(pixels[:, :64, :64], weak[0]) and torch.equal(pixels[:, 68:, :64], weak[1])
+        assert (pixels[:, :64, 68:132].float() - strong[0]).abs().max() <= 1
+    assert {"total_loss", "pseudo/confident_share", "images_per_second"} <= set(events[1].Tags()["scalars"])

@@ -12,20 +12,12 @@ from rc2l_d2.modeling.transformer_decoder import RegionPredictor, sine_position_
 
 
 def predictor(**changes) -> RegionPredictor:
-    options = {
-        "num_classes": 3,
-        "num_queries": 5,
-        "hidden_dim": 16,
-        "mask_dim": 8,
-        "heads": 4,
-        "feedforward_dim": 32,
-        "layers": 3,
-        "dropout": 0.0,
-        "pre_norm": False,
-        "deep_supervision": True,
-    }
+    options = dict(
+        num_classes=3, num_queries=5, hidden_dim=16, mask_dim=8, heads=4, feedforward_dim=32, layers=3, dropout=0.0,
+        pre_norm=False, deep_supervision=True,
+    )  # fmt: skip
     torch.manual_seed(0)
-    return RegionPredictor(12, **{**options, **changes})
+    return RegionPredictor(12, **options | changes)
 
 
 def inputs() -> tuple[torch.Tensor, torch.Tensor]:
@@ -42,28 +34,23 @@ def test_position_embedding_equals_values_by_hand():
     torch.testing.assert_close(embedding[:, 0, 2], torch.tensor(expected), atol=1e-5, rtol=0)
 
 
-@pytest.mark.parametrize("pre_norm", [False, True])
-def test_every_layer_speaks_in_training_and_the_last_in_evaluation(pre_norm):
-    model = predictor(pre_norm=pre_norm)
-    trained = model.train()(*inputs())
-    evaluated = model.eval()(*inputs())
-    assert len(trained) == 3 and len(evaluated) == 1
-    for classes, masks in trained:
-        assert classes.shape == (2, 5, 4) and masks.shape == (2, 5, 6, 8)
-    torch.testing.assert_close(evaluated[0], trained[-1])
-    assert not torch.allclose(trained[0][0], trained[-1][0])
-
-
-def test_without_deep_supervision_training_has_one_layer_too():
+def test_every_layer_predicts_in_training_and_the_last_in_evaluation():
+    last = []
+    for pre_norm in (False, True):
+        model = predictor(pre_norm=pre_norm)
+        trained = model.train()(*inputs())
+        evaluated = model.eval()(*inputs())
+        assert len(trained) == 3 and len(evaluated) == 1
+        for classes, masks in trained:
+            assert classes.shape == (2, 5, 4) and masks.shape == (2, 5, 6, 8)
+        torch.testing.assert_close(evaluated[0], trained[-1])
+        assert not torch.allclose(trained[0][0], trained[-1][0])
+        last.append(evaluated[0][0])
+    assert not torch.allclose(*last), "pre-norm differs from post-norm"
     assert len(predictor(deep_supervision=False).train()(*inputs())) == 1
 
 
-def test_pre_norm_differs_from_post_norm():
-    post, pre = (predictor(pre_norm=flag).eval()(*inputs())[0][0] for flag in (False, True))
-    assert not torch.allclose(post, pre)
-
-
-def test_images_do_not_see_each_other():
+def test_images_are_independent():
     model = predictor().eval()
     image, features = inputs()
     together = model(image, features)[0]
@@ -108,19 +95,19 @@ def test_every_parameter_gets_a_gradient_in_bfloat16(pre_norm):
 
 
 @pytest.mark.parametrize("changes", [{"hidden_dim": 18, "heads": 3}, {"heads": 3}, {"layers": 0}, {"num_queries": 0}])
-def test_impossible_sizes_are_named(changes):
+def test_impossible_sizes_are_refused_with_their_key(changes):
     with pytest.raises(InputError, match="MODEL.MASK_FORMER"):
         predictor(**changes)
 
 
-@pytest.mark.parametrize("supervised", [0, 1, 2, None])
-def test_earlier_layers_are_asked_about_the_supervised_images_alone(supervised):
+@pytest.mark.parametrize("supervised", [0, 1, None])
+def test_earlier_layers_predict_for_the_supervised_images_alone(supervised):
     model = predictor().train()
     image, pixel_features = inputs()
     everything = model(image, pixel_features)
     layers = model(image, pixel_features, supervised)
     assert len(layers) == len(everything) > 1
     for layer, complete in zip(layers[:-1], everything[:-1], strict=True):
-        for asked, of_all in zip(layer, complete, strict=True):
-            torch.testing.assert_close(asked, of_all[:supervised])
+        for some, of_all in zip(layer, complete, strict=True):
+            torch.testing.assert_close(some, of_all[:supervised])
     torch.testing.assert_close(layers[-1], everything[-1])

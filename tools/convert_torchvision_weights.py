@@ -1,10 +1,10 @@
 #!/usr/bin/env python3
-"""Turn a torchvision ResNet (18, 34, 50, 101 or 152; a state dict in a .pth file) into backbone weights for here.
+"""Convert the state dict of a torchvision ResNet (18, 34, 50, 101 or 152) to backbone weights.
 
     python tools/convert_torchvision_weights.py resnet50-11ad3fa6.pth R-50.pkl
 
-The result goes into MODEL.WEIGHTS and fits INPUT.FORMAT RGB, PIXEL_MEAN [123.675, 116.280, 103.530], PIXEL_STD [58.395,
-57.120, 57.375] and RESNETS.STRIDE_IN_1X1 False. A .pkl is what Detectron2's model zoo has, a .pth a torch file.
+Give the result as MODEL.WEIGHTS, with INPUT.FORMAT RGB, PIXEL_MEAN [123.675, 116.280, 103.530], PIXEL_STD [58.395,
+57.120, 57.375] and RESNETS.STRIDE_IN_1X1 False. A .pkl has the format of Detectron2's model zoo, a .pth that of torch.
 """
 
 from __future__ import annotations
@@ -20,71 +20,67 @@ from torch import Tensor
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from rc2l_d2.engine.weights import RESNET_DEPTHS, read_file  # noqa: E402
+from rc2l_d2.engine.weights import read_file, resnet_depth  # noqa: E402
 from rc2l_d2.errors import InputError  # noqa: E402
+
+# Patterns of torchvision's names -> Detectron2's names; the stage number is one higher there.
+_NAMES = {
+    r"conv1\.(\w+)": r"stem.conv1.\1",
+    r"bn1\.(\w+)": r"stem.conv1.norm.\1",
+    r"layer(\d\.\d+)\.(conv\d\.\w+)": r"res\1.\2",
+    r"layer(\d\.\d+)\.bn(\d)\.(\w+)": r"res\1.conv\2.norm.\3",
+    r"layer(\d\.\d+)\.downsample\.0\.(\w+)": r"res\1.shortcut.\2",
+    r"layer(\d\.\d+)\.downsample\.1\.(\w+)": r"res\1.shortcut.norm.\2",
+}
 
 
 def new_name(name: str) -> str | None:
-    """Detectron2's name for torchvision's, None for what a backbone does not have."""
-    stem = re.fullmatch(r"(conv1)\.(\w+)|(bn1)\.(\w+)", name)
-    if stem:
-        return f"stem.conv1.{stem[2]}" if stem[1] else f"stem.conv1.norm.{stem[4]}"
-    layer = re.fullmatch(r"layer([1-4])\.(\d+)\.(conv|bn|downsample\.)(\d)\.(\w+)", name)
-    if not layer:
-        return None
-    stage, block, kind, number, entry = layer.groups()
-    place = "shortcut" if kind == "downsample." else f"conv{number}"
-    is_norm = kind == "bn" or (kind == "downsample." and number == "1")
-    return f"res{int(stage) + 1}.{block}.{place}.{'norm.' if is_norm else ''}{entry}"
+    """Return Detectron2's name of a weight, None if a backbone does not have it."""
+    for pattern, replacement in _NAMES.items():
+        if match := re.fullmatch(pattern, name):
+            return re.sub(r"^res(\d)", lambda stage: f"res{int(stage[1]) + 1}", match.expand(replacement))
+    return None
 
 
-def depth_of(weights: dict[str, Tensor]) -> int | None:
-    """Which of the five ResNets this is, None if none."""
-    blocks = [{name.split(".")[1] for name in weights if name.startswith(f"layer{i}.")} for i in (1, 2, 3, 4)]
-    depth = RESNET_DEPTHS.get(("layer1.0.conv3.weight" in weights, tuple(len(stage) for stage in blocks)))
-    # Wide ResNets and ResNeXts have as many blocks, but a wider or a grouped 3x3 convolution.
-    plain = (64, 64, 1, 1) if "layer1.0.conv3.weight" in weights else (64, 64, 3, 3)
-    second = weights.get("layer1.0.conv2.weight")
-    same = depth and weights["layer1.0.conv1.weight"].shape == plain and second is not None
-    return depth if same and second.shape == (64, 64, 3, 3) else None
-
-
-def convert(weights: dict[str, Tensor]) -> tuple[dict[str, Tensor], list[str]]:
-    """The weights under their new names, and the names of those that a backbone has no place for."""
-    names = {name: new_name(name) for name in weights}
-    converted = {new: weights[name] for name, new in names.items() if new is not None}
-    return converted, [name for name, new in names.items() if new is None]
+def is_plain(weights: dict[str, Tensor]) -> bool:
+    """Return whether the first block (Detectron2's names) has a plain ResNet's width and no groups."""
+    side = 1 if "res2.0.conv3.weight" in weights else 3
+    names = [f"res2.0.conv{number}.weight" for number in (1, 2)]
+    shapes = [tuple(weights[name].shape) for name in names if name in weights]
+    return shapes == [(64, 64, side, side), (64, 64, 3, 3)]
 
 
 def run(source: str, target: str) -> str:
-    """Convert the file ``source`` to ``target``; what was done, in words.
+    """Convert the file ``source`` to ``target``; return a sentence about it.
 
     Raises:
         InputError: ``source`` is not a torchvision ResNet, or ``target`` does not end in .pkl or .pth.
     """
     if Path(target).suffix not in (".pkl", ".pth"):
-        raise InputError(f"{target} has to end in .pkl or .pth; choose another name.")
-    weights = read_file(source)
-    if isinstance(weights, dict):
-        weights = {name: value for name, value in weights.items() if isinstance(value, Tensor)}
-    depth = depth_of(weights) if isinstance(weights, dict) else None
-    if depth is None:
+        raise InputError(f"{target} must end in .pkl or .pth; choose another name.")
+    content = read_file(source)
+    items = content.items() if isinstance(content, dict) else ()
+    weights = {name: value for name, value in items if isinstance(value, Tensor)}
+    names = {name: new_name(name) for name in weights}
+    converted = {new: weights[name] for name, new in names.items() if new is not None}
+    depth = resnet_depth(converted)
+    if depth is None or not is_plain(converted):
         raise InputError(f"{source} is not the state dict of a torchvision ResNet-18, -34, -50, -101 or -152.")
-    converted, left = convert(weights)
-    content = {"__author__": "torchvision", "matching_heuristics": True}
+    zoo_format = {"__author__": "torchvision", "matching_heuristics": True}
     if target.endswith(".pkl"):
         arrays = {name: value.numpy() for name, value in converted.items()}
-        Path(target).write_bytes(pickle.dumps({"model": arrays, **content}))
+        Path(target).write_bytes(pickle.dumps({"model": arrays, **zoo_format}))
     else:
-        torch.save({"model": converted, **content}, target)
-    return f"ResNet-{depth}: {len(converted)} weights written to {target}; left out: {', '.join(left) or 'none'}"
+        torch.save({"model": converted, **zoo_format}, target)
+    unused = ", ".join(name for name, new in names.items() if new is None)
+    return f"ResNet-{depth}: {len(converted)} weights written to {target}; not used: {unused or 'none'}"
 
 
 def main() -> int:
-    """What the command line asks for; 0, or 2 where it cannot be done."""
+    """Run the command; return its exit status."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("source", help="torchvision's .pth file")
-    parser.add_argument("target", help="the file to write, .pkl or .pth")
+    parser.add_argument("target", help="output file, .pkl or .pth")
     args = parser.parse_args()
     try:
         print(run(args.source, args.target))

@@ -1,34 +1,32 @@
-"""Segment pictures and videos.
+"""Segment images and videos.
 
     rc2l-predict --weights output/toy_rc2l/teacher_final.pth --input datasets/toy/JPEGImages --output output/seen
 
-(in a checkout also python demo/demo.py ...). The file that training writes in the end holds all that is needed. A
-checkpoint needs its configuration beside it; its teacher is what speaks, the student with --student:
+(in a checkout also python demo/demo.py ...). teacher_final.pth, written at the end of training, needs nothing else. A
+checkpoint needs its configuration; prediction uses its EMA teacher, or its student with --student:
 
     rc2l-predict --config-file output/toy_rc2l/config.yaml --input datasets/toy/JPEGImages \\
         --opts MODEL.WEIGHTS output/toy_rc2l/model_0000999.pth
 
-A GPU is used where there is one (CUDA_VISIBLE_DEVICES= hides it). In the output folder are then, for the input NAME:
+Prediction uses a GPU if there is one (CUDA_VISIBLE_DEVICES= hides it). For an input NAME the output folder gets:
 
-    NAME.png                        the picture, upright, with colours and names of the classes over it
-    NAME.mp4                        the same of a video, at its frame rate, without sound
-    legend.svg                      colours and names of all classes that were seen
-    labels/NAME.png                 --labels: class numbers, one byte a pixel, with the data set's palette
-    confidence/NAME/3_triangle.png  --confidence: for each class that was seen in it, here number 3, the share that it
-                                    has in the sum of all scores of a pixel; 8-bit grey, 255 for all
-    comparison/NAME.png             --compare: picture, ground truth and prediction side by side, with a legend
+    NAME.png                        the image, upright, with colours and names of the classes over it
+    NAME.mp4                        the same for a video, at its frame rate, without sound
+    legend.svg                      colours and names of all predicted classes
+    labels/NAME.png                 --labels: class indices, one byte a pixel, with the data set's palette
+    confidence/NAME/3_triangle.png  --confidence: for each predicted class, here class 3, its fraction of the sum of all
+                                    class scores of a pixel; 8-bit grey, 255 is 1
+    comparison/NAME.png             --compare: image, ground truth and prediction side by side, with a legend
 
-Of a video the label image and maps of each frame are written, to labels/NAME/000000.png and confidence/NAME/000000;
-it is not compared. What cannot be read, or has no label to compare with, is named in the end, with exit status 2; all
-others are written, and of a damaged video the frames before the damage. A mistake in what was given is told in one
-sentence, with exit status 2.
+Labels and confidence maps of a video's frames go to labels/NAME/000000.png and confidence/NAME/000000; videos are not
+compared. Files that cannot be read, or that have no label to compare with, are reported at the end, with exit status 2;
+all others are written, and of a damaged video the frames before the damage. A user's mistake ends the command with one
+sentence and exit status 2.
 """
 
 from __future__ import annotations
 
 import argparse
-import os
-import sys
 from contextlib import closing
 from pathlib import Path
 
@@ -36,32 +34,34 @@ import cv2
 from tqdm import tqdm
 
 from ..data import read_image
+from ..engine import load_model_file
 from ..errors import InputError
 from ..host import setup_logger
-from ..prediction import Segmenter, load_checkpoint, load_weights
+from ..prediction import Segmenter, load_checkpoint
 from ..prediction.inputs import find_inputs, is_video, output_name
 from ..prediction.outputs import ResultWriter
 from ..prediction.video import VideoReader, VideoWriter
+from .cli import print_error, run_cli
 
 
-def segment_picture(file: Path, segmenter: Segmenter, results: ResultWriter) -> None:
-    """Write what is seen in a picture.
+def segment_image(file: Path, segmenter: Segmenter, results: ResultWriter) -> None:
+    """Write the results of an image.
 
     Raises:
-        InputError: it cannot be read or is too large, or there is no label to compare it with.
+        InputError: the image cannot be read or is too large, or there is no label to compare it with.
     """
     image = read_image(file)
-    seen = segmenter(image)
+    segmentation = segmenter(image)
     image = cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
-    results.save(file.stem, results.draw(file.stem, image, seen))
-    results.compare(file, image, seen)
+    results.save(file.stem, results.draw(file.stem, image, segmentation))
+    results.compare(file, image, segmentation)
 
 
 def segment_video(file: Path, segmenter: Segmenter, results: ResultWriter) -> None:
-    """Write what is seen in a video.
+    """Write the results of a video.
 
     Raises:
-        InputError: it cannot be read, or not to its end; the frames before that are written.
+        InputError: the video cannot be read, or not to its end; the frames before that are written.
     """
     reader = VideoReader(file)
     bar = tqdm(reader, desc=file.name, total=reader.frames or None, unit="frame", leave=False, disable=None)
@@ -71,64 +71,60 @@ def segment_video(file: Path, segmenter: Segmenter, results: ResultWriter) -> No
             video.write(results.draw(f"{file.stem}/{number:06d}", image, segmenter(frame)))
 
 
-def predict(args: argparse.Namespace) -> tuple[list[Path], list[str]]:
-    """Do what the command line asks for; returns the files that were done, and a sentence for each that was not.
+def predict(args: argparse.Namespace) -> int:
+    """Segment all inputs of the command line, report those that failed, and return the exit status.
 
     Raises:
-        InputError, OSError: nothing can be done, or not be written.
+        InputError: no input can be segmented, or the output cannot be written.
     """
-    output = Path(args.output)
-    files = find_inputs(args.input, output, args.compare)
-    if args.weights:
-        segmenter = load_weights(args.weights)
-    else:
-        segmenter = load_checkpoint(args.config_file, args.opts, args.student)
-    results = ResultWriter(output, segmenter, args.labels, args.confidence, args.compare)
-    done, failures = [], []
-    for file in tqdm(files, unit="file", disable=None):
-        try:
-            (segment_video if is_video(file) else segment_picture)(file, segmenter, results)
-            done.append(file)
-        except InputError as error:
-            failures.append(str(error) if str(file) in str(error) else f"{file}: {error}")
-    results.finish()
-    return done, failures
-
-
-def main() -> int:
-    """What the command line asks for; 0, or 2 where it cannot be done, or not all of it."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    source = parser.add_mutually_exclusive_group(required=True)
-    source.add_argument("--weights", metavar="FILE", help="teacher_final.pth of a run")
-    source.add_argument("--config-file", metavar="FILE", help="configuration of a checkpoint, named in --opts")
-    parser.add_argument("--input", required=True, nargs="+", help="pictures, videos, folders or globs (in quotes)")
-    parser.add_argument("--output", default="output/pictures", metavar="FOLDER", help="where to write (%(default)s)")
-    parser.add_argument("--labels", action="store_true", help="also write label images")
-    parser.add_argument("--confidence", action="store_true", help="also write maps of the classes' confidence")
-    parser.add_argument(
-        "--compare", type=Path, metavar="LABELS",
-        help="folder of label images, called like the pictures or as in the data set: draw them beside",
-    )  # fmt: skip
-    parser.add_argument("--student", action="store_true", help="use the student, not the teacher")
-    parser.add_argument("--opts", default=[], nargs=argparse.REMAINDER, help="last: KEY VALUE pairs, as MODEL.WEIGHTS")
-    args = parser.parse_args()
     if args.weights and (args.opts or args.student):
-        parser.error("--opts and --student are for a checkpoint with its --config-file")
+        raise InputError("--opts and --student are for a checkpoint; give its --config-file instead of --weights.")
     for name in ("rc2l_d2", "fvcore"):
         setup_logger(name=name)
-    called = os.path.basename(sys.argv[0])
+    output = Path(args.output)
+    done, failures = [], []
     try:
-        done, failures = predict(args)
-    except (InputError, OSError) as error:
-        print(f"{called}: {error}", file=sys.stderr)
-        return 2
+        files = find_inputs(args.input, output, args.compare)
+        if args.weights:
+            segmenter = Segmenter(*load_model_file(args.weights))
+        else:
+            segmenter = load_checkpoint(args.config_file, args.opts, args.student)
+        results = ResultWriter(output, segmenter, args.labels, args.confidence, args.compare)
+        for file in tqdm(files, unit="file", disable=None):
+            try:
+                (segment_video if is_video(file) else segment_image)(file, segmenter, results)
+                done.append(file)
+            except InputError as error:
+                failures.append(str(error) if str(file) in str(error) else f"{file}: {error}")
+        results.finish()
+    except OSError as error:
+        raise InputError(str(error)) from error
     except KeyboardInterrupt:
-        print(f"{called}: interrupted; what was done until then is in {args.output}", file=sys.stderr)
+        print_error(f"interrupted; finished results are in {args.output}")
         return 130
     for failure in failures:
-        print(f"{called}: {failure}", file=sys.stderr)
+        print_error(failure)
     videos = sum(map(is_video, done))
-    counts = ((len(done) - videos, "picture"), (videos, "video"))
+    counts = ((len(done) - videos, "image"), (videos, "video"))
     written = [f"{count} {noun}{'s' * (count > 1)}" for count, noun in counts if count]
     print(f"wrote {' and '.join(written) or 'nothing'} to {args.output}")
     return 2 if failures else 0
+
+
+def main() -> int:
+    """Run the command line; return the exit status."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    source = parser.add_mutually_exclusive_group(required=True)
+    source.add_argument("--weights", metavar="FILE", help="teacher_final.pth of a run")
+    source.add_argument("--config-file", metavar="FILE", help="configuration of the checkpoint that --opts names")
+    parser.add_argument("--input", required=True, nargs="+", help="images, videos, folders or globs (in quotes)")
+    parser.add_argument("--output", default="output/pictures", metavar="FOLDER", help="output folder (%(default)s)")
+    parser.add_argument("--labels", action="store_true", help="also write label images")
+    parser.add_argument("--confidence", action="store_true", help="also write confidence maps of the classes")
+    parser.add_argument(
+        "--compare", type=Path, metavar="LABELS",
+        help="also draw the ground truth beside: folder of label images, named as the images or as in the data set",
+    )  # fmt: skip
+    parser.add_argument("--student", action="store_true", help="use the student instead of the EMA teacher")
+    parser.add_argument("--opts", default=[], nargs=argparse.REMAINDER, help="last: KEY VALUE pairs, as MODEL.WEIGHTS")
+    return run_cli(parser, predict)

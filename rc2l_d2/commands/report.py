@@ -10,12 +10,10 @@ give the command where the run was started. Exit status 2 for a mistake in what 
 from __future__ import annotations
 
 import argparse
-import os
-import sys
 from pathlib import Path
 
-from ..errors import InputError
 from ..reporting import write_run_report
+from .cli import run_cli
 
 
 def main() -> int:
@@ -25,10 +23,4 @@ def main() -> int:
     parser.add_argument(
         "--baseline", type=Path, metavar="OUTPUT_DIR", help="folder of a run to compare with, on the same test data"
     )
-    args = parser.parse_args()
-    try:
-        print(f"Report: {write_run_report(args.folder, args.baseline)}")
-    except InputError as error:
-        print(f"{os.path.basename(sys.argv[0])}: {error}", file=sys.stderr)
-        return 2
-    return 0
+    return run_cli(parser, lambda args: print(f"Report: {write_run_report(args.folder, args.baseline)}"))

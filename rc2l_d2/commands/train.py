@@ -1,20 +1,17 @@
-"""What ``train_net.py`` and the installed ``rc2l-train`` do: one training or evaluation, in one process or several."""
+"""``rc2l-train`` and ``train_net.py``: one training or evaluation, on one rank or several."""
 
 from __future__ import annotations
 
 import argparse
 import logging
 import os
-import sys
 from contextlib import nullcontext
 
 import cv2
 import torch
 
 from ..config_files import find_config_file
-from ..data import dead_worker
 from ..engine import (
-    Interrupted,
     RC2LTrainer,
     describe_plan,
     keep_freed_memory,
@@ -24,23 +21,15 @@ from ..engine import (
     started_by_torchrun,
 )
 from ..errors import InputError
-from ..host import (
-    HOST,
-    HOST_REASON,
-    CfgNode,
-    comm,
-    default_argument_parser,
-    default_setup,
-    launch,
-    setup_logger,
-)
+from ..host import HOST, HOST_REASON, CfgNode, comm, default_argument_parser, default_setup, launch, setup_logger
 from ..host.process import SIGNALLED
 from ..reporting import note_start, report_on
+from .cli import one_sentence_errors, print_error, run_cli
 
 
 def setup(args: argparse.Namespace) -> CfgNode:
-    """Configuration, logging, seeds and threads of this process."""
-    args.config_file = find_config_file(args.config_file)  # The host reads it once more, for the log.
+    """Load the configuration and set up logging, seeds and threads of this rank."""
+    args.config_file = find_config_file(args.config_file)  # The host logs the file.
     cfg = load_config(args.config_file, args.opts)
     try:
         os.makedirs(cfg.OUTPUT_DIR, exist_ok=True)
@@ -51,8 +40,8 @@ def setup(args: argparse.Namespace) -> CfgNode:
     logger = setup_logger(cfg.OUTPUT_DIR, distributed_rank=comm.get_rank(), name="rc2l_d2")
     logger.info("Host: %s (%s)", HOST, HOST_REASON)
     default_setup(cfg, args)
-    # Where images are read in the process that trains, OpenCV's own pool, a thread for each core whatever
-    # OMP_NUM_THREADS says, would take the cores from torch and from runs beside this one.
+    # OpenCV starts a thread for each core and ignores OMP_NUM_THREADS. Without data workers, these threads would
+    # compete with torch's and with other runs.
     cv2.setNumThreads(0)
     if cfg.MODEL.DEVICE == "cpu":
         keep_freed_memory()
@@ -62,65 +51,45 @@ def setup(args: argparse.Namespace) -> CfgNode:
 
 
 def warn_of_other_run(folder: str) -> None:
-    """Say that ``folder`` holds a run already, if it does: its checkpoints are replaced, its metrics.json goes on."""
+    """Warn if ``folder`` holds a run already."""
     if os.path.exists(os.path.join(folder, "last_checkpoint")):
         logging.getLogger(__name__).warning(
-            "OUTPUT_DIR %s holds a run already: its checkpoints are replaced, and its curves go on with this one's. "
-            "Go on with that run by --resume, or delete the folder, or name another.", folder,
+            "OUTPUT_DIR %s holds a run already. This run replaces its checkpoints and appends to its metrics.json; "
+            "give --resume to continue that run, or another OUTPUT_DIR to keep it.", folder,
         )  # fmt: skip
 
 
+@one_sentence_errors()
 def main(args: argparse.Namespace) -> dict:
-    """One process of a run; returns the last evaluation's results."""
-    try:
-        cfg = setup(args)
-        RC2LTrainer.check_data(cfg, args.eval_only)
-        trainer = RC2LTrainer(cfg)
-        if args.eval_only:
-            trainer.load_for_evaluation(resume=args.resume)
-            return trainer.evaluate()
-        if not args.resume:
-            warn_of_other_run(cfg.OUTPUT_DIR)
-        trainer.resume_or_load(resume=args.resume)
-        note_start(trainer, args.config_file, args.opts)
-        trainer.train()
-        report_on(trainer)
-        return trainer.last_results
-    except Interrupted as end:
-        if comm.is_main_process():
-            print(f"{os.path.basename(sys.argv[0])}: {end}", file=sys.stderr)
-        comm.synchronize()  # the launcher ends the others when one leaves
-        sys.exit(end.status)
-    except (InputError, RuntimeError) as error:
-        message = str(error) if isinstance(error, InputError) else dead_worker(error)
-        if message is None:
-            raise
-        print(f"{os.path.basename(sys.argv[0])}: {message}", file=sys.stderr)
-        sys.exit(2)
+    """Train or evaluate on one rank; return the results of the last evaluation."""
+    cfg = setup(args)
+    RC2LTrainer.check_data(cfg, args.eval_only)
+    trainer = RC2LTrainer(cfg)
+    if args.eval_only:
+        trainer.load_for_evaluation(resume=args.resume)
+        return trainer.evaluate()
+    if not args.resume:
+        warn_of_other_run(cfg.OUTPUT_DIR)
+    trainer.resume_or_load(resume=args.resume)
+    note_start(trainer, args.config_file, args.opts)
+    trainer.train()
+    report_on(trainer)
+    return trainer.last_results
 
 
-def run() -> None:
-    """Parse the command line and start one process for each GPU (or as many CPU processes)."""
-    parser = default_argument_parser()
-    parser.description = "Train or evaluate a model as a configuration file says, and write a page on the run."
-    parser.add_argument("--dry-run", action="store_true", help="print what would be done, and stop")
-    args = parser.parse_args()
+def start(args: argparse.Namespace) -> int:
+    """Print the plan, or start :func:`main` on each rank; return the exit status."""
     if args.dry_run:
-        try:
-            print(describe_plan(load_config(args.config_file, args.opts)))
-        except InputError as error:
-            print(f"{os.path.basename(sys.argv[0])}: {error}", file=sys.stderr)
-            sys.exit(2)
-        return
+        print(describe_plan(load_config(args.config_file, args.opts)))
+        return 0
     if started_by_torchrun():
         run_under_torchrun(main, (args,))
-        return
-    if torch.cuda.is_available() and args.num_gpus > torch.cuda.device_count():
-        parser.error(
-            f"--num-gpus is {args.num_gpus}, but this machine has {torch.cuda.device_count()}; ask for no more"
-        )
+        return 0
+    gpus = torch.cuda.device_count()
+    if gpus and args.num_gpus > gpus:
+        raise InputError(f"--num-gpus is {args.num_gpus}, but this machine has {gpus}; give at most {gpus}.")
     try:
-        # A single process trains right here, and a signal is its own.
+        # A single rank trains in this process and handles its own signals.
         with signals_to_children() if args.num_gpus * args.num_machines > 1 else nullcontext():
             launch(
                 main,
@@ -131,8 +100,17 @@ def run() -> None:
                 args=(args,),
             )
     except torch.multiprocessing.ProcessExitedException as error:
-        # A process that met an InputError, or was told to end, has said so itself.
-        said = error.exit_code in (2, *SIGNALLED)
-        if not said:
-            print(f"{os.path.basename(sys.argv[0])}: {error}", file=sys.stderr)
-        sys.exit(error.exit_code if said else 1)
+        # The rank has printed its InputError or its signal.
+        if error.exit_code in (2, *SIGNALLED):
+            return error.exit_code
+        print_error(error)
+        return 1
+    return 0
+
+
+def run() -> int:
+    """Run the command line; one rank for each GPU, or as many on the CPU."""
+    parser = default_argument_parser()
+    parser.description = "Train or evaluate the model of a configuration file, and write a training report."
+    parser.add_argument("--dry-run", action="store_true", help="print the plan and stop")
+    return run_cli(parser, start)

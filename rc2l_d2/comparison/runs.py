@@ -1,8 +1,9 @@
-"""A run before it starts: its configuration, what its folder holds already, and what is left to do."""
+"""The run list of a comparison: every method on its splits with every seed, as a YAML file describes it."""
 
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,201 +11,163 @@ from typing import Any
 
 import yaml
 
-from ..config import add_rc2l_config
-from ..engine import RC2LTrainer, learning_rate, load_config
-from ..engine.whole_files import write_text
+from ..engine import load_config
 from ..errors import InputError
-from ..host import CfgNode, get_cfg
-from ..reporting.run_metrics import RunResult, read_result
-from .fingerprint import data_fingerprint
-from .matrix import Comparison, Run
+from .stored import StoredRun, check_settings, compared_settings, read_folder, read_record
 
-DONE, RESUME, NEW = "done", "resume", "new"
-# What changes no result. Images and their augmentation do not depend on the workers (data/loader.py); what a reference
-# batch does to the learning rate is in the value of SOLVER.BASE_LR here.
-_NOT_COMPARED = (
-    "OUTPUT_DIR", "DATALOADER.NUM_WORKERS", "SOLVER.CHECKPOINT_PERIOD", "SOLVER.CHECKPOINT_KEEP",
-    "DATALOADER.MAX_BAD_SHARE", "SOLVER.REFERENCE_IMS_PER_BATCH", "TEST.REPORT", "VERSION", "VIS_PERIOD",
-)  # fmt: skip
-# What training on labels alone does not read, by the beginnings of keys, and what it does read of that: the teacher is
-# evaluated there too.
-_OF_UNLABELED = ("MODEL.RC2L.", "MODEL.PIXEL.", "INPUT.STRONG_", "DATASETS.UNLABELED", "SOLVER.IMS_PER_BATCH_UNLABELED")
-_OF_THE_TEACHER = ("MODEL.SEMI_SUPERVISED.EMA_DECAY",)
+_KEYS = ("title", "config", "output", "overrides", "methods", "splits", "seeds", "baseline")
+_METHOD_KEYS, _SPLIT_KEYS = ("label", "overrides"), ("label", "overrides", "methods")
+# The tool sets these keys for each run.
+_RESERVED = ("SEED", "OUTPUT_DIR")
 
 
 @dataclass(frozen=True)
-class PlannedRun:
-    """A run of the matrix with the configuration that it would have now.
+class Run:
+    """One training run.
 
     Attributes:
-        run: its place in the matrix.
-        folder: its OUTPUT_DIR.
-        settings: config keys with their values, and :func:`.fingerprint.data_fingerprint` of each stream.
-        max_iter, burn_in, eval_period: SOLVER.MAX_ITER, MODEL.SEMI_SUPERVISED.BURN_IN_ITERS and TEST.EVAL_PERIOD.
-        problem: a sentence on data that cannot be used, "" where all can.
+        folder: its OUTPUT_DIR, below the output folder of the comparison.
+        arguments: command line of train_net.py; ``--resume`` starts from the beginning where there is no checkpoint.
+        settings: flat configuration, see :func:`.stored.compared_settings`.
+        max_iter, burn_in: SOLVER.MAX_ITER and MODEL.SEMI_SUPERVISED.BURN_IN_ITERS.
     """
 
-    run: Run
+    method: str
+    split: str
+    seed: int
     folder: Path
+    arguments: tuple[str, ...]
     settings: Mapping[str, Any]
     max_iter: int
     burn_in: int
-    eval_period: int
-    problem: str = ""
 
-    @property
-    def record_file(self) -> Path:
-        """What the run was made from and with; see :func:`write_record`."""
-        return self.folder / "run.json"
+    def __str__(self) -> str:
+        return f"{self.method}, {self.split}, seed {self.seed}"
 
-    @property
-    def metrics_file(self) -> Path:
-        """What the run writes while it trains."""
-        return self.folder / "metrics.json"
+    def record_file(self, records: Path) -> Path:
+        """Return the path of this run's record in a folder of records."""
+        return records / self.method / self.split / f"seed{self.seed}.json"
 
-    def arguments(self, resume: bool) -> list[str]:
-        """What follows ``train_net.py`` on the command line; a page on each run is left to who asks for it."""
-        head = ["--config-file", self.run.config, *(["--resume"] if resume else [])]
-        return [*head, *self.run.overrides, "OUTPUT_DIR", str(self.folder), "TEST.REPORT", "False"]
-
-    def result(self) -> RunResult:
-        """What the run's metrics.json holds so far."""
-        return read_result(self.metrics_file, self.max_iter, self.burn_in)
-
-    def record(self) -> dict[str, Any] | None:
-        """What ``run.json`` holds, None without one.
+    def finished(self, records: Path | None = None) -> StoredRun | None:
+        """Read the results from the run's folder or, without one, from its record; None if the run has not finished.
 
         Raises:
-            InputError: it cannot be read.
+            InputError: a file is damaged, or another configuration made these results.
         """
-        try:
-            record = json.loads(self.record_file.read_text(encoding="utf-8"))
-        except FileNotFoundError:
+        stored = read_folder(self.folder) or (read_record(self.record_file(records)) if records else None)
+        if stored is None:
             return None
-        except (OSError, ValueError) as error:
-            raise InputError(f"{self.record_file} cannot be read; delete {self.folder} to run it again.") from error
-        if not isinstance(record, dict) or record.keys() != {"settings", "attempts"}:
-            raise InputError(f"{self.record_file} is none of this tool; delete {self.folder} to run it again.")
-        return record
-
-    def state(self) -> str:
-        """``DONE``: evaluated after the last iteration; ``RESUME``: there is a checkpoint to go on from; or ``NEW``.
-
-        Raises:
-            InputError: the data cannot be used, or another configuration made what is in the folder.
-        """
-        if self.problem:
-            raise InputError(self.problem)
-        record = self.record()
-        if record is None:
-            if self.metrics_file.exists():
-                raise InputError(
-                    f"{self.folder} holds a run without run.json, so its configuration is not known; delete the folder "
-                    "or give another --output."
-                )
-            return NEW
-        changes = differences(record["settings"], self.settings)
-        if changes:
-            more = f" and {len(changes) - 1} more" if len(changes) > 1 else ""
-            raise InputError(
-                f"{self.folder} was made by another configuration ({changes[0]}{more}); delete the folder to run it "
-                "again, or give another --output."
-            )
-        if self.result().complete:
-            return DONE
-        return RESUME if (self.folder / "last_checkpoint").exists() else NEW
-
-    def missed_evaluations(self) -> list[int]:
-        """Iterations after which a complete run should have been evaluated and was not: it was interrupted there."""
-        due = range(self.eval_period, self.max_iter, self.eval_period) if self.eval_period else ()
-        return sorted(set(due) - set(self.result().evaluations))
+        check_settings(stored, self.settings)
+        return stored if stored.evaluated_after(self.max_iter) else None
 
 
-def plan_runs(comparison: Comparison, output: Path) -> list[PlannedRun]:
-    """Every run of the matrix, its configuration checked; a problem with its data is noted in the run.
+@dataclass(frozen=True)
+class Comparison:
+    """A validated comparison file.
+
+    Attributes:
+        name: of the file, without its suffix.
+        output: folder of runs and report. Comparisons with the same folder share the runs that both list.
+        methods, splits: name -> label, in the order of the file.
+        baseline: the method from which the others' differences are computed.
+        runs: seed by seed, so that an interrupted comparison has all methods on the seeds that it has.
+    """
+
+    name: str
+    title: str
+    output: Path
+    methods: Mapping[str, str]
+    splits: Mapping[str, str]
+    baseline: str
+    runs: Sequence[Run]
+
+
+def load_comparison(path: str | Path, output: Path | None = None) -> Comparison:
+    """Read a comparison file and the configuration of each of its runs.
+
+    Args:
+        path: the YAML file; configs/comparison holds examples.
+        output: replaces the output folder that the file names.
 
     Raises:
-        InputError: a run's configuration cannot be used; names the run.
+        InputError: the file or a run's configuration cannot be used; names the file and key, or the run.
     """
-    fingerprints: dict[str, dict[str, Any]] = {}
-    return [_plan(run, output / "runs" / run.folder, fingerprints) for run in comparison.runs()]
+    file = Path(path)
+    raw = _read_yaml(file)
+    methods, splits = _entries(raw, "methods", _METHOD_KEYS, file), _entries(raw, "splits", _SPLIT_KEYS, file)
+    seeds, config, baseline = raw.get("seeds"), raw.get("config"), raw.get("baseline", next(iter(methods)))
+    valid = isinstance(seeds, list) and seeds and all(type(seed) is int and seed >= 0 for seed in seeds)
+    if not valid or len(set(seeds)) < len(seeds) or not isinstance(config, str):
+        raise InputError(f"{file}: 'seeds' must be a list of different whole numbers from 0, and 'config' a file.")
+    cells = [(method, split) for split, value in splits.items() for method in value.get("methods") or methods]
+    for name in (baseline, *(method for method, _ in cells)):
+        if name not in methods:
+            raise InputError(f"{file}: the method '{name}' is not in 'methods'; known: {', '.join(methods)}.")
+    output = output or Path(str(raw.get("output", f"output/comparison/{file.stem}")))
+    common = _overrides(raw, "overrides", file)
+    runs = [
+        _run(method, split, seed, output, config, common | methods[method]["overrides"] | splits[split]["overrides"])
+        for seed in seeds
+        for method, split in cells
+    ]
+    labels = [{name: value.get("label", name) for name, value in entries.items()} for entries in (methods, splits)]
+    return Comparison(file.stem, raw.get("title", file.stem), output, *labels, baseline, runs)
 
 
-def _plan(run: Run, folder: Path, fingerprints: dict[str, dict[str, Any]]) -> PlannedRun:
+def _read_yaml(file: Path) -> dict[str, Any]:
     try:
-        cfg = load_config(run.config, run.overrides)
+        raw = yaml.safe_load(file.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise InputError(f"The comparison {file} cannot be read ({error.strerror}); check the path.") from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise InputError(f"{file} is not valid YAML ({' '.join(str(error).split())}); correct it.") from error
+    _check_keys(raw, _KEYS, file, "the comparison")
+    return raw
+
+
+def _entries(raw: Mapping[str, Any], key: str, known: Sequence[str], file: Path) -> dict[str, dict[str, Any]]:
+    """Return the validated methods or splits by name, each with its overrides."""
+    entries = raw.get(key)
+    if not isinstance(entries, dict) or not entries:
+        raise InputError(f"{file}: '{key}' must hold at least one name with {', '.join(known)}.")
+    for name, value in entries.items():
+        # Names become folders. YAML reads 1_30 without quotes as the number 130.
+        if not isinstance(name, str) or not re.fullmatch(r"\w[\w.+-]*", name):
+            raise InputError(f"{file}: '{name}' in '{key}' must be text of letters, digits and _.+-; quote numbers.")
+        _check_keys(value, known, file, f"{key}.{name}")
+    return {
+        name: value | {"overrides": _overrides(value, f"{key}.{name}.overrides", file)}
+        for name, value in entries.items()
+    }
+
+
+def _overrides(raw: Mapping[str, Any], key: str, file: Path) -> dict[str, Any]:
+    values = raw.get("overrides", {})
+    if not isinstance(values, dict) or any(isinstance(value, dict) for value in values.values()):
+        raise InputError(f"{file}: '{key}' must hold full config keys and values, such as SOLVER.MAX_ITER: 1500.")
+    for name in values.keys() & set(_RESERVED):
+        raise InputError(f"{file}: '{key}' sets {name}, which the tool sets for each run; remove it.")
+    return values
+
+
+def _check_keys(raw: Any, known: Sequence[str], file: Path, where: str) -> None:
+    if not isinstance(raw, dict) or not raw.keys() <= set(known):
+        unknown = [key for key in raw if key not in known] if isinstance(raw, dict) else [raw]
+        raise InputError(f"{file}: {where} holds the unknown key '{unknown[0]}'; known: {', '.join(known)}.")
+
+
+def _run(method: str, split: str, seed: int, output: Path, config: str, overrides: Mapping[str, Any]) -> Run:
+    words = []
+    for key, value in {**overrides, "SEED": seed}.items():
+        text = json.dumps(value) if isinstance(value, list) else str(value)
+        words += [key, text.replace("{seed}", str(seed))]
+    try:
+        cfg = load_config(config, words)
     except InputError as error:
-        raise InputError(f"The run '{run}': {error}") from error
+        raise InputError(f"The run '{method}, {split}, seed {seed}': {error}") from error
     if len(cfg.DATASETS.TEST) != 1:
-        raise InputError(f"The run '{run}': DATASETS.TEST must name one data set, the one that the table is about.")
-    settings, problem = _flat(yaml.safe_load(cfg.dump())), ""
-    settings["SOLVER.BASE_LR"] = learning_rate(cfg)
-    for key in _NOT_COMPARED:
-        settings.pop(key, None)
-    if not RC2LTrainer.uses_unlabeled(cfg):
-        # A change to the method leaves the runs without it as they are.
-        settings = {key: value for key, value in settings.items()
-                    if not key.startswith(_OF_UNLABELED) or key in _OF_THE_TEACHER}  # fmt: skip
-    try:
-        settings.update(_data_settings(cfg, fingerprints))
-    except InputError as error:
-        problem = f"The run '{run}': {error}"
-    periods = cfg.SOLVER.MAX_ITER, cfg.MODEL.SEMI_SUPERVISED.BURN_IN_ITERS, cfg.TEST.EVAL_PERIOD
-    return PlannedRun(run, folder, settings, *periods, problem)
-
-
-def select_runs(plan: Sequence[PlannedRun], only: Sequence[str]) -> list[PlannedRun]:
-    """Those of ``plan`` that one of ``only``, each METHOD or METHOD/DRAW, names; all where it is empty.
-
-    Raises:
-        InputError: one of them names no run.
-    """
-    named = [(planned, (planned.run.method, f"{planned.run.method}/{planned.run.draw}")) for planned in plan]
-    for text in only:
-        if not any(text in names for _, names in named):
-            known = ", ".join(dict.fromkeys(name for _, names in named for name in names))
-            raise InputError(f"--only {text} names no run; known are {known}.")
-    return [planned for planned, names in named if not only or any(text in names for text in only)]
-
-
-def write_record(planned: PlannedRun, attempt: Mapping[str, Any], resume: bool) -> None:
-    """Note in ``run.json`` the settings and this ``attempt`` to run them, after those that it resumes."""
-    attempts = (planned.record() or {}).get("attempts", []) if resume else []
-    record = {"settings": planned.settings, "attempts": [*attempts, attempt]}
-    write_text(planned.record_file, json.dumps(record, indent=1))
-
-
-def differences(stored: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
-    """How two configurations differ, a few words a key.
-
-    A key that did not exist when the run was made, and that has its default now, is no difference.
-    """
-    defaults = _flat(yaml.safe_load(add_rc2l_config(get_cfg()).dump()))
-    found = []
-    for key in sorted((stored.keys() | now.keys()) - set(_NOT_COMPARED)):
-        if key not in stored:
-            if key not in defaults or now[key] != defaults[key]:
-                found.append(f"{key} is new and {now[key]}")
-        elif key not in now:
-            found.append(f"{key} does not exist any more")
-        elif stored[key] != now[key]:
-            found.append(f"{key} was {stored[key]}, is now {now[key]}")
-    return found
-
-
-def _data_settings(cfg: CfgNode, fingerprints: dict[str, dict[str, Any]]) -> dict[str, Any]:
-    """What is known of the data of each stream; ``fingerprints`` keeps it for the runs that share it."""
-    settings = {}
-    for stream in ("TRAIN", "UNLABELED", "TEST") if RC2LTrainer.uses_unlabeled(cfg) else ("TRAIN", "TEST"):
-        key = f"{stream} {cfg.MODEL.SEMI_SUPERVISED.MEASURE_PSEUDO_LABELS} {cfg.DATASETS}"
-        if key not in fingerprints:
-            fingerprints[key] = data_fingerprint(cfg, stream)
-        settings.update(_flat({f"data of DATASETS.{stream}": fingerprints[key]}))
-    return settings
-
-
-def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for key, value in values.items():
-        flat.update(_flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value})
-    return flat
+        raise InputError(f"The run '{method}, {split}, seed {seed}': DATASETS.TEST must hold exactly one data set.")
+    folder = output / "runs" / method / split / f"seed{seed}"
+    arguments = ("--config-file", config, "--resume", *words, "OUTPUT_DIR", str(folder), "TEST.REPORT", "False")
+    limits = cfg.SOLVER.MAX_ITER, cfg.MODEL.SEMI_SUPERVISED.BURN_IN_ITERS
+    return Run(method, split, seed, folder, arguments, compared_settings(cfg), *limits)

@@ -1,6 +1,6 @@
-"""Data: descriptions in YAML, transforms, mappers, and the two streams. Importing it registers the built-in data sets.
+"""Data sets, transforms, mappers and loaders. Importing this package registers the built-in data sets.
 
-Registering reads only the descriptions that come with the package, no list and no image.
+Registering reads the descriptions that come with the package, but no list and no image.
 """
 
 from pathlib import Path
@@ -9,7 +9,6 @@ from .checks.check import check_test_data, check_training_data
 from .datasets.catalog import (
     DatasetStatus,
     dataset_status,
-    described_part,
     load_dataset,
     register_definition,
     register_definitions,
@@ -38,7 +37,6 @@ __all__ = [
     "check_training_data",
     "dataset_status",
     "dead_worker",
-    "described_part",
     "load_dataset",
     "load_definition",
     "read_image",

@@ -1,4 +1,4 @@
-"""The running statistics of a model's batch normalisation, all in one vector."""
+"""Running statistics of a model's batch normalisation as one vector."""
 
 from __future__ import annotations
 
@@ -7,16 +7,16 @@ from torch import Tensor, nn
 
 
 def batch_statistics(model: nn.Module) -> Tensor:
-    """A copy of all floating-point buffers of ``model``, (S,); counters are not among them."""
+    """Return a copy of all floating-point buffers of ``model``, (S,); integer counters are left out."""
     return torch.cat([buffer.flatten() for buffer in _statistics(model)])
 
 
 @torch.no_grad()
 def set_batch_statistics(model: nn.Module, values: Tensor) -> None:
-    """Give the buffers the values (S,) that :func:`batch_statistics` has of such a model."""
+    """Set the buffers to ``values`` (S,), in the order of :func:`batch_statistics`."""
     buffers = _statistics(model)
-    parts = values.split([buffer.numel() for buffer in buffers])
-    torch._foreach_copy_(buffers, [part.view_as(buffer) for part, buffer in zip(parts, buffers, strict=True)])
+    chunks = values.split([buffer.numel() for buffer in buffers])
+    torch._foreach_copy_(buffers, [chunk.view_as(buffer) for chunk, buffer in zip(chunks, buffers, strict=True)])
 
 
 def _statistics(model: nn.Module) -> list[Tensor]:

@@ -1,4 +1,4 @@
-"""The best result of a run, kept apart from the last."""
+"""Best evaluation results of a run, beside the last ones."""
 
 from __future__ import annotations
 
@@ -9,12 +9,10 @@ logger = logging.getLogger(__name__)
 
 
 class BestResults:
-    """The best mIoU so far of each data set and task (student, teacher), and when it was.
+    """Best mIoU so far and its iteration, for each data set and task (student, teacher).
 
-    ``mIoU`` is always the last evaluation's. Picking the best of many evaluations on the data that is reported on is
-    choosing on the test data; whoever does it can say so, since the two have different names.
-
-    A checkpoint keeps it, so that a resumed run goes on with it.
+    The best of many evaluations on one data set is selected on that data, so it has another name than ``mIoU``, which
+    is always the last evaluation. Saved in checkpoints.
 
     Attributes:
         evaluated: the iteration of the last evaluation, -1 before the first.
@@ -25,13 +23,12 @@ class BestResults:
         self.evaluated = -1
 
     def update(self, results: Mapping[str, Mapping[str, dict[str, float]]], iteration: int) -> None:
-        """Take an evaluation into account, and add the best so far to it.
+        """Add the best so far to the ``results`` of an evaluation.
 
         Args:
-            results: {data set: {task: metrics}}; the metrics get ``mIoU_best``, in percent, and
-                ``mIoU_best_iteration``, the first evaluation that reached it, counted as in metrics.json and in the
-                names of checkpoints. A task whose mIoU was never a number gets neither.
-            iteration: of this evaluation.
+            results: {data set: {task: metrics}}; the metrics get ``mIoU_best`` (percent) and ``mIoU_best_iteration``,
+                the first evaluation that reached it. Without any finite mIoU yet they get neither.
+            iteration: of the evaluation, counted as in metrics.json.
         """
         self.evaluated = iteration
         for dataset_name, tasks in results.items():
@@ -43,15 +40,10 @@ class BestResults:
                     continue
                 best, best_iteration = self._best[key]
                 metrics |= {"mIoU_best": best, "mIoU_best_iteration": best_iteration}
-                logger.info(
-                    "%s: mIoU %.2f is the last (iteration %d), %.2f the best (iteration %d)",
-                    key, last, iteration, best, best_iteration,
-                )  # fmt: skip
+                logger.info("%s: last mIoU %.2f, best mIoU %.2f (iteration %d)", key, last, best, best_iteration)
 
     def state_dict(self) -> dict:
-        """The best mIoU and its iteration by data set and task, and the last evaluation's, for a checkpoint."""
         return {"best": dict(self._best), "evaluated": self.evaluated}
 
     def load_state_dict(self, state: dict) -> None:
-        """Restore what :meth:`state_dict` gave."""
         self._best, self.evaluated = dict(state["best"]), state["evaluated"]

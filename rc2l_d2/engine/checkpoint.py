@@ -1,4 +1,4 @@
-"""Checkpoints that are written whole or not at all, and read without running code."""
+"""Checkpoints with atomic writes and safe reads."""
 
 from __future__ import annotations
 
@@ -7,23 +7,23 @@ import logging
 import os
 import re
 from collections import Counter
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import nn
 
 from ..errors import InputError
 from ..host import DetectionCheckpointer
+from ..modeling import RegionSegmentor
 from .weights import read_weights, with_names_of
 from .whole_files import is_whole, write_checkpoint, write_text
 
 logger = logging.getLogger(__name__)
-# Names of checkpoints of single iterations.
-_NUMBERED = r"model_\d{7}"
+_NUMBERED = r"model_\d{7}"  # the checkpoint of an iteration
 
 
 class RegionCheckpointer(DetectionCheckpointer):
-    """Detectron2's checkpointer with atomic writes, safe reads, a look for damage and one-sentence errors.
+    """Detectron2's checkpointer with atomic writes, safe reads, a damage check and one-sentence errors.
 
     A checkpoint holds ``model`` (the student, a plain region predictor), ``ema`` (the teacher), ``best`` (the best
     results so far) and the trainer's state.
@@ -34,17 +34,17 @@ class RegionCheckpointer(DetectionCheckpointer):
         Args:
             model: the student.
             save_dir: folder of the checkpoints.
-            keep: how many of them, the newest; 0: all. The one of a finished run does not count.
-            checkpointables: what else a checkpoint holds, by name.
+            keep: number of iterations whose checkpoints are kept, the newest; 0 keeps all.
+            checkpointables: other contents of a checkpoint by name.
         """
         super().__init__(model, save_dir, **checkpointables)
         self.keep = keep
 
     def save(self, name: str, **kwargs: Any) -> None:
-        """Write ``<save_dir>/<name>.pth``, whole or not at all.
+        """Write ``<save_dir>/<name>.pth`` atomically, then remove the oldest checkpoints beyond ``keep``.
 
         Raises:
-            InputError: it cannot be written; the checkpoints before it are as they were.
+            InputError: the file cannot be written; earlier checkpoints stay as they were.
         """
         if not self.save_dir or not self.save_to_disk:
             return
@@ -55,26 +55,26 @@ class RegionCheckpointer(DetectionCheckpointer):
         write_checkpoint(data, path)
         self.tag_last_checkpoint(os.path.basename(path))
         if self.keep and re.fullmatch(_NUMBERED, name):
-            # By their age: an OUTPUT_DIR that was used before holds later iterations of another run.
+            # Sorted by age, because a reused OUTPUT_DIR may hold later iterations of an older run.
             others = sorted((other for other in self._numbered() if other != path), key=os.path.getmtime)
             for old in others[: max(0, len(others) - self.keep + 1)]:
                 os.remove(old)
 
     def _numbered(self) -> list[str]:
-        """The checkpoints of single iterations in the folder."""
+        """Return the paths of the checkpoints of single iterations."""
         files = glob.glob(os.path.join(glob.escape(self.save_dir), "model_*.pth"))
-        return [file for file in files if re.fullmatch(_NUMBERED, os.path.basename(file).removesuffix(".pth"))]
+        return [file for file in files if re.fullmatch(_NUMBERED + r"\.pth", os.path.basename(file))]
 
     def is_last(self, name: str) -> bool:
-        """Whether ``<name>.pth`` is the last checkpoint."""
+        """Return whether ``<name>.pth`` is the last checkpoint."""
         return os.path.basename(super().get_checkpoint_file()) == f"{name}.pth"
 
     def tag_last_checkpoint(self, last_filename_basename: str) -> None:
-        """Note the last checkpoint's name in the file ``last_checkpoint``, whole or not at all."""
+        """Write the name of the last checkpoint into the file ``last_checkpoint``, atomically."""
         write_text(os.path.join(self.save_dir, "last_checkpoint"), last_filename_basename)
 
     def get_checkpoint_file(self) -> str:
-        """The last checkpoint; where it is damaged, the newest one before it that is not. "" without any.
+        """Return the path of the last checkpoint, or the newest intact one if it is damaged; "" without any.
 
         Raises:
             InputError: all of them are damaged.
@@ -82,30 +82,30 @@ class RegionCheckpointer(DetectionCheckpointer):
         last = super().get_checkpoint_file()
         if not last:
             return last
-        # Of a fixed length, so that names are in the order of iterations; "model_final" comes after all of them.
+        # Names of fixed length sort by iteration; "model_final" comes last.
         earlier = [path for path in self._numbered() if path < last]
         for path in [last, *sorted(earlier, reverse=True)]:
             if is_whole(path):
                 return path
-            logger.warning("%s is damaged or missing; the checkpoint before it is taken.", path)
+            logger.warning("%s is damaged or missing; the checkpoint before it is used instead.", path)
         raise InputError(
-            f"No checkpoint in {self.save_dir} is whole; start again without --resume, in another OUTPUT_DIR."
+            f"All checkpoints in {self.save_dir} are damaged; start again without --resume, in another OUTPUT_DIR."
         )
 
     def refresh(self, name: str, key: str) -> None:
         """Write the present state of the checkpointable ``key`` into ``<name>.pth``, if that is the last checkpoint.
 
-        For what comes to be known after a checkpoint was written, so that a run resumed from it knows it too.
+        For results that follow the checkpoint of their iteration, so that a resumed run has them too.
         """
         if not self.save_to_disk or not self.is_last(name):
             return
         path = os.path.join(self.save_dir, f"{name}.pth")
-        # Mapped, not read: memory that is freed stays with the process. Windows does not replace a file that is mapped.
+        # Mapped, because reading it would grow resident memory. Windows cannot replace a mapped file.
         data = torch.load(path, map_location="cpu", weights_only=True, mmap=os.name == "posix")
         write_checkpoint({**data, key: self.checkpointables[key].state_dict()}, path)
 
     def load(self, path: str, checkpointables: list[str] | None = None) -> dict[str, Any]:
-        """Load ``path`` into the model and into those of ``checkpointables`` (all if None) that it holds.
+        """Load ``path`` into the model and into those of ``checkpointables`` (None: all) that the file has.
 
         Raises:
             InputError: the file is missing, is not a checkpoint, or does not fit.
@@ -117,33 +117,26 @@ class RegionCheckpointer(DetectionCheckpointer):
             )
         try:
             return super().load(path, checkpointables)
-        except (OSError, AssertionError) as error:
-            if "://" not in path:
-                raise
-            reason = " ".join(str(error).split()).rstrip(".")
-            raise InputError(
-                f"The checkpoint {path} could not be fetched ({reason}); download it and give MODEL.WEIGHTS the file."
-            ) from error
         except InputError:
             raise
-        except (RuntimeError, KeyError, ValueError) as error:
-            # What torch says where the teacher, the optimizer or the scaler is that of another configuration.
+        except (OSError, AssertionError, RuntimeError, KeyError, ValueError) as error:
+            if isinstance(error, OSError | AssertionError):  # from downloads
+                problem, advice = "could not be fetched", "download it and give MODEL.WEIGHTS the file"
+            else:
+                problem, advice = "does not fit this configuration", "use the one that wrote it, or other weights"
             reason = " ".join(str(error).split())[:200].rstrip(".")
-            raise InputError(
-                f"{path} does not fit this configuration ({reason}); use the configuration that wrote it, or other "
-                "weights."
-            ) from error
+            raise InputError(f"The checkpoint {path} {problem} ({reason}); {advice}.") from error
         finally:
-            # Detectron2 keeps it after a load that failed, and then asserts that the next one never happens.
+            # Detectron2 does not reset it after a failed load, and then fails in the next one.
             self._parsed_url_during_load = None
 
     def _load_file(self, filename: str) -> dict[str, Any]:
-        # All that either host would read a file with: neither one's own unpickling is ever reached.
+        """Read all file types safely; the unpickling of both hosts is never used."""
         return read_weights(filename)
 
     def _load_model(self, checkpoint: dict[str, Any]):
         """Load ``checkpoint["model"]`` by name and log what was loaded (the host logs what was not)."""
-        # The request for Detectron2's own matching of names, which raises where ours need not.
+        # Detectron2's own matching of names would raise where with_names_of does not.
         checkpoint.pop("matching_heuristics", None)
         model = self.model.state_dict()
         checkpoint["model"] = with_names_of(model, checkpoint["model"])
@@ -154,12 +147,13 @@ class RegionCheckpointer(DetectionCheckpointer):
                 "None of the weights in the checkpoint has a name and shape of the model; give MODEL.WEIGHTS a file "
                 "for this architecture."
             )
-        parts = Counter(".".join(name.split(".")[:2]) for name in model if name in loaded)
-        listed = ", ".join(f"{part} ({count})" for part, count in parts.items())
+        counts = Counter(".".join(name.split(".")[:2]) for name in model if name in loaded)
+        listed = ", ".join(f"{prefix} ({count})" for prefix, count in counts.items())
         logger.info("Loaded %d of the model's %d weights: %s", len(loaded), len(model), listed)
         return incompatible
 
 
-def unwrap(model: nn.Module) -> nn.Module:
-    """The model itself, out of DistributedDataParallel where it is wrapped."""
-    return model.module if isinstance(model, nn.parallel.DistributedDataParallel) else model
+def unwrap(model: nn.Module) -> RegionSegmentor:
+    """Return the module inside DistributedDataParallel, or ``model`` itself."""
+    inner = model.module if isinstance(model, nn.parallel.DistributedDataParallel) else model
+    return cast(RegionSegmentor, inner)

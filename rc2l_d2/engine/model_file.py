@@ -1,4 +1,4 @@
-"""One small file that is all that prediction needs: weights, classes, colours and configuration."""
+"""A self-contained file for prediction: weights, classes, colours and configuration."""
 
 from __future__ import annotations
 
@@ -20,72 +20,68 @@ _KEYS = {"model", "config", "classes", "palette", "ignore_value", "iteration", "
 
 
 def write_model_file(path: str, cfg: CfgNode, model: nn.Module, iteration: int) -> None:
-    """Write ``model`` with what it takes to build it and to name and draw its classes; whole or not at all.
+    """Write ``model`` with all that prediction needs, atomically.
+
+    The file can be read with ``torch.load(..., weights_only=True)``: "model", weights by name; "config", YAML;
+    "classes", names; "palette", one (r, g, b) per class; "ignore_value"; "label_files", how label files are named and
+    encoded (optional); "iteration"; "version".
 
     Args:
-        path: of the file, which ``torch.load(..., weights_only=True)`` reads: "model", the weights by name; "config",
-            YAML; "classes", names; "palette", one (r, g, b) a class; "ignore_value"; "label_files", how the data set's
-            labels are called and what is in them (absent: as their images, class numbers); "iteration"; "version".
-        cfg: the configuration of the run; its first training data set has the classes.
+        path: of the file.
+        cfg: configuration of the run; the classes are those of its first training data set.
         model: not wrapped for distributed training.
-        iteration: how many were trained.
+        iteration: number of trained iterations.
 
     Raises:
-        InputError: it cannot be written.
+        InputError: the file cannot be written.
     """
     metadata = MetadataCatalog.get(cfg.DATASETS.TRAIN[0])
-    classes = list(metadata.stuff_classes)
-    described = {
+    content = {
         "model": model.state_dict(),
         "config": cfg.dump(),
-        "classes": classes,
+        "classes": list(metadata.stuff_classes),
         "palette": class_colors(cfg.DATASETS.TRAIN[0]).tolist(),
         "ignore_value": metadata.ignore_label,
         "label_files": metadata.get("label_files", LabelFiles()).plain(),
         "iteration": iteration,
         "version": __version__,
     }
-    write_checkpoint(described, path)
+    write_checkpoint(content, path)
 
 
 def load_model_file(path: str) -> tuple[nn.Module, CfgNode, Any]:
-    """The model in eval mode on a GPU where there is one, its configuration, and its classes as a data set's metadata.
+    """Return the model (eval mode, on a GPU if available), its configuration, and its classes as metadata.
 
     Raises:
-        InputError: the file is none that :func:`write_model_file` wrote, or another version's that does not fit.
+        InputError: :func:`write_model_file` did not write the file, or another version did and it does not fit.
     """
-    described = read_file(path)
-    if not isinstance(described, dict) or not described.keys() >= _KEYS:
+    content = read_file(path)
+    if not isinstance(content, dict) or not content.keys() >= _KEYS:
         raise InputError(
-            f"{path} does not describe itself; give a teacher_final.pth, or a checkpoint with its --config-file."
+            f"{path} is not a model file; give a teacher_final.pth, or a checkpoint with its --config-file."
         )
     cfg = add_rc2l_config(get_cfg())
     try:
-        cfg.merge_from_other_cfg(_known(CfgNode.load_cfg(described["config"]), cfg))
+        cfg.set_new_allowed(True)  # Detectron2 has more keys than the embedded host.
+        cfg.merge_from_other_cfg(CfgNode.load_cfg(content["config"]))
         cfg.MODEL.WEIGHTS = ""
+        cfg.MODEL.TIMM.PRETRAINED, cfg.MODEL.TIMM.CHECKPOINT = False, ""
         cfg.MODEL.DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
         cfg.freeze()
         model = build_model(cfg).eval()
-        model.load_state_dict(described["model"])
+        model.load_state_dict(content["model"])
     except (KeyError, AssertionError, ValueError, RuntimeError) as error:
         reason = " ".join(str(error).split())[:200].rstrip(".")
         raise InputError(
-            f"{path} was written by version {described['version']} and does not fit this one ({reason}); use that one."
+            f"{path} was written by version {content['version']} and does not fit this version ({reason}); use that "
+            "version."
         ) from error
     name = f"classes of {path}"
-    MetadataCatalog.pop(name, None)  # of a file that was there before
+    MetadataCatalog.pop(name, None)  # of an earlier file with this path
     metadata = MetadataCatalog.get(name).set(
-        stuff_classes=described["classes"],
-        stuff_colors=described["palette"],
-        ignore_label=described["ignore_value"],
-        label_files=LabelFiles.from_plain(described.get("label_files", LabelFiles().plain())),
+        stuff_classes=content["classes"],
+        stuff_colors=content["palette"],
+        ignore_label=content["ignore_value"],
+        label_files=LabelFiles.from_plain(content.get("label_files", LabelFiles().plain())),
     )
     return model, cfg, metadata
-
-
-def _known(cfg: CfgNode, default: CfgNode) -> CfgNode:
-    """``cfg`` without what this host has no key for: Detectron2's configuration is larger than the embedded host's."""
-    return CfgNode({
-        key: _known(value, default[key]) if isinstance(value, CfgNode) else value
-        for key, value in cfg.items() if key in default
-    })  # fmt: skip

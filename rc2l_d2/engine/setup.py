@@ -1,17 +1,18 @@
-"""From a command line's words to a checked configuration; mistakes become one sentence."""
+"""Checked configuration from a command line; mistakes become one-sentence errors."""
 
 from __future__ import annotations
 
 import ctypes
 import difflib
-import math
+import logging
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from functools import reduce
+from math import inf
 
 import torch
 import yaml
-from torch import nn
 
 from ..config import add_rc2l_config
 from ..config_files import find_config_file
@@ -19,16 +20,50 @@ from ..data import register_definitions
 from ..errors import InputError
 from ..evaluation import check_test_settings
 from ..host import META_ARCH_REGISTRY, CfgNode, build_model, get_cfg
+from ..modeling import RegionSegmentor
+from ..modeling.backbones import TimmBackbone, preprocessing_of
+from .weights import read_backbone_weights
 
-# Of malloc.h: how many blocks may be mapped by themselves, and how much may lie free at the heap's end.
+logger = logging.getLogger(__name__)
+# Parameters of mallopt in malloc.h: number of blocks that may be mapped, free bytes that the heap's end may keep.
 _M_MMAP_MAX, _M_TRIM_THRESHOLD = -4, -1
+
+_RANGES = {
+    "SOLVER.MAX_ITER": (1, inf),
+    "SOLVER.CHECKPOINT_PERIOD": (1, inf),
+    "DATALOADER.MAX_BAD_SHARE": (0, 1),
+    "SOLVER.CHECKPOINT_KEEP": (0, inf),
+    "SOLVER.MAX_BAD_STEPS": (0, inf),
+    "SOLVER.IMS_PER_PASS": (0, inf),
+    "SOLVER.REFERENCE_IMS_PER_BATCH": (0, inf),
+    "VIS_PERIOD": (0, inf),
+    "MODEL.SEM_SEG_HEAD.NUM_CLASSES": (1, 254),
+    "MODEL.SEMI_SUPERVISED.EMA_DECAY": (0, 1),
+    "MODEL.TIMM.DROP_PATH": (0, 0.99),
+    "MODEL.TIMM.LAYER_DECAY": (0.01, 1),
+    "MODEL.TIMM.FREEZE_STAGES": (0, inf),
+    "MODEL.RC2L.MASK_TEMPERATURE": (1e-3, inf),
+    "MODEL.RC2L.FEATURE_TEMPERATURE": (1e-3, inf),
+    "MODEL.PIXEL.CONTRAST_TEMPERATURE": (1e-3, inf),
+    "MODEL.PIXEL.CONTRAST_SAMPLES": (0, inf),
+}
+_CHOICES = {
+    "MODEL.RC2L.SELECTION": ("region", "pixel"),
+    "MODEL.PIXEL.SELECTION": ("region", "pixel"),
+    "MODEL.SEMI_SUPERVISED.MIX": ("cutmix", "classmix", "none"),
+    "MODEL.RC2L.MATCHING": ("class", "hungarian"),
+}
 
 
 def load_config(config_file: str = "", overrides: Sequence[str] = ()) -> CfgNode:
-    """The frozen configuration: defaults, then ``config_file`` (with its ``_BASE_``), then ``KEY VALUE ...`` overrides.
+    """Return the frozen configuration: defaults, ``config_file`` with its ``_BASE_``, then ``overrides``.
 
-    A ``configs/...`` that is not there is looked for among those that come with the package. Data sets described by
-    DATASETS.DEFINITIONS are registered. Without a GPU, MODEL.DEVICE becomes "cpu".
+    A ``configs/...`` file that does not exist is taken from the package. Data sets of DATASETS.DEFINITIONS are
+    registered. Without a GPU, MODEL.DEVICE becomes "cpu".
+
+    Args:
+        config_file: path of a YAML file; "" for the defaults.
+        overrides: KEY VALUE pairs, flat.
 
     Raises:
         InputError: the file is missing or not YAML, a key does not exist, or a value has the wrong type.
@@ -44,27 +79,62 @@ def load_config(config_file: str = "", overrides: Sequence[str] = ()) -> CfgNode
     _merge(cfg, lambda: cfg.merge_from_list(list(overrides)), "the command line")
     if not torch.cuda.is_available():
         cfg.MODEL.DEVICE = "cpu"
+    _use_preprocessing_of_backbone(cfg)
     _check_values(cfg)
     register_definitions(cfg)
     cfg.freeze()
     return cfg
 
 
-def keep_freed_memory() -> None:
-    """Have the process keep the memory that tensors on the CPU give back, for the next step's.
+def _use_preprocessing_of_backbone(cfg: CfgNode) -> None:
+    """Take mean, standard deviation and channel order from the backbone of timm, unless one of them is set."""
+    default = get_cfg()
+    unset = (cfg.MODEL.PIXEL_MEAN, cfg.MODEL.PIXEL_STD, cfg.INPUT.FORMAT) == (
+        default.MODEL.PIXEL_MEAN, default.MODEL.PIXEL_STD, default.INPUT.FORMAT,
+    )  # fmt: skip
+    if cfg.MODEL.BACKBONE.NAME == "build_timm_backbone" and unset:
+        cfg.MODEL.PIXEL_MEAN, cfg.MODEL.PIXEL_STD = preprocessing_of(cfg.MODEL.TIMM.NAME)
+        cfg.INPUT.FORMAT = "RGB"
 
-    The GNU C library returns each block of more than 32 MB to the kernel at once, and at large feature maps the kernel
-    then spends as long clearing pages anew as the losses take (tools/dev/bench/growth.py). Other C libraries stay as
-    they are. Resident memory stays at its peak.
+
+def keep_freed_memory() -> None:
+    """Make the GNU C library keep freed memory for the next step; other C libraries are left as they are.
+
+    By default it returns blocks above 32 MB to the kernel, and with large feature maps clearing the pages again takes
+    as long as the losses (tools/dev/bench/growth.py). Resident memory stays at its peak.
     """
     library = ctypes.CDLL(None) if os.name == "posix" else None
-    if hasattr(library, "mallopt"):
+    if library is not None and hasattr(library, "mallopt"):
         library.mallopt(_M_MMAP_MAX, 0)
         library.mallopt(_M_TRIM_THRESHOLD, 2**31 - 1)
 
 
-def build_model_or_explain(cfg: CfgNode) -> nn.Module:
-    """The host's ``build_model``; what it says of a value that no model can have becomes an InputError."""
+def load_backbone(cfg: CfgNode, model: RegionSegmentor) -> None:
+    """Load the pretrained weights of MODEL.TIMM into a backbone of timm, for a new run.
+
+    Raises:
+        InputError: the weights cannot be read or fetched, or do not fit.
+    """
+    settings = cfg.MODEL.TIMM
+    if not isinstance(model.backbone, TimmBackbone):
+        return
+    if settings.CHECKPOINT:
+        model.backbone.load_pretrained(read_backbone_weights(settings.CHECKPOINT), settings.CHECKPOINT)
+    elif settings.PRETRAINED:
+        model.backbone.load_pretrained()
+    elif not cfg.MODEL.WEIGHTS:
+        logger.warning(
+            "The backbone %s starts from random weights; set MODEL.TIMM.PRETRAINED True, or MODEL.TIMM.CHECKPOINT to a "
+            "file of weights.", settings.NAME,
+        )  # fmt: skip
+
+
+def build_model_or_explain(cfg: CfgNode) -> RegionSegmentor:
+    """Call the host's ``build_model``.
+
+    Raises:
+        InputError: a value does not fit any model.
+    """
     try:
         return build_model(cfg)
     except InputError:
@@ -75,76 +145,52 @@ def build_model_or_explain(cfg: CfgNode) -> nn.Module:
 
 
 def _check_values(cfg: CfgNode) -> None:
-    """Refuse values that would fail later, or worse, not fail."""
+    """Refuse values that would fail later, or fail silently."""
     name = cfg.MODEL.META_ARCHITECTURE
-    # Detectron2's registry knows architectures that are not ours.
+    # Detectron2's registry also has other architectures.
     if name not in META_ARCH_REGISTRY or not hasattr(META_ARCH_REGISTRY.get(name), "uses_unlabeled"):
         raise InputError(
-            f'MODEL.META_ARCHITECTURE is "{name}", which is not one of this project; say "RC2L", "RegionSegmentor", '
-            '"PixelConsistency" or "PixelContrast" (a file for --config-file usually does).'
+            f'MODEL.META_ARCHITECTURE is "{name}", which this project does not have; use "RC2L", "RegionSegmentor", '
+            '"PixelConsistency" or "PixelContrast" (most files for --config-file set it).'
         )
-    ranges = {
-        "SOLVER.MAX_ITER": (cfg.SOLVER.MAX_ITER, 1, math.inf),
-        "SOLVER.CHECKPOINT_PERIOD": (cfg.SOLVER.CHECKPOINT_PERIOD, 1, math.inf),
-        "DATALOADER.MAX_BAD_SHARE": (cfg.DATALOADER.MAX_BAD_SHARE, 0, 1),
-        "SOLVER.CHECKPOINT_KEEP": (cfg.SOLVER.CHECKPOINT_KEEP, 0, math.inf),
-        "SOLVER.MAX_BAD_STEPS": (cfg.SOLVER.MAX_BAD_STEPS, 0, math.inf),
-        "SOLVER.IMS_PER_PASS": (cfg.SOLVER.IMS_PER_PASS, 0, math.inf),
-        "SOLVER.REFERENCE_IMS_PER_BATCH": (cfg.SOLVER.REFERENCE_IMS_PER_BATCH, 0, math.inf),
-        "VIS_PERIOD": (cfg.VIS_PERIOD, 0, math.inf),
-        "MODEL.SEM_SEG_HEAD.NUM_CLASSES": (cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES, 1, 254),
-        "MODEL.SEMI_SUPERVISED.EMA_DECAY": (cfg.MODEL.SEMI_SUPERVISED.EMA_DECAY, 0, 1),
-        "MODEL.RC2L.MASK_TEMPERATURE": (cfg.MODEL.RC2L.MASK_TEMPERATURE, 1e-3, math.inf),
-        "MODEL.RC2L.FEATURE_TEMPERATURE": (cfg.MODEL.RC2L.FEATURE_TEMPERATURE, 1e-3, math.inf),
-        "MODEL.PIXEL.CONTRAST_TEMPERATURE": (cfg.MODEL.PIXEL.CONTRAST_TEMPERATURE, 1e-3, math.inf),
-        "MODEL.PIXEL.CONTRAST_SAMPLES": (cfg.MODEL.PIXEL.CONTRAST_SAMPLES, 0, math.inf),
-    }
-    for key, (value, low, high) in ranges.items():
+    for key, (low, high) in _RANGES.items():
+        value = reduce(getattr, key.split("."), cfg)
         if not low <= value <= high:
             raise InputError(f"{key} is {value}; give a value from {low:g} to {high:g}.")
-    choices = {
-        "MODEL.RC2L.SELECTION": (cfg.MODEL.RC2L.SELECTION, ("region", "pixel")),
-        "MODEL.PIXEL.SELECTION": (cfg.MODEL.PIXEL.SELECTION, ("region", "pixel")),
-        "MODEL.SEMI_SUPERVISED.MIX": (cfg.MODEL.SEMI_SUPERVISED.MIX, ("cutmix", "classmix", "none")),
-        "MODEL.RC2L.MATCHING": (cfg.MODEL.RC2L.MATCHING, ("class", "hungarian")),
-    }
-    for key, (value, known) in choices.items():
-        if value not in known:
-            quoted = [f'"{choice}"' for choice in known]
-            raise InputError(f'{key} is "{value}"; say {", ".join(quoted[:-1])} or {quoted[-1]}.')
+    for key, choices in _CHOICES.items():
+        value = reduce(getattr, key.split("."), cfg)
+        if value not in choices:
+            quoted = [f'"{choice}"' for choice in choices]
+            raise InputError(f'{key} is "{value}"; use {", ".join(quoted[:-1])} or {quoted[-1]}.')
     check_test_settings(cfg)
 
 
-def _merge(cfg: CfgNode, merge, source: str) -> None:
-    """Run ``merge``; what the config system says of a wrong key or value becomes an InputError naming ``source``."""
+def _merge(cfg: CfgNode, merge: Callable[[], None], source: str) -> None:
+    """Call ``merge``; errors of the config system become an InputError that names ``source``."""
+    problem = f"The configuration in {source} cannot be used:"
     try:
         merge()
     except (KeyError, AssertionError) as error:
         key = re.search(r"[Nn]on-existent (?:config )?key: ([\w.]+)", str(error))
         if key is None:
-            raise InputError(f"The configuration in {source} cannot be used: {_one_line(error)}.") from error
+            raise InputError(f"{problem} {_one_line(error)}.") from error
         close = difflib.get_close_matches(key[1], _keys(cfg), n=1)
         advice = f"did you mean {close[0]}?" if close else "see rc2l_d2/config.py for the keys."
         raise InputError(f"{key[1]} in {source} is not a config key; {advice}") from error
     except (ValueError, yaml.YAMLError, FileNotFoundError) as error:
         advice = '; give a value of the first type (one data set is written ("name",))'
-        advice = advice if "mismatch" in str(error) else ""
-        raise InputError(f"The configuration in {source} cannot be used: {_one_line(error)}{advice}.") from error
+        raise InputError(f"{problem} {_one_line(error)}{advice if 'mismatch' in str(error) else ''}.") from error
     except (TypeError, AttributeError, RecursionError) as error:
-        # What Detectron2 makes of a file that is empty or a list, and of bases that are no names or go in a circle.
-        raise InputError(
-            f"The configuration in {source} cannot be used: it must hold keys and values, and in _BASE_ another file."
-        ) from error
+        # Raised for a file that is empty or a list, and for a _BASE_ that is not a name or refers to itself.
+        raise InputError(f"{problem} it must hold keys and values, and in _BASE_ another file.") from error
 
 
 def _one_line(error: Exception) -> str:
-    # str() of a KeyError is in quotes; that of a YAML error is all of it, its first argument often None.
+    # str() quotes the message of a KeyError; the first argument of a YAML error is often None.
     text = error.args[0] if isinstance(error, KeyError) and error.args else error
     return " ".join(str(text).split()).rstrip(".")
 
 
-def _keys(node: CfgNode, prefix: str = "") -> list[str]:
-    keys = []
+def _keys(node: CfgNode, prefix: str = "") -> Iterator[str]:
     for name, value in node.items():
-        keys += _keys(value, f"{prefix}{name}.") if isinstance(value, CfgNode) else [prefix + name]
-    return keys
+        yield from _keys(value, f"{prefix}{name}.") if isinstance(value, CfgNode) else [prefix + name]

@@ -1,4 +1,4 @@
-"""Optimizer and learning rate as MaskFormer's users set them."""
+"""Optimizer and learning rate schedule, with MaskFormer's settings."""
 
 from __future__ import annotations
 
@@ -8,15 +8,16 @@ from torch import nn
 
 from ..errors import InputError
 from ..host import CfgNode
+from ..modeling.backbones import TimmBackbone
 
 _NORMS = (nn.modules.batchnorm._NormBase, nn.GroupNorm, nn.LayerNorm)
 
 
 def learning_rate(cfg: CfgNode) -> float:
-    """SOLVER.BASE_LR, in proportion to SOLVER.IMS_PER_BATCH where SOLVER.REFERENCE_IMS_PER_BATCH says what it is for.
+    """Return SOLVER.BASE_LR times SOLVER.IMS_PER_BATCH / SOLVER.REFERENCE_IMS_PER_BATCH (unscaled if that is 0).
 
-    In proportion as Detectron2 scales it (``auto_scale_workers``). For AdamW, of which MaskFormer leaves the question
-    open, theory has the square root: in proportion a smaller batch, the usual case, errs on the side of a small rate.
+    Linear as in Detectron2 (``auto_scale_workers``). A square root would suit AdamW too; with smaller batches, the
+    usual case, linear scaling errs on the side of a small rate.
     """
     solver = cfg.SOLVER
     if not solver.REFERENCE_IMS_PER_BATCH:
@@ -25,45 +26,55 @@ def learning_rate(cfg: CfgNode) -> float:
 
 
 def build_optimizer(cfg: CfgNode, model: nn.Module) -> torch.optim.Optimizer:
-    """AdamW or SGD over ``model``'s trainable parameters.
+    """Return AdamW or SGD over ``model``'s trainable parameters.
 
-    Biases and weights decay by SOLVER.WEIGHT_DECAY, normalisation layers by WEIGHT_DECAY_NORM, embeddings by
-    WEIGHT_DECAY_EMBED; the backbone learns at BACKBONE_MULTIPLIER times :func:`learning_rate`. Both are fused, which is
-    faster, and can leave out an update without that the host looks (their ``found_inf``).
+    Weight decay: SOLVER.WEIGHT_DECAY_NORM for normalisation layers, WEIGHT_DECAY_EMBED for embeddings, WEIGHT_DECAY for
+    the rest. The backbone learns at BACKBONE_MULTIPLIER times :func:`learning_rate`, each stage of a backbone of timm
+    also at MODEL.TIMM.LAYER_DECAY times the rate of the next one. The optimizer is fused: it can skip an update on the
+    device (``found_inf``), without a copy to the host.
 
     Raises:
         InputError: SOLVER.OPTIMIZER is neither "ADAMW" nor "SGD".
     """
-    base = learning_rate(cfg)
+    base, name = learning_rate(cfg), cfg.SOLVER.OPTIMIZER
     groups: dict[tuple[float, float], list[nn.Parameter]] = {}
     for module_name, module in model.named_modules():
-        for parameter in module.parameters(recurse=False):
-            if not parameter.requires_grad:
-                continue
-            lr, decay = base, cfg.SOLVER.WEIGHT_DECAY
-            if module_name.startswith("backbone"):
-                lr *= cfg.SOLVER.BACKBONE_MULTIPLIER
-            if isinstance(module, _NORMS):
-                decay = cfg.SOLVER.WEIGHT_DECAY_NORM
-            elif isinstance(module, nn.Embedding):
-                decay = cfg.SOLVER.WEIGHT_DECAY_EMBED
-            groups.setdefault((lr, decay), []).append(parameter)
+        decay = cfg.SOLVER.WEIGHT_DECAY
+        if isinstance(module, _NORMS):
+            decay = cfg.SOLVER.WEIGHT_DECAY_NORM
+        elif isinstance(module, nn.Embedding):
+            decay = cfg.SOLVER.WEIGHT_DECAY_EMBED
+        for parameter_name, parameter in module.named_parameters(module_name, recurse=False):
+            if parameter.requires_grad:
+                lr = base * _rate_factor(cfg, model, parameter_name)
+                groups.setdefault((lr, decay), []).append(parameter)
     parameters = [{"params": group, "lr": lr, "weight_decay": decay} for (lr, decay), group in groups.items()]
-    if cfg.SOLVER.OPTIMIZER == "ADAMW":
+    if name == "ADAMW":
         return torch.optim.AdamW(parameters, base, fused=True)
-    if cfg.SOLVER.OPTIMIZER == "SGD":
-        momentum = cfg.SOLVER.MOMENTUM
-        optimizer = torch.optim.SGD(parameters, base, momentum=momentum, nesterov=cfg.SOLVER.NESTEROV, fused=True)
-        if momentum:
-            # Torch's own are not initialised where the first update is left out.
-            for parameter in (p for group in optimizer.param_groups for p in group["params"]):
-                optimizer.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
-        return optimizer
-    raise InputError(f'SOLVER.OPTIMIZER is "{cfg.SOLVER.OPTIMIZER}", which is not known; say "ADAMW" or "SGD".')
+    if name != "SGD":
+        raise InputError(f'SOLVER.OPTIMIZER is "{name}", which is unknown; use "ADAMW" or "SGD".')
+    momentum = cfg.SOLVER.MOMENTUM
+    optimizer = torch.optim.SGD(parameters, base, momentum=momentum, nesterov=cfg.SOLVER.NESTEROV, fused=True)
+    if momentum:
+        # Torch leaves its momentum buffers uninitialised if the first update is skipped.
+        for parameter in (p for group in optimizer.param_groups for p in group["params"]):
+            optimizer.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
+    return optimizer
+
+
+def _rate_factor(cfg: CfgNode, model: nn.Module, parameter: str) -> float:
+    if not parameter.startswith("backbone."):
+        return 1.0
+    factor, backbone = cfg.SOLVER.BACKBONE_MULTIPLIER, model.backbone
+    if not isinstance(backbone, TimmBackbone):
+        return factor
+    depth = backbone.depth_of(parameter.removeprefix("backbone."))
+    # The pyramid of a plain ViT has no pretrained weights.
+    return 1.0 if depth is None else factor * cfg.MODEL.TIMM.LAYER_DECAY ** (backbone.last_depth - depth)
 
 
 def build_lr_scheduler(cfg: CfgNode, optimizer: torch.optim.Optimizer) -> torch.optim.lr_scheduler.LRScheduler:
-    """Linear warm-up over SOLVER.WARMUP_ITERS from WARMUP_FACTOR, times polynomial decay to zero at MAX_ITER.
+    """Return a linear warm-up (SOLVER.WARMUP_ITERS, WARMUP_FACTOR) times a polynomial decay to zero at MAX_ITER.
 
     Raises:
         InputError: SOLVER.LR_SCHEDULER_NAME is not "WarmupPolyLR".
@@ -71,7 +82,7 @@ def build_lr_scheduler(cfg: CfgNode, optimizer: torch.optim.Optimizer) -> torch.
     solver = cfg.SOLVER
     if solver.LR_SCHEDULER_NAME != "WarmupPolyLR":
         raise InputError(
-            f'SOLVER.LR_SCHEDULER_NAME is "{solver.LR_SCHEDULER_NAME}", which is not known here; say "WarmupPolyLR".'
+            f'SOLVER.LR_SCHEDULER_NAME is "{solver.LR_SCHEDULER_NAME}", which is unknown; use "WarmupPolyLR".'
         )
     decay = PolynomialDecayParamScheduler(1.0, solver.POLY_LR_POWER)
 

@@ -1,4 +1,4 @@
-"""What the steps say for the log: kept on the device over a period, then fetched in one copy."""
+"""Statistics of the training steps: kept on the device over a log period, then fetched in one copy."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import math
 import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -17,29 +18,30 @@ from .telemetry import PseudoLabelTelemetry
 
 logger = logging.getLogger(__name__)
 
-# Scalars are fetched from the device and gathered over processes this often (iterations), as often as they are written.
+# Iterations between two copies from the device; scalars are also gathered over ranks and written this often.
 LOG_PERIOD = 20
 
 
 @dataclass(frozen=True)
 class _Step:
+    """A step of one rank."""
+
     iteration: int
-    losses: Mapping[str, Tensor | float]
-    gradient: Tensor | float
+    losses: Mapping[str, Any]  # scalar tensors on the device, floats once they are fetched
+    gradient: Any
     data_time: float
     files: Sequence[str]
 
 
 class StepLog:
-    """Losses of the steps and counts of the pseudo labels since they were last written.
+    """Losses of the steps and counts of the pseudo labels since the last :meth:`write`.
 
-    Nothing waits for the device in between, and yet the losses of every step are looked at: one that is not a number in
-    the middle of a period is found at its end.
+    Nothing waits for the device between two writes, but the write checks every step for non-finite values.
 
     Attributes:
         telemetry: takes the counts.
-        bad_steps: how many steps of the run were not finite and have been told.
-        advice: says what looks wrong.
+        bad_steps: non-finite steps of the run that were skipped.
+        advice: checks the statistics for training problems.
     """
 
     def __init__(
@@ -48,8 +50,9 @@ class StepLog:
         """
         Args:
             class_names: K names.
-            bears_infinite_gradients: whether a gradient may be infinite or no number in some steps, though not in all.
-            max_bad_steps: how many other steps of the run may be so, with their losses or without.
+            bears_infinite_gradients: whether single non-finite gradients are normal (loss scaling); not in all steps
+                of a period.
+            max_bad_steps: other non-finite steps that the run may skip.
         """
         self.telemetry = PseudoLabelTelemetry(class_names)
         self.advice = Advice(class_names)
@@ -61,105 +64,99 @@ class StepLog:
     def add(
         self, iteration: int, losses: Mapping[str, Tensor], gradient: Tensor, data_time: float, files: Sequence[str]
     ) -> None:
-        """Take a step's scalar losses, its gradient's norm, the seconds that it waited for its images, their names."""
+        """Add a step: scalar losses, gradient norm, seconds waited for images, and the images' file names."""
         detached = {name: loss.detach() for name, loss in losses.items()}
         self._steps.append(_Step(iteration, detached, gradient.detach(), data_time, files))
 
     def write(self) -> None:
-        """Put into the storage of events, over all processes, which all have to call it:
+        """Put scalars into the event storage; all ranks must call it.
 
-        - each loss, ``total_loss`` and the gradient's norm: median over the steps of the mean over the processes;
-        - ``data_time``: median over the steps of the longest wait of a process;
-        - what :class:`PseudoLabelTelemetry` tells.
+        - each loss, ``total_loss`` and ``gradient_norm``: median over the steps of the mean over ranks;
+        - ``data_time``: median over the steps of the longest wait of a rank;
+        - the telemetry of pseudo labels (:class:`PseudoLabelTelemetry`).
 
-        A step that is not finite, and may be, is told in the log and left out of the medians. What :class:`Advice`
-        finds is a warning there.
+        Non-finite steps that are allowed are logged and left out. :class:`Advice` is logged as warnings.
 
         Raises:
-            FloatingPointError: a loss or gradient of some step is not finite on some process, and too many were;
-                raised on all of them, or those of other machines would wait for that one until they time out. Names
-                the losses and the images.
+            FloatingPointError: too many steps have a non-finite loss or gradient; raised on all ranks, with the losses
+                and the images.
         """
         if not self._steps:
             return
         steps, counts = self._fetch()
-        processes, everyones_counts = zip(*comm.all_gather((steps, counts)), strict=True)
-        finite = self._finite([*zip(*processes, strict=True)])
-        scalars = _scalars(finite)
+        steps_by_rank, counts_by_rank = zip(*comm.all_gather((steps, counts)), strict=True)
+        scalars = _scalars(self._finite([*zip(*steps_by_rank, strict=True)]))
         storage = get_event_storage()
         storage.put_scalars(**scalars)
-        totals = {name: sum(theirs[name] for theirs in everyones_counts) for name in counts}
-        # Not smoothed by the writers: these are means over the period already.
+        totals = {name: sum(of_rank[name] for of_rank in counts_by_rank) for name in counts}
+        # Already means over the period, so the writers must not smooth them.
         storage.put_scalars(**self.telemetry.shares(totals), smoothing_hint=False)
-        for sentence in self.advice.look(steps[-1].iteration, totals, scalars):
+        for sentence in self.advice.check(steps[-1].iteration, totals, scalars):
             if comm.is_main_process():
                 logger.warning(sentence)
 
     def _fetch(self) -> tuple[list[_Step], dict[str, Tensor]]:
-        """Steps and counts of this process, on the host by one copy; the next period begins."""
+        """Return steps and counts of this rank, copied to the host at once, and start the next period."""
         steps, self._steps = self._steps, []
         counts = self.telemetry.take()
         scalars = [scalar for step in steps for scalar in (*step.losses.values(), step.gradient)]
-        # float64 holds every count that a run can reach.
+        # float64 is exact for every count that a run can reach.
         values = torch.cat([value.double().flatten() for value in [*scalars, *counts.values()]]).cpu()
-        parts = values[len(scalars) :].split([count.numel() for count in counts.values()])
+        chunks = values[len(scalars) :].split([count.numel() for count in counts.values()])
         numbers = iter(values[: len(scalars)].tolist())
         fetched = [
             replace(step, losses={name: next(numbers) for name in step.losses}, gradient=next(numbers))
             for step in steps
         ]
-        return fetched, {
-            name: part.view(count.shape) for (name, count), part in zip(counts.items(), parts, strict=True)
-        }
+        return fetched, {n: chunk.view(c.shape) for (n, c), chunk in zip(counts.items(), chunks, strict=True)}
 
     def _finite(self, steps: Sequence[Sequence[_Step]]) -> list[Sequence[_Step]]:
-        """Those of the steps, each as all processes did it, that count."""
-        # The gradient is the same on all processes, over which it was averaged.
-        scaling = [not math.isfinite(step[0].gradient) and not _bad_losses(step) for step in steps]
-        borne = self.bears_infinite_gradients and not (all(scaling) and len(steps) >= LOG_PERIOD)
+        """Return the finite steps; each step is a sequence over ranks."""
+        problems = [(_bad_losses(step), _bad_gradient(step)) for step in steps]
+        always_infinite = len(steps) >= LOG_PERIOD and all(gradient and not losses for losses, gradient in problems)
+        ignore_gradients = self.bears_infinite_gradients and not always_infinite
         finite = []
-        for step, only_gradient in zip(steps, scaling, strict=True):
-            bad = _bad_losses(step) or (only_gradient and not borne)
-            if not bad:
+        for step, (losses, gradient) in zip(steps, problems, strict=True):
+            if not losses and (ignore_gradients or not gradient):
                 finite.append(step)
                 continue
             self.bad_steps += 1
-            told = _tell(step)
-            # A finite gradient has moved the weights, whatever the loss was.
-            if self.bad_steps > self.max_bad_steps or math.isfinite(step[0].gradient):
-                raise FloatingPointError(told)
+            problem = losses or gradient
+            # A finite gradient has moved the weights, even where a loss is non-finite.
+            if self.bad_steps > self.max_bad_steps or not gradient:
+                raise FloatingPointError(problem)
             logger.warning(
-                "%s; the step is left out, bad step %d of the %d that SOLVER.MAX_BAD_STEPS allows.",
-                told, self.bad_steps, self.max_bad_steps,
+                "%s; step skipped, %d of the %d that SOLVER.MAX_BAD_STEPS allows.",
+                problem, self.bad_steps, self.max_bad_steps,
             )  # fmt: skip
         return finite
 
 
-def _bad_losses(step: Sequence[_Step]) -> dict[int, dict[str, float]]:
-    """Process -> its losses that are not finite, of the processes that have such."""
-    losses = {
-        rank: {name: loss for name, loss in mine.losses.items() if not math.isfinite(loss)}
-        for rank, mine in enumerate(step)
-    }
-    return {rank: bad for rank, bad in losses.items() if bad}
+def _bad_losses(step: Sequence[_Step]) -> str:
+    """Return a description of the non-finite losses of all ranks, "" without any."""
+    ranks = []
+    for rank, own in enumerate(step):
+        bad = {name: loss for name, loss in own.losses.items() if not math.isfinite(loss)}
+        if bad:
+            ranks.append(f"rank {rank}: {bad}, images {', '.join(own.files)}")
+    return f"Non-finite losses at iteration {step[0].iteration}: {'; '.join(ranks)}" if ranks else ""
 
 
-def _tell(step: Sequence[_Step]) -> str:
-    bad = _bad_losses(step)
-    if not bad:
-        files = ", ".join(file for mine in step for file in mine.files)
-        return f"Gradient not finite at iteration {step[0].iteration}: images {files}"
-    where = "; ".join(f"process {rank}: {losses}, images {', '.join(step[rank].files)}" for rank, losses in bad.items())
-    return f"Losses not finite at iteration {step[0].iteration}: {where}"
+def _bad_gradient(step: Sequence[_Step]) -> str:
+    """Return a description of a non-finite gradient, or "". Gradients are averaged, so rank 0 has that of all ranks."""
+    if math.isfinite(step[0].gradient):
+        return ""
+    files = ", ".join(file for own in step for file in own.files)
+    return f"Non-finite gradient at iteration {step[0].iteration}: images {files}"
 
 
-def _scalars(steps_of_all: Sequence[Sequence[_Step]]) -> dict[str, float]:
-    """Losses, their sum and the waiting time, of what every process did in the same steps."""
+def _scalars(steps: Sequence[Sequence[_Step]]) -> dict[str, float]:
+    """Return the scalars of :meth:`StepLog.write`; each step is a sequence over ranks."""
     histories: dict[str, list[float]] = {}
-    for steps in steps_of_all:
-        means = {name: statistics.fmean(step.losses[name] for step in steps) for name in steps[0].losses}
-        waited = max(step.data_time for step in steps)
-        others = {"data_time": waited, "gradient_norm": steps[0].gradient, "total_loss": sum(means.values())}
+    for step in steps:
+        means = {name: statistics.fmean(own.losses[name] for own in step) for name in step[0].losses}
+        waited = max(own.data_time for own in step)
+        others = {"data_time": waited, "gradient_norm": step[0].gradient, "total_loss": sum(means.values())}
         for name, value in {**others, **means}.items():
             histories.setdefault(name, []).append(value)
     return {name: statistics.median(values) for name, values in histories.items()}

@@ -1,4 +1,4 @@
-"""Runs whose processes torchrun started: it ends them all when one dies, and starts them again where it is told to."""
+"""Runs whose ranks torchrun starts."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ from ..host.process import run_process
 
 
 def started_by_torchrun() -> bool:
-    """Whether this is one of torchrun's processes."""
+    """Return whether torchrun started this process."""
     return dist.is_torchelastic_launched()
 
 
 def run_under_torchrun(main_func: Callable, args: tuple) -> None:
-    """``main_func(*args)`` as one of torchrun's processes; their number and place are torchrun's."""
+    """Call ``main_func(*args)`` on the rank that torchrun assigned to this process."""
     store, rank, world_size = next(dist.rendezvous("env://"))
     if os.environ["GROUP_WORLD_SIZE"] == "1":
-        # Processes that are started again find the store of those that died (seen with torch 2.13), and would call them
-        # at the addresses that they left there. Machines count their restarts each for itself, so this is for one.
+        # Restarted ranks find the store of the ranks that died, with stale addresses (seen with torch 2.13). Each
+        # machine counts its own restarts, so the prefix works on one machine only.
         store = dist.PrefixStore(os.environ["TORCHELASTIC_RESTART_COUNT"], store)
     local_world_size = int(os.environ["LOCAL_WORLD_SIZE"])
     run_process(comm, local_world_size, main_func, args, store=store, rank=rank, world_size=world_size)

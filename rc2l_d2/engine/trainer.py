@@ -27,13 +27,14 @@ from ..host import (
     inference_on_dataset,
     print_csv_format,
 )
+from ..modeling import RegionSegmentor
 from .best import BestResults
 from .checkpoint import RegionCheckpointer, unwrap
 from .ema import EMAHook, EMATeacher
 from .model_file import write_model_file
 from .preemption import Interrupted, StopOnSignal
 from .progress import ProgressLine
-from .setup import build_model_or_explain
+from .setup import build_model_or_explain, load_backbone
 from .solver import build_lr_scheduler, build_optimizer, learning_rate
 from .step import SemiSupervisedTrainer
 from .step_log import LOG_PERIOD
@@ -91,9 +92,10 @@ class RC2LTrainer(DefaultTrainer):
         # DefaultTrainer's constructor builds one loader, no teacher, and DistributedDataParallel with device ids, which
         # fails on CPU. Hence its parent's constructor, and the parts here.
         super(DefaultTrainer, self).__init__()
-        model = self.build_model(cfg)
-        optimizer = self.build_optimizer(cfg, model)
-        self.teacher = EMATeacher.from_config(cfg, model)
+        student = self.build_model(cfg)
+        optimizer = self.build_optimizer(cfg, student)
+        self.teacher = EMATeacher.from_config(cfg, student)
+        model: nn.Module = student
         if comm.get_world_size() > 1:
             # The teacher's hook broadcasts batch statistics before it averages them.
             device_ids = [comm.get_local_rank()] if cfg.MODEL.DEVICE.startswith("cuda") else None
@@ -103,7 +105,7 @@ class RC2LTrainer(DefaultTrainer):
         self.scheduler = self.build_lr_scheduler(cfg, optimizer)
         self.best = BestResults()
         self.checkpointer = RegionCheckpointer(
-            unwrap(model), cfg.OUTPUT_DIR, keep=cfg.SOLVER.CHECKPOINT_KEEP,
+            student, cfg.OUTPUT_DIR, keep=cfg.SOLVER.CHECKPOINT_KEEP,
             trainer=weakref.proxy(self), ema=self.teacher, best=self.best,
         )  # fmt: skip
         self.start_iter = 0
@@ -120,6 +122,8 @@ class RC2LTrainer(DefaultTrainer):
     def resume_or_load(self, resume: bool = True) -> None:
         """Resume from OUTPUT_DIR's last checkpoint, or start from the weights of MODEL.WEIGHTS."""
         rates = list(self.scheduler.base_lrs)
+        if not (resume and self.checkpointer.has_checkpoint()):
+            load_backbone(self.cfg, unwrap(self.model))
         super().resume_or_load(resume=resume)
         if self.scheduler.base_lrs != rates:
             logger.warning(
@@ -223,7 +227,7 @@ class RC2LTrainer(DefaultTrainer):
         return self.last_results
 
     @classmethod
-    def build_model(cls, cfg: CfgNode) -> nn.Module:
+    def build_model(cls, cfg: CfgNode) -> RegionSegmentor:
         model = build_model_or_explain(cfg)
         logger.info("%s with %.1f M parameters", type(model).__name__, sum(p.numel() for p in model.parameters()) / 1e6)
         return model

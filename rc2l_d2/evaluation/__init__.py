@@ -1,31 +1,21 @@
-"""Judging and showing what a model does: how it is asked, what its answers are worth, pictures of them."""
+"""Prediction on test images, metrics, and drawings of class maps."""
 
 from .evaluator import SemanticEvaluator
-from .inference import Predictor, check_test_settings
+from .inference import ImagePredictions, Predictor, check_test_settings, predict_scores
 from .metrics import confusion_matrix, semantic_metrics
-from .overlays import (
-    Answers,
-    ask,
-    class_colors,
-    classes_in,
-    draw_comparison,
-    draw_legend,
-    draw_panels,
-    overlay,
-)
+from .overlays import class_colors, classes_in, draw_legend, draw_panels, overlay
 
 __all__ = [
-    "Answers",
+    "ImagePredictions",
     "Predictor",
     "SemanticEvaluator",
-    "ask",
     "check_test_settings",
     "class_colors",
     "classes_in",
     "confusion_matrix",
-    "draw_comparison",
     "draw_legend",
     "draw_panels",
     "overlay",
+    "predict_scores",
     "semantic_metrics",
 ]

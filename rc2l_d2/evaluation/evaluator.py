@@ -1,4 +1,4 @@
-"""From predictions to metrics over a data set, and over all processes."""
+"""Metrics over a data set and over all ranks."""
 
 from __future__ import annotations
 
@@ -18,19 +18,19 @@ logger = logging.getLogger(__name__)
 
 
 class SemanticEvaluator:
-    """Semantic segmentation at the resolution of the label files; Detectron2's interface, one definition on each host.
+    """Evaluator of semantic segmentation at the resolution of the label files, with Detectron2's interface.
 
-    Where the host has an evaluator of its own it sees the same predictions and labels, and its mIoU is reported beside
-    ours as ``mIoU_<host>`` (``mIoU_detectron2``), for comparison with other projects that stand on it.
+    On Detectron2 its own evaluator gets the same predictions and labels; its mIoU is reported as ``mIoU_detectron2``,
+    for comparison with other projects.
     """
 
     def __init__(self, dataset_name: str):
         """
         Args:
-            dataset_name: a registered data set whose metadata has ``stuff_classes`` and ``ignore_label``.
+            dataset_name: a registered data set.
 
         Raises:
-            InputError: it has not.
+            InputError: its metadata lacks ``stuff_classes`` or ``ignore_label``.
         """
         metadata = MetadataCatalog.get(dataset_name)
         if metadata.get("stuff_classes") is None or metadata.get("ignore_label") is None:
@@ -42,14 +42,14 @@ class SemanticEvaluator:
         self.ignore_value = metadata.ignore_label
         self._host_evaluator = None
         if HOST_EVALUATOR is not None:
-            # It knows file names only, so it is given the label that was just read, by the data set's own rules.
+            # It loads labels by file name; _label_of returns the label that process() has read and mapped.
             self._host_evaluator = HOST_EVALUATOR(
                 dataset_name, distributed=comm.get_world_size() > 1, sem_seg_loading_fn=self._label_of
             )
         self.reset()
 
     def reset(self) -> None:
-        """Forget all images."""
+        """Set all counts to 0."""
         self._confusion = torch.zeros(len(self.class_names), len(self.class_names), dtype=torch.int64)
         self._label: tuple[str, np.ndarray] | None = None
         if self._host_evaluator is not None:
@@ -63,8 +63,7 @@ class SemanticEvaluator:
             outputs: for each, ``{"sem_seg": (K, H, W)}``, scores at the size of its label file, on any device.
 
         Raises:
-            InputError: an image has no label, or its label cannot be read, has another size than the prediction, or
-                values that are no class.
+            InputError: an image has no label, or its label cannot be read or does not fit the prediction.
         """
         for sample, output in zip(inputs, outputs, strict=True):
             scores, file = output["sem_seg"], sample.get("sem_seg_file_name")
@@ -85,8 +84,10 @@ class SemanticEvaluator:
                 self._host_evaluator.process([sample], [output])
 
     def evaluate(self) -> dict[str, dict[str, float]] | None:
-        """``{"sem_seg": metrics}`` over the images of all processes, see :func:`semantic_metrics`; every process must
-        call it, and those other than the main one get None."""
+        """Return ``{"sem_seg": metrics}`` over the images of all ranks, see :func:`semantic_metrics`.
+
+        All ranks must call it; ranks other than 0 get None.
+        """
         gathered = comm.gather(self._confusion.cpu())
         host_results = self._host_evaluator.evaluate() if self._host_evaluator is not None else None
         if not comm.is_main_process():
@@ -98,7 +99,7 @@ class SemanticEvaluator:
         return {"sem_seg": metrics}
 
     def _label_of(self, file: str, dtype: type) -> np.ndarray:
-        """The label of the image in hand, for the host's evaluator, which looks its file up by the image's name."""
+        """Return the label that was read last, for the host's evaluator."""
         read, label = self._label
         if read != str(file):
             raise InputError(

@@ -1,51 +1,54 @@
-"""How a model is asked about a test image: whole or by sliding window, at one scale or at several, and mirrored."""
+"""Prediction on test images: whole or by sliding window, at one or several scales, with or without mirroring."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from itertools import product
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from ..data import TestMapper, load_dataset, read_image, read_label
 from ..data.loading.mappers import augmented_sizes
 from ..errors import InputError
 from ..host import CfgNode
+from ..regions import most_probable
 
-# Windows that go through the model together: an image of 24 megapixels has hundreds, and each takes memory.
+# Windows in one forward pass. An image of 24 megapixels has hundreds, too many for memory.
 WINDOW_BATCH = 9
 
 
 def window_starts(length: int, window: int, stride: int) -> list[int]:
-    """Where windows of ``window`` pixels begin that cover ``length`` (not less): ``stride`` apart, the last flush."""
+    """Return the starts of windows that cover ``length`` >= ``window``: ``stride`` apart, the last ends flush."""
     return [*range(0, length - window, stride), length - window]
 
 
 class Predictor(nn.Module):
-    """A model as ``cfg.TEST`` wants it asked; takes test samples and returns what the model does.
+    """Applies a model to test samples with the settings of ``cfg.TEST``.
 
-    Without TEST.SLIDING_WINDOW and TEST.AUG this is the model itself. With them, the average of the model's scores:
+    Without TEST.SLIDING_WINDOW and TEST.AUG it calls the model itself. With them it averages the model's scores:
 
-    - over the windows that a pixel lies in, at the test image's size; the result is then resized to the original size,
-      as the model does with a whole image. A window as large as the image gives exactly the whole-image result.
-    - over the sizes in TEST.AUG.MIN_SIZES and, with TEST.AUG.FLIP, mirrored and not, at the original size (MaskFormer's
-      test-time augmentation). Each of them goes through the sliding window, if that is enabled.
-
-    As a module it follows the model's mode, so whatever runs it may set and restore that.
+    - over overlapping windows, at the size of the test image, and then resizes the result to the original size, as the
+      model does with a whole image. A window as large as the image gives exactly the whole-image result.
+    - over the sizes in TEST.AUG.MIN_SIZES and, with TEST.AUG.FLIP, over the image and its mirror image, at the original
+      size (MaskFormer's test-time augmentation); each view goes through the sliding window if that is enabled.
     """
 
     def __init__(self, cfg: CfgNode, model: nn.Module):
         """
         Args:
             cfg: TEST.SLIDING_WINDOW and TEST.AUG are read.
-            model: in eval mode, lists of samples to lists of ``{"sem_seg": (K, height, width)}``.
+            model: in eval mode, maps lists of samples to lists of ``{"sem_seg": (K, height, width)}``.
 
         Raises:
-            InputError: a size in ``cfg`` is impossible.
+            InputError: see :func:`check_test_settings`.
         """
         super().__init__()
         self.model = model
-        self.training = model.training
+        self.training = model.training  # The host's evaluation restores the mode that it finds.
         check_test_settings(cfg)
         window = cfg.TEST.SLIDING_WINDOW
         self.window = tuple(window.CROP_SIZE) if window.ENABLED else None
@@ -57,41 +60,40 @@ class Predictor(nn.Module):
     def forward(self, batched_inputs: list[dict]) -> list[dict[str, Tensor]]:
         """
         Args:
-            batched_inputs: samples of :class:`TestMapper`, with "image" and, where TEST.AUG is enabled, "scales".
+            batched_inputs: samples of :class:`TestMapper`, with "image" and, if TEST.AUG is enabled, "scales".
 
         Returns:
-            ``{"sem_seg": (K, height, width)}`` for each.
+            ``{"sem_seg": (K, height, width)}`` for each sample.
         """
         if self.window is None and not self.augmented:
             return self.model(batched_inputs)
         return [{"sem_seg": self._scores(sample)} for sample in batched_inputs]
 
     def _scores(self, sample: dict) -> Tensor:
-        """(K, height, width), the mean over scales and flips, one at a time."""
+        """Return the mean over scales and flips, (K, height, width)."""
         images = sample["scales"] if self.augmented else [sample["image"]]
         size = {"height": sample["height"], "width": sample["width"]}
         views = [*product(images, (False, True) if self.flip else (False,))]
         total: Tensor | None = None
         for image, mirrored in views:
-            scores = self._scores_of_image({"image": image.flip(-1) if mirrored else image, **size})
+            scores = self._scores_of_view({"image": image.flip(-1) if mirrored else image, **size})
             total = torch.zeros_like(scores) if total is None else total
             total += scores.flip(-1) if mirrored else scores
         return total.div_(len(views))
 
-    def _scores_of_image(self, sample: dict) -> Tensor:
-        """(K, height, width) of one image, whole or by windows."""
+    def _scores_of_view(self, sample: dict) -> Tensor:
+        """Return the scores of one view, whole or by windows, (K, height, width)."""
         if self.window is None:
             return self.model([sample])[0]["sem_seg"]
         scores = self._scores_by_window(sample["image"])
-        wanted = (sample["height"], sample["width"])
-        if wanted == scores.shape[-2:]:
+        size = (sample["height"], sample["width"])
+        if size == scores.shape[-2:]:
             return scores
-        return F.interpolate(scores[None], size=wanted, mode="bilinear", align_corners=False)[0]
+        return F.interpolate(scores[None], size=size, mode="bilinear", align_corners=False)[0]
 
     def _scores_by_window(self, image: Tensor) -> Tensor:
-        """(K, h, w) for an image (3, h, w): windows in batches; where they overlap, their mean."""
+        """Return the mean over windows, (K, h, w), of an image (3, h, w)."""
         size = image.shape[-2:]
-        # An image smaller than the window is its own window.
         height, width = window = tuple(map(min, size, self.window))
         corners = [*product(*map(window_starts, size, window, self.stride))]
         total: Tensor | None = None
@@ -108,11 +110,10 @@ class Predictor(nn.Module):
 
 
 def check_test_settings(cfg: CfgNode) -> None:
-    """Refuse a TEST.AUG or a TEST.SLIDING_WINDOW that is enabled and impossible.
+    """Check TEST.AUG and TEST.SLIDING_WINDOW, each if it is enabled.
 
     Raises:
-        InputError: no sizes, or such as are not positive whole numbers; a stride that exceeds the window and would
-            leave gaps.
+        InputError: no sizes, a size that is no positive integer, or a stride larger than the window.
     """
     augmented_sizes(cfg)
     window = cfg.TEST.SLIDING_WINDOW
@@ -128,3 +129,49 @@ def check_test_settings(cfg: CfgNode) -> None:
             f"TEST.SLIDING_WINDOW.STRIDE is {list(window.STRIDE)}, more than CROP_SIZE {list(window.CROP_SIZE)}, which "
             f"leaves pixels out; make it at most as large."
         )
+
+
+@dataclass(frozen=True)
+class ImagePredictions:
+    """Predictions of several models for one image, at the size of its file.
+
+    Attributes:
+        file: path of the image.
+        image: (H, W, 3) uint8, RGB.
+        label: (H, W) uint8, the ground truth.
+        predictions: name of the model -> (H, W), the class with the highest score.
+    """
+
+    file: str
+    image: np.ndarray
+    label: np.ndarray
+    predictions: Mapping[str, np.ndarray]
+
+
+@torch.no_grad()
+def predict_scores(
+    cfg: CfgNode, models: Mapping[str, nn.Module], dataset_name: str, indices: Sequence[int]
+) -> Iterator[ImagePredictions]:
+    """Apply models to single images of a data set, one image at a time.
+
+    Args:
+        cfg: configuration of the models (INPUT and TEST are read).
+        models: name -> model in eval mode.
+        dataset_name: a registered data set with labels.
+        indices: indices of the images.
+
+    Raises:
+        InputError: the data set cannot be used, or a file cannot be read.
+    """
+    records = load_dataset(dataset_name, labels="all", key="DATASETS.TEST")
+    mapper = TestMapper(cfg)
+    predictors = {name: Predictor(cfg, model) for name, model in models.items()}
+    for index in indices:
+        sample = mapper(records[index])
+        image = read_image(sample["file_name"], "RGB")  # at the file's size, unlike the sample's
+        label = read_label(sample["sem_seg_file_name"], sample.get("label_map"))
+        predictions = {
+            name: most_probable(predictor([sample])[0]["sem_seg"], dim=0).cpu().numpy()
+            for name, predictor in predictors.items()
+        }
+        yield ImagePredictions(sample["file_name"], image, label, predictions)

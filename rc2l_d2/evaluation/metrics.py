@@ -1,15 +1,12 @@
-"""The metrics of semantic segmentation as plain functions: pixels to a confusion matrix, a matrix to percent.
+"""Metrics of semantic segmentation: confusion matrix, IoU and accuracy.
 
-Two conventions of the mean over classes are in use, and they differ where a class is predicted somewhere but absent
-from the whole ground truth:
+Two means over classes are in use. They differ if a class is predicted but absent from the ground truth, which does not
+happen on the usual validation sets:
 
-- ``mIoU``, the one to compare with published tables: the mean over all classes that occur in the prediction or in the
-  ground truth; a class that is only predicted counts with 0. Code of the field that averages over all classes, as
-  UniMatch's, differs from it only where a class is nowhere at all (there it counts with 0). Detectron2 did the same up
-  to its release v0.6.
-- ``mIoU_gt``: the mean over classes of the ground truth alone. It is Detectron2's ``mIoU`` at its head of 2026.
-
-On the usual validation sets every class is in the ground truth, and the two are one number.
+- ``mIoU``, to compare with published tables: the mean over classes in the prediction or in the ground truth; a class
+  that is only predicted counts as 0. Detectron2 v0.6 computes the same. Code that averages over all classes, such as
+  UniMatch's, differs from it if a class is in neither (it counts as 0 there).
+- ``mIoU_gt``: the mean over classes in the ground truth, Detectron2's ``mIoU`` at its head of 2026.
 """
 
 from __future__ import annotations
@@ -21,18 +18,18 @@ from torch import Tensor
 
 
 def confusion_matrix(prediction: Tensor, truth: Tensor, num_classes: int, ignore_value: int) -> Tensor:
-    """Count pixels by what they were predicted to be and what they are; on the device of the arguments.
+    """Count pixels by predicted and true class, on the device of the arguments.
 
     Args:
-        prediction: integers of any type and shape, each from 0 to K - 1.
-        truth: as many integers in the same shape, each from 0 to K - 1 or ``ignore_value``.
+        prediction: integers of any type and shape, 0 to K - 1.
+        truth: integers of the same shape, 0 to K - 1 or ``ignore_value``.
         num_classes: K.
-        ignore_value: ground truth that counts nowhere.
+        ignore_value: ground truth of pixels that are not counted.
 
     Returns:
         int64 (K, K): [predicted, ground truth].
     """
-    # Ignored pixels are counted in a column of their own, which is cheaper than taking them out first.
+    # Ignored pixels are counted in an extra column, which is cheaper than selecting the others first.
     column = torch.where(truth == ignore_value, num_classes, truth.long())
     index = prediction.long() * (num_classes + 1) + column
     counts = torch.bincount(index.flatten(), minlength=num_classes * (num_classes + 1))
@@ -40,24 +37,24 @@ def confusion_matrix(prediction: Tensor, truth: Tensor, num_classes: int, ignore
 
 
 def semantic_metrics(confusion: Tensor, class_names: Sequence[str]) -> dict[str, float]:
-    """Metrics in percent, under Detectron2's names and in its order.
+    """Return metrics in percent, under Detectron2's names and in its order.
 
     Args:
         confusion: (K, K) pixel counts [predicted, ground truth] over all images.
         class_names: K names.
 
     Returns:
-        ``mIoU`` and ``mIoU_gt``: see above.
-        ``fwIoU``: IoU weighted by the classes' pixels in the ground truth.
-        ``IoU-<class>``: intersection over union; 0 for a class that is only predicted (where Detectron2 at head says
-        NaN), NaN for one that is nowhere.
-        ``mACC``, ``pACC``, ``ACC-<class>``: share of ground-truth pixels that are found, as a mean over the classes of
-        the ground truth, over all pixels, and of each class (NaN if it is not in the ground truth).
-        All are NaN where nothing was counted.
+        ``mIoU`` and ``mIoU_gt``: see the module's docstring.
+        ``fwIoU``: mean IoU weighted by the classes' pixels in the ground truth.
+        ``IoU-<class>``: intersection over union; 0 for a class that is only predicted (NaN in Detectron2 at head), NaN
+        for a class in neither.
+        ``mACC``, ``pACC``, ``ACC-<class>``: fraction of ground-truth pixels with a correct prediction: mean over the
+        classes in the ground truth, over all pixels, of each class (NaN if it is not in the ground truth).
+        All are NaN if no pixel was counted.
     """
     counts = confusion.cpu().double()
     correct, predicted, in_truth = counts.diagonal(), counts.sum(dim=1), counts.sum(dim=0)
-    # 0 / 0 is NaN, which is what a class without pixels is to have.
+    # A class without pixels gets 0 / 0 = NaN.
     iou = 100 * correct / (predicted + in_truth - correct)
     accuracy = 100 * correct / in_truth
     present = in_truth > 0

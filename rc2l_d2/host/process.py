@@ -1,4 +1,4 @@
-"""What each of several processes of a run does around its work, whoever started it."""
+"""The work of one rank of a distributed run, for ``launch`` and torchrun."""
 
 from __future__ import annotations
 
@@ -13,29 +13,29 @@ from types import ModuleType
 import torch
 import torch.distributed as dist
 
-SIGNALLED = (130, 143)  # 128 and the number of SIGINT, SIGTERM
+SIGNALLED = (130, 143)  # exit status after SIGINT and SIGTERM: 128 plus the signal's number
 
 
 def run_process(comm: ModuleType, local_world_size: int, main_func: Callable, args: tuple, **group) -> None:
-    """Join the other processes, call ``main_func(*args)`` and leave together with them.
+    """Join the process group, call ``main_func(*args)`` and leave the group together with the other ranks.
 
-    They talk by NCCL where CUDA is available, each with the GPU of its LOCAL_RANK (environment), else by gloo.
+    The backend is NCCL if CUDA is available, with the GPU of LOCAL_RANK (environment), else gloo.
 
     Args:
-        comm: the host's.
-        local_world_size: processes on this machine.
-        group: where they meet, in the words of ``torch.distributed.init_process_group``.
+        comm: of the host.
+        local_world_size: number of ranks on this machine.
+        group: further arguments of ``torch.distributed.init_process_group``.
 
     Raises:
-        AssertionError: there are more processes than GPUs.
-        SystemExit: as ``main_func`` does; with a status in SIGNALLED in all processes, and together.
+        AssertionError: more ranks than GPUs.
+        SystemExit: raised by ``main_func``; a status in SIGNALLED is raised after all ranks have left the group.
     """
     has_gpu = torch.cuda.is_available()
     if has_gpu:
         gpus = torch.cuda.device_count()
-        assert local_world_size <= gpus, f"{local_world_size} processes asked for, but there are {gpus} GPUs."
+        assert local_world_size <= gpus, f"{local_world_size} ranks requested, but there are {gpus} GPUs."
         torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
-    # DistributedDataParallel imports it, and what it has as default arguments would keep a group that is there by then.
+    # DistributedDataParallel imports it. Imported after the group exists, its default arguments would keep the group.
     importlib.import_module("torch._dynamo")
     dist.init_process_group(backend="nccl" if has_gpu else "gloo", timeout=timedelta(minutes=30), **group)
     comm.create_local_process_group(local_world_size)
@@ -46,11 +46,11 @@ def run_process(comm: ModuleType, local_world_size: int, main_func: Callable, ar
     except SystemExit as leaving:
         if leaving.code not in SIGNALLED:
             raise
-        status = leaving.code  # and not the exception, whose frames hold the model
-    # What is left of the model in reference cycles goes while the interpreter still runs, and with it all that holds
-    # the group, whose threads then end here: threads that free Python objects while the interpreter ends abort it.
+        status = leaving.code  # not the exception, whose frames hold the model
+    # Free the model's reference cycles, and with them the group and its threads, while the interpreter still runs:
+    # threads that free Python objects during interpreter shutdown abort it.
     gc.collect()
-    # All together, for rank 0 holds the store; and not after a failure, when other members may still wait.
+    # Leave together, because rank 0 holds the store. Not after a failure, when other ranks may still wait.
     comm.synchronize()
     dist.destroy_process_group()
     if status:

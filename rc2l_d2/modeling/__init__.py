@@ -1,6 +1,6 @@
 """The region predictor and the ways to train it; importing this registers the architectures."""
 
-from . import backbones  # noqa: F401: registers them
+from .backbones import build_timm_backbone
 from .meta_arch import RegionSegmentor
 from .pixel_baselines import PixelConsistency, PixelContrast
 from .pixel_decoder import PixelDecoder
@@ -20,4 +20,5 @@ __all__ = [
     "RegionSegmentor",
     "SemiSupervisedSegmentor",
     "SetCriterion",
+    "build_timm_backbone",
 ]

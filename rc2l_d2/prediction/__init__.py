@@ -1,5 +1,5 @@
-"""Pictures and videos in, what a trained model sees in them out."""
+"""Segmentation of images and videos by a trained model."""
 
-from .segmenter import Segmentation, Segmenter, load_checkpoint, load_weights
+from .segmenter import Segmentation, Segmenter, load_checkpoint
 
-__all__ = ["Segmentation", "Segmenter", "load_checkpoint", "load_weights"]
+__all__ = ["Segmentation", "Segmenter", "load_checkpoint"]

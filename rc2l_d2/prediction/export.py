@@ -1,4 +1,4 @@
-"""A trained model as one graph, for other runtimes: a ``torch.export`` program and ONNX."""
+"""Export of a trained model as one graph: a ``torch.export`` program and ONNX."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from ..engine import load_model_file
 from ..modeling.meta_arch import RegionSegmentor, scores_at
 
 LARGEST = 8192  # pixels of an edge
-INFORMATION = "rc2l_d2.json"  # name of what the files say about themselves
+INFORMATION = "rc2l_d2.json"  # name of the description in both files
 
 
 class WholeImagePredictor(nn.Module):
-    """What a :class:`RegionSegmentor` does with one image in evaluation, in operations that export at any size.
+    """Prediction of a :class:`RegionSegmentor` for one image, in operations that export for dynamic sizes.
 
-    Padding and cutting are gathers: their shapes do not depend on whether there is anything to pad.
+    Padding and cropping are gathers: their shapes do not depend on whether there is anything to pad.
     """
 
     def __init__(self, model: RegionSegmentor):
@@ -27,7 +27,7 @@ class WholeImagePredictor(nn.Module):
         self.model = model
 
     def forward(self, image: Tensor) -> Tensor:
-        """Scores (1, K, H, W), float32, of an image (1, 3, H, W), uint8, in the order of channels of INPUT.FORMAT."""
+        """Return scores (1, K, H, W), float32, of an image (1, 3, H, W), uint8, in channel order INPUT.FORMAT."""
         model, size = self.model, image.shape[-2:]
         normalised = (image - model.pixel_mean) / model.pixel_std
         multiple = max(model.size_divisibility, 1)
@@ -42,11 +42,12 @@ class WholeImagePredictor(nn.Module):
 
 
 def load_for_export(path: str) -> tuple[RegionSegmentor, dict]:
-    """The model of a file that describes itself, on the CPU, and what a runtime has to know beside the graph.
+    """Load ``teacher_final.pth`` of a run on the CPU.
 
     Returns:
-        The model in eval mode; "classes", "palette", "ignore_value", "format" (order of channels), "min_size_test" and
-        "max_size_test" (to which the image's short edge is brought first, and the limit of its long one; 0: as it is).
+        The model in eval mode, and the description that goes into the exported files: "classes", "palette",
+        "ignore_value", "format" (channel order), and "min_size_test" and "max_size_test": the caller resizes the
+        image's short edge to the first, within the second for its long edge (0: no resizing).
 
     Raises:
         InputError: see :func:`rc2l_d2.engine.load_model_file`.
@@ -64,30 +65,30 @@ def load_for_export(path: str) -> tuple[RegionSegmentor, dict]:
 
 
 def smallest_edge(model: RegionSegmentor) -> int:
-    """Pixels of the shortest edge that an exported model takes.
+    """Return the shortest edge in pixels that an exported model takes.
 
-    With fewer its coarsest map, of stride 32 at most, would have one position, and torch takes that for another shape.
+    Below it the coarsest feature map, of stride 32 at most, would have length 1, for which torch exports another graph.
     """
     return max(model.size_divisibility, 32) + 1
 
 
 @torch.no_grad()
 def export_program(model: RegionSegmentor) -> ExportedProgram:
-    """:class:`WholeImagePredictor` as a program, for edges from :func:`smallest_edge` to ``LARGEST`` pixels."""
+    """Export :class:`WholeImagePredictor` for edges from :func:`smallest_edge` to ``LARGEST`` pixels."""
     smallest = smallest_edge(model)
-    # Neither a multiple of the divisibility nor square, lest the trace take the example for the rule.
+    # An example that is square or a multiple of the divisibility would specialise the graph.
     example = torch.zeros(1, 3, 3 * smallest, 4 * smallest + 1, dtype=torch.uint8)
     height, width = (Dim(name, min=smallest, max=LARGEST) for name in ("height", "width"))
     return torch.export.export(WholeImagePredictor(model).eval(), (example,), dynamic_shapes=({2: height, 3: width},))
 
 
 def save_program(program: ExportedProgram, information: dict, path: str) -> None:
-    """Write a program that ``torch.export.load`` reads, with ``information`` as its extra file ``INFORMATION``."""
+    """Write a file for ``torch.export.load``, with ``information`` in its extra file ``INFORMATION``."""
     torch.export.save(program, path, extra_files={INFORMATION: json.dumps(information)})
 
 
 def save_onnx(program: ExportedProgram, information: dict, path: str) -> None:
-    """Write a program as ONNX, "image" to "scores", with ``information`` as its metadata property ``INFORMATION``."""
+    """Write ONNX, from "image" to "scores", with ``information`` in its metadata property ``INFORMATION``."""
     graph = torch.onnx.export(
         program,
         dynamo=True,
@@ -101,19 +102,21 @@ def save_onnx(program: ExportedProgram, information: dict, path: str) -> None:
 
 
 def differences(model: RegionSegmentor, program: str, graph: str, size: tuple[int, int], seed: int) -> dict[str, float]:
-    """How far two saved files are from the model on a random picture.
+    """Compare two saved files with the model on a random image.
 
     Args:
-        program, graph: paths, as of :func:`save_program` and :func:`save_onnx`.
+        model: the exported model.
+        program, graph: paths, from :func:`save_program` and :func:`save_onnx`.
         size: height and width in pixels.
+        seed: seed of the image.
 
     Returns:
-        For "torch.export" and "ONNX" the largest difference of a score, as a share of the model's highest score.
+        For "torch.export" and "ONNX" the largest difference of a score, as a fraction of the model's highest score.
     """
     image = torch.randint(0, 256, (1, 3, *size), dtype=torch.uint8, generator=torch.Generator().manual_seed(seed))
     with torch.no_grad():
         expected = model([{"image": image[0]}])[0]["sem_seg"]
-        answers = {"torch.export": torch.export.load(program).module()(image)[0]}
+        exported = {"torch.export": torch.export.load(program).module()(image)[0]}
     session = onnxruntime.InferenceSession(graph, providers=["CPUExecutionProvider"])
-    answers["ONNX"] = torch.from_numpy(session.run(None, {"image": image.numpy()})[0][0])
-    return {name: float((answer - expected).abs().max() / expected.max()) for name, answer in answers.items()}
+    exported["ONNX"] = torch.from_numpy(session.run(None, {"image": image.numpy()})[0][0])
+    return {name: float((scores - expected).abs().max() / expected.max()) for name, scores in exported.items()}

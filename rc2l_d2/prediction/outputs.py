@@ -1,8 +1,9 @@
-"""What is written about a picture: the classes over it, and on demand labels, confidence and a comparison."""
+"""Result files of an image: overlay, and on demand labels, confidence maps and a comparison."""
 
 from __future__ import annotations
 
 import re
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -16,84 +17,79 @@ from ..host import Visualizer
 from .segmenter import Segmentation, Segmenter
 
 
+@dataclass
 class ResultWriter:
-    """Writes to a folder; see :mod:`rc2l_d2.commands.predict` for the files."""
+    """Writes overlays and, if ``labels`` and ``confidence``, label images and confidence maps to the folder ``output``.
 
-    def __init__(self, output: Path, segmenter: Segmenter, labels: bool, confidence: bool, truth: Path | None):
-        """
-        Args:
-            output: the folder.
-            segmenter: of what is written.
-            labels: whether label images are written.
-            confidence: whether maps of the classes' confidence are written.
-            truth: a folder of labels to compare with.
+    See :mod:`rc2l_d2.commands.predict` for the files. An InputError is raised if ``truth``, a folder of labels to
+    compare with, does not exist.
+    """
 
-        Raises:
-            InputError: ``truth`` is no folder.
-        """
-        if truth is not None and not truth.is_dir():
-            raise InputError(f"--compare {truth} is not a folder; name the one with the label images.")
-        output.mkdir(parents=True, exist_ok=True)
-        self.output = output
-        self.metadata = segmenter.metadata
-        self.classes = (self.metadata.stuff_classes, np.asarray(self.metadata.stuff_colors, np.uint8))
-        self.label_files = segmenter.label_files
-        self.labels = labels
-        self.confidence = confidence
-        self.truth = truth
+    output: Path
+    segmenter: Segmenter
+    labels: bool
+    confidence: bool
+    truth: Path | None
+
+    def __post_init__(self):
+        if self.truth is not None and not self.truth.is_dir():
+            raise InputError(f"--compare {self.truth} is not a folder; name the folder of the label images.")
+        self.output.mkdir(parents=True, exist_ok=True)
+        self.metadata = self.segmenter.metadata
+        self.names = self.metadata.stuff_classes
+        self.colors = np.asarray(self.metadata.stuff_colors, np.uint8)
         self.occurred: set[int] = set()
 
-    def draw(self, name: str, image: np.ndarray, seen: Segmentation) -> np.ndarray:
-        """Write what belongs to a picture or frame, but for its overlay, which is returned.
+    def draw(self, name: str, image: np.ndarray, segmentation: Segmentation) -> np.ndarray:
+        """Write labels and confidence maps of an image or frame, and return its overlay.
 
         Args:
-            name: of the files; with a folder before it where it is the frame of a video.
-            image: uint8 (H, W, 3) in RGB order.
-            seen: of this image.
+            name: of the files, with a folder before it for a frame of a video.
+            image: uint8 (H, W, 3), RGB.
+            segmentation: the segmentation of the image.
 
         Returns:
-            uint8 (H, W, 3) in RGB order, the image with colours and names of the classes over it.
+            uint8 (H, W, 3), RGB, the image with colours and names of the classes over it.
         """
-        occurring = classes_in(seen.labels, len(self.metadata.stuff_classes))
+        occurring = classes_in(segmentation.labels, len(self.names))
         self.occurred.update(occurring)
         if self.labels:
-            picture = Image.fromarray(seen.labels)
-            picture.putpalette(self.classes[1].tobytes())
-            self._save(picture, f"labels/{name}.png")
+            labels = Image.fromarray(segmentation.labels)
+            labels.putpalette(self.colors.tobytes())
+            labels.save(self._path(f"labels/{name}.png"))
         if self.confidence:
             for label in occurring:
-                class_name = re.sub(r"\W+", "_", self.metadata.stuff_classes[label])
-                self._save(Image.fromarray(seen.confidence(label)), f"confidence/{name}/{label}_{class_name}.png")
-        return Visualizer(image, self.metadata).draw_sem_seg(seen.labels, alpha=0.6).get_image()
+                class_name = re.sub(r"\W+", "_", self.names[label])
+                confidence = Image.fromarray(segmentation.confidence(label))
+                confidence.save(self._path(f"confidence/{name}/{label}_{class_name}.png"))
+        return Visualizer(image, self.metadata).draw_sem_seg(segmentation.labels, alpha=0.6).get_image()
 
     def save(self, name: str, overlay: np.ndarray) -> None:
-        """Write a picture's overlay."""
-        self._save(Image.fromarray(overlay), f"{name}.png")
+        """Write the overlay of an image."""
+        Image.fromarray(overlay).save(self._path(f"{name}.png"))
 
-    def compare(self, file: Path, image: np.ndarray, seen: Segmentation) -> None:
-        """Write a picture, its ground truth and what was seen side by side, where ground truth was given.
+    def compare(self, file: Path, image: np.ndarray, segmentation: Segmentation) -> None:
+        """Write image, ground truth and prediction side by side, if there is a folder of ground truth.
 
         Raises:
-            InputError: there is no label for the file, or it does not fit.
+            InputError: there is no label for the file, or the label does not fit.
         """
         if self.truth is None:
             return
-        label_file, label_map = self.label_files.find(self.truth, file)
+        label_file, label_map = self.segmenter.label_files.find(self.truth, file)
         label = read_label(label_file, label_map)
-        names = {"file_name": str(file), "sem_seg_file_name": str(label_file)}
-        check_label(label, image.shape[:2], names, len(self.metadata.stuff_classes), self.metadata.ignore_label)
-        path = self._place(f"comparison/{file.stem}.png")
-        draw_panels([(image, [label, seen.labels])], ["image", "ground truth", "prediction"], *self.classes, str(path))
+        files = {"file_name": str(file), "sem_seg_file_name": str(label_file)}
+        check_label(label, image.shape[:2], files, len(self.names), self.metadata.ignore_label)
+        path = self._path(f"comparison/{file.stem}.png")
+        titles = ["image", "ground truth", "prediction"]
+        draw_panels([(image, [label, segmentation.labels])], titles, self.names, self.colors, str(path))
 
     def finish(self) -> None:
-        """Write the legend of all classes that occurred."""
+        """Write the legend of all predicted classes."""
         if self.occurred:
-            draw_legend(self.occurred, *self.classes, str(self._place("legend.svg")))
+            draw_legend(self.occurred, self.names, self.colors, str(self._path("legend.svg")))
 
-    def _save(self, picture: Image.Image, name: str) -> None:
-        picture.save(self._place(name))
-
-    def _place(self, name: str) -> Path:
+    def _path(self, name: str) -> Path:
         path = self.output / name
         path.parent.mkdir(parents=True, exist_ok=True)
         return path

@@ -1,4 +1,4 @@
-"""A trained model that is asked about single pictures, of any size."""
+"""Segmentation of single images of any size by a trained model."""
 
 from __future__ import annotations
 
@@ -15,24 +15,24 @@ from torch import Tensor, nn
 
 from ..data import LabelFiles, TestMapper, require_registered
 from ..data.loading.transforms import resize_image, resize_label
-from ..engine import RegionCheckpointer, load_config, load_model_file
+from ..engine import RegionCheckpointer, load_config
 from ..errors import InputError, is_out_of_memory
 from ..evaluation import Predictor, class_colors
 from ..host import CfgNode, MetadataCatalog, build_model
 from ..regions import most_probable
 
-# The scores of all classes take four bytes a pixel each. Larger pictures are asked about at this size and the answer is
-# enlarged: the model's masks are coarser anyway.
+# Larger images are shrunk to this size and their labels enlarged, as the scores of each class take 4 bytes a pixel. The
+# model's masks are coarser anyway.
 MAX_PIXELS = 2**24
 
 
 @dataclass(frozen=True)
 class Segmentation:
-    """What a model says of a picture of H x W pixels.
+    """Prediction for an image of H x W pixels.
 
     Attributes:
         labels: uint8 (H, W), the class with the highest score.
-        scores: (K, h, w), the picture's size but for the largest pictures; not normalised.
+        scores: (K, h, w), not normalised; of the image's size unless that exceeds MAX_PIXELS.
     """
 
     labels: np.ndarray
@@ -43,26 +43,22 @@ class Segmentation:
         return self.scores.sum(dim=0).clamp_min(1e-6)
 
     def confidence(self, label: int) -> np.ndarray:
-        """uint8 (H, W): the share that class ``label`` has in the sum of all scores, 255 for all of it."""
-        share = (255 * self.scores[label] / self._totals).round().to(torch.uint8).cpu().numpy()
+        """Return the fraction of class ``label`` in the sum of all scores, uint8 (H, W), 255 for 1."""
+        fraction = (255 * self.scores[label] / self._totals).round().to(torch.uint8).cpu().numpy()
         height, width = self.labels.shape
-        return cv2.resize(share, (width, height), interpolation=cv2.INTER_LINEAR)
+        return cv2.resize(fraction, (width, height), interpolation=cv2.INTER_LINEAR)
 
 
 class Segmenter:
-    """Callable: a picture to its :class:`Segmentation`, as the model was evaluated (TEST.SLIDING_WINDOW, TEST.AUG).
+    """Segments an image as the evaluation does (TEST.SLIDING_WINDOW, TEST.AUG).
 
     Attributes:
         metadata: ``stuff_classes``, ``stuff_colors`` and ``ignore_label``.
-        label_files: how the labels of the model's data set are called.
+        label_files: naming rule of the data set's label files.
     """
 
     def __init__(self, model: nn.Module, cfg: CfgNode, metadata: Any):
-        """
-        Args:
-            model: in eval mode, on its device.
-            cfg: its configuration.
-            metadata: of its classes, as in the host's catalog.
+        """Take a model in eval mode, its configuration and the metadata of its data set.
 
         Raises:
             InputError: the configuration has an impossible size.
@@ -78,16 +74,16 @@ class Segmenter:
     def __call__(self, image: np.ndarray) -> Segmentation:
         """
         Args:
-            image: uint8 (H, W, 3) in BGR order.
+            image: uint8 (H, W, 3), BGR.
 
         Raises:
-            InputError: the machine's memory, or the GPU's, does not suffice.
+            InputError: there is not enough memory.
         """
         height, width = image.shape[:2]
         scale = min(1.0, math.sqrt(MAX_PIXELS / (height * width)))
-        asked = resize_image(image, (max(1, int(scale * height)), max(1, int(scale * width))))
+        resized = resize_image(image, (max(1, int(scale * height)), max(1, int(scale * width))))
         try:
-            scores = self.predictor([self.mapper.sample(asked)])[0]["sem_seg"]
+            scores = self.predictor([self.mapper.sample(resized)])[0]["sem_seg"]
             labels = most_probable(scores, dim=0).to(torch.uint8).cpu().numpy()
         except (RuntimeError, MemoryError) as error:
             if not is_out_of_memory(error):
@@ -96,24 +92,15 @@ class Segmenter:
         return Segmentation(resize_label(labels, (height, width)), scores)
 
 
-def load_weights(path: str) -> Segmenter:
-    """The model of a file that describes itself, ``teacher_final.pth`` of a run, on a GPU where there is one.
-
-    Raises:
-        InputError: see :func:`rc2l_d2.engine.load_model_file`.
-    """
-    return Segmenter(*load_model_file(path))
-
-
 def load_checkpoint(config_file: str, overrides: Sequence[str], student: bool = False) -> Segmenter:
-    """The model of a checkpoint, which MODEL.WEIGHTS names: its teacher, where it has one and ``student`` is false.
+    """Load the checkpoint in MODEL.WEIGHTS: its EMA teacher, or the student if ``student`` or if it has no teacher.
 
     Raises:
-        InputError: no weights or data set are given, or the file cannot be used.
+        InputError: MODEL.WEIGHTS or DATASETS.TEST is empty, or the file cannot be used.
     """
     cfg = load_config(config_file, overrides)
     if not cfg.DATASETS.TEST:
-        raise InputError("DATASETS.TEST is empty; it names the data set whose classes and colours are drawn.")
+        raise InputError("DATASETS.TEST is empty; name the data set with the classes and colours to draw.")
     require_registered(cfg.DATASETS.TEST[0], "DATASETS.TEST")
     if not cfg.MODEL.WEIGHTS:
         raise InputError("MODEL.WEIGHTS is empty; name a checkpoint with --opts MODEL.WEIGHTS FILE.")

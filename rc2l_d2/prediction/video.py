@@ -6,29 +6,28 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
-# What FFmpeg prints of a damaged file stands in our sentence, with the file's name.
+# VideoReader reports damaged files itself, with the file's name.
 os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")
 import cv2  # noqa: E402
 import numpy as np  # noqa: E402
 
 from ..errors import InputError  # noqa: E402
 
-# Where a file tells none that can be.
-_USUAL_RATE = 25.0
+_USUAL_RATE = 25.0  # of files without a plausible rate
 
 
 class VideoReader:
-    """The frames of a video, uint8 (H, W, 3) in BGR order, upright, one after the other.
+    """Iterates once over the frames of a video, uint8 (H, W, 3), BGR, upright.
 
     Attributes:
         rate: frames a second.
-        frames: how many the file claims to have; 0 where it says nothing.
+        frames: number of frames in the file's header; 0 if unknown.
     """
 
     def __init__(self, file: Path):
         """
         Raises:
-            InputError: it is no video that can be decoded.
+            InputError: the file cannot be decoded.
         """
         self.file = file
         self._capture = cv2.VideoCapture(str(file))
@@ -39,16 +38,15 @@ class VideoReader:
         self.frames = max(0, int(self._capture.get(cv2.CAP_PROP_FRAME_COUNT)))
 
     def __iter__(self) -> Iterator[np.ndarray]:
-        """Can be asked for once.
-
+        """
         Raises:
-            InputError: after the last frame, where more than a second of the video is missing, or all of it.
+            InputError: after the last frame, if more than a second of the video is missing, or all of it.
         """
         count = 0
         while (frame := self._capture.read()[1]) is not None:
             count += 1
             yield frame
-        # Some files do not know their length to the frame.
+        # The number in the header is approximate in some files.
         if not count or self.frames - count > self.rate:
             raise InputError(
                 f"{self.file}: the video is damaged, {count} of {self.frames} frames can be read; replace it."
@@ -56,12 +54,12 @@ class VideoReader:
 
 
 class VideoWriter:
-    """An MPEG-4 file, without sound, that appears under its name when it is closed."""
+    """Writes an MPEG-4 file without sound; a temporary file gets the final name on :meth:`close`."""
 
     def __init__(self, file: Path, rate: float):
         """
         Args:
-            file: to write, ``.mp4``.
+            file: path to write, ``.mp4``.
             rate: frames a second.
         """
         self.file = file
@@ -71,13 +69,13 @@ class VideoWriter:
         self._writer: cv2.VideoWriter | None = None
 
     def write(self, frame: np.ndarray) -> None:
-        """Add a frame, uint8 (H, W, 3) in RGB order; a side with an odd number of pixels gets its last one twice.
+        """Add a frame, uint8 (H, W, 3), RGB; an odd height or width is padded by one pixel.
 
         Raises:
-            OSError: it cannot be written.
+            OSError: the file cannot be written.
         """
         height, width = frame.shape[:2]
-        # The codec knows even sizes alone, and OpenCV would cut the odd row off.
+        # The codec takes even sizes only, and OpenCV would crop.
         frame = cv2.copyMakeBorder(frame, 0, height % 2, 0, width % 2, cv2.BORDER_REPLICATE)
         if self._writer is None:
             size = (frame.shape[1], frame.shape[0])
@@ -91,7 +89,7 @@ class VideoWriter:
         """Finish the file, if there was a frame.
 
         Raises:
-            OSError: not all of it could be written.
+            OSError: some frames are missing in the file.
         """
         if not self.frames:
             return

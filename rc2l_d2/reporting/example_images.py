@@ -1,4 +1,4 @@
-"""Single images for a page: what the teacher says about test images, and what it would teach of unlabelled ones."""
+"""Example images of the training report: the teacher's predictions and its pseudo regions."""
 
 from __future__ import annotations
 
@@ -15,34 +15,33 @@ from PIL import Image
 from ..data import UnlabeledMapper, load_dataset, stream_entries
 from ..engine import EMATeacher
 from ..errors import InputError
-from ..evaluation import ask, class_colors, overlay
+from ..evaluation import class_colors, overlay, predict_scores
 from ..host import CfgNode, MetadataCatalog
-from ..regions import pseudo_regions, select
 
-# Pixels of the longer edge: larger pictures are shrunk, and those below half of it enlarged, pixel by pixel.
+# Pixels of the longer edge: larger images are shrunk, and those below half of it enlarged by repeating pixels.
 _EDGE = 400
 _WRONG = (225, 45, 45)
-# What in a label image is no class.
+# Label of mask pixels without a pseudo region.
 _NONE = 255
 
 
 @dataclass(frozen=True)
 class Row:
-    """An image and what there is to see in it.
+    """One example.
 
     Attributes:
-        name: of its file.
-        pictures: (caption, data URI).
-        note: a few words on all of them.
+        name: file name.
+        images: (caption, data URI).
+        note: a caption of the whole row.
     """
 
     name: str
-    pictures: Sequence[tuple[str, str]]
+    images: Sequence[tuple[str, str]]
     note: str
 
 
 def test_rows(cfg: CfgNode, teacher: EMATeacher, dataset_name: str, count: int) -> list[Row]:
-    """Image, ground truth, the teacher's prediction and where they differ, for images spread over a test set.
+    """Return image, ground truth, the teacher's prediction and its errors, for images spread over a test set.
 
     Raises:
         InputError: the data set cannot be used, or a file cannot be read.
@@ -50,24 +49,24 @@ def test_rows(cfg: CfgNode, teacher: EMATeacher, dataset_name: str, count: int) 
     colors, ignored = class_colors(dataset_name), MetadataCatalog.get(dataset_name).ignore_label
     size = len(load_dataset(dataset_name, labels="all", key="DATASETS.TEST"))
     rows = []
-    for answers in ask(cfg, {"teacher": teacher.model}, dataset_name, _spread(size, count)):
+    for answers in predict_scores(cfg, {"teacher": teacher.model}, dataset_name, _spread(size, count)):
         prediction, known = answers.predictions["teacher"], answers.label != ignored
         wrong = known & (prediction != answers.label)
         differing = _faded(answers.image)
         differing[wrong] = _WRONG
-        pictures = [
+        images = [
             ("image", answers.image),
-            ("truth", overlay(answers.image, answers.label, colors)),
+            ("ground truth", overlay(answers.image, answers.label, colors)),
             ("teacher", overlay(answers.image, prediction, colors)),
-            ("where they differ", differing),
+            ("errors", differing),
         ]
-        note = f"{100 * wrong.sum() / max(1, known.sum()):.1f} % of the labelled pixels differ"
-        rows.append(_row(answers.file, pictures, note))
+        note = f"{100 * wrong.sum() / max(1, known.sum()):.1f} % of the labelled pixels are wrong"
+        rows.append(_row(answers.file, images, note))
     return rows
 
 
 def unlabeled_rows(cfg: CfgNode, teacher: EMATeacher, count: int) -> list[Row]:
-    """Weak views, as training cuts them, and the pseudo regions that the teacher would give them before mixing.
+    """Return weak views (training crops) with the teacher's pseudo regions before mixing.
 
     Raises:
         InputError: the data sets cannot be used, or none of the images can be.
@@ -77,15 +76,15 @@ def unlabeled_rows(cfg: CfgNode, teacher: EMATeacher, count: int) -> list[Row]:
     for index in _spread(len(entries), count):
         try:
             samples.append(mapper(entries[index], np.random.default_rng(index)))
-        except InputError as error:  # Training passes over such an image too.
+        except InputError as error:  # Training skips such an image too.
             problem = error
     if not samples:
-        raise problem or InputError("DATASETS.UNLABELED holds no image; name a data set part that has some.")
-    selection = teacher.model.selection
-    view = select(teacher.look(samples), teacher.thresholds(selection), selection.unit)
-    pseudo = pseudo_regions(view, cfg.MODEL.SEMI_SUPERVISED.MIN_REGION_AREA)
+        raise problem or InputError("DATASETS.UNLABELED holds no image; give a data set split that has some.")
+    assert teacher.labeler is not None, "only architectures that use unlabelled images have such a data set"
+    prediction = teacher.labeler.select(teacher.predict(samples))
+    pseudo = teacher.labeler.regions(prediction)
     labels = pseudo.masks.argmax(dim=1).masked_fill(~pseudo.valid, _NONE).byte().cpu().numpy()
-    shares = (pseudo.valid.sum(dim=(1, 2)) / view.inside.sum(dim=(1, 2)).clamp_min(1)).tolist()
+    shares = (pseudo.valid.sum(dim=(1, 2)) / prediction.inside.sum(dim=(1, 2)).clamp_min(1)).tolist()
     colors = class_colors(cfg.DATASETS.TRAIN[0])
     rows = []
     for sample, grid, share, found in zip(samples, labels, shares, pseudo.present.sum(dim=1).tolist(), strict=True):
@@ -102,22 +101,22 @@ def unlabeled_rows(cfg: CfgNode, teacher: EMATeacher, count: int) -> list[Row]:
 
 
 def _spread(size: int, count: int) -> list[int]:
-    """At most ``count`` of ``size`` indices, evenly spread: no choice of the best or the worst."""
+    """Return at most ``count`` of ``size`` indices at equal distances."""
     return sorted({round(place) for place in np.linspace(0, size - 1, min(size, count))})
 
 
 def _faded(image: np.ndarray) -> np.ndarray:
-    """``image`` in pale gray: what a picture is not about."""
+    """Return ``image`` in pale gray, as a background."""
     gray = cv2.cvtColor(image, cv2.COLOR_RGB2GRAY).astype(np.float32)
     return np.repeat((0.35 * gray + 0.65 * 225)[..., None], 3, axis=2).astype(np.uint8)
 
 
-def _row(file: str, pictures: Sequence[tuple[str, np.ndarray]], note: str) -> Row:
-    return Row(os.path.basename(file), [(caption, _data_uri(image)) for caption, image in pictures], note)
+def _row(file: str, images: Sequence[tuple[str, np.ndarray]], note: str) -> Row:
+    return Row(os.path.basename(file), [(caption, _data_uri(image)) for caption, image in images], note)
 
 
 def _data_uri(image: np.ndarray) -> str:
-    """A picture (H, W, 3), uint8, RGB, as text that a page can hold."""
+    """Return an image (H, W, 3), uint8, RGB, as the URI of a JPEG."""
     longest = max(image.shape[:2])
     if longest > _EDGE:
         size = [max(1, round(length * _EDGE / longest)) for length in image.shape[1::-1]]
@@ -126,6 +125,6 @@ def _data_uri(image: np.ndarray) -> str:
         factor = _EDGE // longest
         image = image.repeat(factor, axis=0).repeat(factor, axis=1)
     file = io.BytesIO()
-    # At full resolution of colours: they are what is to be seen.
+    # Without chroma subsampling: the colours are the classes.
     Image.fromarray(image).save(file, "JPEG", quality=80, subsampling=0)
     return f"data:image/jpeg;base64,{base64.b64encode(file.getvalue()).decode()}"

@@ -1,1 +1,1 @@
-"""Descriptions of data sets in YAML, the catalogs, splits and lists of images."""
+"""Descriptions of data sets in YAML, their splits and lists of images, and the catalogs."""

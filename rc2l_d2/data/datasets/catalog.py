@@ -1,7 +1,7 @@
-"""Data sets by name: what YAML files describe, entered in Detectron2's catalogs, and read back from them.
+"""Data sets by name: registered from YAML files in Detectron2's catalogs, and their entries read on use.
 
-Every part of a definition is registered as ``<name>_<part>``; no list is read before the data set is used. Data sets
-that others registered (Detectron2's own, or a user's Python) can be named in the same places.
+Every split of a definition is registered as ``<name>_<split>``. Data sets that other code registered (Detectron2's own,
+or a user's Python) can be used in the same places.
 """
 
 from __future__ import annotations
@@ -13,45 +13,38 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
+from torch.utils.data import ConcatDataset
+
 from ...config_files import find_config_file
 from ...errors import InputError
 from ...host import CfgNode, DatasetCatalog, MetadataCatalog
 from ..labels.label_files import LabelFiles
 from .description import DatasetDefinition, load_definition
-from .entries import JoinedList
-from .splits import Labels, list_entries, part_entries
+from .splits import Labels, list_entries, split_entries
 
-# Registered name -> its definition and part.
+# Registered name -> its definition and split.
 _REGISTERED: dict[str, tuple[DatasetDefinition, str]] = {}
 
 
 @dataclass(frozen=True)
 class DatasetStatus:
-    """What can be said about a data set without using it.
-
-    Attributes:
-        name: the registered name.
-        found: whether its files are all there.
-        paths: the folders looked at, ready to be printed.
-        num_images: images in it, None where it cannot be read.
-        problem: one sentence on what is wrong, None where nothing is.
-    """
+    """Whether a data set can be used."""
 
     name: str
-    found: bool
-    paths: tuple[str, ...]
-    num_images: int | None
-    problem: str | None
+    found: bool  # all of its files are there
+    paths: tuple[str, ...]  # the folders searched, for printing
+    num_images: int | None  # None if the data set cannot be read
+    problem: str | None  # one sentence
 
 
 def register_definition(path: str | os.PathLike) -> DatasetDefinition:
-    """Register every part of a data set's YAML file; a second time for one file changes nothing.
+    """Register every split of a data set's YAML file; a second call for one file changes nothing.
 
     Raises:
-        InputError: the file cannot be used, or another file (or other code) has taken one of the names.
+        InputError: the file is invalid, or one of the names is taken by another file or other code.
     """
     definition = load_definition(path)
-    names = {f"{definition.name}_{part}": part for part in definition.parts}
+    names = {f"{definition.name}_{split}": split for split in definition.splits}
     for name in names:
         known = _REGISTERED.get(name)
         if known is not None and known[0].file.resolve() == definition.file.resolve():
@@ -61,8 +54,8 @@ def register_definition(path: str | os.PathLike) -> DatasetDefinition:
             raise InputError(
                 f"{definition.file}: the data set name '{name}' is already taken by {owner}; change the key 'name'."
             )
-    for name, part in names.items():
-        DatasetCatalog.register(name, partial(part_entries, definition, part, "existing"))
+    for name, split in names.items():
+        DatasetCatalog.register(name, partial(split_entries, definition, split, "existing"))
         MetadataCatalog.get(name).set(
             stuff_classes=list(definition.classes),
             stuff_colors=[list(color) for color in definition.palette],
@@ -71,7 +64,7 @@ def register_definition(path: str | os.PathLike) -> DatasetDefinition:
             definition_file=str(definition.file),
             label_files=LabelFiles.of(definition),
         )
-        _REGISTERED[name] = (definition, part)
+        _REGISTERED[name] = (definition, split)
     return definition
 
 
@@ -84,30 +77,14 @@ def register_definitions(cfg: CfgNode) -> None:
     for path in map(find_config_file, cfg.DATASETS.DEFINITIONS):
         if not Path(path).is_file():
             raise InputError(
-                f"DATASETS.DEFINITIONS names {path}, which is not a file (looked at {Path(path).absolute()}); correct "
-                f"the path: it counts from the current directory."
+                f"DATASETS.DEFINITIONS names {path}, which is not a file (absolute: {Path(path).absolute()}); correct "
+                f"the path, which counts from the current directory."
             )
         register_definition(path)
 
 
-def described_part(name: str) -> tuple[DatasetDefinition, str]:
-    """The description that a registered data set comes from, and its part in it.
-
-    Raises:
-        InputError: unknown name, or a data set that no YAML file describes.
-    """
-    require_registered(name, "The command line")
-    if name not in _REGISTERED:
-        raise InputError(f"No YAML file describes the data set '{name}'; name one that has a description.")
-    return _REGISTERED[name]
-
-
 def require_registered(name: str, key: str) -> None:
-    """Refuse a name that no data set has.
-
-    Args:
-        name: as given by the user.
-        key: the configuration key that holds it, for the message.
+    """Refuse an unknown data set name, given in the configuration's ``key``.
 
     Raises:
         InputError: lists the known names, the most similar first.
@@ -117,21 +94,21 @@ def require_registered(name: str, key: str) -> None:
         return
     close = difflib.get_close_matches(name, known, n=5, cutoff=0.6)
     others = sorted(set(known) - set(close))
-    meant = f"did you mean {' or '.join(close)}? " if close else ""
+    suggestion = f"did you mean {' or '.join(close)}? " if close else ""
     raise InputError(
-        f"{key} names the data set '{name}', which is not registered; {meant}Known: {', '.join(close + others)}; a "
-        f"data set of your own is described by a YAML file in DATASETS.DEFINITIONS."
+        f"{key} names the data set '{name}', which is not registered; {suggestion}Known: {', '.join(close + others)}; "
+        f"describe a data set of your own in a YAML file and add it to DATASETS.DEFINITIONS."
     )
 
 
 def stream_entries(cfg: CfgNode, stream: str) -> Sequence[dict]:
-    """The entries that one of the keys of ``cfg.DATASETS`` names, as a stream of images uses them.
+    """The entries of all data sets of a stream, ``cfg.DATASETS[stream]``, or of its list of images.
 
     Args:
-        cfg: with DATASETS.LABELED_LIST (or UNLABELED_LIST), TRAIN (or UNLABELED) names one data set, for its folders
-            and classes, and the list names the images.
-        stream: "TRAIN" and "TEST", whose images must all have labels, or "UNLABELED", whose labels are not looked at,
-            unless MODEL.SEMI_SUPERVISED.MEASURE_PSEUDO_LABELS wants those that exist.
+        cfg: the list is DATASETS.LABELED_LIST (UNLABELED_LIST). Folders and classes then come from TRAIN (UNLABELED),
+            which must be one data set.
+        stream: "TRAIN" or "TEST", whose images must all have labels, or "UNLABELED", whose labels are used only with
+            MODEL.SEMI_SUPERVISED.MEASURE_PSEUDO_LABELS, and may be missing.
 
     Raises:
         InputError: as :func:`load_dataset`; or a list with not exactly one data set.
@@ -146,16 +123,16 @@ def stream_entries(cfg: CfgNode, stream: str) -> Sequence[dict]:
             f"classes."
         )
     lists = [load_dataset(name, labels, key, list_file) for name in names]
-    return lists[0] if len(lists) == 1 else JoinedList(lists)
+    return ConcatDataset(lists) if len(lists) > 1 else lists[0] if lists else []
 
 
 def stream_title(cfg: CfgNode, stream: str) -> str:
-    """The key of a stream with what it names, for messages: ``DATASETS.TRAIN (streets_labeled)``."""
+    """The key of a stream with its value, for messages: ``DATASETS.TRAIN (streets_labeled)``."""
     return f"DATASETS.{stream} ({_list_of(cfg, stream)[1] or ', '.join(cfg.DATASETS[stream])})"
 
 
 def _list_of(cfg: CfgNode, stream: str) -> tuple[str, str]:
-    """The key below DATASETS that may name a stream's list, and its value; both empty for "TEST"."""
+    """The key of a stream's list below DATASETS, and its value; both empty for "TEST"."""
     key = {"TRAIN": "LABELED_LIST", "UNLABELED": "UNLABELED_LIST"}.get(stream, "")
     return key, cfg.DATASETS[key] if key else ""
 
@@ -165,21 +142,20 @@ def load_dataset(name: str, labels: Labels, key: str = "DATASETS", list_file: st
 
     Args:
         name: the registered name.
-        labels: whether all dicts must have "sem_seg_file_name", or those whose label exists, or labels are not looked
-            for.
-        key: the configuration key that names the data set, for messages.
-        list_file: a list (DATASETS.LABELED_LIST or UNLABELED_LIST) whose images are taken instead of the part's.
+        labels: which dicts must have "sem_seg_file_name": "all", those whose label exists ("existing"), or "none".
+        key: the configuration key with the name, for messages.
+        list_file: a list (DATASETS.LABELED_LIST or UNLABELED_LIST) whose images replace those of the split.
 
     Raises:
         InputError: unknown name, missing root, missing files, or a list for a data set that has no YAML file.
     """
     require_registered(name, key)
     if name in _REGISTERED:
-        definition, part = _REGISTERED[name]
+        definition, split = _REGISTERED[name]
         if list_file:
             list_key = "DATASETS.LABELED_LIST" if labels == "all" else "DATASETS.UNLABELED_LIST"
             return list_entries(definition, list_file, labels, list_key)
-        return part_entries(definition, part, labels)
+        return split_entries(definition, split, labels)
     if list_file:
         raise InputError(
             f"{key} names '{name}', which no YAML file describes, so the list {list_file} cannot be used with it; "
@@ -187,8 +163,7 @@ def load_dataset(name: str, labels: Labels, key: str = "DATASETS", list_file: st
         )
     try:
         entries = [{"image_id": entry["file_name"], **entry} for entry in DatasetCatalog.get(name)]
-    except (OSError, AssertionError) as error:
-        # What Detectron2's own loaders raise where the data is not there.
+    except (OSError, AssertionError) as error:  # Detectron2's own loaders raise these if the data is missing.
         reason = _one_line(error)
         raise InputError(f"{key}: the data set '{name}' cannot be read ({reason}); check its folder.") from error
     bare = [entry["file_name"] for entry in entries if "sem_seg_file_name" not in entry]
@@ -201,12 +176,7 @@ def load_dataset(name: str, labels: Labels, key: str = "DATASETS", list_file: st
 
 
 def dataset_status(name: str, labels: Labels = "none", key: str = "DATASETS", list_file: str = "") -> DatasetStatus:
-    """Whether a data set is there and where it was looked for; never raises.
-
-    Args:
-        name: a registered name, or one that is not (which is then the problem).
-        labels, key, list_file: as for :func:`load_dataset`.
-    """
+    """Whether a data set can be used, and the folders searched; never raises. Arguments: :func:`load_dataset`."""
     paths: tuple[str, ...] = ()
     if name in _REGISTERED:
         paths = tuple(shown for shown, _ in _REGISTERED[name][0].candidates())
@@ -214,7 +184,7 @@ def dataset_status(name: str, labels: Labels = "none", key: str = "DATASETS", li
         entries = load_dataset(name, labels, key, list_file)
         if name in _REGISTERED:
             paths = (str(_REGISTERED[name][0].root()),)
-    except Exception as error:  # A status has to be printable whatever a foreign loader raises.
+    except Exception as error:  # Loaders of other code may raise anything.
         return DatasetStatus(name, False, paths, None, _one_line(error))
     return DatasetStatus(name, True, paths, len(entries), None)
 

@@ -1,130 +1,96 @@
-"""Dataset entries by the million: the paths packed, the dictionaries made when they are asked for."""
+"""Dataset entries by the million: paths stay packed, and each entry's dictionary is made on access."""
 
 from __future__ import annotations
 
 import os
-from bisect import bisect_right
-from collections.abc import Sequence
-from itertools import accumulate
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 import numpy as np
+from torch.utils.data import ConcatDataset
 
 from ..labels.label_map import LabelMap
 from .packed import PackedStrings, members, repeated
 
-# Up to so many images, links to one file count as that file; resolving more of them would take too long.
+# Links to one file count as that file in lists of up to so many images; resolving more links takes too long.
 _RESOLVE_LIMIT = 100_000
 
 
+@dataclass(frozen=True, eq=False)
 class FileList(Sequence[dict]):
-    """Dataset dicts in Detectron2's form, a few bytes more than their paths each.
+    """Dataset dicts in Detectron2's form, each a few bytes larger than its paths.
 
     An entry has "file_name" and "image_id" (the path below the image folder, without suffix); with labels also
-    "sem_seg_file_name" and "label_map" (None: the label's values are the classes).
+    "sem_seg_file_name" and "label_map" (None: the label's values are class indices).
     """
 
-    def __init__(
-        self,
-        images: PackedStrings,
-        image_folder: str,
-        image_suffixes: Sequence[str],
-        labels: PackedStrings | None = None,
-        label_maps: Sequence[LabelMap | None] = (),
-        map_of_label: np.ndarray | None = None,
-    ):
-        """
-        Args:
-            images: absolute paths.
-            image_folder, image_suffixes: what an id has not: the absolute folder, with "/", and one of the endings.
-            labels: a path for each image.
-            label_maps: the different ones in use.
-            map_of_label: (n,) indices into ``label_maps``, negative where the image has no label.
-        """
-        self.images = images
-        self._folder, self._suffixes = image_folder, tuple(sorted(image_suffixes, key=len, reverse=True))
-        self._labels, self._label_maps, self._map_of_label = labels, tuple(label_maps), map_of_label
+    images: PackedStrings  # absolute paths
+    image_folder: str  # absolute, with "/" at its end
+    image_suffixes: Sequence[str]
+    labels: PackedStrings | None = None  # a path for each image
+    label_maps: Sequence[LabelMap | None] = ()  # the different maps in use
+    map_of_label: np.ndarray | None = None  # (n,) indices into label_maps, negative if the image has no label
 
     @property
     def label_files(self) -> PackedStrings:
         """The labels of those images that have one."""
-        return PackedStrings.of(()) if self._labels is None else self._labels.take(self._map_of_label >= 0)
+        return PackedStrings.of(()) if self.labels is None else self.labels.take(self.map_of_label >= 0)
 
     def __len__(self) -> int:
         return len(self.images)
 
     def __getitem__(self, index: int) -> dict:
         path = self.images[index]
-        entry = {"file_name": path, "image_id": image_id(path, self._folder, self._suffixes)}
-        if self._labels is not None and self._map_of_label[index] >= 0:
-            entry["sem_seg_file_name"] = self._labels[index]
-            entry["label_map"] = self._label_maps[self._map_of_label[index]]
+        entry = {"file_name": path, "image_id": image_id(path, self.image_folder, self.image_suffixes)}
+        if self.labels is not None and self.map_of_label[index] >= 0:
+            entry["sem_seg_file_name"] = self.labels[index]
+            entry["label_map"] = self.label_maps[self.map_of_label[index]]
         return entry
 
 
-class JoinedList(Sequence[dict]):
-    """Several lists of entries, one after the other, without a copy."""
-
-    def __init__(self, lists: Sequence[Sequence[dict]]):
-        self.lists = tuple(lists)
-        self._ends = list(accumulate(len(part) for part in self.lists))
-
-    def __len__(self) -> int:
-        return self._ends[-1] if self._ends else 0
-
-    def __getitem__(self, index: int) -> dict:
-        index = range(len(self))[index]
-        part = bisect_right(self._ends, index)
-        return self.lists[part][index - (self._ends[part - 1] if part else 0)]
-
-
 def image_id(path: str, folder: str, suffixes: Sequence[str]) -> str:
-    """``path`` without ``folder`` and the first of ``suffixes`` that it ends with (in any case), or its extension."""
-    path = path.removeprefix(folder)
+    """``path`` without ``folder`` and its longest ending among ``suffixes`` (in any case), or else its extension."""
     lower = path.lower()
-    suffix = next((ending for ending in suffixes if lower.endswith(ending.lower())), os.path.splitext(path)[1])
-    return path[: len(path) - len(suffix)]
+    endings = (suffix for suffix in suffixes if lower.endswith(suffix.lower()))
+    suffix = max(endings, key=len, default=os.path.splitext(path)[1])
+    return path[: len(path) - len(suffix)].removeprefix(folder)
 
 
 def common_files(first: Sequence[dict], second: Sequence[dict]) -> list[str]:
-    """The images that both lists have, sorted. In lists of up to 100,000, links count as what they lead to."""
-    return _common(_paths(first), _paths(second))
+    """The images that both lists have, sorted. In lists of up to 100,000, links count as the files they lead to."""
+    return _common(_image_files(first), _image_files(second))
 
 
 def labels_among(labelled: Sequence[dict], images: Sequence[dict]) -> list[str]:
     """The images of one list that are label files of another, sorted; links as in :func:`common_files`."""
-    return _common(_label_paths(labelled), _paths(images))
-
-
-def _common(first: list[PackedStrings], second: list[PackedStrings]) -> list[str]:
-    few, many = sorted((first, second), key=lambda lists: sum(map(len, lists)))
-    names: set[str] = set()
-    for paths in few:
-        for path in paths:
-            names |= {path, os.path.realpath(path)}
-    if sum(map(len, many)) <= _RESOLVE_LIMIT:
-        return sorted(path for paths in many for path in paths if path in names or os.path.realpath(path) in names)
-    return sorted(paths[int(index)] for paths in many for index in np.flatnonzero(members(paths, names)))
+    labels = _paths(labelled, lambda entries: entries.label_files, "sem_seg_file_name")
+    return _common(labels, _image_files(images))
 
 
 def repeated_files(entries: Sequence[dict]) -> list[str]:
     """The images that a list has more than once, sorted; links as in :func:`common_files`."""
-    paths = _paths(entries)
+    paths = _image_files(entries)
     if len(entries) <= _RESOLVE_LIMIT:
-        paths = [PackedStrings.of(os.path.realpath(path) for part in paths for path in part)]
+        paths = [PackedStrings.of(os.path.realpath(path) for strings in paths for path in strings)]
     return repeated(paths)
 
 
-def _paths(entries: Sequence[dict]) -> list[PackedStrings]:
-    if isinstance(entries, FileList):
-        return [entries.images]
-    if isinstance(entries, JoinedList):
-        return [paths for part in entries.lists for paths in _paths(part)]
-    return [PackedStrings.of(entry["file_name"] for entry in entries)]
+def _common(first: list[PackedStrings], second: list[PackedStrings]) -> list[str]:
+    few, many = sorted((first, second), key=lambda lists: sum(map(len, lists)))
+    names = {name for paths in few for path in paths for name in (path, os.path.realpath(path))}
+    if sum(map(len, many)) <= _RESOLVE_LIMIT:
+        return sorted(path for paths in many for path in paths if path in names or os.path.realpath(path) in names)
+    return sorted(path for paths in many for path in paths.take(members(paths, names)))
 
 
-def _label_paths(entries: Sequence[dict]) -> list[PackedStrings]:
+def _image_files(entries: Sequence[dict]) -> list[PackedStrings]:
+    return _paths(entries, lambda files: files.images, "file_name")
+
+
+def _paths(entries: Sequence[dict], packed: Callable[[FileList], PackedStrings], key: str) -> list[PackedStrings]:
+    """The paths ``packed(files)`` of every FileList in ``entries``, and those at ``key`` of plain dictionaries."""
     if isinstance(entries, FileList):
-        return [entries.label_files]
-    if isinstance(entries, JoinedList):
-        return [paths for part in entries.lists for paths in _label_paths(part)]
-    return [PackedStrings.of(entry["sem_seg_file_name"] for entry in entries if "sem_seg_file_name" in entry)]
+        return [packed(entries)]
+    if isinstance(entries, ConcatDataset):
+        return [paths for joined in entries.datasets for paths in _paths(joined, packed, key)]
+    return [PackedStrings.of(entry[key] for entry in entries if key in entry)]

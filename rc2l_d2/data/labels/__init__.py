@@ -1,1 +1,4 @@
-"""Label formats: file names, values and colours, and how they become class indices."""
+"""Label formats: from file names to label files, and from their values or colours to class indices.
+
+A further format (polygons or run lengths in JSON or XML, for example) is a module here that yields label images.
+"""

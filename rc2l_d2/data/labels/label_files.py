@@ -1,24 +1,62 @@
-"""Labels in a folder of any name: how a data set calls its label files, and what the values in them mean."""
+"""Find the label file of an image: the rules of a data set, also in the plain form that model files keep."""
 
 from __future__ import annotations
 
 import os
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ...errors import InputError
-from ..datasets.description import DatasetDefinition, LabelRule
 from .label_map import LabelMap
+
+if TYPE_CHECKING:
+    from ..datasets.description import DatasetDefinition
+
+
+@dataclass(frozen=True)
+class LabelRule:
+    """The label of an image is ``<folder>/<id, with text replaced><suffix>`` below the data set's root.
+
+    Attributes:
+        folder: below the root, "" for the root itself.
+        suffix: follows the id.
+        label_map: maps the file's values to classes; None where they are class indices.
+        replace: pairs (text in the id, its replacement in the label's path).
+    """
+
+    folder: str
+    suffix: str
+    label_map: LabelMap | None
+    replace: tuple[tuple[str, str], ...] = ()
+
+    def path(self, image_id: str) -> str:
+        """The label's path below the root."""
+        for old, new in self.replace:
+            image_id = image_id.replace(old, new)
+        return os.path.join(self.folder, image_id + self.suffix)
+
+    def image_id(self, path: str) -> str | None:
+        """The inverse of :meth:`path`; None if no image has its label at ``path``."""
+        if not self.fits(path):
+            return None
+        found = path.removeprefix(os.path.join(self.folder, "")).removesuffix(self.suffix)
+        for old, new in reversed(self.replace):
+            found = found.replace(new, old) if new else found
+        return found if self.path(found) == path else None
+
+    def fits(self, path: str) -> bool:
+        """Whether a path below the root has this rule's folder and suffix."""
+        return path.startswith(os.path.join(self.folder, "")) and path.endswith(self.suffix)
 
 
 @dataclass(frozen=True)
 class LabelFiles:
-    """A data set's rules for labels, without the place where it lies.
+    """The label rules of a data set, independent of its folder.
 
     Attributes:
-        image_suffixes: what may follow an id in the name of an image.
-        rules: how the label of an id is called; the first with a file counts.
+        image_suffixes: endings of image file names that are not part of the id.
+        rules: the first whose file exists is used.
     """
 
     image_suffixes: tuple[str, ...] = ()
@@ -26,25 +64,25 @@ class LabelFiles:
 
     @classmethod
     def of(cls, definition: DatasetDefinition) -> LabelFiles:
-        """The rules of ``definition``, and last a label that is called like its image."""
+        """The rules of ``definition``, followed by ``<id>.png``."""
         return cls(definition.image_suffixes, (*definition.labels, LabelRule("", ".png", definition.label_map)))
 
     def plain(self) -> dict[str, Any]:
-        """The same as dicts, tuples, texts and numbers, for a file."""
+        """The same as dicts, tuples, texts and numbers."""
         return asdict(self)
 
     @classmethod
     def from_plain(cls, plain: dict[str, Any]) -> LabelFiles:
-        """What :meth:`plain` gave."""
+        """The inverse of :meth:`plain`."""
         maps = [rule["label_map"] and LabelMap(**rule["label_map"]) for rule in plain["rules"]]
         rules = [LabelRule(**{**rule, "label_map": known}) for rule, known in zip(plain["rules"], maps, strict=True)]
         return cls(plain["image_suffixes"], tuple(rules))
 
     def find(self, folder: Path, image: Path) -> tuple[Path, LabelMap | None]:
-        """The label of an image in ``folder``, which has no folders of its own, and what its values mean.
+        """The label of an image among the files of ``folder`` (subfolders are ignored), and the map of its values.
 
         Raises:
-            InputError: it has none; names what was looked for.
+            InputError: there is none; lists the names tried.
         """
         ids = [image.name.removesuffix(suffix) for suffix in self.image_suffixes if image.name.endswith(suffix)]
         names: dict[str, LabelMap | None] = {}

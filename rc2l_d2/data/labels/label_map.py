@@ -1,4 +1,4 @@
-"""From the values or colours in label files to class indices: the key ``label_map`` of a data set's YAML file."""
+"""Map the values or colours of label files to class indices: the key ``label_map`` of a data set's YAML file."""
 
 from __future__ import annotations
 
@@ -22,18 +22,18 @@ _MAX_VALUE = 2**16 - 1
 
 
 class UnlistedValueError(ValueError):
-    """A label holds what its map does not list; the message says what, without the file."""
+    """A label has a value that its map does not list; the message does not name the file."""
 
 
 @dataclass(frozen=True)
 class LabelMap:
-    """Which class each raw value of a label image means.
+    """The class of each raw value of a label image.
 
     Attributes:
         keys: the listed raw values, or colours as 0xrrggbb.
-        targets: one class index or the ignore value (0 to 255) a key.
-        other: what everything that is not listed means; None refuses it.
-        colors: whether the keys are colours, and label files thus read as RGB.
+        targets: for each key a class index or the ignore value, 0 to 255.
+        other: the target of values that are not listed; None refuses them.
+        colors: whether the keys are colours; label files are then read as RGB.
     """
 
     keys: tuple[int, ...]
@@ -45,17 +45,17 @@ class LabelMap:
     def from_yaml(
         cls, raw: Any, classes: Sequence[str], palette: Sequence[tuple[int, int, int]], ignore_value: int
     ) -> LabelMap:
-        """The map that a YAML file describes.
+        """Validate the key's value.
 
         Args:
-            raw: the key's value: a mapping {raw value or "#rrggbb": class name, class index or "ignore"}, also with
-                the key "other"; or the word "palette" for labels drawn in the palette's colours.
-            classes: class names. One that is called "ignore" can only be given by its index.
-            palette: one (r, g, b) a class.
-            ignore_value: the value for "no class"; as a target it means "ignore".
+            raw: a mapping {raw value or "#rrggbb": class name, class index or "ignore"}, optionally with the key
+                "other"; or "palette" if labels have the palette's colours.
+            classes: class names. A class called "ignore" can only be given by its index.
+            palette: one (r, g, b) per class.
+            ignore_value: the value for "no class"; as a target the same as "ignore".
 
         Raises:
-            ValueError: its text is the expected form (after "it must be"), with what does not fit in brackets.
+            ValueError: the expected form (to follow "it must be"), with the error in brackets.
         """
         if raw == "palette":
             keys = [red << 16 | green << 8 | blue for red, green, blue in palette]
@@ -85,9 +85,7 @@ class LabelMap:
         """
         places, targets = _tables(self)
         if self.colors:
-            # Four bytes a pixel, read as one integer 0x00rrggbb: far quicker than shifting the channels together.
-            padded = cv2.cvtColor(np.ascontiguousarray(raw), cv2.COLOR_RGB2BGRA)
-            raw = padded.view("<u4")[..., 0] & 0xFFFFFF
+            raw = packed_colors(raw)
         elif raw.dtype not in (np.uint8, np.uint16):
             raw = np.where((raw < 0) | (raw > _MAX_VALUE), _MAX_VALUE + 1, raw)
         found = places[raw]
@@ -105,11 +103,17 @@ class LabelMap:
         )
 
 
+def packed_colors(image: np.ndarray) -> np.ndarray:
+    """Colours as integers 0xrrggbb: uint8 (H, W, 3) in RGB order -> uint32 (H, W)."""
+    # Four bytes per pixel, read as one integer: much faster than shifting channels.
+    return cv2.cvtColor(np.ascontiguousarray(image), cv2.COLOR_RGB2BGRA).view("<u4")[..., 0] & 0xFFFFFF
+
+
 @lru_cache(maxsize=16)
 def _tables(label_map: LabelMap) -> tuple[np.ndarray, np.ndarray]:
-    """Raw value -> place in the second table (0: not listed) -> class index.
+    """Raw value -> index in the second table (0: not listed) -> class index.
 
-    The first has an entry for each of 2**24 colours; but as zeros, so that memory is taken for the listed ones alone.
+    The first table has 2**24 entries for colours, but the pages that are all zeros take no memory.
     """
     places = np.zeros(2**24 if label_map.colors else _MAX_VALUE + 2, np.uint16)
     places[list(label_map.keys)] = np.arange(1, len(label_map.keys) + 1)
@@ -122,7 +126,7 @@ def _target(key: Any, value: Any, classes: Sequence[str], ignore_value: int) -> 
     if isinstance(value, str) and value in classes:
         return list(classes).index(value)
     known = type(value) is int and 0 <= value < len(classes)
-    _expect(known, f"{key!r} stands for {value!r}, which is no class name, no index from 0 to {len(classes) - 1}")
+    _expect(known, f"{key!r} becomes {value!r}, which is no class name and no index from 0 to {len(classes) - 1}")
     return value
 
 

@@ -1,11 +1,12 @@
 """From a dataset dict to a sample of tensors: labelled, unlabelled, and for testing.
 
-A mapper is a callable of (dataset dict, NumPy generator). It has no state, so a sample depends on the file and the
-generator alone.
+A mapper is a callable of (dataset dict, NumPy generator) without state: a sample depends on the file and the generator
+alone.
 """
 
 from __future__ import annotations
 
+import cv2
 import numpy as np
 import torch
 
@@ -14,20 +15,45 @@ from ...host import CfgNode
 from .reading import IMAGE_FORMATS, read_image, read_image_reduced, read_label
 from .transforms import (
     IMAGE_PADDING,
+    Geometry,
     GeometrySettings,
-    StrongViewSettings,
-    draw_geometry,
-    draw_short_edge,
     resize_image,
+    sample_geometry,
+    sample_short_edge,
     scaled_size,
     ssd_distortion,
     strong_view,
-    to_channels_first,
-    values_outside,
 )
 
 
-class LabeledMapper:
+class _TrainMapper:
+    """The weak geometry of ``cfg.INPUT``, applied to an image and its label."""
+
+    def __init__(self, cfg: CfgNode):
+        self.geometry = geometry_settings(cfg)
+        self.format = _image_format(cfg)
+        self.num_classes = cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES
+        self.ignore_value = cfg.MODEL.SEM_SEG_HEAD.IGNORE_VALUE
+
+    def _cut(self, entry: dict, rng: np.random.Generator) -> tuple[np.ndarray, Geometry, tuple[int, int]]:
+        """Return the cut image (h, w, 3), not padded yet, with its geometry and the file's size (H, W)."""
+        short_edge = sample_short_edge(self.geometry, rng)
+        image, size = read_image_reduced(entry["file_name"], short_edge)
+        geometry = sample_geometry(size, short_edge, self.geometry, rng)
+        return geometry.cut_image(image), geometry, size
+
+    def _image(self, image: np.ndarray, geometry: Geometry) -> torch.Tensor:
+        return _tensor(geometry.pad(image, IMAGE_PADDING), self.format)
+
+    def _label(self, entry: dict, geometry: Geometry, size: tuple[int, int]) -> torch.Tensor:
+        if "sem_seg_file_name" not in entry:
+            return torch.full(geometry.crop, self.ignore_value, dtype=torch.uint8)
+        label = read_label(entry["sem_seg_file_name"], entry.get("label_map"))
+        check_label(label, size, entry, self.num_classes, self.ignore_value)
+        return torch.from_numpy(geometry.pad(geometry.cut_label(label), self.ignore_value))
+
+
+class LabeledMapper(_TrainMapper):
     """Training sample with its label.
 
     Returns {"file_name", "image": uint8 (3, h, w) in INPUT.FORMAT order, "sem_seg": uint8 (h, w)} with (h, w) =
@@ -35,75 +61,54 @@ class LabeledMapper:
     """
 
     def __init__(self, cfg: CfgNode):
-        self.geometry = geometry_settings(cfg)
-        self.format = _image_format(cfg)
+        super().__init__(cfg)
         self.color_aug = cfg.INPUT.COLOR_AUG_SSD
-        self.num_classes = cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES
-        self.ignore_value = cfg.MODEL.SEM_SEG_HEAD.IGNORE_VALUE
 
     def __call__(self, entry: dict, rng: np.random.Generator) -> dict:
         """Raises InputError where a file cannot be read, sizes differ, or the label has a value outside the classes."""
-        short_edge = draw_short_edge(self.geometry, rng)
-        image, size = read_image_reduced(entry["file_name"], short_edge)
-        label = read_label(entry["sem_seg_file_name"], entry.get("label_map"))
-        check_label(label, size, entry, self.num_classes, self.ignore_value)
-        geometry = draw_geometry(size, short_edge, self.geometry, rng)
-        image = geometry.cut_image(image)
+        image, geometry, size = self._cut(entry, rng)
+        label = self._label(entry, geometry, size)
         if self.color_aug:
             image = ssd_distortion(image, rng)
-        return {
-            "file_name": entry["file_name"],
-            "image": _tensor(geometry.pad(image, IMAGE_PADDING), self.format),
-            "sem_seg": torch.from_numpy(geometry.pad(geometry.cut_label(label), self.ignore_value)),
-        }
+        return {"file_name": entry["file_name"], "image": self._image(image, geometry), "sem_seg": label}
 
 
-class UnlabeledMapper:
+class UnlabeledMapper(_TrainMapper):
     """Training sample without label: a weak and a strong view of one geometry.
 
     Returns {"file_name", "image": weak view, uint8 (3, h, w), "strong": uint8 (3, h, w), "inside": bool (h, w), False
-    on padding} with (h, w) = INPUT.CROP.SIZE. With MODEL.SEMI_SUPERVISED.MEASURE_PSEUDO_LABELS also "sem_seg": uint8 (h, w), the
-    label of the same part for who measures pseudo labels; the ignore value everywhere where the image has none.
+    on padding} with (h, w) = INPUT.CROP.SIZE. With MODEL.SEMI_SUPERVISED.MEASURE_PSEUDO_LABELS also "sem_seg": uint8
+    (h, w), the label to compare pseudo labels with; the ignore value everywhere where the image has none.
     """
 
     def __init__(self, cfg: CfgNode):
-        self.geometry = geometry_settings(cfg)
-        self.strong = strong_view_settings(cfg)
-        self.format = _image_format(cfg)
+        super().__init__(cfg)
+        self.jitter, self.grayscale = strong_view_settings(cfg)
         self.with_label = cfg.MODEL.SEMI_SUPERVISED.MEASURE_PSEUDO_LABELS
-        self.num_classes = cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES
-        self.ignore_value = cfg.MODEL.SEM_SEG_HEAD.IGNORE_VALUE
 
     def __call__(self, entry: dict, rng: np.random.Generator) -> dict:
-        """Raises InputError where the image cannot be read, or a label to measure by does not fit."""
-        short_edge = draw_short_edge(self.geometry, rng)
-        image, size = read_image_reduced(entry["file_name"], short_edge)
-        geometry = draw_geometry(size, short_edge, self.geometry, rng)
-        weak = geometry.cut_image(image)
+        """Raises InputError where the image cannot be read, or a label to compare with does not fit."""
+        weak, geometry, size = self._cut(entry, rng)
         sample = {
             "file_name": entry["file_name"],
-            "image": _tensor(geometry.pad(weak, IMAGE_PADDING), self.format),
-            "strong": _tensor(geometry.pad(strong_view(weak, self.strong, rng), IMAGE_PADDING), self.format),
+            "image": self._image(weak, geometry),
+            "strong": self._image(strong_view(weak, self.jitter, self.grayscale, rng), geometry),
             "inside": torch.from_numpy(geometry.inside()),
         }
         if self.with_label:
-            label = np.full(size, self.ignore_value, np.uint8)
-            if "sem_seg_file_name" in entry:
-                label = read_label(entry["sem_seg_file_name"], entry.get("label_map"))
-                check_label(label, size, entry, self.num_classes, self.ignore_value)
-            sample["sem_seg"] = torch.from_numpy(geometry.pad(geometry.cut_label(label), self.ignore_value))
+            sample["sem_seg"] = self._label(entry, geometry, size)
         return sample
 
 
 class TestMapper:
-    """Test sample: the whole image, its shortest edge INPUT.MIN_SIZE_TEST (0: as it is), limited by MAX_SIZE_TEST.
+    """Test sample: the whole image, its shortest edge INPUT.MIN_SIZE_TEST (0: unchanged), limited by MAX_SIZE_TEST.
 
     Returns {"file_name", "image_id", "image": uint8 (3, h, w), "height", "width": the file's size in pixels}, and
     "sem_seg_file_name" and "label_map" where the data set has them. With TEST.AUG.ENABLED also "scales": a list of the
-    image at each of TEST.AUG.MIN_SIZES (0: as it is), limited by TEST.AUG.MAX_SIZE, in the same form.
+    image at each of TEST.AUG.MIN_SIZES (0: unchanged), limited by TEST.AUG.MAX_SIZE, in the same form.
     """
 
-    __test__ = False  # pytest takes every class called Test* for a test.
+    __test__ = False  # pytest collects every class named Test*.
 
     def __init__(self, cfg: CfgNode):
         self.short_edge = cfg.INPUT.MIN_SIZE_TEST
@@ -113,26 +118,21 @@ class TestMapper:
 
     def __call__(self, entry: dict, rng: np.random.Generator | None = None) -> dict:
         """Nothing is random here. Raises InputError where the image cannot be read."""
-        passed_on = ("file_name", "image_id", "sem_seg_file_name", "label_map")
-        sample = {key: entry[key] for key in passed_on if key in entry}
+        kept = ("file_name", "image_id", "sem_seg_file_name", "label_map")
+        sample = {key: entry[key] for key in kept if key in entry}
         return sample | self.sample(read_image(entry["file_name"]))
 
     def sample(self, image: np.ndarray) -> dict:
-        """What the model gets of an image, uint8 (H, W, 3) in BGR order: all of the above but names and label map."""
-        height, width = image.shape[:2]
-
-        def resized(short_edge: int, long_edge: int) -> torch.Tensor:
-            size = scaled_size((height, width), short_edge, long_edge)
-            return _tensor(resize_image(image, size), self.format)
-
-        sample = {"image": resized(self.short_edge, self.long_edge), "height": height, "width": width}
-        if self.scales:
-            sample["scales"] = [resized(*edges) for edges in self.scales]
-        return sample
+        """Return the sample of an image, uint8 (H, W, 3) in BGR order, without names and label map."""
+        size = image.shape[:2]
+        edges = ((self.short_edge, self.long_edge), *self.scales)
+        first, *scales = [_tensor(resize_image(image, scaled_size(size, *pair)), self.format) for pair in edges]
+        sample = {"image": first, "height": size[0], "width": size[1]}
+        return sample | {"scales": scales} if scales else sample
 
 
 def augmented_sizes(cfg: CfgNode) -> tuple[tuple[int, int], ...]:
-    """(short edge, limit of the long edge) in pixels of each size in ``cfg.TEST.AUG``; none if that is not enabled.
+    """Return (short edge, limit of the long edge) in pixels of each size in ``cfg.TEST.AUG``; none if not enabled.
 
     Raises:
         InputError: it is enabled without a size, or with an impossible one.
@@ -140,64 +140,55 @@ def augmented_sizes(cfg: CfgNode) -> tuple[tuple[int, int], ...]:
     if not cfg.TEST.AUG.ENABLED:
         return ()
     sizes, limit = tuple(cfg.TEST.AUG.MIN_SIZES), cfg.TEST.AUG.MAX_SIZE
-    if not sizes or any(not isinstance(size, int) or size < 0 for size in sizes):
-        raise InputError(
-            f"TEST.AUG.MIN_SIZES is {sizes}; give one or several lengths of the shortest edge in whole pixels (0: the "
-            f"image's own size)."
-        )
-    if limit < 1:
-        raise InputError(f"TEST.AUG.MAX_SIZE is {limit}; give the limit of the longest edge in pixels.")
+    are_sizes = sizes and all(isinstance(size, int) and size >= 0 for size in sizes)
+    advice = "give one or several lengths of the shortest edge in whole pixels (0: the image's own size)"
+    _require(are_sizes, f"TEST.AUG.MIN_SIZES is {sizes}; {advice}.")
+    _require(limit >= 1, f"TEST.AUG.MAX_SIZE is {limit}; give the limit of the longest edge in pixels.")
     return tuple((size, limit) for size in sizes)
 
 
 def geometry_settings(cfg: CfgNode) -> GeometrySettings:
-    """The weak geometry of ``cfg.INPUT``.
+    """Return the settings of the weak geometry in ``cfg.INPUT``.
 
     Raises:
-        InputError: a key has a value that this loader does not know.
+        InputError: a key has an unknown value.
     """
     crop, sizes = cfg.INPUT.CROP, tuple(cfg.INPUT.MIN_SIZE_TRAIN)
-    if not crop.ENABLED or crop.TYPE != "absolute":
-        raise InputError(
-            f"INPUT.CROP has ENABLED {crop.ENABLED} and TYPE '{crop.TYPE}'; use True and 'absolute', as every "
-            f"training image is cut to INPUT.CROP.SIZE pixels."
-        )
-    if len(crop.SIZE) != 2 or any(int(length) != length or length < 1 for length in crop.SIZE):
-        raise InputError(f"INPUT.CROP.SIZE is {list(crop.SIZE)}; set it to a height and a width in whole pixels.")
-    if cfg.INPUT.RANDOM_FLIP not in ("horizontal", "none"):
-        raise InputError(f"INPUT.RANDOM_FLIP is '{cfg.INPUT.RANDOM_FLIP}'; set it to 'horizontal' or 'none'.")
-    sampling = cfg.INPUT.MIN_SIZE_TRAIN_SAMPLING
-    if sampling not in ("choice", "range"):
-        raise InputError(f"INPUT.MIN_SIZE_TRAIN_SAMPLING is '{sampling}'; set it to 'choice' or 'range'.")
-    if not sizes or (sampling == "range" and (len(sizes) != 2 or 0 in sizes)) or min(sizes) < 0:
-        raise InputError(
-            f"INPUT.MIN_SIZE_TRAIN is {sizes}; set it to the lengths to choose from, or to two ends with "
-            f"MIN_SIZE_TRAIN_SAMPLING 'range'."
-        )
+    flip, sampling = cfg.INPUT.RANDOM_FLIP, cfg.INPUT.MIN_SIZE_TRAIN_SAMPLING
+    _require(
+        crop.ENABLED and crop.TYPE == "absolute",
+        f"INPUT.CROP has ENABLED {crop.ENABLED} and TYPE '{crop.TYPE}'; use True and 'absolute', as every training "
+        f"image is cut to INPUT.CROP.SIZE pixels.",
+    )
+    are_pixels = len(crop.SIZE) == 2 and all(int(length) == length and length >= 1 for length in crop.SIZE)
+    _require(are_pixels, f"INPUT.CROP.SIZE is {list(crop.SIZE)}; set it to a height and a width in whole pixels.")
+    _require(flip in ("horizontal", "none"), f"INPUT.RANDOM_FLIP is '{flip}'; set it to 'horizontal' or 'none'.")
+    known = sampling in ("choice", "range")
+    _require(known, f"INPUT.MIN_SIZE_TRAIN_SAMPLING is '{sampling}'; set it to 'choice' or 'range'.")
+    fit = len(sizes) == 2 and min(sizes) > 0 if sampling == "range" else sizes and min(sizes) >= 0
+    advice = "set it to the lengths to choose from, or to two ends with MIN_SIZE_TRAIN_SAMPLING 'range'"
+    _require(fit, f"INPUT.MIN_SIZE_TRAIN is {sizes}; {advice}.")
     return GeometrySettings(
         short_edges=sizes,
         sampling=sampling,
         long_edge=cfg.INPUT.MAX_SIZE_TRAIN,
         crop=(int(crop.SIZE[0]), int(crop.SIZE[1])),
-        flip=cfg.INPUT.RANDOM_FLIP == "horizontal",
+        flip=flip == "horizontal",
     )
 
 
-def strong_view_settings(cfg: CfgNode) -> StrongViewSettings:
-    """The strong view of ``cfg.INPUT``.
+def strong_view_settings(cfg: CfgNode) -> tuple[tuple[float, ...], float]:
+    """Return the jitter and the probability of grey in ``cfg.INPUT``, see :func:`.transforms.strong_view`.
 
     Raises:
         InputError: a strength is out of its range.
     """
     jitter, grayscale = tuple(map(float, cfg.INPUT.STRONG_JITTER)), float(cfg.INPUT.STRONG_GRAYSCALE)
-    if len(jitter) != 4 or not all(0 <= strength <= 1 for strength in jitter) or jitter[3] > 0.5:
-        raise InputError(
-            f"INPUT.STRONG_JITTER is {jitter}; give four numbers: brightness, contrast and saturation from 0 to 1, hue "
-            f"from 0 to 0.5."
-        )
-    if not 0 <= grayscale <= 1:
-        raise InputError(f"INPUT.STRONG_GRAYSCALE is {grayscale}; give a probability from 0 to 1.")
-    return StrongViewSettings(jitter, grayscale)
+    in_range = len(jitter) == 4 and all(0 <= strength <= 1 for strength in jitter) and jitter[3] <= 0.5
+    advice = "give four numbers: brightness, contrast and saturation from 0 to 1, hue from 0 to 0.5"
+    _require(in_range, f"INPUT.STRONG_JITTER is {jitter}; {advice}.")
+    _require(0 <= grayscale <= 1, f"INPUT.STRONG_GRAYSCALE is {grayscale}; give a probability from 0 to 1.")
+    return jitter, grayscale
 
 
 def check_label(
@@ -209,11 +200,11 @@ def check_label(
         label: uint8 (H, W).
         image_size: (h, w) of the image.
         entry: the dataset dict, for the file names.
-        num_classes: class indices are below it.
-        ignore_value: the value for "no class".
+        num_classes: the class indices are 0 to ``num_classes - 1``.
+        ignore_value: the value of pixels without a class.
 
     Raises:
-        InputError: names the file, what was found and what to do.
+        InputError: the sizes differ, or the label has another value.
     """
     file = entry["sem_seg_file_name"]
     if label.shape != tuple(image_size):
@@ -221,8 +212,12 @@ def check_label(
             f"{file}: the label is {label.shape[1]}x{label.shape[0]} pixels, its image {entry['file_name']} "
             f"{image_size[1]}x{image_size[0]}; give both the same size."
         )
-    outside = values_outside(label, num_classes, ignore_value)
-    if outside:
+    is_outside = np.ones(256, np.uint8)
+    is_outside[:num_classes] = is_outside[ignore_value] = 0
+    found = cv2.LUT(label, is_outside)
+    # Nearly always there are none: np.unique alone would be most of the cost of this check.
+    if cv2.countNonZero(found):
+        outside = np.unique(label[found > 0])
         shown = ", ".join(map(str, outside[:10])) + (", ..." if len(outside) > 10 else "")
         raise InputError(
             f"{file}: the label has values that are no class (0 to {num_classes - 1}) and not the ignore value "
@@ -232,10 +227,18 @@ def check_label(
 
 
 def _image_format(cfg: CfgNode) -> str:
-    if cfg.INPUT.FORMAT not in IMAGE_FORMATS:
-        raise InputError(f"INPUT.FORMAT is '{cfg.INPUT.FORMAT}'; set it to one of {', '.join(IMAGE_FORMATS)}.")
-    return cfg.INPUT.FORMAT
+    format = cfg.INPUT.FORMAT
+    _require(format in IMAGE_FORMATS, f"INPUT.FORMAT is '{format}'; set it to one of {', '.join(IMAGE_FORMATS)}.")
+    return format
+
+
+def _require(condition: object, message: str) -> None:
+    if not condition:
+        raise InputError(message)
 
 
 def _tensor(image: np.ndarray, format: str) -> torch.Tensor:
-    return torch.from_numpy(to_channels_first(image, format))
+    """uint8 (H, W, 3) BGR -> contiguous (3, H, W) in ``format`` order."""
+    if format == "RGB":
+        image = image[:, :, ::-1]
+    return torch.from_numpy(np.ascontiguousarray(image.transpose(2, 0, 1)))

@@ -1,4 +1,8 @@
-"""Image and label files to arrays, with the file's name in every complaint."""
+"""Image and label files to arrays; every error names the file.
+
+``read_image`` and ``read_raw_label`` are where a new format joins: bands and value ranges of a raster, a tile, a member
+of a tar shard.
+"""
 
 from __future__ import annotations
 
@@ -10,36 +14,26 @@ import zlib
 
 import cv2
 import numpy as np
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 
 from ...errors import InputError
 from ..labels.label_map import LabelMap, UnlistedValueError
 
 IMAGE_FORMATS = ("BGR", "RGB")
-# What a damaged TIFF or WebP makes OpenCV print stands in our sentence, with the file's name.
+# OpenCV would print its own messages about damaged TIFF and WebP files, without their names.
 cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
-# An image takes three bytes a pixel; what claims more pixels is refused unread. Pillow has the same bound for labels.
+# An image takes three bytes per pixel. Pillow has the same bound for labels.
 MAX_PIXELS = 2 * Image.MAX_IMAGE_PIXELS
 _JPEG_START, _JPEG_END, _JPEG_SCAN = b"\xff\xd8", b"\xff\xd9", 0xDA
-_JPEG_FRAMES = set(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}  # SOF markers, in which the size stands
-# By what they divide width and height.
-_REDUCED = {8: cv2.IMREAD_REDUCED_COLOR_8, 4: cv2.IMREAD_REDUCED_COLOR_4, 2: cv2.IMREAD_REDUCED_COLOR_2}
+_JPEG_FRAMES = set(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}  # SOF markers, whose segments hold the size
 _PNG_START, _PNG_END = b"\x89PNG\r\n\x1a\n", b"IEND"
-# PIL's modes whose one channel holds the values themselves; "P" holds palette indices, which are the labels.
+# Divisor of height and width -> OpenCV's flag.
+_REDUCED = {8: cv2.IMREAD_REDUCED_COLOR_8, 4: cv2.IMREAD_REDUCED_COLOR_4, 2: cv2.IMREAD_REDUCED_COLOR_2}
+# Pillow's modes whose one channel holds the values themselves; "P" holds palette indices, which are the labels.
 _VALUE_MODES = ("1", "L", "P", "I", "I;16", "I;16B")
 _COLOR_MODES = ("RGB", "RGBA", "LA", "PA")
-_LOSSY_FORMATS = ("JPEG", "MPO")  # As Pillow calls them; the second is several JPEGs in one file.
-# What Pillow raises for damaged files, and for ones of more than 179 million pixels.
-_DECODING_ERRORS = (
-    OSError,
-    SyntaxError,
-    ValueError,
-    EOFError,
-    struct.error,
-    zlib.error,
-    UnidentifiedImageError,
-    Image.DecompressionBombError,
-)
+# Pillow's errors for damaged files and for more than MAX_PIXELS; an unidentified image is an OSError.
+_DECODING_ERRORS = (OSError, SyntaxError, ValueError, EOFError, struct.error, zlib.error, Image.DecompressionBombError)
 
 
 class LabelColorError(InputError):
@@ -54,9 +48,9 @@ def read_image(path: str | os.PathLike, format: str = "BGR") -> np.ndarray:
     """Read an image as uint8 (H, W, 3), upright.
 
     ======================================  =======================================================================
-    8-bit RGB, YCbCr JPEG                   as it is
+    8-bit RGB, YCbCr JPEG                   unchanged
     grey, 1-bit grey                        three equal channels (0 and 255 for 1 bit)
-    with alpha, transparent palette entry   the colours as stored; alpha is dropped, nothing is blended
+    with alpha, transparent palette entry   the stored colours; alpha is dropped, nothing is blended
     palette                                 the palette's colours
     16-bit grey, RGB, RGBA                  the upper 8 bits (value // 256)
     CMYK, YCCK JPEG (inverted, as Adobe's)  RGB = (255 - ink) * (255 - black) / 255, without a colour profile
@@ -65,7 +59,7 @@ def read_image(path: str | os.PathLike, format: str = "BGR") -> np.ndarray:
     ======================================  =======================================================================
 
     Args:
-        path: any file that OpenCV decodes.
+        path: any file that OpenCV decodes, which takes 40 to 80 % of the time of Pillow.
         format: the channel order, "BGR" or "RGB".
 
     Raises:
@@ -78,10 +72,10 @@ def read_image(path: str | os.PathLike, format: str = "BGR") -> np.ndarray:
 
 
 def read_image_reduced(path: str | os.PathLike, short_edge: int) -> tuple[np.ndarray, tuple[int, int]]:
-    """Read an image that will be shrunk to ``short_edge`` pixels, which need not be decoded at its full size.
+    """Read an image that will be resized to ``short_edge`` pixels, a JPEG at a fraction of its size.
 
-    A JPEG is decoded at an eighth, a quarter or half of its size, in a fraction of the time, where that divides both
-    edges and leaves ``short_edge`` pixels; everything else, and with a ``short_edge`` of 0, as :func:`read_image` does.
+    A JPEG is decoded at an eighth, a quarter or half of its size, which is faster, where that divides both edges and
+    leaves ``short_edge`` pixels. Everything else, and every file with a ``short_edge`` of 0, is read whole.
 
     Returns:
         uint8 (h, w, 3) in BGR order, upright; and the file's own height and width, upright.
@@ -92,11 +86,11 @@ def read_image_reduced(path: str | os.PathLike, short_edge: int) -> tuple[np.nda
     data = _read_bytes(path)
     height, width = _jpeg_header(data)[1] if data.startswith(_JPEG_START) else (0, 0)
     for divisor, flag in _REDUCED.items():
-        # A part of a position at the edges would be stretched to a whole one, and shift the image against its label.
-        whole = height % divisor == width % divisor == 0
-        if short_edge and whole and min(height, width) >= divisor * short_edge:
+        # A remainder at the edges would be stretched to a whole pixel, and shift the image against its label.
+        divides = height % divisor == width % divisor == 0
+        if short_edge and divides and min(height, width) >= divisor * short_edge:
             image = _decode(path, data, flag)
-            # EXIF may have turned it.
+            # EXIF may have rotated it.
             return image, (image.shape[0] * divisor, image.shape[1] * divisor)
     image = _decode(path, data)
     return image, image.shape[:2]
@@ -107,37 +101,47 @@ def read_label(path: str | os.PathLike, label_map: LabelMap | None = None) -> np
 
     Args:
         path: see :func:`read_raw_label`.
-        label_map: what the raw values mean; None takes them as class indices.
+        label_map: the meaning of the raw values; None takes them as class indices.
 
     Raises:
         LabelColorError: colours without a map of colours.
         LabelValueError: values above 255 without a map, or values that the map does not list.
         InputError: the file cannot be read or decoded, is a JPEG, or holds neither values nor colours.
     """
-    return _class_indices(path, read_raw_label(path, label_map is not None and label_map.colors), label_map)
+    values = read_raw_label(path, label_map is not None and label_map.colors)
+    if label_map is not None:
+        try:
+            return label_map.apply(values.astype(np.uint8) if values.dtype == bool else values)
+        except UnlistedValueError as error:
+            raise LabelValueError(f"{path}: {error}.") from error
+    if values.dtype != np.uint8 and values.size and (values.min() < 0 or values.max() > 255):
+        raise LabelValueError(
+            f"{path}: the label image has values up to {values.max()}, but class indices are at most 255; define its "
+            f"values in the key label_map of the data set's YAML file."
+        )
+    return values.astype(np.uint8, copy=False)
 
 
 def read_raw_label(path: str | os.PathLike, colors: bool = False) -> np.ndarray:
-    """What a label image holds before a map says what it means: integers (H, W), or ``colors``, uint8 (H, W, 3) in RGB.
+    """Read a label image before a label map: integers (H, W), or with ``colors`` uint8 (H, W, 3) in RGB.
 
     Values are the indices of a palette image, or those of one channel with 8 or 16 bits; 1-bit images hold 0 and 1, and
     grey ones of 2 or 4 bits are scaled to 8 as PNG defines it. A grey image saved with three equal channels is read as
-    that one channel; any other colour image is refused. As colours, every image is read as 8-bit RGB, palette images by
-    their palette. Alpha is dropped.
+    that one channel. As colours, every 8-bit image is read as RGB, a palette image by its palette. Alpha is dropped.
 
     Args:
         path: any file that Pillow decodes, but no JPEG.
-        colors: whether colours are wanted.
+        colors: whether to read colours.
 
     Raises:
-        LabelColorError: colours where values are wanted.
+        LabelColorError: the file holds colours, but values are expected.
         InputError: the file cannot be read or decoded, is a JPEG, or holds neither values nor colours.
     """
     try:
-        with Image.open(path) as picture:
-            mode, is_lossy = picture.mode, picture.format in _LOSSY_FORMATS
+        with Image.open(path) as image:
+            mode, is_lossy = image.mode, image.format in ("JPEG", "MPO")  # MPO: several JPEGs in one file
             as_colors = mode in _COLOR_MODES or (colors and mode in ("1", "L", "P"))
-            values = np.array(picture.convert("RGB")) if as_colors else np.array(picture)
+            values = np.array(image.convert("RGB") if as_colors else image)
     except FileNotFoundError as error:
         raise InputError(
             f"{path}: the label file does not exist; complete the data set or correct its list."
@@ -158,99 +162,76 @@ def read_raw_label(path: str | os.PathLike, colors: bool = False) -> np.ndarray:
 
 
 def read_palette(path: str | os.PathLike) -> np.ndarray | None:
-    """The colours of a palette image by index, uint8 (n, 3) in RGB; None for every other file."""
+    """Return the colours of a palette image by index, uint8 (n, 3) in RGB; None for every other file."""
     try:
-        with Image.open(path) as picture:
-            colors = picture.getpalette("RGB") if picture.mode == "P" else None
+        with Image.open(path) as image:
+            colors = image.getpalette("RGB") if image.mode == "P" else None
     except _DECODING_ERRORS:
         return None
     return None if colors is None else np.array(colors, np.uint8).reshape(-1, 3)
 
 
-def _class_indices(path: str | os.PathLike, values: np.ndarray, label_map: LabelMap | None) -> np.ndarray:
-    if label_map is not None:
-        try:
-            return label_map.apply(values.astype(np.uint8) if values.dtype == bool else values)
-        except UnlistedValueError as error:
-            raise LabelValueError(f"{path}: {error}.") from error
-    if values.dtype != np.uint8:
-        if values.size and (values.min() < 0 or values.max() > 255):
-            raise LabelValueError(
-                f"{path}: the label image has values up to {values.max()}, but class indices are at most 255; say what "
-                f"its values mean in the key label_map of the data set's YAML file."
-            )
-        values = values.astype(np.uint8)
-    return values
-
-
 def _equal_channels(path: str | os.PathLike, colors: np.ndarray) -> np.ndarray:
-    """The one channel of a grey image saved as RGB: (H, W, 3) -> (H, W)."""
+    """Return the one channel of a grey image saved as RGB: (H, W, 3) -> (H, W)."""
     different = (colors[..., :1] != colors[..., 1:]).any(-1)
     if different.any():
         red, green, blue = colors[different][0]
         raise LabelColorError(
             f"{path}: the label image holds colours ('#{red:02x}{green:02x}{blue:02x}' among them) where class indices "
-            f"are expected; say what each means in the key label_map of the data set's YAML file (label_map: palette "
-            f"where they are its palette's), or save labels with one channel."
+            f"are expected; list the colours in the key label_map of the data set's YAML file (label_map: palette if "
+            f"they are its palette's), or save labels with one channel."
         )
     return np.ascontiguousarray(colors[..., 0])
 
 
-def _ends_too_early(data: bytes) -> bool:
-    """Whether a JPEG or PNG file lacks its end: OpenCV fills the rest with grey and, before version 5, says nothing."""
-    if data.startswith(_PNG_START):
-        return _png_lacks_its_end(data)
-    if not data.startswith(_JPEG_START):
-        return False
-    # The pixels follow the header's segments, among them a thumbnail that may have an end marker of its own.
-    return data.rfind(_JPEG_END, _jpeg_header(data)[0]) < 0
-
-
-def _png_lacks_its_end(data: bytes) -> bool:
-    """Whether a chunk goes beyond the file, or the last one is missing: OpenCV takes the memory that a chunk claims."""
-    place = len(_PNG_START)
-    while place + 12 <= len(data):  # length, type, content, checksum
-        if data[place + 4 : place + 8] == _PNG_END:
-            return False
-        place += 12 + int.from_bytes(data[place : place + 4], "big")
-    return True
+def _read_bytes(path: str | os.PathLike) -> bytes:
+    try:
+        with open(path, "rb") as file:
+            return file.read()
+    except OSError as error:
+        raise InputError(f"{path}: the image file cannot be read ({error.strerror}); check the data set.") from error
 
 
 def _decode(path: str | os.PathLike, data: bytes, flag: int = cv2.IMREAD_COLOR) -> np.ndarray:
-    """What the file ``path`` holds, uint8 (h, w, 3) in BGR order; InputError where nothing can be made of it."""
-    if _pixels(data) > MAX_PIXELS:
+    """Decode the content of the file ``path``: uint8 (h, w, 3) in BGR order."""
+    pixels, is_truncated = _header(data)
+    if pixels > MAX_PIXELS:
         raise InputError(f"{path}: the image has more than {MAX_PIXELS // 10**6} million pixels; cut or shrink it.")
-    truncated = _ends_too_early(data)
     image = None
-    if data and not truncated:
+    if data and not is_truncated:
         try:
             image = cv2.imdecode(np.frombuffer(data, np.uint8), flag)
-        except cv2.error:  # Larger than OpenCV's limit; a file that is no image gives None.
+        except cv2.error:  # Larger than OpenCV's limit; other files that cannot be decoded give None.
             pass
     if image is None:
-        reason = "ends too early" if truncated else "is empty" if not data else "is not an image that can be decoded"
+        reason = "ends too early" if is_truncated else "is not an image that can be decoded" if data else "is empty"
         raise InputError(f"{path}: the image file {reason}; replace it or take it out of the data set.")
     return image
 
 
-def _pixels(data: bytes) -> int:
-    """Width times height as the file's header says, before anything is decoded; 0 where it says nothing."""
-    if data.startswith(_PNG_START) and len(data) >= 24:
-        width, height = struct.unpack(">II", data[16:24])
-        return width * height
+def _header(data: bytes) -> tuple[int, bool]:
+    """Return the number of pixels (0: unknown), and whether a JPEG or PNG lacks its end, before anything is decoded.
+
+    OpenCV fills a truncated image with grey and, before version 5, reports no error.
+    """
     if data.startswith(_JPEG_START):
-        return math.prod(_jpeg_header(data)[1])
+        scan, size = _jpeg_header(data)
+        # A thumbnail before the scan may have an end marker of its own.
+        return math.prod(size), data.rfind(_JPEG_END, scan) < 0
+    if data.startswith(_PNG_START):
+        size = struct.unpack(">II", data[16:24]) if len(data) >= 24 else (0,)
+        return math.prod(size), _png_lacks_its_end(data)
     try:
-        with Image.open(io.BytesIO(data)) as picture:
-            return picture.width * picture.height
+        with Image.open(io.BytesIO(data)) as image:
+            return image.width * image.height, False
     except Image.DecompressionBombError:
-        return MAX_PIXELS + 1
+        return MAX_PIXELS + 1, False
     except _DECODING_ERRORS:
-        return 0
+        return 0, False
 
 
 def _jpeg_header(data: bytes) -> tuple[int, tuple[int, int]]:
-    """Where the segments before the first scan end; height and width, before any rotation."""
+    """Return where the first scan begins; height and width, before any rotation."""
     place, size = len(_JPEG_START), (0, 0)
     while place + 4 <= len(data) and data[place] == 0xFF and data[place + 1] != _JPEG_SCAN:
         marker = data[place + 1]
@@ -260,9 +241,11 @@ def _jpeg_header(data: bytes) -> tuple[int, tuple[int, int]]:
     return place, size
 
 
-def _read_bytes(path: str | os.PathLike) -> bytes:
-    try:
-        with open(path, "rb") as file:
-            return file.read()
-    except OSError as error:
-        raise InputError(f"{path}: the image file cannot be read ({error.strerror}); check the data set.") from error
+def _png_lacks_its_end(data: bytes) -> bool:
+    """Whether a chunk exceeds the file or the last one is missing: OpenCV allocates the size that a chunk claims."""
+    place = len(_PNG_START)
+    while place + 12 <= len(data):  # length, type, content, checksum
+        if data[place + 4 : place + 8] == _PNG_END:
+            return False
+        place += 12 + int.from_bytes(data[place : place + 4], "big")
+    return True

@@ -1,13 +1,12 @@
 """Weak and strong views as plain functions of arrays and a NumPy generator.
 
-Images are uint8 (H, W, 3) in OpenCV's BGR order, labels uint8 (H, W). The weak geometry (resize, flip, crop) is drawn
-once and applied to everything that has to stay aligned; the strong view changes colours only, on top of the weak one.
-Photometric work is done before padding, so that padding neither bleeds into a blur nor counts in a mean.
+Images are uint8 (H, W, 3) in OpenCV's BGR order, labels uint8 (H, W). The weak geometry (resize, flip, crop) is sampled
+once and applied to everything that has to stay aligned; the strong view changes only the colours of the weak one.
+Colours change before padding, so that padding neither bleeds into a blur nor counts in a mean.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import cv2
@@ -18,7 +17,7 @@ IMAGE_PADDING = 128
 
 @dataclass(frozen=True)
 class GeometrySettings:
-    """What the weak geometry is drawn from.
+    """Distribution of the weak geometry.
 
     Attributes:
         short_edges: lengths of the shortest edge in pixels: a choice, or the two ends of a range; 0 keeps the size.
@@ -37,9 +36,9 @@ class GeometrySettings:
 
 @dataclass(frozen=True)
 class Geometry:
-    """One drawn geometry: resize to ``size`` (h, w), mirror, then cut the ``crop`` at (``top``, ``left``).
+    """One sampled geometry: resize to ``size`` (h, w), mirror, then cut the ``crop`` (h, w) at (``top``, ``left``).
 
-    Where the resized image is smaller than the crop it is padded, always at the bottom and at the right.
+    A resized image smaller than the crop is padded, always at the bottom and at the right.
     """
 
     size: tuple[int, int]
@@ -53,11 +52,11 @@ class Geometry:
         return self._cut(resize_image(image, self.size))
 
     def cut_label(self, label: np.ndarray) -> np.ndarray:
-        """Label (H, W) -> the same part of it, by nearest neighbour."""
+        """Label (H, W) -> the same crop of it, by nearest neighbour."""
         return self._cut(resize_label(label, self.size))
 
     def pad(self, array: np.ndarray, value: int) -> np.ndarray:
-        """What was cut -> exactly the crop's size, filled up with ``value``."""
+        """Pad a cut array to the crop's size with ``value``."""
         bottom, right = self.crop[0] - array.shape[0], self.crop[1] - array.shape[1]
         if bottom == 0 and right == 0:
             return array
@@ -65,7 +64,7 @@ class Geometry:
         return np.pad(array, widths, constant_values=value)
 
     def inside(self) -> np.ndarray:
-        """Bool, the crop's size, False on padding."""
+        """Return bool (h, w) of the crop's size, False on padding."""
         inside = np.zeros(self.crop, dtype=bool)
         inside[: self.size[0], : self.size[1]] = True
         return inside
@@ -79,17 +78,17 @@ class Geometry:
         return cv2.flip(array, 1) if self.flip else np.ascontiguousarray(array)
 
 
-def draw_short_edge(settings: GeometrySettings, rng: np.random.Generator) -> int:
-    """Draw the length of the shortest edge, in pixels; 0 keeps the size."""
+def sample_short_edge(settings: GeometrySettings, rng: np.random.Generator) -> int:
+    """Sample the length of the shortest edge, in pixels; 0 keeps the size."""
     if settings.sampling == "range":
         return int(rng.integers(min(settings.short_edges), max(settings.short_edges) + 1))
     return int(rng.choice(settings.short_edges))
 
 
-def draw_geometry(
+def sample_geometry(
     size: tuple[int, int], short_edge: int, settings: GeometrySettings, rng: np.random.Generator
 ) -> Geometry:
-    """Draw flip and crop for an image of ``size`` (h, w) that is resized to ``short_edge``."""
+    """Sample flip and crop for an image of ``size`` (h, w) that is resized to ``short_edge``."""
     height, width = scaled_size(size, short_edge, settings.long_edge)
     top = int(rng.integers(0, max(height - settings.crop[0], 0) + 1))
     left = int(rng.integers(0, max(width - settings.crop[1], 0) + 1))
@@ -98,9 +97,9 @@ def draw_geometry(
 
 
 def scaled_size(size: tuple[int, int], short_edge: int, long_edge: int) -> tuple[int, int]:
-    """The (h, w) that has the wanted shortest edge, or a smaller one where the longest would exceed ``long_edge``.
+    """Return (h, w) with the given shortest edge, or smaller where the longest would exceed ``long_edge``.
 
-    As Detectron2's ``ResizeShortestEdge``: a ``short_edge`` of 0 keeps the size, whatever ``long_edge`` is.
+    As Detectron2's ``ResizeShortestEdge``: a ``short_edge`` of 0 keeps the size, for every ``long_edge``.
     """
     if short_edge == 0:
         return size
@@ -111,7 +110,7 @@ def scaled_size(size: tuple[int, int], short_edge: int, long_edge: int) -> tuple
 def resize_image(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     """Resize (H, W, 3) to ``size`` (h, w): bilinear, by area where it shrinks to less than half (no aliasing).
 
-    Down to a half the two neighbours of bilinear interpolation leave no pixel out, and it takes a fraction of the time.
+    Down to a half, bilinear interpolation uses every pixel and is several times faster.
     """
     if image.shape[:2] == tuple(size):
         return image
@@ -123,33 +122,23 @@ def resize_label(label: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     """Resize (H, W) to ``size`` (h, w) by nearest neighbour, no new values."""
     if label.shape == tuple(size):
         return label
-    # The plain INTER_NEAREST takes pixel corners for centres, which shifts labels against their image.
+    # Plain INTER_NEAREST samples at pixel corners, which shifts labels against their image.
     return cv2.resize(label, (size[1], size[0]), interpolation=cv2.INTER_NEAREST_EXACT)
 
 
-@dataclass(frozen=True)
-class StrongViewSettings:
-    """How strong the strong view is; the defaults are UniMatch's.
-
-    Attributes:
-        jitter: brightness, contrast and saturation are scaled by 1 +- up to these, hue is turned by +- up to the last,
-            in circles.
-        grayscale: probability of losing the colours.
-    """
-
-    jitter: tuple[float, float, float, float] = (0.5, 0.5, 0.5, 0.25)
-    grayscale: float = 0.2
-
-
-def strong_view(image: np.ndarray, settings: StrongViewSettings, rng: np.random.Generator) -> np.ndarray:
-    """The strong photometric view (UniMatch's recipe): jitter (p 0.8), grey, Gaussian blur (p 0.5; sigma 0.1 to 2 px).
+def strong_view(
+    image: np.ndarray, jitter: tuple[float, float, float, float], grayscale: float, rng: np.random.Generator
+) -> np.ndarray:
+    """Return the strong view, by UniMatch's recipe: jitter (p 0.8), grey, Gaussian blur (p 0.5; sigma 0.1 to 2 px).
 
     Args:
         image: uint8 (H, W, 3), BGR; not changed.
+        jitter: see :func:`color_jitter`; UniMatch's is (0.5, 0.5, 0.5, 0.25).
+        grayscale: probability of a grey image; UniMatch's is 0.2.
     """
     if rng.random() < 0.8:
-        image = color_jitter(image, settings.jitter, rng)
-    if rng.random() < settings.grayscale:
+        image = color_jitter(image, jitter, rng)
+    if rng.random() < grayscale:
         image = cv2.cvtColor(cv2.cvtColor(image, cv2.COLOR_BGR2GRAY), cv2.COLOR_GRAY2BGR)
     if rng.random() < 0.5:
         image = cv2.GaussianBlur(image, (0, 0), rng.uniform(0.1, 2.0))
@@ -159,7 +148,12 @@ def strong_view(image: np.ndarray, settings: StrongViewSettings, rng: np.random.
 def color_jitter(
     image: np.ndarray, strengths: tuple[float, float, float, float], rng: np.random.Generator
 ) -> np.ndarray:
-    """Brightness, contrast, saturation and hue by up to ``strengths`` (see above), in random order."""
+    """Scale brightness, contrast, saturation by up to 1 +- strength and turn the hue, in random order.
+
+    Args:
+        image: uint8 (H, W, 3), BGR; not changed.
+        strengths: of the three factors, and the largest turn of the hue in full circles.
+    """
     brightness, contrast, saturation = (rng.uniform(1 - strength, 1 + strength) for strength in strengths[:3])
     turn = rng.uniform(-strengths[3], strengths[3])
     for step in rng.permutation(4):
@@ -177,10 +171,10 @@ def color_jitter(
 
 
 def ssd_distortion(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """SSD's photometric distortion (Liu et al., ECCV 2016, section 2.2), as MaskFormer uses it on labelled images.
+    """Apply SSD's photometric distortion (Liu et al., ECCV 2016, section 2.2), as MaskFormer does on labelled images.
 
     Each with probability 0.5: brightness by +-32 levels, contrast and saturation by 0.5 to 1.5, hue by +-18 degrees of
-    OpenCV's 180; contrast comes before or after the two colour steps, with even chances.
+    OpenCV's 180; contrast comes before or after the two colour steps, with equal probability.
 
     Args:
         image: uint8 (H, W, 3), BGR; not changed.
@@ -201,7 +195,7 @@ def ssd_distortion(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
 
 
 def adjust_linear(image: np.ndarray, factor: float, offset: float) -> np.ndarray:
-    """``factor * image + offset``, rounded and clipped to 0..255."""
+    """Return ``factor * image + offset``, rounded and clipped to 0..255."""
     if factor == 1.0 and offset == 0.0:
         return image
     table = np.clip(np.rint(np.arange(256) * factor + offset), 0, 255).astype(np.uint8)
@@ -217,19 +211,3 @@ def adjust_hsv(image: np.ndarray, saturation: float, turn: float) -> np.ndarray:
     saturations = np.clip(np.rint(levels * saturation), 0, 255)
     table = np.stack([hues, saturations, levels], axis=1).astype(np.uint8)[None]
     return cv2.cvtColor(cv2.LUT(hsv, table), cv2.COLOR_HSV2BGR_FULL)
-
-
-def to_channels_first(image: np.ndarray, format: str) -> np.ndarray:
-    """uint8 (H, W, 3) BGR -> contiguous (3, H, W) in ``format`` order ("BGR" or "RGB")."""
-    if format == "RGB":
-        image = image[:, :, ::-1]
-    return np.ascontiguousarray(image.transpose(2, 0, 1))
-
-
-def values_outside(label: np.ndarray, num_classes: int, ignore_value: int) -> Sequence[int]:
-    """The values of a label image, sorted, that are neither a class index nor the ignore value."""
-    outside = np.ones(256, np.uint8)
-    outside[:num_classes] = outside[ignore_value] = 0
-    found = cv2.LUT(label, outside)
-    # Nearly always there are none, and finding that out is most of what a label's check costs.
-    return np.unique(label[found > 0]).tolist() if cv2.countNonZero(found) else []

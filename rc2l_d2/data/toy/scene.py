@@ -1,9 +1,10 @@
-"""One drawn scene: textured shapes on a cluttered background, and the label of each pixel.
+"""A drawn scene: textured shapes on a cluttered background, and the label of each pixel.
 
-The class of an object is its shape: size, rotation, position and texture are drawn independently of it. Two cues
-make the set learnable from scratch in a few hundred iterations: the background is paler than objects and distractors,
-and a class prefers one hue, which some of its objects do not have and distractors may have. Points are (x, y) in
-pixels, where pixel i covers [i, i + 1); "unit" lengths are fractions of the shorter side of the image.
+The class of an object is its shape: size, rotation, position and texture are independent of it. Two cues make the set
+learnable from scratch in a few hundred iterations: the background is paler than objects and distractors, and each
+class prefers one hue, which some of its objects do not have and distractors may have. Points are (x, y) in pixels,
+where pixel i covers [i, i + 1); "unit" lengths are fractions of the shorter side of the image. Every change of a pixel
+needs a new ``GENERATOR_VERSION``.
 """
 
 from __future__ import annotations
@@ -29,9 +30,8 @@ class Scene:
     Attributes:
         image: (H, W, 3) uint8, RGB.
         label: (H, W) uint8, class index; 255 on the 1-pixel border around every object.
-        layers: ``(class, mask (H, W) bool)`` of what was painted opaquely after the background, first painted first;
-            distractors have class 0.
-        jpeg_quality: the quality with which the image wants to be written.
+        layers: ``(class, mask (H, W) bool)`` of each object and distractor (class 0), first painted first.
+        jpeg_quality: the quality to write the image with.
     """
 
     image: np.ndarray
@@ -40,7 +40,7 @@ class Scene:
     jpeg_quality: int
 
 
-# --- shapes: contours in a circle of about radius 1 around the origin, filled by the even-odd rule -------------------
+# Shapes: contours in a circle of about radius 1 around the origin, filled by the even-odd rule
 
 
 def _polar(angles: np.ndarray, radii: np.ndarray | float = 1.0) -> np.ndarray:
@@ -51,23 +51,6 @@ def _turn(count: int) -> np.ndarray:
     return np.arange(count) * (_TAU / count)
 
 
-def _disc(rng: np.random.Generator) -> list[np.ndarray]:
-    return [_polar(_turn(48))]
-
-
-def _ring(rng: np.random.Generator) -> list[np.ndarray]:
-    return [_polar(_turn(48)), _polar(_turn(48), rng.uniform(0.45, 0.65))]
-
-
-def _rectangle(rng: np.random.Generator) -> list[np.ndarray]:
-    half = np.array([1.0, rng.uniform(0.6, 1.0)]) * 0.85
-    return [half * np.array([[-1, -1], [1, -1], [1, 1], [-1, 1]])]
-
-
-def _triangle(rng: np.random.Generator) -> list[np.ndarray]:
-    return [1.1 * _polar(_turn(3) + rng.uniform(-0.25, 0.25, 3))]
-
-
 def _star(rng: np.random.Generator) -> list[np.ndarray]:
     tips = int(rng.integers(5, 7))
     return [1.1 * _polar(_turn(2 * tips), np.tile([1.0, rng.uniform(0.38, 0.52)], tips))]
@@ -75,10 +58,8 @@ def _star(rng: np.random.Generator) -> list[np.ndarray]:
 
 def _cross(rng: np.random.Generator) -> list[np.ndarray]:
     arm = rng.uniform(0.25, 0.38)
-    quarter = np.array([[1, -arm], [1, arm], [arm, arm]])
-    turns = [np.array([[0, 1], [-1, 0]]), np.eye(2)]
-    matrices = [np.linalg.matrix_power(turns[0], k) for k in range(4)]
-    return [1.05 * np.concatenate([quarter @ matrix for matrix in matrices])]
+    quarter, turn = np.array([[1, -arm], [1, arm], [arm, arm]]), np.array([[0, 1], [-1, 0]])
+    return [1.05 * np.concatenate([quarter @ np.linalg.matrix_power(turn, k) for k in range(4)])]
 
 
 def _crescent(rng: np.random.Generator) -> list[np.ndarray]:
@@ -91,18 +72,23 @@ def _crescent(rng: np.random.Generator) -> list[np.ndarray]:
     return [1.15 * (np.concatenate([outside, inside]) + [0.2, 0.0])]
 
 
+def _rectangle(rng: np.random.Generator) -> list[np.ndarray]:
+    half = np.array([1.0, rng.uniform(0.6, 1.0)]) * 0.85
+    return [half * np.array([[-1, -1], [1, -1], [1, 1], [-1, 1]])]
+
+
 # Class index = place in this table + 1; 0 is the background.
 SHAPES: dict[str, Callable[[np.random.Generator], list[np.ndarray]]] = {
-    "disc": _disc,
-    "ring": _ring,
+    "disc": lambda rng: [_polar(_turn(48))],
+    "ring": lambda rng: [_polar(_turn(48)), _polar(_turn(48), rng.uniform(0.45, 0.65))],
     "rectangle": _rectangle,
-    "triangle": _triangle,
+    "triangle": lambda rng: [1.1 * _polar(_turn(3) + rng.uniform(-0.25, 0.25, 3))],
     "star": _star,
     "cross": _cross,
     "crescent": _crescent,
 }
 
-# Letters that look like no class (so no C, D, O, T, X), as strokes in [-1, 1] x [-1, 1].
+# Letters unlike every class (so no C, D, O, T, X), as strokes in [-1, 1] x [-1, 1].
 _LETTERS: tuple[tuple[tuple[tuple[float, float], ...], ...], ...] = (
     (((-0.6, 1), (0, -1), (0.6, 1)), ((-0.3, 0.3), (0.3, 0.3))),  # A
     (((0.6, -1), (-0.6, -1), (-0.6, 1), (0.6, 1)), ((-0.6, 0), (0.4, 0))),  # E
@@ -115,11 +101,8 @@ _LETTERS: tuple[tuple[tuple[tuple[float, float], ...], ...], ...] = (
 )
 
 
-# --- rasters ---------------------------------------------------------------------------------------------------------
-
-
 def _coverage(size: tuple[int, int], paint: Callable[[np.ndarray], None]) -> np.ndarray:
-    """(H, W) float32 in [0, 1]: how much of each pixel ``paint`` covers on a canvas of four times the size."""
+    """Return (H, W) float32 in [0, 1]: the fraction of each pixel that ``paint`` covers, supersampled by four."""
     height, width = size
     canvas = np.zeros((height * _SUPERSAMPLING, width * _SUPERSAMPLING), np.uint8)
     paint(canvas)
@@ -154,9 +137,6 @@ def _rotation(angle: float) -> np.ndarray:
     return np.array([[cos, -sin], [sin, cos]])
 
 
-# --- textures --------------------------------------------------------------------------------------------------------
-
-
 def _smooth_noise(rng: np.random.Generator, size: tuple[int, int], cell: float) -> np.ndarray:
     """(H, W) float32 in [0, 1], with bumps of about ``cell`` pixels."""
     height, width = size
@@ -170,7 +150,7 @@ def _color(hue: float, saturation: float, value: float) -> np.ndarray:
 
 
 class Painter:
-    """Makes textures and paints them; all chance comes from ``rng``.
+    """A canvas with textures and shapes to paint on it; all randomness comes from ``rng``.
 
     Args:
         rng: the image's own generator.
@@ -237,7 +217,7 @@ class Painter:
         return self._mixed(color, self.rng.uniform(20, 110))
 
     def visible_texture(self, class_index: int, coverage: np.ndarray) -> np.ndarray:
-        """A texture whose mean differs from what it would cover; after five tries any (some camouflage is welcome)."""
+        """Return a texture whose mean differs from the pixels it will cover; after five tries any texture."""
         weight = coverage / max(float(coverage.sum()), 1e-6)
         behind = np.tensordot(weight, self.canvas, axes=2)
         for _ in range(5):
@@ -251,7 +231,7 @@ class Painter:
         self.canvas += (texture - self.canvas) * coverage[..., None]
 
     def background(self) -> None:
-        """One texture, and one to three patches of others: half-planes and islands of smooth noise."""
+        """Paint one texture, and one to three patches of others: half-planes and islands of smooth noise."""
         self.canvas = self.pale_texture()
         for _ in range(self.rng.integers(1, 4)):
             if self.rng.random() < 0.4:
@@ -268,13 +248,13 @@ class Painter:
         return np.array([self.rng.uniform(inset, width - inset), self.rng.uniform(inset, height - inset)])
 
     def shape(self, name: str) -> np.ndarray:
-        """(H, W) coverage of a class's shape somewhere in the image."""
+        """Return the coverage (H, W) of a class's shape at a random place."""
         radius = self.rng.uniform(0.2, 0.36)
         contours = SHAPES[name](self.rng)
         return _fill(self.size, _place(self.rng, contours, self.point(0.7 * radius), radius * self.unit))
 
     def distractor(self) -> np.ndarray:
-        """(H, W) coverage of something that belongs to no class: a bent line, a letter or an irregular blob."""
+        """Return the coverage (H, W) of an object without a class: a bent line, a letter or an irregular blob."""
         kind = self.rng.integers(3)
         if kind == 0:
             line = np.stack([self.point(-0.1) for _ in range(self.rng.integers(2, 4))])
@@ -306,17 +286,14 @@ class Painter:
         return np.clip(np.rint(image), 0, 255).astype(np.uint8)
 
 
-# --- the scene -------------------------------------------------------------------------------------------------------
-
-
 def draw_scene(rng: np.random.Generator, size: tuple[int, int]) -> Scene:
     """Draw one to four objects among distractors, back to front.
 
-    An object or distractor is moved until it leaves at least half of each earlier object to be seen (twelve tries,
-    then it is left out), so that every label belongs to something that can be recognised.
+    An object or distractor is moved until it leaves at least half of each earlier object visible (twelve tries, then
+    it is left out), so that every labelled object can be recognised.
 
     Args:
-        rng: the only source of chance.
+        rng: the only source of randomness.
         size: (height, width).
     """
     painter = Painter(rng, size)

@@ -1,13 +1,10 @@
-"""The names of the door on fvcore, iopath and torch alone, for where Detectron2 is not to be had.
-
-The door (``rc2l_d2.host``) says which of them make up its contract; here they are only gathered.
-"""
+"""The names of the compatibility layer (``rc2l_d2.host.__all__``) without Detectron2, on fvcore, iopath and torch."""
 
 # ruff: noqa: F401
 
 from __future__ import annotations
 
-from . import comm, hooks, resnet  # resnet: for the backbones that it registers
+from . import comm, hooks, resnet  # resnet registers the backbones
 from .catalog import DatasetCatalog, MetadataCatalog
 from .checkpoint import DetectionCheckpointer
 from .config import CfgNode, configurable, get_cfg
@@ -30,5 +27,4 @@ from .registry import (
 from .train_loop import HookBase, SimpleTrainer
 from .visualizer import Visualizer
 
-# No evaluator of its own: the metrics are the add-on's.
-HOST_EVALUATOR = None
+HOST_EVALUATOR = None  # Detectron2's evaluator only cross-checks this project's metrics

@@ -1,4 +1,4 @@
-"""Global catalogs: how to get a data set by its name, and what is known about it."""
+"""Global catalogs: the registered data sets and their metadata."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from typing import Any
 
 class _Catalog(UserDict):
     def list(self) -> list[str]:
-        """All names."""
+        """Return all names."""
         return list(self.keys())
 
     def remove(self, name: str) -> None:
-        """Forget a name."""
+        """Delete a name."""
         self.pop(name)
 
 
@@ -22,23 +22,22 @@ class _DatasetCatalog(_Catalog):
     """Data set name -> function that returns its list of dataset dicts."""
 
     def register(self, name: str, func: Callable[[], list[dict]]) -> None:
-        """Add a data set; AssertionError where ``func`` can't be called or the name is taken."""
-        assert callable(func), f"Data set '{name}' must be registered with a function, not with a {type(func).__name__}"
+        """Add a data set; AssertionError if the name is taken."""
         assert name not in self, f"Dataset '{name}' is already registered!"
         self[name] = func
 
     def get(self, name: str) -> list[dict]:
-        """The dataset dicts, from the registered function; KeyError, which lists the data sets, for another name."""
+        """Call the registered function; KeyError with the known names if there is none."""
         if name not in self:
             raise KeyError(f"Dataset '{name}' is not registered! Available datasets are: {', '.join(self.keys())}")
         return self[name]()
 
 
 class Metadata(SimpleNamespace):
-    """What is known about one data set (``stuff_classes``, ``stuff_colors``, ``ignore_label`` ...), as attributes.
+    """Metadata of one data set (``stuff_classes``, ``stuff_colors``, ``ignore_label`` ...), as attributes.
 
-    An attribute, once set, keeps its value: setting another one raises AssertionError, since two places would
-    otherwise speak of different data sets under one name. A missing attribute raises AttributeError.
+    Setting an attribute to a second, different value raises AssertionError: it would mix two data sets of one name.
+    A missing attribute raises AttributeError.
     """
 
     name: str = "N/A"
@@ -58,15 +57,15 @@ class Metadata(SimpleNamespace):
         return self
 
     def get(self, key: str, default: Any = None) -> Any:
-        """The attribute, or ``default`` where it is missing."""
+        """Return the attribute, or ``default`` if it is missing."""
         return getattr(self, key, default)
 
 
 class _MetadataCatalog(_Catalog):
-    """Data set name -> Metadata; one object a name, made on first use."""
+    """Data set name -> Metadata; created empty on first use."""
 
     def get(self, name: str) -> Metadata:
-        """The metadata of a data set; empty where nothing is known yet."""
+        """Return the metadata of a data set."""
         return self.setdefault(name, Metadata(name=name))
 
 

@@ -1,4 +1,4 @@
-"""Checkpoints, and Detectron2's model zoo to take them from."""
+"""fvcore's checkpointer, with paths into Detectron2's model zoo."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from . import comm
 
 
 class _ModelZooHandler(PathHandler):
-    """``detectron2://ImageNetPretrained/...``: files of Detectron2's model zoo, downloaded once."""
+    """Download ``detectron2://ImageNetPretrained/...`` once and return the local path."""
 
     def __init__(self, path_manager):
         super().__init__()
@@ -25,9 +25,8 @@ class _ModelZooHandler(PathHandler):
 
 
 class DetectionCheckpointer(Checkpointer):
-    """fvcore's Checkpointer that also reads Detectron2's model zoo; only rank 0 writes unless ``save_to_disk`` says."""
+    """fvcore's Checkpointer; only rank 0 writes, and ``detectron2://`` paths are downloaded."""
 
-    def __init__(self, model: nn.Module, save_dir: str = "", *, save_to_disk: bool | None = None, **checkpointables):
-        save_to_disk = comm.is_main_process() if save_to_disk is None else save_to_disk
-        super().__init__(model, save_dir, save_to_disk=save_to_disk, **checkpointables)
+    def __init__(self, model: nn.Module, save_dir: str = "", **checkpointables):
+        super().__init__(model, save_dir, save_to_disk=comm.is_main_process(), **checkpointables)
         self.path_manager.register_handler(_ModelZooHandler(self.path_manager))

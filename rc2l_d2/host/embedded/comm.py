@@ -1,4 +1,4 @@
-"""Talking between the processes of one training run; every call is a no-op where there is only one process."""
+"""Communication between the ranks of one training run. Nothing is sent if there is only one rank."""
 
 from __future__ import annotations
 
@@ -16,31 +16,31 @@ def _initialized() -> bool:
 
 
 def get_world_size() -> int:
-    """Number of processes of this run."""
+    """Return the number of ranks."""
     return dist.get_world_size() if _initialized() else 1
 
 
 def get_rank() -> int:
-    """Number of this process over all machines, from 0."""
+    """Return this rank's number over all machines, from 0."""
     return dist.get_rank() if _initialized() else 0
 
 
 def get_local_rank() -> int:
-    """Number of this process on its machine, from 0; KeyError if neither ``launch`` nor torchrun started it."""
+    """Return this rank's number on its machine, from 0 (set by ``launch`` or torchrun)."""
     return int(os.environ["LOCAL_RANK"]) if _initialized() else 0
 
 
 def create_local_process_group(num_workers_per_machine: int) -> None:
-    """Nothing to do: :func:`get_local_rank` is told by who started the processes."""
+    """Do nothing: :func:`get_local_rank` reads the environment."""
 
 
 def is_main_process() -> bool:
-    """Whether this is the process that logs and writes files."""
+    """Return whether this rank logs and writes files."""
     return get_rank() == 0
 
 
 def synchronize() -> None:
-    """Wait until every process has come here."""
+    """Wait for all ranks."""
     if get_world_size() > 1:
         on_gpu = dist.get_backend() == dist.Backend.NCCL
         dist.barrier(device_ids=[torch.cuda.current_device()] if on_gpu else None)
@@ -51,7 +51,7 @@ _object_groups = weakref.WeakValueDictionary()
 
 
 def _object_group() -> dist.ProcessGroup:
-    """A gloo group of all processes: objects travel through host memory, whatever the tensors do."""
+    """Return a gloo group of all ranks, which sends objects through host memory."""
     if dist.get_backend() != dist.Backend.NCCL:
         return dist.group.WORLD
     group = _object_groups.get("gloo")
@@ -61,7 +61,7 @@ def _object_group() -> dist.ProcessGroup:
 
 
 def all_gather(data: Any) -> list[Any]:
-    """The picklable ``data`` of every process, in order of rank, on every process."""
+    """Return the picklable ``data`` of every rank, in order of rank, on every rank."""
     if get_world_size() == 1:
         return [data]
     output = [None] * get_world_size()
@@ -69,15 +69,15 @@ def all_gather(data: Any) -> list[Any]:
     return output
 
 
-def gather(data: Any, dst: int = 0) -> list[Any]:
-    """The picklable ``data`` of every process, in order of rank, on process ``dst``; an empty list on the others."""
+def gather(data: Any) -> list[Any]:
+    """Return the picklable ``data`` of every rank, in order of rank, on rank 0; an empty list elsewhere."""
     if get_world_size() == 1:
         return [data]
-    output = [None] * get_world_size() if get_rank() == dst else None
-    dist.gather_object(data, output, dst=dst, group=_object_group())
+    output = [None] * get_world_size() if is_main_process() else None
+    dist.gather_object(data, output, group=_object_group())
     return output or []
 
 
 def shared_random_seed() -> int:
-    """A seed drawn from rank 0's numpy generator, the same on every process. Every process must call it."""
+    """Return a random seed of rank 0's NumPy generator on every rank. All ranks must call it."""
     return all_gather(int(np.random.randint(2**31)))[0]

@@ -1,4 +1,4 @@
-"""Running a model over a data set, and showing the numbers."""
+"""Inference over a data set, and the log of its metrics."""
 
 from __future__ import annotations
 
@@ -19,12 +19,10 @@ def inference_on_dataset(model: Callable, data_loader: Iterable, evaluator: Any)
     """Run ``model`` over ``data_loader`` without gradients, in eval mode, and evaluate; logs progress and speed.
 
     Args:
-        model: a module, whose mode is restored in the end, or any callable.
+        model: a module, whose mode is restored afterwards, or any callable.
         data_loader: batches; has a length.
-        evaluator: has ``reset()``, called first, ``process(batch, outputs)`` and, called last, ``evaluate()``.
-
-    Returns:
-        what ``evaluator.evaluate()`` returns, an empty dict for None.
+        evaluator: ``reset()`` is called first, ``process(batch, outputs)`` per batch and ``evaluate()`` last, whose
+            result is returned (an empty dict for None).
     """
     total = len(data_loader)
     logger.info("Start inference on %d batches", total)
@@ -45,7 +43,7 @@ def inference_on_dataset(model: Callable, data_loader: Iterable, evaluator: Any)
         if training:
             model.train()
     seconds = time.perf_counter() - start
-    logger.info("Inference took %.1f s (%.4f s / iter per process)", seconds, seconds / max(total, 1))
+    logger.info("Inference took %.1f s (%.4f s / iter per rank)", seconds, seconds / max(total, 1))
     return evaluator.evaluate() or {}
 
 
@@ -56,14 +54,3 @@ def print_csv_format(results: Mapping) -> None:
         logger.info("copypaste: Task: %s", task)
         logger.info("copypaste: %s", ",".join(main))
         logger.info("copypaste: %s", ",".join(f"{value:.4f}" for value in main.values()))
-
-
-def flatten_results_dict(results: Mapping) -> dict:
-    """Nested results in one level: ``{"a": {"b": x}}`` becomes ``{"a/b": x}``."""
-    flat = {}
-    for name, value in results.items():
-        if isinstance(value, Mapping):
-            flat.update({f"{name}/{inner}": x for inner, x in flatten_results_dict(value).items()})
-        else:
-            flat[name] = value
-    return flat

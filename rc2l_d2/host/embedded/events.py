@@ -1,4 +1,4 @@
-"""Where numbers logged during training are kept, and the writers that bring them to JSON and TensorBoard."""
+"""Scalars and images logged during training, and the writers for metrics.json and TensorBoard."""
 
 from __future__ import annotations
 
@@ -9,31 +9,33 @@ from functools import cached_property
 import torch
 from fvcore.common.history_buffer import HistoryBuffer
 
-# Noisy scalars are shown as their median over this many iterations.
+# Noisy scalars are logged as their median over this many iterations.
 WINDOW_SIZE = 20
-# Values of a scalar that are kept, as many as the time left is worked out from; all of them would grow with the run.
+# Number of values kept per scalar; the remaining time is estimated from them.
 HISTORY_LENGTH = 1000
 
 _storages: list[EventStorage] = []
 
 
 def get_event_storage() -> EventStorage:
-    """The storage of the innermost ``with EventStorage(...)``; AssertionError outside of any."""
+    """Return the storage of the innermost ``with EventStorage(...)``; AssertionError outside of any."""
     assert _storages, "get_event_storage() has to be called inside a 'with EventStorage(...)' block."
     return _storages[-1]
 
 
 class EventStorage:
-    """Scalars with their history, and images waiting for a writer, each with the iteration it belongs to.
+    """Scalars with their history, and images for the writers, each with its iteration.
 
-    ``iter`` is the iteration that new entries belong to; the trainer sets it.
+    Attributes:
+        iter: iteration of new entries; the trainer sets it.
+        images: (name, image, iteration) of the images not yet written.
     """
 
     def __init__(self, start_iter: int = 0):
         self.iter = start_iter
+        self.images: list[tuple[str, torch.Tensor, int]] = []
         self._history: dict[str, HistoryBuffer] = {}
         self._smoothing_hints: dict[str, bool] = {}
-        self.images: list[tuple[str, torch.Tensor, int]] = []  # name, image, iteration
 
     def __enter__(self) -> EventStorage:
         _storages.append(self)
@@ -42,62 +44,55 @@ class EventStorage:
     def __exit__(self, *exc_info) -> None:
         _storages.pop()
 
-    def put_scalar(self, name: str, value, smoothing_hint: bool = True, cur_iter: int | None = None) -> None:
-        """Add one number, of iteration ``cur_iter`` if not the current one. ``smoothing_hint``: it is noisy, so that
-        writers show a median; AssertionError if ``name`` had another hint before."""
+    def put_scalar(self, name: str, value, smoothing_hint: bool = True) -> None:
+        """Add a number at the current iteration. ``smoothing_hint``: it is noisy, and writers log its median."""
         known_hint = self._smoothing_hints.setdefault(name, smoothing_hint)
         assert known_hint == smoothing_hint, f"Scalar {name} was put with a different smoothing_hint before."
-        history = self._history.setdefault(name, HistoryBuffer(HISTORY_LENGTH))
-        history.update(float(value), self.iter if cur_iter is None else cur_iter)
+        self._history.setdefault(name, HistoryBuffer(HISTORY_LENGTH)).update(float(value), self.iter)
 
-    def put_scalars(self, *, smoothing_hint: bool = True, cur_iter: int | None = None, **kwargs) -> None:
+    def put_scalars(self, *, smoothing_hint: bool = True, **kwargs) -> None:
         """Add several numbers, ``name=value``; see :meth:`put_scalar`."""
         for name, value in kwargs.items():
-            self.put_scalar(name, value, smoothing_hint=smoothing_hint, cur_iter=cur_iter)
+            self.put_scalar(name, value, smoothing_hint)
 
     def put_image(self, img_name: str, img_tensor: torch.Tensor) -> None:
         """Add an RGB image (3, H, W), uint8 in [0, 255] or float in [0, 1], for TensorBoard."""
         self.images.append((img_name, img_tensor, self.iter))
 
     def histories(self) -> dict[str, HistoryBuffer]:
-        """The history of every scalar."""
+        """Return the history of every scalar."""
         return self._history
 
     def latest(self) -> dict[str, tuple[float, int]]:
-        """Last value and its iteration, for every scalar."""
+        """Return the last value and its iteration for every scalar."""
         return {name: history.values()[-1] for name, history in self._history.items()}
 
-    def median(self, name: str) -> float:
-        """Median of a scalar's values in the ``WINDOW_SIZE`` iterations that end with its last one."""
+    def latest_with_smoothing_hint(self) -> dict[str, tuple[float, int]]:
+        """Return :meth:`latest`, with the median over the last ``WINDOW_SIZE`` iterations for noisy scalars."""
+        return {
+            name: (self._median(name) if self._smoothing_hints[name] else value, iteration)
+            for name, (value, iteration) in self.latest().items()
+        }
+
+    def _median(self, name: str) -> float:
         history = self._history[name]
         iterations = [iteration for _, iteration in history.values()[-WINDOW_SIZE:]]
         return float(history.median(sum(iteration > iterations[-1] - WINDOW_SIZE for iteration in iterations)))
 
-    def latest_with_smoothing_hint(self) -> dict[str, tuple[float, int]]:
-        """As :meth:`latest`, but the median over the last iterations for scalars that are noisy."""
-        return {
-            name: (self.median(name) if self._smoothing_hints[name] else value, iteration)
-            for name, (value, iteration) in self.latest().items()
-        }
 
-
-class EventWriter:
-    """Brings what :func:`get_event_storage` holds to somewhere."""
-
+class _EventWriter:
     _last_write = -1
 
-    def close(self) -> None: ...
-
     def _new_scalars(self) -> list[tuple[str, float, int]]:
-        """(name, value, iteration) of the scalars put since the last call."""
+        """Return (name, value, iteration) of the scalars put since the last call."""
         latest = get_event_storage().latest_with_smoothing_hint()
         new = [(name, value, iteration) for name, (value, iteration) in latest.items() if iteration > self._last_write]
         self._last_write = max((iteration for _, _, iteration in new), default=self._last_write)
         return new
 
 
-class JSONWriter(EventWriter):
-    """Appends scalars to a file, one JSON object a line: those of one iteration, with the key ``iteration``."""
+class JSONWriter(_EventWriter):
+    """Append scalars to a file: one JSON object per line and iteration, with the key ``iteration``."""
 
     def __init__(self, json_file: str):
         self._file = open(json_file, "a", encoding="utf-8")
@@ -114,8 +109,8 @@ class JSONWriter(EventWriter):
         self._file.close()
 
 
-class TensorboardXWriter(EventWriter):
-    """Writes scalars and images to a TensorBoard event file in ``log_dir``, created at the first write."""
+class TensorboardXWriter(_EventWriter):
+    """Write scalars and images to a TensorBoard event file in ``log_dir``, created at the first write."""
 
     def __init__(self, log_dir: str):
         self._log_dir = log_dir

@@ -1,4 +1,4 @@
-"""The hooks of an ordinary training run."""
+"""The hooks of a training run."""
 
 from __future__ import annotations
 
@@ -10,16 +10,11 @@ from fvcore.common.checkpoint import PeriodicCheckpointer as _PeriodicCheckpoint
 from fvcore.common.timer import Timer
 
 from . import comm
-from .evaluation import flatten_results_dict
-from .events import EventWriter
 from .train_loop import HookBase
 
 
 class IterationTimer(HookBase):
-    """Stores the seconds of each step but the first few as ``time``, and logs the total. Put it before other hooks."""
-
-    def __init__(self, warmup_iter: int = 3):
-        self._warmup_iter = warmup_iter
+    """Log the seconds of each step but the first two as ``time``, and the total. Register it before other hooks."""
 
     def before_train(self) -> None:
         self._total = Timer()
@@ -28,7 +23,7 @@ class IterationTimer(HookBase):
         self._step = Timer()
 
     def after_step(self) -> None:
-        if self.trainer.iter - self.trainer.start_iter + 1 >= self._warmup_iter:
+        if self.trainer.iter >= self.trainer.start_iter + 2:
             self.trainer.storage.put_scalar("time", self._step.seconds())
 
     def after_train(self) -> None:
@@ -37,8 +32,7 @@ class IterationTimer(HookBase):
 
 
 class LRScheduler(HookBase):
-    """Stores the learning rate, that of the group with most parameters, as ``lr``, and moves the trainer's scheduler
-    on after every step; keeps its state."""
+    """Log the learning rate of the largest parameter group as ``lr``, then step the trainer's scheduler."""
 
     def after_step(self) -> None:
         largest = max(self.trainer.optimizer.param_groups, key=lambda group: len(group["params"]))
@@ -63,9 +57,9 @@ class PeriodicCheckpointer(_PeriodicCheckpointer, HookBase):
 
 
 class PeriodicWriter(HookBase):
-    """Runs writers every ``period`` iterations, after the last one and, with what came in since, in the end."""
+    """Run writers every ``period`` iterations, after the last iteration and after training."""
 
-    def __init__(self, writers: Sequence[EventWriter], period: int = 20):
+    def __init__(self, writers: Sequence, period: int = 20):
         self._writers = writers
         self._period = period
 
@@ -82,10 +76,10 @@ class PeriodicWriter(HookBase):
 
 
 class EvalHook(HookBase):
-    """Runs ``eval_function()`` every ``eval_period`` iterations (0: never) and after the last (not after a failure).
+    """Run ``eval_function()`` every ``eval_period`` iterations (0: never) and after the last, unless training failed.
 
-    Its results, a nested dict of numbers or None, are stored flattened: ``{"sem_seg": {"mIoU": x}}`` as
-    ``sem_seg/mIoU``. Every process must have this hook, or none: it ends with a barrier.
+    Its results, a nested dict of numbers or None, are logged flattened: ``{"sem_seg": {"mIoU": x}}`` as
+    ``sem_seg/mIoU``. The hook ends with a barrier: register it on every rank.
     """
 
     def __init__(self, eval_period: int, eval_function: Callable[[], Mapping | None]):
@@ -93,8 +87,7 @@ class EvalHook(HookBase):
         self._func = eval_function
 
     def _do_eval(self) -> None:
-        flat = flatten_results_dict(self._func() or {})
-        self.trainer.storage.put_scalars(**flat, smoothing_hint=False)
+        self.trainer.storage.put_scalars(**_flat(self._func() or {}), smoothing_hint=False)
         comm.synchronize()
 
     def after_step(self) -> None:
@@ -105,4 +98,10 @@ class EvalHook(HookBase):
     def after_train(self) -> None:
         if self.trainer.iter >= self.trainer.max_iter:
             self._do_eval()
-        del self._func  # often a closure over the trainer
+
+
+def _flat(results: Mapping, prefix: str = "") -> dict[str, float]:
+    flat = {}
+    for name, value in results.items():
+        flat |= _flat(value, f"{prefix}{name}/") if isinstance(value, Mapping) else {prefix + name: value}
+    return flat

@@ -1,4 +1,4 @@
-"""Starting one process per device, or per CPU share, and joining them to one process group."""
+"""Start one process per rank and connect the ranks."""
 
 from __future__ import annotations
 
@@ -13,24 +13,20 @@ from . import comm
 
 
 def launch(
-    main_func: Callable,
-    num_gpus_per_machine: int,
-    num_machines: int = 1,
-    machine_rank: int = 0,
-    dist_url: str | None = None,
-    args: tuple = (),
-) -> None:
-    """Call ``main_func(*args)`` in every process of a run; to be called on each machine.
+    main_func: Callable, num_gpus_per_machine: int, num_machines: int = 1, machine_rank: int = 0,
+    dist_url: str | None = None, args: tuple = (),
+) -> None:  # fmt: skip
+    """Call ``main_func(*args)`` on every rank of a run; to be called on each machine.
 
-    A single process runs here, without a group. Several are spawned, so ``main_func`` and ``args`` must be picklable.
+    A single rank runs in this process. Several are spawned, so ``main_func`` and ``args`` must be picklable.
 
     Args:
-        num_gpus_per_machine: processes per machine: at most its GPUs, or any number on CPU.
-        dist_url: where rank 0 listens, as ``tcp://127.0.0.1:8686``; "auto" takes a free port of this machine.
+        num_gpus_per_machine: ranks per machine: at most its GPUs, or any number on CPU.
+        dist_url: address of rank 0, as ``tcp://127.0.0.1:8686``; "auto" takes a free port of this machine.
 
     Raises:
-        AssertionError: "auto" with several machines, no ``dist_url``, or more processes than GPUs.
-        torch.multiprocessing.ProcessRaisedException: a process failed; carries its traceback.
+        AssertionError: "auto" with several machines, no ``dist_url``, or more ranks than GPUs.
+        ProcessRaisedException: a rank failed; carries its traceback.
     """
     world_size = num_machines * num_gpus_per_machine
     if world_size <= 1:
@@ -40,7 +36,7 @@ def launch(
         assert num_machines == 1, "dist_url=auto is not supported with several machines: name a host and port."
         with socket.create_server(("127.0.0.1", 0)) as server:
             dist_url = f"tcp://127.0.0.1:{server.getsockname()[1]}"
-    assert dist_url, "Several processes need a dist_url to meet at, or 'auto'."
+    assert dist_url, "Several ranks need a dist_url, or 'auto'."
     arguments = (main_func, world_size, num_gpus_per_machine, machine_rank, dist_url, args)
     mp.start_processes(_worker, arguments, nprocs=num_gpus_per_machine)
 

@@ -7,24 +7,20 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-import torch.distributed as dist
-from fvcore.nn.distributed import differentiable_all_reduce
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 
 @dataclass
 class ShapeSpec:
-    """What is known of a feature map's shape: channels, height, width, and its stride to the image."""
+    """Channels of a feature map, and its stride with respect to the image."""
 
     channels: int | None = None
-    height: int | None = None
-    width: int | None = None
     stride: int | None = None
 
 
 class Conv2d(nn.Conv2d):
-    """``torch.nn.Conv2d``, then ``norm`` (a module, found as ``.norm``), then ``activation`` (a function)."""
+    """``torch.nn.Conv2d``, followed by ``norm`` (a module, stored as ``.norm``) and ``activation`` (a function)."""
 
     def __init__(
         self, *args: Any, norm: nn.Module | None = None, activation: Callable | None = None, **kwargs: Any
@@ -43,10 +39,9 @@ class Conv2d(nn.Conv2d):
 
 
 class FrozenBatchNorm2d(nn.Module):
-    """Batch norm whose statistics and affine parameters are all fixed: buffers under the names that BN uses.
+    """Batch norm with fixed statistics and affine parameters: buffers with the names of BN.
 
-    Checkpoints that were made with BN load; so do old ones that hold ``weight`` and ``bias`` alone, with the statistics
-    folded in.
+    Loads BN checkpoints, and older ones with the statistics folded into ``weight`` and ``bias``.
     """
 
     def __init__(self, num_features: int, eps: float = 1e-5) -> None:
@@ -60,7 +55,7 @@ class FrozenBatchNorm2d(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         if not x.requires_grad:
             return F.batch_norm(x, self.running_mean, self.running_var, self.weight, self.bias, eps=self.eps)
-        # F.batch_norm's backward would compute gradients for weight and bias, which nobody wants.
+        # The backward pass of F.batch_norm would compute unused gradients of weight and bias.
         scale = self.weight * (self.running_var + self.eps).rsqrt()
         shift = self.bias - self.running_mean * scale
         return x * scale.to(x.dtype)[:, None, None] + shift.to(x.dtype)[:, None, None]
@@ -68,12 +63,12 @@ class FrozenBatchNorm2d(nn.Module):
     def _load_from_state_dict(self, state_dict: dict, prefix: str, *args: Any) -> None:
         state_dict.setdefault(prefix + "running_mean", torch.zeros_like(self.running_mean))
         state_dict.setdefault(prefix + "running_var", torch.ones_like(self.running_var))
-        state_dict.pop(prefix + "num_batches_tracked", None)  # BN's counter means nothing here
+        state_dict.pop(prefix + "num_batches_tracked", None)  # BN's counter, unused here
         super()._load_from_state_dict(state_dict, prefix, *args)
 
     @classmethod
     def convert_frozen_batchnorm(cls, module: nn.Module) -> nn.Module:
-        """Replace every BN and SyncBN below ``module``, in place; the result stands for ``module`` if it is one."""
+        """Replace every BN and SyncBN in ``module`` in place; returns ``module``, or its replacement if it is one."""
         if isinstance(module, (nn.BatchNorm2d, nn.SyncBatchNorm)):
             frozen = cls(module.num_features, module.eps).to(module.running_mean.device)
             frozen.load_state_dict(module.state_dict())
@@ -83,52 +78,23 @@ class FrozenBatchNorm2d(nn.Module):
         return module
 
 
-class SyncBatchNorm(nn.SyncBatchNorm):
-    """Batch norm over the images of all processes, on CPU too (torch's own refuses CPU tensors).
-
-    Statistics are those of the joint batch, exactly, also where the processes hold unequal numbers of positions. In
-    evaluation mode and with a single process it is plain batch norm.
-    """
-
-    def forward(self, input: Tensor) -> Tensor:
-        world_size = dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
-        if not self.training or world_size == 1 or input.device.type != "cpu":
-            return super().forward(input)
-        # Two passes, since E[x^2] - E[x]^2 cancels. differentiable_all_reduce sums gradients over processes as well, so
-        # each process gets the derivative of the sum of all losses.
-        x = input.float() if input.dtype in (torch.float16, torch.bfloat16) else input
-        local = torch.cat([x.sum(dim=(0, 2, 3)), x.new_tensor([x.shape[0] * x.shape[2] * x.shape[3]])])
-        total = differentiable_all_reduce(local)
-        count = total[-1].detach()
-        mean = total[:-1] / count
-        centred = x - mean[:, None, None]
-        var = differentiable_all_reduce(centred.square().sum(dim=(0, 2, 3))) / count
-        with torch.no_grad():
-            self.running_mean.lerp_(mean.detach().to(self.running_mean.dtype), self.momentum)
-            unbiased = var.detach() * (count / (count - 1).clamp(min=1))
-            self.running_var.lerp_(unbiased.to(self.running_var.dtype), self.momentum)
-            self.num_batches_tracked.add_(1)
-        scale = self.weight * (var + self.eps).rsqrt()
-        return (centred * scale[:, None, None] + self.bias[:, None, None]).to(input.dtype)
-
-
 _NORMS: dict[str, Callable[[int], nn.Module]] = {
     "BN": nn.BatchNorm2d,
-    "SyncBN": SyncBatchNorm,
+    "SyncBN": nn.SyncBatchNorm,
     "FrozenBN": FrozenBatchNorm2d,
     "GN": lambda channels: nn.GroupNorm(32, channels),
 }
 
 
-def get_norm(norm: str | Callable[[int], nn.Module] | None, out_channels: int) -> nn.Module | None:
-    """The norm layer for maps of ``out_channels`` channels.
+def get_norm(norm: str | None, out_channels: int) -> nn.Module | None:
+    """Return the norm layer for maps of ``out_channels`` channels.
 
     Args:
-        norm: "BN", "SyncBN", "FrozenBN", "GN" (32 groups), a function of the channel number, or None or "" for none;
+        norm: "BN", "SyncBN" (on several ranks for GPUs only), "FrozenBN" or "GN" (32 groups), None or "" for none;
             KeyError for any other name.
     """
     if not norm:
         return None
-    if isinstance(norm, str) and norm not in _NORMS:
-        raise KeyError(f"There is no norm '{norm}'; there are {', '.join(_NORMS)} and an empty string for none")
-    return (_NORMS[norm] if isinstance(norm, str) else norm)(out_channels)
+    if norm not in _NORMS:
+        raise KeyError(f"There is no norm '{norm}'; use {', '.join(_NORMS)}, or an empty string for none")
+    return _NORMS[norm](out_channels)

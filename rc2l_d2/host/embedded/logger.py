@@ -1,4 +1,4 @@
-"""One way to set up a logger: coloured on the terminal of rank 0, plain in a file of every rank."""
+"""Logging: coloured on the terminal of rank 0, plain in one file per rank."""
 
 from __future__ import annotations
 
@@ -8,9 +8,11 @@ import sys
 
 from termcolor import colored
 
+_DATE = "%m/%d %H:%M:%S"
+
 
 class _TerminalHandler(logging.StreamHandler):
-    """Writes to whatever ``sys.stdout`` is at the time, so that redirecting it later works."""
+    """Writes to the current ``sys.stdout``, which may be redirected later."""
 
     def __init__(self):
         logging.Handler.__init__(self)
@@ -27,31 +29,27 @@ class _ColorfulFormatter(logging.Formatter):
 
 
 def setup_logger(output: str | None = None, distributed_rank: int = 0, *, name: str = "rc2l_d2") -> logging.Logger:
-    """Give the logger ``name`` its handlers; calling it again adds only those that are missing.
+    """Add the missing handlers to the logger ``name``.
 
     Args:
-        output: a folder, in which ``log.txt`` (``log.txt.rankN`` on ranks other than 0) is appended to; None: no file.
-        distributed_rank: rank of this process; only rank 0 writes to the terminal.
+        output: folder of the log file ``log.txt`` (``log.txt.rankN`` for ranks other than 0); None: no file.
+        distributed_rank: number of this rank; only rank 0 writes to the terminal.
         name: root name of the logger.
     """
     logger = logging.getLogger(name)
     logger.setLevel(logging.DEBUG)
     logger.propagate = False
-    present = {handler.get_name() for handler in logger.handlers}
-
-    def add(handler: logging.Handler, title: str, formatter: logging.Formatter) -> None:
-        handler.set_name(title)
-        handler.setFormatter(formatter)
-        logger.addHandler(handler)
-
-    if distributed_rank == 0 and f"{name}:terminal" not in present:
+    if distributed_rank == 0 and not any(isinstance(handler, _TerminalHandler) for handler in logger.handlers):
+        terminal = _TerminalHandler()
         head = colored("[%(asctime)s %(name)s]: ", "green")
-        add(_TerminalHandler(), f"{name}:terminal", _ColorfulFormatter(head + "%(message)s", "%m/%d %H:%M:%S"))
+        terminal.setFormatter(_ColorfulFormatter(head + "%(message)s", _DATE))
+        logger.addHandler(terminal)
     if output is not None:
         file_name = f"log.txt.rank{distributed_rank}" if distributed_rank > 0 else "log.txt"
         path = os.path.abspath(os.path.join(output, file_name))
-        if f"{name}:{path}" not in present:
+        if not any(getattr(handler, "baseFilename", "") == path for handler in logger.handlers):
             os.makedirs(output, exist_ok=True)
-            plain = logging.Formatter("[%(asctime)s] %(name)s %(levelname)s: %(message)s", "%m/%d %H:%M:%S")
-            add(logging.FileHandler(path, encoding="utf-8"), f"{name}:{path}", plain)
+            file = logging.FileHandler(path, encoding="utf-8")
+            file.setFormatter(logging.Formatter("[%(asctime)s] %(name)s %(levelname)s: %(message)s", _DATE))
+            logger.addHandler(file)
     return logger

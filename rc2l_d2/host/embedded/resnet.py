@@ -17,7 +17,7 @@ _BLOCKS_PER_STAGE = {18: (2, 2, 2, 2), 34: (3, 4, 6, 3), 50: (3, 4, 6, 3), 101: 
 
 
 def _conv(in_channels: int, out_channels: int, kernel_size: int, norm: str, *, dilation: int = 1, **kwargs) -> Conv2d:
-    """A convolution that keeps the size (but for its stride), without bias, with norm."""
+    """Return a convolution with "same" padding and norm, without bias."""
     kwargs |= {"padding": dilation * (kernel_size // 2), "dilation": dilation, "bias": False}
     return Conv2d(in_channels, out_channels, kernel_size, norm=get_norm(norm, out_channels), **kwargs)
 
@@ -28,9 +28,9 @@ def _initialise(*layers: Conv2d | None) -> None:
 
 
 class _Block(nn.Module):
-    """``layers(x)`` beside a shortcut, which is a projection where the channels change.
+    """Residual block: ``layers(x)`` plus a shortcut, which is a projection if the number of channels changes.
 
-    Layers are made and initialised in Detectron2's order: one seed then gives the same weights there.
+    Layers are created and initialised in Detectron2's order, so that one seed gives the same weights there.
     """
 
     def __init__(self, in_channels: int, out_channels: int, stride: int, norm: str) -> None:
@@ -46,7 +46,7 @@ class _Block(nn.Module):
 
 
 class BasicBlock(_Block):
-    """Two 3x3 convolutions (ResNet-18, -34)."""
+    """Two 3x3 convolutions (ResNet-18 and -34)."""
 
     def __init__(self, in_channels: int, out_channels: int, *, stride: int = 1, norm: str = "BN") -> None:
         super().__init__(in_channels, out_channels, stride, norm)
@@ -59,7 +59,7 @@ class BasicBlock(_Block):
 
 
 class BottleneckBlock(_Block):
-    """1x1, 3x3 and 1x1 convolution (ResNet-50 and deeper); the stride is in the first (MSRA) or second (torch)."""
+    """1x1, 3x3 and 1x1 convolution (ResNet-50 and deeper); the first (MSRA) or second (torchvision) has the stride."""
 
     def __init__(
         self, in_channels: int, out_channels: int, *, stride: int = 1, norm: str = "BN",
@@ -77,11 +77,11 @@ class BottleneckBlock(_Block):
 
 
 class BasicStem(nn.Module):
-    """7x7 convolution and max pooling: stride 4."""
+    """7x7 convolution and max pooling, stride 4."""
 
     stride = 4
 
-    def __init__(self, in_channels: int = 3, out_channels: int = 64, norm: str = "BN") -> None:
+    def __init__(self, in_channels: int, out_channels: int, norm: str) -> None:
         super().__init__()
         self.out_channels = out_channels
         self.conv1 = _conv(in_channels, out_channels, 7, norm, stride=2)
@@ -92,24 +92,24 @@ class BasicStem(nn.Module):
 
 
 class ResNet(Backbone):
-    """A stem and the stages res2 to res5 (those that the output needs).
+    """A stem and the stages res2 to res5, up to the last one in ``out_features``.
 
     Args:
         stem: has ``stride`` and ``out_channels``.
-        stages: per stage its blocks, which have ``stride`` and ``out_channels``.
-        out_features: names of the maps to return, of "stem", "res2" ... "res5"; AssertionError for others or none.
-        freeze_at: 0 trains all; 1 fixes the stem, 2 also res2, and so on. Norms of fixed stages become FrozenBN.
+        stages: the blocks of each stage, with ``stride`` and ``out_channels``.
+        out_features: names of the returned maps: "stem", "res2" ... "res5"; AssertionError for others or none.
+        freeze_at: 0 trains all, 1 fixes the stem, 2 also res2, and so on. Norms of fixed stages become FrozenBN.
     """
 
     def __init__(
-        self, stem: nn.Module, stages: Sequence[Sequence[nn.Module]], out_features: Sequence[str], freeze_at: int = 0
+        self, stem: nn.Module, stages: Sequence[Sequence[nn.Module]], out_features: Sequence[str], freeze_at: int
     ) -> None:
         super().__init__()
         names = ["stem"] + [f"res{number}" for number in range(2, 2 + len(stages))]
         known = out_features and set(out_features) <= set(names)
         assert known, f"MODEL.RESNETS.OUT_FEATURES must be some of {names}, not {list(out_features)}"
         self._out_features = list(out_features)
-        # Layers above the last output would get no gradient, which DistributedDataParallel takes as an error.
+        # Later layers would get no gradient, which DistributedDataParallel treats as an error.
         names = names[: 1 + max(names.index(name) for name in out_features)]
         self._shapes, stride = {}, 1
         for name, blocks in zip(names, [[stem], *stages], strict=False):
@@ -120,7 +120,7 @@ class ResNet(Backbone):
             FrozenBatchNorm2d.convert_frozen_batchnorm(getattr(self, name).requires_grad_(False))
 
     def forward(self, x: Tensor) -> dict[str, Tensor]:
-        """Images (B, C, H, W), normalised, to the maps of ``out_features`` at the strides of ``output_shape()``."""
+        """Return the maps ``out_features`` of normalised images (B, C, H, W), at the strides of ``output_shape()``."""
         outputs = {}
         for name in self._shapes:
             x = getattr(self, name)(x)
@@ -129,17 +129,13 @@ class ResNet(Backbone):
         return outputs
 
     def output_shape(self) -> dict[str, ShapeSpec]:
-        """Channels and stride of every map that ``forward`` returns."""
+        """Return channels and stride of every returned map."""
         return {name: self._shapes[name] for name in self._out_features}
 
 
 @BACKBONE_REGISTRY.register()
 def build_resnet_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> ResNet:
-    """A ResNet as ``cfg.MODEL.RESNETS`` and ``cfg.MODEL.BACKBONE.FREEZE_AT`` say.
-
-    Raises:
-        AssertionError: values that do not go together; the message names the key.
-    """
+    """Return the ResNet of ``MODEL.RESNETS`` and ``MODEL.BACKBONE.FREEZE_AT``; AssertionError for bad values."""
     res = cfg.MODEL.RESNETS
     assert res.DEPTH in _BLOCKS_PER_STAGE, f"MODEL.RESNETS.DEPTH must be one of {list(_BLOCKS_PER_STAGE)}"
     channels, block, rest = 256, BottleneckBlock, {"stride_in_1x1": res.STRIDE_IN_1X1}

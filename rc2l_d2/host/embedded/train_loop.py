@@ -1,29 +1,25 @@
-"""The training loop with its hooks, and the step of the plain case: one model, one loader, one optimizer."""
+"""The training loop and its hooks."""
 
 from __future__ import annotations
 
 import logging
-import time
 import weakref
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from functools import cached_property
 
-import numpy as np
 import torch
 from torch import nn
 
-from . import comm
-from .events import EventStorage, get_event_storage
+from .events import EventStorage
 
 logger = logging.getLogger(__name__)
 
 
 class HookBase:
-    """What happens around the steps of training; a subclass fills in what it needs.
+    """Base class of hooks; a subclass overrides some of its methods.
 
-    ``before_train``, then for each iteration ``before_step``, the step, ``after_step``, and in the end
-    ``after_train``, also when training fails. ``self.trainer`` is a weak reference to the trainer, set when the
-    hook is registered. A hook that takes time should take it in ``after_step``.
+    Training calls ``before_train``, then ``before_step`` and ``after_step`` around each step, and finally
+    ``after_train``, also after a failure. ``self.trainer`` is a weak reference to the trainer.
     """
 
     trainer: TrainerBase
@@ -34,7 +30,7 @@ class HookBase:
     def after_step(self) -> None: ...
 
     def state_dict(self) -> dict:
-        """What a checkpoint must keep; a hook that returns something defines ``load_state_dict`` too."""
+        """Return the hook's state for checkpoints; if it is not empty, ``load_state_dict`` is needed too."""
         return {}
 
 
@@ -42,8 +38,8 @@ class TrainerBase:
     """A loop of ``run_step``, which a subclass defines, with hooks around it.
 
     Attributes:
-        iter: the current iteration; ``max_iter`` after a training that came to its end.
-        start_iter, max_iter: first iteration, and the one before which training stops.
+        iter: the current iteration; ``max_iter`` after a finished training.
+        start_iter, max_iter: first iteration, and the end (exclusive).
         storage: the :class:`EventStorage` of the current training.
     """
 
@@ -54,7 +50,7 @@ class TrainerBase:
         self.iter = self.start_iter = self.max_iter = 0
 
     def register_hooks(self, hooks: Iterable[HookBase | None]) -> None:
-        """Add hooks, called in this order after those already there; None is left out."""
+        """Append hooks, which are called in this order; None is skipped."""
         for hook in hooks:
             if hook is not None:
                 hook.trainer = weakref.proxy(self)  # weak, or hook and trainer would keep each other alive
@@ -72,7 +68,7 @@ class TrainerBase:
                     self._call_hooks("before_step")
                     self.run_step()
                     self._call_hooks("after_step")
-                self.iter += 1  # tells after_train that nothing failed
+                self.iter += 1  # after_train recognises a finished training by this
             except Exception:
                 logger.exception("Exception during training:")
                 raise
@@ -85,11 +81,10 @@ class TrainerBase:
             getattr(hook, name)()
 
     def state_dict(self) -> dict:
-        """``iteration``, the last one done, and the state of ``hooks`` by class name (the first of each class)."""
+        """Return ``iteration``, the last one done, and the state of ``hooks`` by class name (first of each class)."""
         hooks: dict[str, dict] = {}
         for hook in self._hooks:
-            state = hook.state_dict()
-            if state:
+            if state := hook.state_dict():
                 hooks.setdefault(type(hook).__qualname__, state)
         return {"iteration": self.iter, "hooks": hooks}
 
@@ -104,10 +99,10 @@ class TrainerBase:
 
 
 class SimpleTrainer(TrainerBase):
-    """The step of the plain case: losses of the next batch, their gradient, one update.
+    """A trainer with one model, one loader and one optimizer; a subclass defines ``run_step``.
 
     Args:
-        model: takes a batch, returns a dict of scalar losses. Put in training mode.
+        model: set to training mode.
         data_loader: an iterable of batches.
         optimizer: a torch optimizer.
     """
@@ -120,37 +115,8 @@ class SimpleTrainer(TrainerBase):
 
     @cached_property
     def _data_loader_iter(self):
-        """The iterator over the loader, made when first needed: workers start then."""
+        """Iterator over the loader; the first use starts the workers."""
         return iter(self.data_loader)
-
-    def run_step(self) -> None:
-        start = time.perf_counter()
-        data = next(self._data_loader_iter)
-        data_time = time.perf_counter() - start
-        losses = self.model(data)
-        self.optimizer.zero_grad()
-        sum(losses.values()).backward()
-        self._write_metrics(losses, data_time)
-        self.optimizer.step()
-
-    def _write_metrics(self, loss_dict: Mapping[str, torch.Tensor], data_time: float) -> None:
-        """Store the mean of each scalar loss over the processes (the same keys on each), their sum, and the longest
-        ``data_time``, the seconds that a process waited for its batch.
-
-        Raises:
-            FloatingPointError: the sum is not finite, on every process, so that none is left waiting.
-        """
-        storage = get_event_storage()
-        storage.put_scalar("rank_data_time", data_time, cur_iter=self.iter)
-        mine = {name: loss.detach().cpu().item() for name, loss in loss_dict.items()}
-        gathered = comm.all_gather((mine, data_time))
-        metrics = {name: float(np.mean([losses[name] for losses, _ in gathered])) for name in mine}
-        total = sum(metrics.values())
-        if not np.isfinite(total):
-            raise FloatingPointError(f"Loss became infinite or NaN at iteration={self.iter}!\nloss_dict = {metrics}")
-        if comm.is_main_process():
-            slowest = max(seconds for _, seconds in gathered)
-            storage.put_scalars(cur_iter=self.iter, data_time=slowest, total_loss=total, **metrics)
 
     def state_dict(self) -> dict:
         return {**super().state_dict(), "optimizer": self.optimizer.state_dict()}

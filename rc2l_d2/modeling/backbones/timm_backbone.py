@@ -137,7 +137,9 @@ class TimmBackbone(Backbone):
                 weights = self.build_body(pretrained=True, pretrained_cfg_overlay={"state_dict": state}).state_dict()
             except RuntimeError as error:
                 reason = " ".join(str(error).split())[:200].rstrip(".")
-                raise InputError(f"{source} does not fit MODEL.TIMM.NAME {self.name!r} ({reason}); {_ADVICE}.") from error
+                raise InputError(
+                    f"{source} does not fit MODEL.TIMM.NAME {self.name!r} ({reason}); {_ADVICE}."
+                ) from error
         self.body.load_state_dict(weights)
         count = sum("num_batches_tracked" not in name for name in weights)
         logger.info("Backbone %s: all of its %d weights from %s", self.name, count, source)
@@ -160,9 +162,7 @@ class TimmBackbone(Backbone):
         if missing or unexpected:
             found = [f"{len(missing)} of {len(wanted)} weights missing ({missing[0]})"] if missing else []
             found += [f"{len(unexpected)} unexpected ({unexpected[0]})"] if unexpected else []
-            raise InputError(
-                f"{source} does not fit MODEL.TIMM.NAME {self.name!r}: {', '.join(found)}; {_ADVICE}."
-            )
+            raise InputError(f"{source} does not fit MODEL.TIMM.NAME {self.name!r}: {', '.join(found)}; {_ADVICE}.")
         return state
 
 
@@ -178,7 +178,10 @@ class PlainViTBackbone(TimmBackbone):
         super().__init__(name, in_channels, **settings)
 
     def build_body(self, **weights) -> nn.Module:
-        return _create(self.name, num_classes=0, global_pool="", dynamic_img_size=True, **self.options, **weights)
+        body = _create(self.name, num_classes=0, dynamic_img_size=True, **self.options, **weights)
+        # Belongs to the classifier. Parameters without a gradient would stop DistributedDataParallel.
+        body.fc_norm = nn.Identity()
+        return body
 
     def _setup(self) -> None:
         self.patch = self.body.patch_embed.patch_size[0]
@@ -257,9 +260,9 @@ def _timm() -> ModuleType:
 def _create(name: str, **options) -> nn.Module:
     try:
         return _timm().create_model(name, **options)
-    except TypeError as error:
+    except (TypeError, RuntimeError) as error:
         raise InputError(
-            f"MODEL.TIMM.NAME is {name!r}, which does not take these settings ({error}); check MODEL.TIMM."
+            f"MODEL.TIMM.NAME is {name!r}, which timm cannot build with these settings ({error}); check MODEL.TIMM."
         ) from error
 
 
@@ -286,7 +289,5 @@ def _timm_names(state: dict[str, Tensor], own: dict[str, Tensor]) -> dict[str, T
     """Rename the weights of EfficientNet-PyTorch, which have timm's order and shapes, to timm's names."""
     if not any(name.startswith("_blocks.") for name in state):
         return state
-    same = len(state) == len(own) and all(
-        a.shape == b.shape for a, b in zip(state.values(), own.values(), strict=True)
-    )
+    same = len(state) == len(own) and all(a.shape == b.shape for a, b in zip(state.values(), own.values(), strict=True))
     return dict(zip(own, state.values(), strict=True)) if same else state

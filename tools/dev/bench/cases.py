@@ -1,4 +1,4 @@
-"""Random batches, regions and teacher's views in the shapes of a training step."""
+"""Random batches, regions and teacher predictions in the shapes of a training step."""
 
 from __future__ import annotations
 
@@ -6,36 +6,32 @@ import torch
 from torch.nn import functional as F
 
 from rc2l_d2.host import CfgNode
-from rc2l_d2.regions import Regions, TeacherView
+from rc2l_d2.regions import Regions, TeacherPrediction, teacher_prediction
 
 
 def random_batch(cfg: CfgNode, uses_unlabeled: bool) -> tuple[list[dict], list[dict]]:
-    """Labelled and unlabelled samples as the loader of ``cfg`` gives them, of noise, with blobs of all classes."""
+    """Return labelled and unlabelled samples of noise in the form of the loader; labels are stripes of 16 classes."""
     generator = torch.Generator().manual_seed(0)
     height, width = cfg.INPUT.CROP.SIZE
 
-    def image() -> torch.Tensor:
-        return torch.randint(0, 256, (3, height, width), generator=generator, dtype=torch.uint8)
+    def images(count: int) -> torch.Tensor:
+        return torch.randint(0, 256, (count, 3, height, width), generator=generator, dtype=torch.uint8)
 
-    def label() -> torch.Tensor:
-        coarse = torch.randint(0, cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES, (1, 1, 4, 4), generator=generator)
-        return F.interpolate(coarse.float(), size=(height, width))[0, 0].to(torch.uint8)
-
+    stripes = torch.arange(height) * 16 // height % cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES
+    label = stripes.to(torch.uint8)[:, None].repeat(1, width)
     inside = torch.ones(height, width, dtype=torch.bool)
-    labeled = [{"file_name": "", "image": image(), "sem_seg": label()} for _ in range(cfg.SOLVER.IMS_PER_BATCH)]
-    unlabeled = [
-        {"file_name": "", "image": image(), "strong": image(), "inside": inside}
-        for _ in range(cfg.SOLVER.IMS_PER_BATCH_UNLABELED if uses_unlabeled else 0)
-    ]
+    labeled = [{"file_name": "", "image": x, "sem_seg": label} for x in images(cfg.SOLVER.IMS_PER_BATCH)]
+    weak = images(cfg.SOLVER.IMS_PER_BATCH_UNLABELED if uses_unlabeled else 0)
+    unlabeled = [{"file_name": "", "image": x, "strong": 255 - x, "inside": inside} for x in weak]
     return labeled, unlabeled
 
 
 def random_case(
     images: int, queries: int, classes: int, channels: int, size: int, device: torch.device
-) -> tuple[Regions, TeacherView]:
-    """A student's regions, leaves that require gradients, and a teacher's view with blobs of all classes.
+) -> tuple[Regions, TeacherPrediction]:
+    """Return a student's regions (leaves that require gradients) and a teacher prediction with blobs of all classes.
 
-    The same numbers on every device.
+    The numbers are the same on every device.
     """
     generator = torch.Generator().manual_seed(0)
 
@@ -49,9 +45,6 @@ def random_case(
     )
     coarse = random(images, classes, 8, 8)
     scores = F.interpolate(coarse, size=(size, size), mode="bilinear")
-    view = TeacherView(
-        probabilities=scores.mul(4).softmax(dim=1),
-        features=random(images, channels, size, size),
-        inside=torch.ones(images, size, size, dtype=torch.bool, device=device),
-    )
-    return regions, view
+    inside = torch.ones(images, size, size, dtype=torch.bool, device=device)
+    teacher = teacher_prediction(scores.mul(4).softmax(dim=1), random(images, channels, size, size), inside)
+    return regions, teacher

@@ -1,10 +1,12 @@
-"""What the benchmarks share: timing in turn, memory, and a sentence on the machine.
+"""Shared code of the benchmarks: command-line options, timing in turn, peak memory, and a line about the machine.
 
-Times are only ever compared within one run, round by round: whatever else the machine does then meets all alike.
+The benchmarks need this package installed (``pip install -e .``). Times are compared only within one run, round by
+round, so that other load on the machine affects all alike.
 """
 
 from __future__ import annotations
 
+import argparse
 import gc
 import itertools
 import platform
@@ -24,56 +26,57 @@ from rc2l_d2.reporting import hardware
 Seconds = dict[str, list[float]]
 
 
-def in_turn(parts: Mapping[str, Callable[[], object]], rounds: int, device: torch.device, warmup: int = 2) -> Seconds:
-    """Seconds of each part in each of ``rounds`` rounds; a round calls every part once, ``warmup`` rounds don't count.
+def options(description: str, rounds: int, config: bool = False, **integers: int) -> argparse.ArgumentParser:
+    """Return a parser with --rounds, more integer options, and either --device or --config-file with overrides."""
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    for name, default in {"rounds": rounds, **integers}.items():
+        parser.add_argument(f"--{name}", type=int, default=default, help="(%(default)s)")
+    if config:
+        parser.add_argument("--config-file", required=True)
+        parser.add_argument("opts", nargs=argparse.REMAINDER, help="KEY VALUE pairs, as for train_net.py")
+    else:
+        default = "cuda" if torch.cuda.is_available() else "cpu"
+        parser.add_argument("--device", type=torch.device, default=default)
+    return parser
 
-    Every other round goes backwards, so that no part always follows the same one.
+
+def in_turn(parts: Mapping[str, Callable[[], object]], rounds: int, device: torch.device, warmup: int = 2) -> Seconds:
+    """Return the seconds of each part in each round. A round calls every part once; ``warmup`` rounds are not counted.
+
+    Every other round runs in reverse order, so that no part always follows the same one.
     """
     if device.type == "cpu":
-        keep_freed_memory()  # as training does
+        keep_freed_memory()  # as in training
+    wait = torch.cuda.synchronize if device.type == "cuda" else lambda: None
     seconds: Seconds = {name: [] for name in parts}
     for number in range(-warmup, rounds):
         for name in parts if number % 2 else reversed(parts):
-            synchronize(device)
+            wait()
             start = time.perf_counter()
             parts[name]()
-            synchronize(device)
+            wait()
             if number >= 0:
                 seconds[name].append(time.perf_counter() - start)
     return seconds
 
 
-def ratio(seconds: Seconds, part: str, whole: str) -> tuple[float, float, float]:
-    """Lower quartile, median and upper quartile of ``part / whole``, formed round by round."""
+def ratio(seconds: Seconds, part: str, whole: str) -> str:
+    """Return ``part / whole``, computed per round, as "median (lower to upper quartile)"."""
     quotients = [a / b for a, b in zip(seconds[part], seconds[whole], strict=True)]
-    if len(quotients) == 1:
-        return (quotients[0],) * 3
-    low, middle, high = statistics.quantiles(quotients, n=4, method="inclusive")
-    return low, middle, high
-
-
-def median_ms(seconds: Seconds, part: str) -> float:
-    """Median of a part, milliseconds."""
-    return 1e3 * statistics.median(seconds[part])
-
-
-def quartiles(values: tuple[float, float, float]) -> str:
-    """A ratio as the tables have it: median (lower to upper quartile)."""
-    low, middle, high = values
+    low, middle, high = statistics.quantiles(quotients * 2 if len(quotients) == 1 else quotients, method="inclusive")
     return f"{middle:.3f} ({low:.3f} to {high:.3f})"
 
 
-def synchronize(device: torch.device) -> None:
-    """Wait until ``device`` has done what was asked of it."""
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
+def median_ms(seconds: Seconds, part: str) -> float:
+    """Return the median time of a part, milliseconds."""
+    return 1e3 * statistics.median(seconds[part])
 
 
 def peak_memory(work: Callable[[], object], device: torch.device) -> float:
-    """MB (a million bytes) that ``work`` has torch allocate at most, beyond what is there before it.
+    """Return the peak memory (MB, 10^6 bytes) that torch allocates in ``work``, beyond what was allocated before.
 
-    On a CPU added up from the profiler's record of the allocator, since what the process has resident depends on what
-    it kept of earlier work; libraries' scratch memory is not in it.
+    On a CPU it is summed from the profiler's record of the allocator, since resident memory depends on earlier work.
+    Scratch memory of libraries is not included.
     """
     gc.collect()
     if device.type == "cuda":
@@ -84,22 +87,23 @@ def peak_memory(work: Callable[[], object], device: torch.device) -> float:
         return (torch.cuda.max_memory_allocated(device) - before) / 1e6
     with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True) as record:
         work()
-    # Not record.events(): those have an operator's allocations added up, and so what it gave back before its end.
+    # Not record.events(): its sums per operator hide memory that was freed before the operator's end.
     changes = [event for event in record.profiler.kineto_results.events() if event.name() == "[memory]"]
     changes.sort(key=lambda event: event.start_ns())
     return max(itertools.accumulate((event.nbytes() for event in changes), initial=0)) / 1e6
 
 
-def run(main: Callable[[], int]) -> NoReturn:
-    """Leave with the status of ``main``, or with 2 and one sentence where a setting or a file cannot be used."""
+def machine(device: torch.device) -> str:
+    """Return one line about the machine and the versions."""
+    threads = "" if device.type == "cuda" else f", {torch.get_num_threads()} thread(s)"
+    return f"{hardware()}{threads}; torch {torch.__version__}, Python {platform.python_version()}"
+
+
+def run(main: Callable[[], None]) -> NoReturn:
+    """Exit with status 0 after ``main``, or with 2 and one sentence after an InputError."""
     try:
-        sys.exit(main())
+        main()
     except InputError as error:
         print(f"{Path(sys.argv[0]).name}: {error}", file=sys.stderr)
         sys.exit(2)
-
-
-def machine(device: torch.device) -> str:
-    """One line on what the figures were measured with."""
-    threads = "" if device.type == "cuda" else f", {torch.get_num_threads()} thread(s)"
-    return f"{hardware()}{threads}; torch {torch.__version__}, Python {platform.python_version()}"
+    sys.exit(0)

@@ -1,50 +1,44 @@
 #!/usr/bin/env python3
-"""What a whole RC2L training step costs, beside its parts and beside its floor.
+"""Time of a whole RC2L training step, of its parts, and of its floor.
 
     python tools/dev/bench/step.py --config-file configs/toy/rc2l_R18.yaml [--rounds 20] [KEY VALUE ...]
 
-The step is the trainer's own, after burn-in, teacher update included, on batches that were read before. Beside it:
+The step is the trainer's own, after burn-in, with the teacher's update, on batches that were read before. The parts:
 
     floor      student forward and backward on labelled and unlabelled images with the supervised losses, and the
-               teacher's forward pass: what any method with a teacher has to pay
-    regions    views, selection, mixing, pseudo regions and the four losses, forward and backward, on outputs of student
-               and teacher that are there already
+               teacher's forward pass: the cost of any method with a teacher
+    regions    views, selection, mixing, pseudo regions and the four losses, forward and backward, on given outputs of
+               student and teacher
     optimizer  clipping and update
     ema        the teacher's update
     reading    one batch, read and augmented in this process
 
-All are measured in turn, round by round; ratios are medians over rounds with quartiles. On CUDA regions, optimizer and
-ema run once before in torch's mode that refuses to wait for the device; the supervised losses wait, once a step, for
-the costs of Hungarian matching.
+All are measured in turn, round by round; ratios are medians over rounds with quartiles. On CUDA, regions, optimizer and
+ema first run once in torch's mode in which waiting for the device is an error. The supervised losses do wait once per
+step, for the costs of Hungarian matching.
 """
 
 from __future__ import annotations
 
-import argparse
 import itertools
-import sys
 import tempfile
 from collections.abc import Callable
-from pathlib import Path
 from unittest import mock
 
 import cv2
 import torch
+from measure import in_turn, machine, median_ms, options, ratio, run
 from tabulate import tabulate
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[3]))
-
-from measure import in_turn, machine, median_ms, quartiles, ratio, run  # noqa: E402
-
-from rc2l_d2.engine import RC2LTrainer, load_config  # noqa: E402
-from rc2l_d2.host import CfgNode, EventStorage  # noqa: E402
-from rc2l_d2.regions import Regions, semantic_probabilities  # noqa: E402
+from rc2l_d2.engine import RC2LTrainer, load_config
+from rc2l_d2.host import CfgNode, EventStorage
+from rc2l_d2.regions import Regions, semantic_probabilities
 
 _BATCHES = 4
 
 
 class Step:
-    """The parts of a training step of ``cfg``, each as a function without arguments."""
+    """The parts of a training step of ``cfg``, as functions without arguments."""
 
     def __init__(self, cfg: CfgNode):
         self.trainer = RC2LTrainer(cfg)
@@ -56,7 +50,7 @@ class Step:
         self.reader = iter(self.loop.data_loader)
         self.batches = [next(self.reader) for _ in range(_BATCHES)]
         self.loop.data_loader = itertools.cycle(self.batches)
-        # The weight of the unlabelled losses is full from here on.
+        # From here on the unlabelled losses have their full weight.
         self.loop.iter = cfg.MODEL.SEMI_SUPERVISED.BURN_IN_ITERS + cfg.MODEL.SEMI_SUPERVISED.RAMP_UP_ITERS
 
         labeled, self.unlabeled = self.batches[0]
@@ -71,7 +65,7 @@ class Step:
             self.of_student = self.student.regions(self.images).images(self.number_labeled, len(self.images))
 
     def parts(self) -> dict[str, Callable[[], object]]:
-        """By the names of this script's table."""
+        """Return the parts by their names in the table."""
         return {
             "step": self.step,
             "floor": self.floor,
@@ -82,7 +76,7 @@ class Step:
         }
 
     def autocast(self) -> torch.autocast:
-        """As the training loop has it."""
+        """Return the autocast context of the training loop."""
         return torch.autocast(self.device.type, self.loop.amp_dtype, enabled=self.loop.amp_enabled)
 
     def step(self) -> None:
@@ -111,49 +105,40 @@ class Step:
             self.of_student.features.detach().requires_grad_(),
         )
         with self.autocast(), mock.patch.object(self.teacher.model, "regions", return_value=self.of_teacher):
-            _, pseudo, view = self.loop.teach(self.unlabeled)
+            prediction, labeler = self.teacher.predict(self.unlabeled), self.teacher.labeler
+            labeler.observe(prediction)
+            _, prediction = self.loop.mix(self.loop.strong_views(self.unlabeled), labeler.select(prediction))
+            pseudo = labeler.regions(prediction)
             semantic_map = semantic_probabilities(student.class_logits, student.mask_logits)
-            losses = self.student.unlabeled_losses(student, semantic_map, pseudo, view)
+            losses = self.student.unlabeled_losses(student, semantic_map, pseudo)
+            losses = self.loop.weighted_losses({}, losses)
         sum(losses.values()).backward()
 
     def optimizer(self) -> None:
         torch.nn.utils.clip_grad_norm_(self.student.parameters(), 1.0)
         self.loop.optimizer.step()
 
-    def refuse_to_wait(self) -> None:
-        """Run what need not wait for the device where waiting is an error; on CUDA alone.
-
-        Raises:
-            RuntimeError: from the line that waits.
-        """
-        if self.device.type != "cuda":
-            return
-        parts = self.parts()
-        torch.cuda.set_sync_debug_mode("error")
-        try:
+    def check_no_wait(self) -> None:
+        """On CUDA, run the parts that must not wait for the device; RuntimeError if one does."""
+        if self.device.type == "cuda":
+            torch.cuda.set_sync_debug_mode("error")
             for name in ("regions", "optimizer", "ema"):
-                parts[name]()
-        finally:
+                self.parts()[name]()
             torch.cuda.set_sync_debug_mode("default")
 
 
-def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--config-file", required=True)
-    parser.add_argument("--rounds", type=int, default=20)
-    parser.add_argument("opts", nargs=argparse.REMAINDER, help="KEY VALUE pairs, as train_net.py takes them")
-    args = parser.parse_args()
+def main() -> None:
+    args = options(__doc__, rounds=20, config=True).parse_args()
     cv2.setNumThreads(0)
     with tempfile.TemporaryDirectory() as folder, EventStorage(0):
         step = Step(load_config(args.config_file, [*args.opts, "OUTPUT_DIR", folder]))
-        step.step()  # makes the optimizer's state
-        step.refuse_to_wait()
+        step.step()  # creates the optimizer's state
+        step.check_no_wait()
         seconds = in_turn(step.parts(), args.rounds, step.device)
     print(f"{args.config_file} {' '.join(args.opts)}\n{machine(step.device)}; {args.rounds} rounds\n")
-    rows = [[name, median_ms(seconds, name), quartiles(ratio(seconds, name, "step"))] for name in seconds]
+    rows = [[name, median_ms(seconds, name), ratio(seconds, name, "step")] for name in seconds]
     print(tabulate(rows, ["part", "ms", "of the step"], floatfmt=".1f"))
-    print(f"\nstep / floor: {quartiles(ratio(seconds, 'step', 'floor'))}")
-    return 0
+    print(f"\nstep / floor: {ratio(seconds, 'step', 'floor')}")
 
 
 if __name__ == "__main__":

@@ -1,0 +1,142 @@
+"""Results of a run in its folder or in a record, and the check that its configuration has not changed since."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from ..config import add_rc2l_config
+from ..engine import RC2LTrainer, learning_rate
+from ..engine.whole_files import write_text
+from ..errors import InputError
+from ..host import CfgNode, get_cfg
+from ..reporting.provenance import read_starts
+from ..reporting.run_metrics import STUDENT, TEACHER, collect_scalars, read_entries
+
+# These keys change no result. SOLVER.BASE_LR is compared after scaling with the reference batch.
+_NOT_COMPARED = {
+    "OUTPUT_DIR", "DATALOADER.NUM_WORKERS", "SOLVER.CHECKPOINT_PERIOD", "SOLVER.CHECKPOINT_KEEP", "MODEL.DEVICE",
+    "DATALOADER.MAX_BAD_SHARE", "SOLVER.REFERENCE_IMS_PER_BATCH", "TEST.REPORT", "VERSION", "VIS_PERIOD",
+}  # fmt: skip
+# Training on labels alone reads none of these (prefixes), except for the teacher's decay.
+_UNLABELED_ONLY = (
+    "MODEL.RC2L.", "MODEL.PIXEL.", "MODEL.SEMI_SUPERVISED.", "INPUT.STRONG_", "DATASETS.UNLABELED",
+    "SOLVER.IMS_PER_BATCH_UNLABELED",
+)  # fmt: skip
+_EMA_DECAY = "MODEL.SEMI_SUPERVISED.EMA_DECAY"
+# A record keeps what tables need: prefixes of names in metrics.json, and keys of starts.json.
+_METRICS = ("iteration", "time", f"{STUDENT}/mIoU", f"{STUDENT}/IoU-", f"{TEACHER}/mIoU", f"{TEACHER}/IoU-")
+PROVENANCE = ("commit", "host", "hardware", "torch", "date")
+
+
+@dataclass(frozen=True)
+class StoredRun:
+    """Results of a run, finished or not.
+
+    Attributes:
+        source: file of the settings.
+        settings: flat configuration that made the results.
+        attempts: commit, host, hardware, versions and date of each start.
+        metrics: lines of metrics.json.
+    """
+
+    source: Path
+    settings: Mapping[str, Any]
+    attempts: Sequence[Mapping[str, Any]]
+    metrics: Sequence[Mapping[str, float]]
+
+    @cached_property
+    def scalars(self) -> dict[str, dict[int, float]]:
+        """Name -> finished iterations -> value."""
+        return collect_scalars(self.metrics, self.settings["SOLVER.MAX_ITER"])
+
+    def evaluated_after(self, iterations: int) -> bool:
+        """Return whether student and teacher were evaluated after so many iterations."""
+        return all(iterations in self.scalars.get(f"{task}/mIoU", {}) for task in (STUDENT, TEACHER))
+
+    def write_record(self, file: Path) -> None:
+        """Write a record, small enough to commit, from which the tables can be made again."""
+        metrics = [{key: value for key, value in entry.items() if key.startswith(_METRICS)} for entry in self.metrics]
+        record = {
+            "settings": self.settings,
+            "attempts": [{key: attempt.get(key) for key in PROVENANCE} for attempt in self.attempts],
+            "metrics": [entry for entry in metrics if len(entry) > 1],
+        }
+        file.parent.mkdir(parents=True, exist_ok=True)
+        write_text(file, json.dumps(record, indent=0, ensure_ascii=False) + "\n")
+
+
+def read_folder(folder: Path) -> StoredRun | None:
+    """Read the OUTPUT_DIR of a run; None if nothing has started there.
+
+    Raises:
+        InputError: config.yaml is damaged, or missing beside metrics.json.
+    """
+    config, metrics = folder / "config.yaml", folder / "metrics.json"
+    if not config.exists() and not metrics.exists():
+        return None
+    try:
+        settings = compared_settings(CfgNode(yaml.safe_load(config.read_text(encoding="utf-8"))))
+    except (OSError, ValueError, TypeError, AttributeError, KeyError, yaml.YAMLError) as error:
+        raise InputError(f"{config} cannot be read; delete {folder} to train again.") from error
+    return StoredRun(config, settings, read_starts(folder), list(read_entries(metrics)))
+
+
+def read_record(file: Path) -> StoredRun | None:
+    """Read a record; None if the file does not exist.
+
+    Raises:
+        InputError: the file is not a record.
+    """
+    if not file.exists():
+        return None
+    shared = add_rc2l_config(get_cfg()).MODEL.SEMI_SUPERVISED
+    # Keys that all semi-supervised methods share used to be in MODEL.RC2L.
+    renamed = {f"MODEL.RC2L.{name}": f"MODEL.SEMI_SUPERVISED.{name}" for name in shared}
+    try:
+        record = json.loads(file.read_text(encoding="utf-8"))
+        settings = {renamed.get(key, key): value for key, value in record["settings"].items()}
+        return StoredRun(file, settings, record["attempts"], record["metrics"])
+    except (ValueError, TypeError, AttributeError, KeyError) as error:
+        raise InputError(f"{file} is not a record of a run; delete it to train again.") from error
+
+
+def compared_settings(cfg: CfgNode) -> dict[str, Any]:
+    """Return the keys of a configuration that influence its results: "SOLVER.MAX_ITER" -> value."""
+    everything = RC2LTrainer.uses_unlabeled(cfg)
+    return {
+        key: value
+        for key, value in (_flat(yaml.safe_load(cfg.dump())) | {"SOLVER.BASE_LR": learning_rate(cfg)}).items()
+        if key not in _NOT_COMPARED and (everything or key == _EMA_DECAY or not key.startswith(_UNLABELED_ONLY))
+    }
+
+
+def check_settings(stored: StoredRun, settings: Mapping[str, Any]) -> None:
+    """Refuse results of another configuration than ``settings``.
+
+    A key that is newer than the results may have its default; keys that no longer exist are ignored.
+
+    Raises:
+        InputError: names the first key that differs.
+    """
+    missing = settings.keys() - stored.settings.keys()
+    before = (_flat(yaml.safe_load(add_rc2l_config(get_cfg()).dump())) if missing else {}) | stored.settings
+    for key, value in settings.items():
+        if before.get(key) != value:
+            raise InputError(
+                f"{stored.source} comes from another configuration ({key} was {before.get(key)}, is now {value}); "
+                "delete it to train again, or choose another --output or --records."
+            )
+
+
+def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in values.items():
+        flat.update(_flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value})
+    return flat
