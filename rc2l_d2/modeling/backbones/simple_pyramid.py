@@ -25,13 +25,12 @@ class SimpleFeaturePyramid(nn.Module):
     def __init__(self, in_channels: int, out_channels: int) -> None:
         super().__init__()
         half, quarter = in_channels // 2, in_channels // 4
-        up = {"kernel_size": 2, "stride": 2}
         self.levels = nn.ModuleList([
             nn.Sequential(
-                nn.ConvTranspose2d(in_channels, half, **up), _LayerNorm(half), nn.GELU(),
-                nn.ConvTranspose2d(half, quarter, **up), _project(quarter, out_channels),
+                nn.ConvTranspose2d(in_channels, half, 2, stride=2), _LayerNorm(half), nn.GELU(),
+                nn.ConvTranspose2d(half, quarter, 2, stride=2), _project(quarter, out_channels),
             ),
-            nn.Sequential(nn.ConvTranspose2d(in_channels, half, **up), _project(half, out_channels)),
+            nn.Sequential(nn.ConvTranspose2d(in_channels, half, 2, stride=2), _project(half, out_channels)),
             _project(in_channels, out_channels),
             nn.Sequential(nn.MaxPool2d(2, ceil_mode=True), _project(in_channels, out_channels)),
         ])  # fmt: skip
