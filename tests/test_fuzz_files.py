@@ -14,7 +14,7 @@ from conftest import REPO, call_command
 sys.path.insert(0, str(REPO / "tools" / "dev"))
 import fuzz_files
 
-pytestmark = pytest.mark.skipif(not hasattr(os, "wait4"), reason="needs fork")
+pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
 
 
 def test_damaged_files_are_read_or_refused_in_a_sentence(tiny_options, tmp_path, monkeypatch):
