@@ -66,10 +66,10 @@ def test_maps_of_plain_vits_are_timms_at_any_size(name):
 def test_the_pyramid_keeps_constant_maps_in_place():
     """A step in the patches is a step at the same place of the image in every map, resized or not."""
     torch.manual_seed(0)
-    pyramid = SimpleFeaturePyramid(8, 4).eval()
     left, right = (value.expand(1, 8, 16, 16) for value in torch.randn(2, 1, 8, 1, 1))
     both = torch.cat([left[..., :8], right[..., :8]], dim=3)
     for patch in (14, 16):
+        pyramid = SimpleFeaturePyramid(8, 4, patch)
         size = 16 * patch, 16 * patch
         for stride, a, b, y in zip((4, 8, 16, 32), *(pyramid(x, size) for x in (left, right, both)), strict=True):
             nearer_right = (y - a).abs().sum(1) > (y - b).abs().sum(1)

@@ -22,8 +22,10 @@ class SimpleFeaturePyramid(nn.Module):
     With p = 16 these are strides 4, 8, 16 and 32. With another p they are resized to these strides (our reading).
     """
 
-    def __init__(self, in_channels: int, out_channels: int) -> None:
+    def __init__(self, in_channels: int, out_channels: int, patch: int) -> None:
+        """``patch``: p, in pixels."""
         super().__init__()
+        self.resizes = patch != 16
         half, quarter = in_channels // 2, in_channels // 4
         self.levels = nn.ModuleList([
             nn.Sequential(
@@ -44,8 +46,9 @@ class SimpleFeaturePyramid(nn.Module):
         """
         maps = []
         for level, stride in zip(self.levels, STRIDES, strict=True):
-            y, wanted = level(x), tuple(-(-length // stride) for length in size)
-            if y.shape[-2:] != wanted:
+            y = level(x)
+            if self.resizes:
+                wanted = tuple((length + stride - 1) // stride for length in size)
                 y = F.interpolate(y, size=wanted, mode="bilinear", align_corners=False)
             maps.append(y)
         return maps

@@ -189,7 +189,7 @@ class PlainViTBackbone(TimmBackbone):
         self.patch = self.body.patch_embed.patch_size[0]
         # The finest map has stride 4 exactly; images are padded to whole patches.
         self.size_divisibility = math.lcm(self.patch, STRIDES[0])
-        self.pyramid = SimpleFeaturePyramid(self.body.embed_dim, self.pyramid_dim)
+        self.pyramid = SimpleFeaturePyramid(self.body.embed_dim, self.pyramid_dim, self.patch)
         self._shapes = {name: ShapeSpec(channels=self.pyramid_dim, stride=stride) for stride, name in MAPS.items()}
         self.last_depth = len(self.body.blocks) + 1
         self._depths = {name: self._depth(name) for name, _ in self.body.named_parameters()}
