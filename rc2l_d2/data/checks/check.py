@@ -7,7 +7,7 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from ...errors import InputError
+from ...errors import InputError, counted
 from ...host import CfgNode, MetadataCatalog
 from ..datasets.catalog import register_definition, stream_entries, stream_title
 from ..datasets.entries import common_files, labels_among, repeated_files
@@ -19,21 +19,13 @@ _logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Remark:
-    """A problem or a warning; as text, one sentence.
+    """A problem or a warning; as text, one sentence."""
 
-    Attributes:
-        fatal: whether it spoils training, or is a warning.
-        what: the problem.
-        names: the first ten of the files (or classes) concerned.
-        count: how many there are.
-        advice: what to do, "" where nothing has to be done.
-    """
-
-    fatal: bool
+    fatal: bool  # whether it spoils training, or is a warning
     what: str
-    names: tuple[str, ...] = ()
-    count: int = 0
-    advice: str = ""
+    names: tuple[str, ...] = ()  # the first ten of the files (or classes) concerned
+    count: int = 0  # how many there are
+    advice: str = ""  # what to do, "" where nothing has to be done
 
     def __str__(self) -> str:
         shown = ": " + ", ".join(self.names) if self.names else ""
@@ -82,13 +74,7 @@ def config_splits(cfg: CfgNode, use_unlabeled: bool = True) -> dict[str, Split]:
             train on.
     """
     streams = ("TRAIN", "UNLABELED", "TEST") if use_unlabeled else ("TRAIN", "TEST")
-    splits = {stream: _config_split(cfg, stream) for stream in streams}
-    alone = "train on labels alone with MODEL.META_ARCHITECTURE RegionSegmentor"
-    advice = {"TRAIN": "name a data set with labelled images", "UNLABELED": f"name a split that has some, or {alone}"}
-    for stream in streams[:-1]:
-        if not len(splits[stream].entries):
-            raise InputError(f"DATASETS.{stream} = {tuple(cfg.DATASETS[stream])} holds no image; {advice[stream]}.")
-    return splits
+    return {stream: _config_split(cfg, stream) for stream in streams}
 
 
 def definition_splits(path: str | os.PathLike, names: Sequence[str] = ()) -> tuple[list[Split], list[Remark]]:
@@ -134,8 +120,8 @@ def shared_images(cfg: CfgNode, splits: dict[str, Split]) -> list[Remark]:
 
     def add(what: str, files: Sequence[str], advice: str, kind: str = "image") -> None:
         if files:
-            number = f"{len(files)} {kind}{'s' if len(files) > 1 else ''}"
-            remarks.append(Remark(True, f"{what} {number}", tuple(files[:10]), len(files), advice))
+            what = f"{what} {counted(len(files), kind)}"
+            remarks.append(Remark(True, what, tuple(files[:10]), len(files), advice))
 
     entries = {stream: split.entries for stream, split in splits.items()}
     for stream in [stream for stream in entries if stream != "TEST"]:
@@ -168,7 +154,7 @@ def remarks_on(report: ScanReport) -> list[Remark]:
         # Ignored labels spoil training if there are no others.
         fatal = kind.fatal or (kind is Kind.ALL_IGNORED and count == report.scanned)
         what = f"{split.name} has {title} ({count} of {report.scanned} {read})"
-        remarks.append(Remark(fatal, what, _with_details(report.examples[kind]), count, kind.advice))
+        remarks.append(Remark(fatal, what, tuple(report.examples[kind]), count, kind.advice))
     if report.labels and report.absent:
         count = len(report.absent)
         what = f"{split.name} has no pixel of {count} of {len(split.classes)} classes ({report.labels} labels {read})"
@@ -200,19 +186,9 @@ def class_problems(reports: Sequence[ScanReport], absent_too: bool = True) -> li
     return []
 
 
-def _with_details(examples: Sequence[tuple[str, str]]) -> tuple[str, ...]:
-    """Return files with details in brackets; a detail that all have in common only once, at the end."""
-    details = {detail for _, detail in examples}
-    if len(details) > 1 or len(examples) == 1:
-        return tuple(f"{file} ({detail})" if detail else file for file, detail in examples)
-    *files, last = (file for file, _ in examples)
-    return (*files, f"{last} (each: {details.pop()})" if details != {""} else last)
-
-
 def _values_advice(split: Split) -> str:
-    return (
-        f"define the values in the key label_map of the data set's YAML file: {split.ignore_value} is read as 'ignore'"
-    )
+    advice = "define the values in the key label_map of the data set's YAML file"
+    return f"{advice}: {split.ignore_value} is read as 'ignore'"
 
 
 def _check_sample(cfg: CfgNode, split: Split, sample: int) -> None:

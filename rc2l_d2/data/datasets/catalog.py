@@ -22,6 +22,11 @@ from ..labels.label_files import LabelFiles
 from .description import DatasetDefinition, load_definition
 from .splits import Labels, list_entries, split_entries
 
+# Advice for a training stream without a data set.
+_NO_IMAGE = {
+    "TRAIN": "name a data set with labelled images",
+    "UNLABELED": "name a split that has some, or train on labels alone with MODEL.META_ARCHITECTURE RegionSegmentor",
+}
 # Registered name -> its definition and split.
 _REGISTERED: dict[str, tuple[DatasetDefinition, str]] = {}
 
@@ -31,7 +36,7 @@ class DatasetStatus:
     """Whether a data set can be used."""
 
     name: str
-    found: bool  # all of its files are there
+    found: bool  # whether all of its files exist
     paths: tuple[str, ...]  # the folders searched, for printing
     num_images: int | None  # None if the data set cannot be read
     problem: str | None  # one sentence
@@ -92,7 +97,7 @@ def require_registered(name: str, key: str) -> None:
     known = DatasetCatalog.list()
     if name in known:
         return
-    close = difflib.get_close_matches(name, known, n=5, cutoff=0.6)
+    close = difflib.get_close_matches(name, known, n=5)
     others = sorted(set(known) - set(close))
     suggestion = f"did you mean {' or '.join(close)}? " if close else ""
     raise InputError(
@@ -111,17 +116,20 @@ def stream_entries(cfg: CfgNode, stream: str) -> Sequence[dict]:
             MODEL.SEMI_SUPERVISED.MEASURE_PSEUDO_LABELS, and may be missing.
 
     Raises:
-        InputError: as :func:`load_dataset`; or a list with not exactly one data set.
+        InputError: as :func:`load_dataset`; no data set to train on; or a list with not exactly one data set.
     """
     names, key = tuple(cfg.DATASETS[stream]), f"DATASETS.{stream}"
-    wanted = "existing" if cfg.MODEL.SEMI_SUPERVISED.MEASURE_PSEUDO_LABELS else "none"
-    labels: Labels = "all" if stream != "UNLABELED" else wanted
+    labels: Labels = "all"
+    if stream == "UNLABELED":
+        labels = "existing" if cfg.MODEL.SEMI_SUPERVISED.MEASURE_PSEUDO_LABELS else "none"
     list_key, list_file = _list_of(cfg, stream)
     if list_file and len(names) != 1:
         raise InputError(
             f"DATASETS.{list_key} is {list_file}, but {key} is {names}; name there one data set, for its folders and "
             f"classes."
         )
+    if not names and stream in _NO_IMAGE:
+        raise InputError(f"{key} = () holds no image; {_NO_IMAGE[stream]}.")
     lists = [load_dataset(name, labels, key, list_file) for name in names]
     return ConcatDataset(lists) if len(lists) > 1 else lists[0] if lists else []
 
@@ -164,8 +172,7 @@ def load_dataset(name: str, labels: Labels, key: str = "DATASETS", list_file: st
     try:
         entries = [{"image_id": entry["file_name"], **entry} for entry in DatasetCatalog.get(name)]
     except (OSError, AssertionError) as error:  # Detectron2's own loaders raise these if the data is missing.
-        reason = _one_line(error)
-        raise InputError(f"{key}: the data set '{name}' cannot be read ({reason}); check its folder.") from error
+        raise InputError(f"{key}: data set '{name}' cannot be read ({_one_line(error)}); check its folder.") from error
     bare = [entry["file_name"] for entry in entries if "sem_seg_file_name" not in entry]
     if labels == "all" and bare:
         raise InputError(

@@ -44,19 +44,12 @@ class StepSampler:
 
     Step i of a stream with global batch size b holds the positions i * b to (i + 1) * b - 1; rank r of w takes every
     w-th of them, starting with the r-th.
-
-    Attributes:
-        sizes: images in each stream.
-        batch_sizes: images per step of each stream over all ranks, divisible by ``world_size``.
-        seed: not negative.
-        start_iter: the first step.
-        rank, world_size: this rank and the number of ranks.
     """
 
-    sizes: Sequence[int]
-    batch_sizes: Sequence[int]
-    seed: int
-    start_iter: int = 0
+    sizes: Sequence[int]  # images in each stream
+    batch_sizes: Sequence[int]  # images per step of each stream over all ranks, divisible by world_size
+    seed: int  # not negative
+    start_iter: int = 0  # the first step
     rank: int = 0
     world_size: int = 1
 
@@ -143,11 +136,11 @@ def build_train_loader(cfg: CfgNode, use_unlabeled: bool = True, start_iter: int
         InputError: data sets or sizes cannot be used; while iterating: more than the fraction
             DATALOADER.MAX_BAD_SHARE of a stream's images are unusable. Before that, the next image is used instead.
     """
-    entries = [_entries(cfg, "TRAIN")]
+    entries = [stream_entries(cfg, "TRAIN")]
     batch_sizes = [_divisible(cfg.SOLVER.IMS_PER_BATCH, "SOLVER.IMS_PER_BATCH")]
     mappers: list[Mapper] = [LabeledMapper(cfg)]
     if use_unlabeled and cfg.DATASETS.UNLABELED:
-        entries.append(_entries(cfg, "UNLABELED"))
+        entries.append(stream_entries(cfg, "UNLABELED"))
         batch_sizes.append(_divisible(cfg.SOLVER.IMS_PER_BATCH_UNLABELED, "SOLVER.IMS_PER_BATCH_UNLABELED"))
         mappers.append(UnlabeledMapper(cfg))
     seed = cfg.SEED if cfg.SEED >= 0 else comm.shared_random_seed()
@@ -285,15 +278,6 @@ def _end_with(parent: int) -> None:
     while signal.sigwaitinfo({signal.SIGTERM}).si_pid != parent:
         pass
     os._exit(0)
-
-
-def _entries(cfg: CfgNode, stream: str) -> Sequence[dict]:
-    entries = stream_entries(cfg, stream)
-    if not len(entries):
-        raise InputError(
-            f"DATASETS.{stream} = {tuple(cfg.DATASETS[stream])} holds no image; name a split that has some."
-        )
-    return entries
 
 
 def _divisible(batch_size: int, key: str) -> int:

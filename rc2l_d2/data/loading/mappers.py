@@ -10,7 +10,7 @@ import cv2
 import numpy as np
 import torch
 
-from ...errors import InputError
+from ...errors import InputError, first_few
 from ...host import CfgNode
 from .reading import IMAGE_FORMATS, read_image, read_image_reduced, read_label
 from .transforms import (
@@ -217,11 +217,10 @@ def check_label(
     found = cv2.LUT(label, is_outside)
     # Nearly always there are none: np.unique alone would be most of the cost of this check.
     if cv2.countNonZero(found):
-        outside = np.unique(label[found > 0])
-        shown = ", ".join(map(str, outside[:10])) + (", ..." if len(outside) > 10 else "")
+        outside = first_few(np.unique(label[found > 0]))
         raise InputError(
             f"{file}: the label has values that are no class (0 to {num_classes - 1}) and not the ignore value "
-            f"{ignore_value}: {shown}; correct the file, or the classes and ignore_value of its data set and "
+            f"{ignore_value}: {outside}; correct the file, or the classes and ignore_value of its data set and "
             f"MODEL.SEM_SEG_HEAD.NUM_CLASSES."
         )
 

@@ -17,21 +17,13 @@ IMAGE_PADDING = 128
 
 @dataclass(frozen=True)
 class GeometrySettings:
-    """Distribution of the weak geometry.
+    """Distribution of the weak geometry; lengths in pixels."""
 
-    Attributes:
-        short_edges: lengths of the shortest edge in pixels: a choice, or the two ends of a range; 0 keeps the size.
-        sampling: "choice" or "range".
-        long_edge: the longest edge that a resize may give, in pixels.
-        crop: height and width of the result, in pixels.
-        flip: whether half of the images are mirrored left to right.
-    """
-
-    short_edges: tuple[int, ...]
-    sampling: str
-    long_edge: int
-    crop: tuple[int, int]
-    flip: bool
+    short_edges: tuple[int, ...]  # of the shortest edge: a choice, or the two ends of a range; 0 keeps the size
+    sampling: str  # "choice" or "range"
+    long_edge: int  # the longest edge that a resize may give
+    crop: tuple[int, int]  # (h, w) of the result
+    flip: bool  # whether half of the images are mirrored left to right
 
 
 @dataclass(frozen=True)
@@ -108,10 +100,7 @@ def scaled_size(size: tuple[int, int], short_edge: int, long_edge: int) -> tuple
 
 
 def resize_image(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """Resize (H, W, 3) to ``size`` (h, w): bilinear, by area where it shrinks to less than half (no aliasing).
-
-    Down to a half, bilinear interpolation uses every pixel and is several times faster.
-    """
+    """Resize (H, W, 3) to ``size`` (h, w): bilinear, by area where it shrinks to less than half (no aliasing)."""
     if image.shape[:2] == tuple(size):
         return image
     by_area = 2 * size[0] < image.shape[0] and 2 * size[1] < image.shape[1]
@@ -186,9 +175,8 @@ def ssd_distortion(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     if contrast_first:
         image = adjust_linear(image, factor, 0.0)
     if saturation or hue:
-        image = adjust_hsv(
-            image, rng.uniform(0.5, 1.5) if saturation else 1.0, rng.integers(-18, 19) / 180 if hue else 0.0
-        )
+        scale = rng.uniform(0.5, 1.5) if saturation else 1.0
+        image = adjust_hsv(image, scale, rng.integers(-18, 19) / 180 if hue else 0.0)
     if not contrast_first:
         image = adjust_linear(image, factor, 0.0)
     return image

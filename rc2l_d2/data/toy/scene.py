@@ -25,19 +25,12 @@ _TAU = 2 * np.pi
 
 @dataclass(frozen=True)
 class Scene:
-    """A drawn image with its labels.
+    """A drawn image with its labels."""
 
-    Attributes:
-        image: (H, W, 3) uint8, RGB.
-        label: (H, W) uint8, class index; 255 on the 1-pixel border around every object.
-        layers: ``(class, mask (H, W) bool)`` of each object and distractor (class 0), first painted first.
-        jpeg_quality: the quality to write the image with.
-    """
-
-    image: np.ndarray
-    label: np.ndarray
-    layers: tuple[tuple[int, np.ndarray], ...]
-    jpeg_quality: int
+    image: np.ndarray  # (H, W, 3) uint8, RGB
+    label: np.ndarray  # (H, W) uint8, class index; 255 on the 1-pixel border around every object
+    layers: tuple[tuple[int, np.ndarray], ...]  # (class or 0, mask (H, W) bool) of all that was painted, in order
+    jpeg_quality: int  # the quality to write the image with
 
 
 # Shapes: contours in a circle of about radius 1 around the origin, filled by the even-odd rule
