@@ -22,7 +22,7 @@ from ..labels.label_files import LabelFiles
 from .description import DatasetDefinition, load_definition
 from .splits import Labels, list_entries, split_entries
 
-# Advice for a training stream without a data set.
+# Advice for a training stream without images.
 _NO_IMAGE = {
     "TRAIN": "name a data set with labelled images",
     "UNLABELED": "name a split that has some, or train on labels alone with MODEL.META_ARCHITECTURE RegionSegmentor",
@@ -116,7 +116,7 @@ def stream_entries(cfg: CfgNode, stream: str) -> Sequence[dict]:
             MODEL.SEMI_SUPERVISED.MEASURE_PSEUDO_LABELS, and may be missing.
 
     Raises:
-        InputError: as :func:`load_dataset`; no data set to train on; or a list with not exactly one data set.
+        InputError: as :func:`load_dataset`; no image to train on; or a list with not exactly one data set.
     """
     names, key = tuple(cfg.DATASETS[stream]), f"DATASETS.{stream}"
     labels: Labels = "all"
@@ -128,9 +128,9 @@ def stream_entries(cfg: CfgNode, stream: str) -> Sequence[dict]:
             f"DATASETS.{list_key} is {list_file}, but {key} is {names}; name there one data set, for its folders and "
             f"classes."
         )
-    if not names and stream in _NO_IMAGE:
-        raise InputError(f"{key} = () holds no image; {_NO_IMAGE[stream]}.")
     lists = [load_dataset(name, labels, key, list_file) for name in names]
+    if stream in _NO_IMAGE and not any(map(len, lists)):
+        raise InputError(f"{key} = {names} holds no image; {_NO_IMAGE[stream]}.")
     return ConcatDataset(lists) if len(lists) > 1 else lists[0] if lists else []
 
 

@@ -66,14 +66,13 @@ def draw_toy_dataset(
     _check_parameters({f"'{split}'": count for split, count in counts.items()}, size, seed)
     names = {(split, index): f"{split}_{index:05d}" for split in _SPLITS for index in range(counts[split])}
     record = {"generator": GENERATOR_VERSION, **counts, "size": list(size), "seed": seed}
-    present = _files(root)
+    finished, present = json.dumps({**record, "complete": True}) + "\n", _files(root)
     expected = {f"{_IMAGES}/{name}.jpg" for name in names.values()}
     expected |= {f"{_LABELS}/{name}.png" for name in names.values()} | {f"{_LISTS}/{split}.txt" for split in _SPLITS}
-    if _read_record(root) == {**record, "complete": True} and expected <= present:
+    if expected <= present and (root / _RECORD).read_text(encoding="utf-8") == finished:
         return False
     for name in present - {_RECORD}:
         (root / name).unlink()
-
     for folder in (_IMAGES, _LABELS, _LISTS):
         (root / folder).mkdir(parents=True, exist_ok=True)
     # Marks the folder from the start, so that an interrupted run can be repeated.
@@ -85,7 +84,7 @@ def draw_toy_dataset(
         scene = draw_image(seed, *key, tuple(size))
         _write_image(root / _IMAGES / f"{names[key]}.jpg", scene)
         _write_label(root / _LABELS / f"{names[key]}.png", scene)
-    (root / _RECORD).write_text(json.dumps({**record, "complete": True}) + "\n")
+    (root / _RECORD).write_text(finished)
     return True
 
 
@@ -139,13 +138,6 @@ def _files(root: Path) -> set[str]:
     if foreign:
         raise InputError(f"{root}: this folder holds other files than a toy set ({foreign[0]}); choose another root.")
     return present
-
-
-def _read_record(root: Path) -> dict | None:
-    try:
-        return json.loads((root / _RECORD).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return None
 
 
 def _check_parameters(counts: dict[str, int], size: tuple[int, int], seed: int) -> None:

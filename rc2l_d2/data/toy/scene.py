@@ -162,10 +162,11 @@ class Painter:
         period = self.unit * self.rng.uniform(0.04, 0.14)
         angle, *phases = self.rng.uniform(0, _TAU, 3)
         columns, rows = self._grid
-        turned = _rotation(angle) * (_TAU / period)
-        along = np.sin(np.float32(turned[0, 0]) * columns + np.float32(turned[0, 1]) * rows + np.float32(phases[0]))
-        across = np.sin(np.float32(turned[1, 0]) * columns + np.float32(turned[1, 1]) * rows + np.float32(phases[1]))
-        return along, across
+        turned, (along, across) = (_rotation(angle) * (_TAU / period)).astype(np.float32), np.float32(phases)
+        return (
+            np.sin(turned[0, 0] * columns + turned[0, 1] * rows + along),
+            np.sin(turned[1, 0] * columns + turned[1, 1] * rows + across),
+        )
 
     def _ramp(self) -> np.ndarray:
         """(H, W), rises linearly from 0 to 1 in some direction."""
