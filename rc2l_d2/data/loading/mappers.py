@@ -12,7 +12,7 @@ import torch
 
 from ...errors import InputError, first_few
 from ...host import CfgNode
-from .reading import IMAGE_FORMATS, read_image, read_image_reduced, read_label
+from .reading import check_format, read_image, read_image_reduced, read_label
 from .transforms import (
     IMAGE_PADDING,
     Geometry,
@@ -31,7 +31,7 @@ class _TrainMapper:
 
     def __init__(self, cfg: CfgNode):
         self.geometry = geometry_settings(cfg)
-        self.format = _image_format(cfg)
+        self.format = check_format(cfg.INPUT.FORMAT)
         self.num_classes = cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES
         self.ignore_value = cfg.MODEL.SEM_SEG_HEAD.IGNORE_VALUE
 
@@ -114,7 +114,7 @@ class TestMapper:
         self.short_edge = cfg.INPUT.MIN_SIZE_TEST
         self.long_edge = cfg.INPUT.MAX_SIZE_TEST
         self.scales = augmented_sizes(cfg)
-        self.format = _image_format(cfg)
+        self.format = check_format(cfg.INPUT.FORMAT)
 
     def __call__(self, entry: dict, rng: np.random.Generator | None = None) -> dict:
         """Nothing is random here. Raises InputError where the image cannot be read."""
@@ -194,17 +194,12 @@ def strong_view_settings(cfg: CfgNode) -> tuple[tuple[float, ...], float]:
 def check_label(
     label: np.ndarray, image_size: tuple[int, int], entry: dict, num_classes: int, ignore_value: int
 ) -> None:
-    """Refuse a label that does not fit its image or the classes.
+    """Refuse a label, uint8 (H, W), of another size than its image's (h, w), or with values that are no class.
 
-    Args:
-        label: uint8 (H, W).
-        image_size: (h, w) of the image.
-        entry: the dataset dict, for the file names.
-        num_classes: the class indices are 0 to ``num_classes - 1``.
-        ignore_value: the value of pixels without a class.
+    ``entry``, the dataset dict, gives the file names.
 
     Raises:
-        InputError: the sizes differ, or the label has another value.
+        InputError: the sizes differ, or a value is neither below ``num_classes`` nor the ignore value.
     """
     file = entry["sem_seg_file_name"]
     if label.shape != tuple(image_size):
@@ -223,12 +218,6 @@ def check_label(
             f"{ignore_value}: {outside}; correct the file, or the classes and ignore_value of its data set and "
             f"MODEL.SEM_SEG_HEAD.NUM_CLASSES."
         )
-
-
-def _image_format(cfg: CfgNode) -> str:
-    format = cfg.INPUT.FORMAT
-    _require(format in IMAGE_FORMATS, f"INPUT.FORMAT is '{format}'; set it to one of {', '.join(IMAGE_FORMATS)}.")
-    return format
 
 
 def _require(condition: object, message: str) -> None:
