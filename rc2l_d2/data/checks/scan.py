@@ -120,12 +120,11 @@ def scan(
     limit: int | None = None,
     seed: int = 0,
     processes: int = 0,
-    progress: Callable[[], object] | None = None,
+    progress: Callable[[], object] = lambda: None,
 ) -> ScanReport:
     """Read the files of a split.
 
     Args:
-        split: the images.
         limit: at most this many entries, sampled with ``seed`` and read in the order of the list; None reads all.
         seed: of the sample.
         processes: number of reading processes; 0 reads with threads of this process, enough for a sample.
@@ -139,9 +138,8 @@ def scan(
     indices: Sequence[int] = range(len(split.entries))
     if limit is not None and len(indices) > limit:
         indices = np.sort(np.random.default_rng(seed).choice(len(indices), limit, replace=False)).tolist()
-    read = partial(
-        _scan_entry, labelled=split.labelled, num_classes=len(split.classes), ignore_value=split.ignore_value
-    )
+    shared = {"num_classes": len(split.classes), "ignore_value": split.ignore_value}
+    read = partial(_scan_entry, labelled=split.labelled, **shared)
     try:
         # Decoding releases the interpreter lock, counting labels does not.
         with ProcessPoolExecutor(processes) if processes else ThreadPoolExecutor(_THREADS) as pool:
@@ -149,8 +147,7 @@ def scan(
                 block = [split.entries[index] for index in indices[first : first + _BLOCK]]
                 for result in pool.map(read, block, chunksize=_CHUNK):
                     report.add(result)
-                    if progress is not None:
-                        progress()
+                    progress()
     except BrokenProcessPool as error:
         raise InputError(
             f"A process that was reading images died, after {report.scanned} of {len(indices)} images; it may have run "

@@ -74,11 +74,7 @@ def register_definition(path: str | os.PathLike) -> DatasetDefinition:
 
 
 def register_definitions(cfg: CfgNode) -> None:
-    """Register the YAML files of ``cfg.DATASETS.DEFINITIONS`` (relative to the current directory, or the package's).
-
-    Raises:
-        InputError: see :func:`register_definition`.
-    """
+    """Register the YAML files of ``cfg.DATASETS.DEFINITIONS`` (relative to the current directory, or the package's)."""
     for path in map(find_config_file, cfg.DATASETS.DEFINITIONS):
         if not Path(path).is_file():
             raise InputError(
@@ -89,11 +85,7 @@ def register_definitions(cfg: CfgNode) -> None:
 
 
 def require_registered(name: str, key: str) -> None:
-    """Refuse an unknown data set name, given in the configuration's ``key``.
-
-    Raises:
-        InputError: lists the known names, the most similar first.
-    """
+    """Refuse an unknown name in the configuration's ``key`` with an InputError: the most similar names come first."""
     known = DatasetCatalog.list()
     if name in known:
         return
@@ -109,9 +101,10 @@ def require_registered(name: str, key: str) -> None:
 def stream_entries(cfg: CfgNode, stream: str) -> Sequence[dict]:
     """The entries of all data sets of a stream, ``cfg.DATASETS[stream]``, or of its list of images.
 
+    With a list, DATASETS.LABELED_LIST or UNLABELED_LIST, folders and classes come from the stream's one data set.
+
     Args:
-        cfg: the list is DATASETS.LABELED_LIST (UNLABELED_LIST). Folders and classes then come from TRAIN (UNLABELED),
-            which must be one data set.
+        cfg: the whole configuration.
         stream: "TRAIN" or "TEST", whose images must all have labels, or "UNLABELED", whose labels are used only with
             MODEL.SEMI_SUPERVISED.MEASURE_PSEUDO_LABELS, and may be missing.
 
@@ -160,8 +153,8 @@ def load_dataset(name: str, labels: Labels, key: str = "DATASETS", list_file: st
     require_registered(name, key)
     if name in _REGISTERED:
         definition, split = _REGISTERED[name]
+        list_key = "DATASETS.LABELED_LIST" if labels == "all" else "DATASETS.UNLABELED_LIST"
         if list_file:
-            list_key = "DATASETS.LABELED_LIST" if labels == "all" else "DATASETS.UNLABELED_LIST"
             return list_entries(definition, list_file, labels, list_key)
         return split_entries(definition, split, labels)
     if list_file:

@@ -16,10 +16,7 @@ def sample_uniform(count: int, number: int, seed: int) -> np.ndarray:
 def sample_balanced(presence: np.ndarray, number: int, seed: int) -> np.ndarray:
     """As :func:`sample_uniform`, but every class that occurs is in at least one of the sampled images.
 
-    Args:
-        presence: (n, K) bool, which image has which class.
-        number: images to sample.
-        seed: from 0.
+    ``presence`` is (n, K) bool: which image has which class.
 
     Raises:
         InputError: ``number`` images cannot cover the classes in the seed's order; the message has the number needed.

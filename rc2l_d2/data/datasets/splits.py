@@ -190,10 +190,8 @@ def _entries(definition: DatasetDefinition, split: SplitImages, labels: Labels, 
         return FileList(split.images, folder, suffixes)
     maps = [definition.label_map, *(rule.label_map for rule in definition.labels)]
     files, map_of_label, missing = [], np.full(len(split.images), -1, np.int16), []
-    ids: set[str] = set()
     for index, path in enumerate(split.images):
         label_id = image_id(path, folder, suffixes)
-        ids.add(label_id)
         ruled: dict[str, int] = {}  # Path -> index of its map. Of two rules with one path, the first counts.
         for place, rule in enumerate(definition.labels, start=1):
             ruled.setdefault(rule.path(label_id), place)
@@ -206,11 +204,6 @@ def _entries(definition: DatasetDefinition, split: SplitImages, labels: Labels, 
         files.append(found)
     if missing and labels == "all":
         raise _missing(where, "label", missing, split)
-    if len(ids) < len(split.images) and labels == "all":
-        _logger.warning(
-            "%s: %d images differ from another in the suffix alone, and share its label; remove one of each two.",
-            where, len(split.images) - len(ids),
-        )  # fmt: skip
     return FileList(split.images, folder, suffixes, PackedStrings.of(files, prefix=root), maps, map_of_label)
 
 

@@ -86,16 +86,11 @@ def read_raw_labels(files: Sequence[str]) -> RawLabels:
 
 
 def name_classes(raw: RawLabels, names: Sequence[str], where: str) -> FoundClasses:
-    """Name the values or colours of labels.
+    """Name the values or colours of labels in the folder ``where``.
 
     255 (as a colour, that of Pascal VOC's borders) is no class if there are two others. ``names`` are those of the
     values 0, 1, 2, ... if they cover all that occur, else of the values that occur, in their order; "ignore" marks a
     value as no class. Without names a value v becomes ``class<v>``, the n-th colour ``class<n>``.
-
-    Args:
-        raw: from :func:`read_raw_labels`.
-        names: of the classes, or none.
-        where: the folder, for messages.
 
     Raises:
         InputError: fewer than two classes, too many values, or a wrong number of names.

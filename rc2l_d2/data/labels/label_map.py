@@ -70,10 +70,7 @@ class LabelMap:
         return cls(tuple(keys), tuple(targets), other, all(colors))
 
     def apply(self, raw: np.ndarray) -> np.ndarray:
-        """Class indices and ignore value, uint8 (H, W).
-
-        Args:
-            raw: integer (H, W); for a map of colours uint8 (H, W, 3) in RGB order.
+        """Integers (H, W), for a map of colours uint8 (H, W, 3) in RGB order -> classes and ignore value, uint8 (H, W).
 
         Raises:
             UnlistedValueError: a value or colour is not listed, and there is no ``other``.

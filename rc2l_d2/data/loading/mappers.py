@@ -148,11 +148,7 @@ def augmented_sizes(cfg: CfgNode) -> tuple[tuple[int, int], ...]:
 
 
 def geometry_settings(cfg: CfgNode) -> GeometrySettings:
-    """Return the settings of the weak geometry in ``cfg.INPUT``.
-
-    Raises:
-        InputError: a key has an unknown value.
-    """
+    """Return the settings of the weak geometry in ``cfg.INPUT``; InputError if a key has an unknown value."""
     crop, sizes = cfg.INPUT.CROP, tuple(cfg.INPUT.MIN_SIZE_TRAIN)
     flip, sampling = cfg.INPUT.RANDOM_FLIP, cfg.INPUT.MIN_SIZE_TRAIN_SAMPLING
     _require(
@@ -168,21 +164,12 @@ def geometry_settings(cfg: CfgNode) -> GeometrySettings:
     fit = len(sizes) == 2 and min(sizes) > 0 if sampling == "range" else sizes and min(sizes) >= 0
     advice = "set it to the lengths to choose from, or to two ends with MIN_SIZE_TRAIN_SAMPLING 'range'"
     _require(fit, f"INPUT.MIN_SIZE_TRAIN is {sizes}; {advice}.")
-    return GeometrySettings(
-        short_edges=sizes,
-        sampling=sampling,
-        long_edge=cfg.INPUT.MAX_SIZE_TRAIN,
-        crop=(int(crop.SIZE[0]), int(crop.SIZE[1])),
-        flip=flip == "horizontal",
-    )
+    height, width = map(int, crop.SIZE)
+    return GeometrySettings(sizes, sampling, cfg.INPUT.MAX_SIZE_TRAIN, (height, width), flip == "horizontal")
 
 
 def strong_view_settings(cfg: CfgNode) -> tuple[tuple[float, ...], float]:
-    """Return the jitter and the probability of grey in ``cfg.INPUT``, see :func:`.transforms.strong_view`.
-
-    Raises:
-        InputError: a strength is out of its range.
-    """
+    """Return jitter and probability of grey of :func:`.transforms.strong_view`; InputError if out of range."""
     jitter, grayscale = tuple(map(float, cfg.INPUT.STRONG_JITTER)), float(cfg.INPUT.STRONG_GRAYSCALE)
     in_range = len(jitter) == 4 and all(0 <= strength <= 1 for strength in jitter) and jitter[3] <= 0.5
     advice = "give four numbers: brightness, contrast and saturation from 0 to 1, hue from 0 to 0.5"

@@ -120,16 +120,10 @@ def read_label(path: str | os.PathLike, label_map: LabelMap | None = None) -> np
 def read_raw_label(path: str | os.PathLike, colors: bool = False) -> np.ndarray:
     """Read a label image before a label map: integers (H, W), or with ``colors`` uint8 (H, W, 3) in RGB.
 
-    Values are the indices of a palette image, or those of one channel with 8 or 16 bits; 1-bit images hold 0 and 1, and
-    grey ones of 2 or 4 bits are scaled to 8 as PNG defines it. A grey image saved with three equal channels is read as
-    that one channel. As colours, every 8-bit image is read as RGB, a palette image by its palette. Alpha is dropped.
-
-    Args:
-        path: any file that Pillow decodes, but no JPEG.
-        colors: whether to read colours.
-
-    Raises:
-        LabelColorError, InputError: as :func:`read_label`.
+    Pillow decodes the file. Values are the indices of a palette image, or those of one channel with 8 or 16 bits; 1-bit
+    images hold 0 and 1, and grey ones of 2 or 4 bits are scaled to 8 as PNG defines it. A grey image saved with three
+    equal channels is read as that one channel. As colours, every 8-bit image is read as RGB, a palette image by its
+    palette. Alpha is dropped. Raises as :func:`read_label`.
     """
     try:
         with Image.open(path) as image:

@@ -44,7 +44,7 @@ def draw_toy_dataset(
     seed: int = 0,
     progress: Callable[[list[tuple[str, int]]], Iterable[tuple[str, int]]] = iter,
 ) -> bool:
-    """Write the toy set to ``root``, unless exactly this set is there already.
+    """Write the toy set to ``root``; return False if exactly this set is there already.
 
     ``root`` gets ``JPEGImages``, ``SegmentationClass`` (palette PNGs, 255 on borders), ``ImageSets/Segmentation`` and
     the record ``toy.json``. A toy set with other parameters, or an unfinished one, is replaced.
@@ -55,9 +55,6 @@ def draw_toy_dataset(
         size: (height, width) in pixels, at least 32.
         seed: at least 0. The same seed gives the same bytes (on one machine and with the same libraries).
         progress: wraps the list of images to draw, as ``tqdm`` does.
-
-    Returns:
-        True if it drew, False if the set was there.
 
     Raises:
         InputError: a parameter is out of its range, or ``root`` holds something other than a toy set.
@@ -93,11 +90,7 @@ def draw_own_images(
 ) -> None:
     """Write scenes as a user's own images: ``photos`` with labels of the same names in ``masks``, and ``more``.
 
-    Args:
-        root: the folder for these three.
-        num_labeled, num_unlabeled: number of images, 1 to 100,000 each; they are the first of the toy set's "train".
-        size: (height, width) in pixels, at least 32.
-        seed: at least 0.
+    They are the first of the toy set's "train"; see :func:`draw_toy_dataset` for the arguments.
 
     Raises:
         InputError: a parameter is out of its range, or one of the folders is there already.
@@ -143,7 +136,7 @@ def _files(root: Path) -> set[str]:
 def _check_parameters(counts: dict[str, int], size: tuple[int, int], seed: int) -> None:
     for kind, count in counts.items():
         _require(1 <= count <= 100_000, f"the number of {kind} images", count, "from 1 to 100000")
-    _require(min(size) >= 32, "the image size", " x ".join(map(str, size)), "at least 32 x 32")
+    _require(min(size) >= 32, "the image size", f"{size[0]} x {size[1]}", "at least 32 x 32")
     _require(seed >= 0, "the seed", seed, "0 or larger")
 
 

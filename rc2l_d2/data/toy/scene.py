@@ -143,12 +143,7 @@ def _color(hue: float, saturation: float, value: float) -> np.ndarray:
 
 
 class Painter:
-    """A canvas with textures and shapes to paint on it; all randomness comes from ``rng``.
-
-    Args:
-        rng: the image's own generator.
-        size: (height, width).
-    """
+    """A canvas of ``size`` (height, width) with textures and shapes to paint on it; all randomness is from ``rng``."""
 
     def __init__(self, rng: np.random.Generator, size: tuple[int, int]):
         self.rng = rng
@@ -281,14 +276,10 @@ class Painter:
 
 
 def draw_scene(rng: np.random.Generator, size: tuple[int, int]) -> Scene:
-    """Draw one to four objects among distractors, back to front.
+    """Draw one to four objects among distractors, back to front; ``size`` is (height, width).
 
     An object or distractor is moved until it leaves at least half of each earlier object visible (twelve tries, then
     it is left out), so that every labelled object can be recognised.
-
-    Args:
-        rng: the only source of randomness.
-        size: (height, width).
     """
     painter = Painter(rng, size)
     painter.background()
