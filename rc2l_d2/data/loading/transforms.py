@@ -1,8 +1,9 @@
 """Weak and strong views as plain functions of arrays and a NumPy generator.
 
-Images are uint8 (H, W, 3) in OpenCV's BGR order, labels uint8 (H, W); no function changes its input. The weak geometry (resize, flip, crop) is sampled
-once and applied to everything that has to stay aligned; the strong view changes only the colours of the weak one.
-Colours change before padding, so that padding neither bleeds into a blur nor counts in a mean.
+Images are uint8 (H, W, 3) in OpenCV's BGR order, labels uint8 (H, W); no function changes its input. The weak geometry
+(resize, flip, crop) is sampled once and applied to everything that has to stay aligned; the strong view changes only
+the colours of the weak one. Colours change before padding, so that padding neither bleeds into a blur nor counts in a
+mean.
 """
 
 from __future__ import annotations
