@@ -15,9 +15,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import REPO, TINY
-from data_files import small_config, write_dataset, write_definition, write_image, write_label
+from conftest import REPO
+from data_files import small_config, write_dataset, write_definition, write_label
 
+from rc2l_d2.commands.cli import one_sentence_errors
 from rc2l_d2.data import build_test_loader, build_train_loader, dead_worker, load_definition, register_definition
 from rc2l_d2.data.loading.loader import StepSampler, rank_range
 from rc2l_d2.errors import InputError
@@ -203,7 +204,7 @@ def test_ranges_of_ranks_are_even_and_complete(count, world_size):
     assert max(map(len, ranges)) - min(map(len, ranges)) <= 1
 
 
-def test_errors_of_dead_workers():
+def test_errors_of_dead_workers(capsys):
     for error in (RuntimeError("CUDA out of memory"), ValueError("DataLoader"), KeyError(1)):
         assert dead_worker(error) is None
     for message in (
@@ -211,6 +212,9 @@ def test_errors_of_dead_workers():
         "DataLoader worker (pid(s) 71, 72) exited unexpectedly",
     ):
         assert re.fullmatch(DEAD.replace(r"\d+", "71"), dead_worker(RuntimeError(message)))
+        with pytest.raises(SystemExit) as ended, one_sentence_errors():
+            raise RuntimeError(message)
+        assert ended.value.code == 2 and re.search(rf": {DEAD}\n$", capsys.readouterr().err)
 
 
 def _kill(process: int | None = None) -> None:
@@ -264,40 +268,3 @@ def _data_workers(process: int) -> list[int]:
         if parent == process and same:
             found.append(int(entry.name))
     return found
-
-
-@pytest.mark.slow
-@pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="needs Linux' /proc")
-def test_killing_a_worker_of_a_real_run_ends_in_one_sentence(tmp_path):
-    content = write_dataset(tmp_path / "data", train=4, val=1, size=(64, 64))
-    # Images so large that a worker is nearly always reading.
-    for number in range(3):
-        noise = np.random.default_rng(0).integers(0, 256, (2000, 2000, 3)).astype(np.uint8)
-        write_image(tmp_path / f"data/images/large/{number}.png", noise)
-    content["parts"]["large"] = {"folder": "large"}
-    write_definition(tmp_path / "set.yaml", content)
-    options = [
-        *TINY, "DATASETS.DEFINITIONS", f"('{tmp_path}/set.yaml',)", "DATASETS.TRAIN", f"('{content['name']}_train',)",
-        "DATASETS.UNLABELED", f"('{content['name']}_large',)", "DATASETS.TEST", "()", "OUTPUT_DIR", f"{tmp_path}/out",
-        "MODEL.SEM_SEG_HEAD.NUM_CLASSES", "3", "DATALOADER.NUM_WORKERS", "2", "SOLVER.MAX_ITER", "1000",
-        "MODEL.SEMI_SUPERVISED.BURN_IN_ITERS", "900",
-    ]  # fmt: skip
-    command = [sys.executable, "train_net.py", "--config-file", "configs/toy/rc2l_R18.yaml", *options]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    with subprocess.Popen(
-        command, cwd=REPO, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    ) as run:
-        try:
-            deadline = time.monotonic() + 120
-            while not (workers := _data_workers(run.pid)):
-                assert run.poll() is None and time.monotonic() < deadline, "no worker ever started"
-                time.sleep(0.02)
-            time.sleep(0.5)
-            _kill(workers[0])
-            _, errors = run.communicate(timeout=120)
-        finally:
-            run.kill()
-    assert run.returncode == 2, errors
-    # Without torch's own log lines.
-    (message,) = [line for line in errors.strip().splitlines() if not re.match(r"W\d+ .*torch/", line)]
-    assert re.fullmatch(rf"train_net\.py: {DEAD}", message), message
