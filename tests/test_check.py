@@ -12,7 +12,6 @@ from PIL import Image
 from rc2l_d2.data import check_test_data, check_training_data, register_definition
 from rc2l_d2.data.checks.check import class_problems, definition_splits, remarks_on
 from rc2l_d2.data.checks.scan import Kind, Split, scan
-from rc2l_d2.data.loading.reading import read_image
 from rc2l_d2.errors import InputError
 
 LABELLED = ("train_002", "train_004", "train_006", "train_009")  # the images of "labeled"
@@ -84,29 +83,6 @@ def test_only_a_sample_is_read_of_a_large_split(cfg, folder):
             assert "(1 of 1 read, of 3 in all)" in str(error) and "--full lists all files" in str(error)
             outcomes.add("refused")
     assert outcomes == {"passed", "refused"}
-
-
-def test_exif_rotation_counts(cfg, folder):
-    image = Image.new("RGB", SIZE)
-    exif = image.getexif()
-    exif[274] = 8
-    file = folder / "images/val_000.png"
-    image.save(file, exif=exif)
-    check_training_data(cfg)
-    # In a PNG the rotation may follow the pixels.
-    data = file.read_bytes()
-    start = data.index(b"eXIf") - 4
-    end = start + 12 + int.from_bytes(data[start : start + 4], "big")
-    file.write_bytes(data[:start] + data[end:-12] + data[start:end] + data[-12:])
-    assert read_image(file).shape[:2] == SIZE
-    check_training_data(cfg)
-
-
-@pytest.mark.parametrize(("name", "key"), [("train_000", "UNLABELED"), ("train_002", "TRAIN"), ("val_001", "TEST")])
-def test_images_of_every_stream_are_decoded(cfg, folder, name, key):
-    file = folder / f"images/{name}.png"
-    file.write_bytes(file.read_bytes()[:1000])  # with the whole header
-    _refused(cfg, rf"DATASETS.{key} .* that cannot be read .*{name}\.png \(the image file ends too early\)")
 
 
 def test_warnings(cfg, folder, caplog):

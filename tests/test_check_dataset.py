@@ -22,29 +22,19 @@ def tree(tmp_path):
 
 
 @pytest.fixture
-def folder(tree):
-    return tree.folder
-
-
-@pytest.fixture
-def definition(tree):
-    tree.options()  # writes the file
-    return tree.yaml
-
-
-@pytest.fixture
 def run(tree, monkeypatch):
     def call(*arguments):
-        given = (*arguments, *tree.options()) if arguments[:1] == CONFIG[:1] else arguments
+        options = tree.options()
+        given = (*arguments, *options) if arguments[:2] == CONFIG else arguments
         result = call_command(monkeypatch, "check_dataset.py", check.main, *given)
         return result.returncode, result.stdout, result.stderr
 
     return call
 
 
-def _fill(folder, names, value):
+def _fill(tree, names, value):
     for name in names:
-        write_label(folder / f"labels/{name}.png", np.full(SIZE, value, np.uint8))
+        write_label(tree.folder / f"labels/{name}.png", np.full(SIZE, value, np.uint8))
 
 
 def test_good_configuration(run):
@@ -58,25 +48,25 @@ def test_good_configuration(run):
     assert len(rows) == 2 and rows[0][1] == "4" and abs(float(rows[0][2]) - 33.3) < 2
 
 
-def test_everything_wrong_at_once(run, folder):
-    _fill(folder, ["train_002"], 7)
-    _fill(folder, ["train_004"], 1)
-    _fill(folder, ["train_006"], 2)
-    _fill(folder, ["train_009"], 255)
-    (folder / "images/train_000.png").write_text("no image")
+def test_everything_wrong_at_once(run, tree):
+    _fill(tree, ["train_002"], 7)
+    _fill(tree, ["train_004"], 1)
+    _fill(tree, ["train_006"], 2)
+    _fill(tree, ["train_009"], 255)
+    (tree.folder / "images/train_000.png").write_text("no image")
     status, output, errors = run(*CONFIG, "--full", "--workers", "2")
     assert status == 2 and "At most" not in output
-    assert "PROBLEM: DATASETS.TRAIN" in output and f"    {folder}/labels/train_002.png (7)\n" in output
-    assert "warning: DATASETS.TRAIN" in output and f"    {folder}/labels/train_009.png\n" in output
-    assert "PROBLEM: DATASETS.UNLABELED" in output and f"    {folder}/images/train_000.png (the image" in output
+    assert "PROBLEM: DATASETS.TRAIN" in output and f"    {tree.folder}/labels/train_002.png (7)\n" in output
+    assert "warning: DATASETS.TRAIN" in output and f"    {tree.folder}/labels/train_009.png\n" in output
+    assert "PROBLEM: DATASETS.UNLABELED" in output and f"    {tree.folder}/images/train_000.png (the image" in output
     assert "PROBLEM: No label of DATASETS.TRAIN (" in output and ") has these classes; label images" in output
     assert "    class0\n" in output and "0.000  ABSENT" in output
     assert output.endswith("Problems: 3, warnings: 2.\n")
     assert errors == "", "a progress bar where nobody watches"
 
 
-def test_labels_of_one_class_are_one_problem(run, folder):
-    _fill(folder, ["train_002", "train_004", "train_006", "train_009"], 1)
+def test_labels_of_one_class_are_one_problem(run, tree):
+    _fill(tree, ["train_002", "train_004", "train_006", "train_009"], 1)
     status, output, _ = run(*CONFIG)
     assert status == 2 and output.endswith("Problems: 1, warnings: 1.\n")
     assert "PROBLEM: DATASETS.TRAIN" in output and "shows no class but 'class1' (4 labels read); add labels" in output
@@ -96,23 +86,23 @@ def test_supervised_configuration_needs_no_unlabelled_images(run, tree):
     assert status == 0 and "UNLABELED" not in output
 
 
-def test_splits_of_a_definition(run, definition, folder):
-    (folder / "labels/train_000.png").unlink()
-    status, output, _ = run("--definition", definition)
+def test_splits_of_a_definition(run, tree):
+    (tree.folder / "labels/train_000.png").unlink()
+    status, output, _ = run("--definition", tree.yaml)
     assert status == 0 and output.endswith("Problems: 0, warnings: 2.\n")
     assert "split 'train': 10 images without labels" in output and "split 'val': 3 images with labels" in output
     assert "warning: split 'train' is checked without labels" in output
-    _fill(folder, ["val_000"], 9)
-    assert run("--definition", definition, "labeled")[0] == 0
-    assert run("--definition", definition, "labeled", "val")[0] == 2
+    _fill(tree, ["val_000"], 9)
+    assert run("--definition", tree.yaml, "labeled")[0] == 0
+    assert run("--definition", tree.yaml, "labeled", "val")[0] == 2
 
 
-def test_mistakes_give_one_sentence(run, definition, tmp_path):
+def test_mistakes_give_one_sentence(run, tree, tmp_path):
     for arguments, fragment in (
-        (("--definition", definition, "vla"), "there is no split 'vla'; the splits are train, val"),
+        (("--definition", tree.yaml, "vla"), "there is no split 'vla'; the splits are train, val"),
         (("--definition", tmp_path / "none.yaml"), "none.yaml"),
         (("--config-file", tmp_path / "none.yaml"), "none.yaml"),
-        (("--definition", definition, "--workers", "0"), "--workers is 0"),
+        (("--definition", tree.yaml, "--workers", "0"), "--workers is 0"),
     ):
         status, output, errors = run(*arguments)
         assert status == 2 and output == "" and errors.count("\n") == 1
