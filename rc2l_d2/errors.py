@@ -18,11 +18,6 @@ def first_few(items: Sequence[object], most: int = 10) -> str:
     return ", ".join(map(str, items[:most])) + (", ..." if len(items) > most else "")
 
 
-def counted(number: int, noun: str) -> str:
-    """Return ``1 image`` or ``3 images``."""
-    return f"{number} {noun}{'' if number == 1 else 's'}"
-
-
 def is_out_of_memory(error: BaseException) -> bool:
     """Return whether the error is a lack of CPU or GPU memory."""
     # Torch has no error class for CPU memory.

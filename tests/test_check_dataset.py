@@ -8,8 +8,7 @@ import sys
 import numpy as np
 import pytest
 from conftest import REPO, call_command
-from data_files import SMALL_SIZE as SIZE
-from data_files import SmallTree, write_label
+from data_files import SMALL_SIZE, SmallTree, write_label
 
 from rc2l_d2.commands import check
 
@@ -34,7 +33,7 @@ def run(tree, monkeypatch):
 
 def _fill(tree, names, value):
     for name in names:
-        write_label(tree.folder / f"labels/{name}.png", np.full(SIZE, value, np.uint8))
+        write_label(tree.folder / f"labels/{name}.png", np.full(SMALL_SIZE, value, np.uint8))
 
 
 def test_good_configuration(run):

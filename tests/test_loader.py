@@ -131,7 +131,7 @@ def test_each_step_of_two_ranks_holds_the_samples_of_one(name, monkeypatch):
 
 
 @pytest.mark.parametrize("workers", [0, 2])
-def test_a_bad_label_is_one_sentence_from_any_process(name, tmp_path, workers):
+def test_a_bad_label_is_one_sentence_with_any_number_of_workers(name, tmp_path, workers):
     for file in (tmp_path / "data/labels").iterdir():
         write_label(file, np.full((24, 32), 9, np.uint8))
     cfg = small_config(name)

@@ -65,7 +65,7 @@ def test_the_output_is_checked_before_any_label_is_read(run, tree, tmp_path, mon
     assert (tmp_path / "lists/unlabeled.txt").read_text() == "mine"
 
 
-def test_refused_numbers_and_seeds(run, tree):
+def test_refused_numbers_and_seeds(run):
     refused(run("--number", 11), "11 labelled images are more or fewer than small", "give 1 to 10.")
     refused(run("--fraction", 1.5), "--fraction is 1.5; give")
     refused(run("--number", 1, "--seed", -1), "--seed is -1; give")

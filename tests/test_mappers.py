@@ -175,7 +175,6 @@ def test_label_of_another_size(entry):
         ("INPUT.MIN_SIZE_TRAIN", (16, 20, 24)),
         ("INPUT.FORMAT", "YUV"),
         ("INPUT.STRONG_JITTER", (0.5, 0.5, 0.5)),
-        ("INPUT.STRONG_JITTER", (0.5, 0.5, 1.5, 0.1)),
         ("INPUT.STRONG_JITTER", (0.5, 0.5, 0.5, 0.6)),
         ("INPUT.STRONG_GRAYSCALE", 2.0),
     ],

@@ -105,11 +105,7 @@ def main() -> int:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Check the data set or the configuration of the command line; return the exit status.
-
-    Raises:
-        InputError: an option cannot be used.
-    """
+    """Check the data set or the configuration of the command line; return the exit status."""
     if args.workers < 1:
         raise InputError(f"--workers is {args.workers}; give at least 1.")
     if args.definition:

@@ -7,7 +7,7 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from ...errors import InputError, counted
+from ...errors import InputError
 from ...host import CfgNode, MetadataCatalog
 from ..datasets.catalog import register_definition, stream_entries, stream_title
 from ..datasets.entries import common_files, labels_among, repeated_files
@@ -106,7 +106,7 @@ def shared_images(cfg: CfgNode, splits: dict[str, Split]) -> list[Remark]:
 
     def add(what: str, files: Sequence[str], advice: str, kind: str = "image") -> None:
         if files:
-            what = f"{what} {counted(len(files), kind)}"
+            what = f"{what} {len(files)} {kind}{'s' if len(files) > 1 else ''}"
             remarks.append(Remark(True, what, tuple(files[:10]), len(files), advice))
 
     entries = {stream: split.entries for stream, split in splits.items()}

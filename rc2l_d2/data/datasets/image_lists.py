@@ -50,10 +50,7 @@ def read_list(file: Path, where: str) -> tuple[PackedStrings, PackedStrings | No
 
 
 def write_list(file: Path, images: Iterable[str], labels: Iterable[str | None]) -> None:
-    """Write a list in UniMatch's format: image and label below the root, a space between (a tab where names have one).
-
-    A label of None writes the image alone.
-    """
+    """Write an image and its label (None: the image alone) per line, a space between, or a tab if names have spaces."""
     lines = []
     for image, label in zip(images, labels, strict=True):
         separator = "\t" if " " in image + (label or "") else " "

@@ -20,12 +20,7 @@ class PackedStrings(Sequence[str]):
     """
 
     def __init__(self, buffer: np.ndarray, starts: np.ndarray, ends: np.ndarray, prefix: str = "", suffix: str = ""):
-        """
-        Args:
-            buffer: uint8, UTF-8 text; writable (torch requires it), never written.
-            starts, ends: (n,), the slice of each string.
-            prefix, suffix: added to each string.
-        """
+        """Slices, (n,) ``starts`` and ``ends``, of UTF-8 text: a uint8 array, writable (torch requires it)."""
         self._buffer = torch.from_numpy(buffer)
         self._starts = torch.from_numpy(np.ascontiguousarray(starts, np.int64))
         self._lengths = torch.from_numpy((ends - starts).astype(np.int32))

@@ -13,7 +13,7 @@ from typing import Literal
 
 import numpy as np
 
-from ...errors import InputError, counted, first_few
+from ...errors import InputError, first_few
 from .description import DatasetDefinition
 from .entries import FileList, image_id
 from .image_lists import is_path, read_list
@@ -126,9 +126,9 @@ def _read_images(
         images = images.between(root if below_root else folder, "")
     twice = repeated([images])
     if twice:
+        number = f"{len(twice)} image{'s' if len(twice) > 1 else ''}"
         raise InputError(
-            f"{where}: the list {file} names {counted(len(twice), 'image')} twice, '{twice[0]}' among them; remove one "
-            f"line of each."
+            f"{where}: the list {file} names {number} twice, '{twice[0]}' among them; remove one line of each."
         )
     return SplitImages(images, labels, str(file))
 

@@ -40,14 +40,11 @@ class LabelMap:
     def from_yaml(
         cls, raw: Any, classes: Sequence[str], palette: Sequence[tuple[int, int, int]], ignore_value: int
     ) -> LabelMap:
-        """Validate the key's value.
+        """Validate the key's value ``raw``.
 
-        Args:
-            raw: a mapping {raw value or "#rrggbb": class name, class index or "ignore"}, optionally with the key
-                "other"; or "palette" if labels have the palette's colours.
-            classes: class names. A class called "ignore" can only be given by its index.
-            palette: one (r, g, b) per class.
-            ignore_value: the value for "no class"; as a target the same as "ignore".
+        It is a mapping {raw value or "#rrggbb": class name, class index, "ignore" or the ignore value}, optionally with
+        the key "other"; or "palette" if labels have the palette's colours, one (r, g, b) per class. A class called
+        "ignore" can only be given by its index.
 
         Raises:
             ValueError: the expected form (to follow "it must be"), with the error in brackets.

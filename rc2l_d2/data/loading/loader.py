@@ -169,10 +169,7 @@ def rank_range(count: int, rank: int, world_size: int) -> range:
 
 
 def dead_worker(error: BaseException) -> str | None:
-    """One sentence about a data worker that was killed or crashed; None for any other error.
-
-    Torch raises a RuntimeError for it, wherever the main thread is at that time.
-    """
+    """One sentence for torch's RuntimeError about a killed or crashed data worker; None for any other error."""
     found = re.search(r"DataLoader worker \(pid(?:\(s\))? (\d+)[^)]*\) (.*)", str(error))
     if not found:
         return None

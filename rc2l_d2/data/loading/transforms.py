@@ -121,10 +121,8 @@ def strong_view(
 ) -> np.ndarray:
     """Return the strong view, by UniMatch's recipe: jitter (p 0.8), grey, Gaussian blur (p 0.5; sigma 0.1 to 2 px).
 
-    Args:
-        image: uint8 (H, W, 3).
-        jitter: see :func:`color_jitter`; UniMatch's is (0.5, 0.5, 0.5, 0.25).
-        grayscale: probability of a grey image; UniMatch's is 0.2.
+    ``jitter`` is that of :func:`color_jitter` (UniMatch: 0.5, 0.5, 0.5, 0.25), ``grayscale`` the probability of a grey
+    image (UniMatch: 0.2).
     """
     if rng.random() < 0.8:
         image = color_jitter(image, jitter, rng)
