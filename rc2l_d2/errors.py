@@ -1,5 +1,7 @@
 """Errors that the user can correct, and recognition of out-of-memory errors."""
 
+from collections.abc import Sequence
+
 import torch
 
 
@@ -9,6 +11,11 @@ class InputError(ValueError):
     The message is one sentence: file or key, what is wrong, what to do. Commands print it without a traceback and exit
     with status 2.
     """
+
+
+def first_few(items: Sequence[object], most: int = 10) -> str:
+    """Return the first ``most`` items for a message: ``a, b, ...``."""
+    return ", ".join(map(str, items[:most])) + (", ..." if len(items) > most else "")
 
 
 def is_out_of_memory(error: BaseException) -> bool:

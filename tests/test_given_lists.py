@@ -72,9 +72,6 @@ def test_voc_lists_with_sbd_labels_in_another_folder(tmp_path, monkeypatch):
         assert [entry["label_map"] for entry in entries] == [None, None]
 
 
-# --- lists named in the configuration ---------------------------------------------------------------------------------
-
-
 @pytest.fixture
 def listed(tmp_path, monkeypatch):
     """A small real data set, and a labelled and an unlabelled list of its own beside it."""
@@ -108,7 +105,6 @@ def test_lists_of_the_configuration(listed):
         ({"LABELED_LIST": "gone.txt"}, r"^DATASETS\.LABELED_LIST with data set 'small\d+': the list .*gone\.txt can"),
         ({"TRAIN": ()}, r"DATASETS\.LABELED_LIST is labeled\.txt, but DATASETS\.TRAIN is \(\); name there one"),
         ({"TRAIN": ("voc2012_train", "voc2012_val")}, r"LABELED_LIST is labeled\.txt, but DATASETS\.TRAIN is \('voc"),
-        ({"TRAIN": ("no_such",)}, r"DATASETS\.TRAIN names the data set 'no_such', which is not registered"),
     ],
 )  # fmt: skip
 def test_refused_lists_of_the_configuration(listed, change, message):

@@ -16,34 +16,18 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class LabelRule:
-    """The label of an image is ``<folder>/<id, with text replaced><suffix>`` below the data set's root.
+    """The label of an image is ``<folder>/<id, with text replaced><suffix>`` below the data set's root."""
 
-    Attributes:
-        folder: below the root, "" for the root itself.
-        suffix: follows the id.
-        label_map: maps the file's values to classes; None where they are class indices.
-        replace: pairs (text in the id, its replacement in the label's path).
-    """
-
-    folder: str
-    suffix: str
-    label_map: LabelMap | None
-    replace: tuple[tuple[str, str], ...] = ()
+    folder: str  # below the root, "" for the root itself
+    suffix: str  # follows the id
+    label_map: LabelMap | None  # maps the file's values to classes; None where they are class indices
+    replace: tuple[tuple[str, str], ...] = ()  # pairs (text in the id, its replacement in the label's path)
 
     def path(self, image_id: str) -> str:
         """The label's path below the root."""
         for old, new in self.replace:
             image_id = image_id.replace(old, new)
         return os.path.join(self.folder, image_id + self.suffix)
-
-    def image_id(self, path: str) -> str | None:
-        """The inverse of :meth:`path`; None if no image has its label at ``path``."""
-        if not self.fits(path):
-            return None
-        found = path.removeprefix(os.path.join(self.folder, "")).removesuffix(self.suffix)
-        for old, new in reversed(self.replace):
-            found = found.replace(new, old) if new else found
-        return found if self.path(found) == path else None
 
     def fits(self, path: str) -> bool:
         """Whether a path below the root has this rule's folder and suffix."""
@@ -52,15 +36,10 @@ class LabelRule:
 
 @dataclass(frozen=True)
 class LabelFiles:
-    """The label rules of a data set, independent of its folder.
+    """The label rules of a data set, independent of its folder."""
 
-    Attributes:
-        image_suffixes: endings of image file names that are not part of the id.
-        rules: the first whose file exists is used.
-    """
-
-    image_suffixes: tuple[str, ...] = ()
-    rules: tuple[LabelRule, ...] = (LabelRule("", ".png", None),)
+    image_suffixes: tuple[str, ...] = ()  # endings of image file names that are not part of the id
+    rules: tuple[LabelRule, ...] = (LabelRule("", ".png", None),)  # the first whose file exists is used
 
     @classmethod
     def of(cls, definition: DatasetDefinition) -> LabelFiles:
