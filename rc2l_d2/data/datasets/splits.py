@@ -23,6 +23,7 @@ from .sampling import sample_uniform
 # In a split with more images than the first, only so many as the second, equally spaced, are looked for on the disk:
 # all of ten million would take minutes.
 LOOKUP_LIMIT, LOOKUP_SAMPLE = 1_000_000, 100_000
+_LABELS_SAMPLE = 1000  # unlabelled images that are tested for being labels
 # Every image must have its label, labels that exist are used, or labels are ignored.
 Labels = Literal["all", "existing", "none"]
 _logger = logging.getLogger(__name__)
@@ -46,8 +47,8 @@ def split_entries(definition: DatasetDefinition, split: str, labels: Labels) -> 
     """The entries of a split, a key of ``definition.splits``.
 
     Raises:
-        InputError: no root, an unreadable list, no image, an image listed twice, or missing files (with their number
-            and the first ten).
+        InputError: no root, an unreadable list, no image, an image listed twice, missing files (with their number and
+            the first ten), or labels among images without labels.
     """
     return _entries(definition, split_images(definition, split), labels, f"{definition.file}: split '{split}'")
 
@@ -187,6 +188,7 @@ def _entries(definition: DatasetDefinition, split: SplitImages, labels: Labels, 
         split = _located(definition, split, where)
     folder, suffixes, root = image_folder(definition), definition.image_suffixes, _root(definition)
     if labels == "none":
+        _refuse_labels_among(definition, split.images, where)
         return FileList(split.images, folder, suffixes)
     maps = [definition.label_map, *(rule.label_map for rule in definition.labels)]
     files, map_of_label, missing = [], np.full(len(split.images), -1, np.int16), []
@@ -205,6 +207,22 @@ def _entries(definition: DatasetDefinition, split: SplitImages, labels: Labels, 
     if missing and labels == "all":
         raise _missing(where, "label", missing, split)
     return FileList(split.images, folder, suffixes, PackedStrings.of(files, prefix=root), maps, map_of_label)
+
+
+def _refuse_labels_among(definition: DatasetDefinition, images: PackedStrings, where: str) -> None:
+    """Refuse images, of a sample, that by the description's own rules are the labels of other images."""
+    folder, root = image_folder(definition), _root(definition)
+    sample = images.take(np.arange(0, len(images), -(-len(images) // _LABELS_SAMPLE)))
+    found = []
+    for path in sample:
+        ids = (rule.image_id(path.removeprefix(root)) for rule in definition.labels)
+        others = (folder + name + suffix for name in ids if name is not None for suffix in definition.image_suffixes)
+        found += [(path, other) for other in others if other != path and os.path.isfile(other)][:1]
+    if found:
+        raise InputError(
+            f"{where}: {len(found)} of {len(sample)} sampled images are labels, {found[0][0]} among them, the label of "
+            f"{found[0][1]}; give image_suffix, or a folder or pattern without labels."
+        )
 
 
 def _fitting_rule(definition: DatasetDefinition, label: str) -> int:

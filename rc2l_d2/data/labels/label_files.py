@@ -29,6 +29,15 @@ class LabelRule:
             image_id = image_id.replace(old, new)
         return os.path.join(self.folder, image_id + self.suffix)
 
+    def image_id(self, path: str) -> str | None:
+        """The inverse of :meth:`path`; None if no image has its label at ``path``."""
+        if not self.fits(path):
+            return None
+        found = path.removeprefix(os.path.join(self.folder, "")).removesuffix(self.suffix)
+        for old, new in reversed(self.replace):
+            found = found.replace(new, old) if new else found
+        return found if self.path(found) == path else None
+
     def fits(self, path: str) -> bool:
         """Whether a path below the root has this rule's folder and suffix."""
         return path.startswith(os.path.join(self.folder, "")) and path.endswith(self.suffix)
