@@ -118,7 +118,7 @@ CASES: list[tuple[str, list[Spoil], str]] = [
     ("labels of nothing but the ignore value", [labels(np.full(SIZE, 255, np.uint8))],
      r"DATASETS\.TRAIN .*ignore value on every pixel.*train_002\.png"),
     ("labels among the unlabelled images",
-     [*(written(f"images/val_00{i}_m.png", "") for i in range(3)), part(unlabeled={"folder": "."}),
+     [*(written(f"images/val_00{i}_m.png", "") for i in range(3)), split(unlabeled={"folder": "."}),
       yaml_key(labels=["labels", {"folder": "images", "suffix": "_m.png"}])],
      r"3 of \d+ sampled images are labels, .*/images/val_000_m\.png"),
     ("labels that a list names as unlabelled images",
