@@ -29,8 +29,7 @@ class Advice:
     - The supervised losses have doubled since their minimum: the learning rate is too high for the batch size.
     """
 
-    def __init__(self, class_names: Sequence[str]) -> None:
-        """``class_names``: K names."""
+    def __init__(self, class_names: Sequence[str]):
         self.class_names = list(class_names)
         self._counts: dict[str, Tensor] = {}
         self._collapse: str | None = None

@@ -11,8 +11,7 @@ logger = logging.getLogger(__name__)
 class BestResults:
     """Best mIoU so far and its iteration, for each data set and task (student, teacher).
 
-    The best of many evaluations on one data set is selected on that data, so it has another name than ``mIoU``, which
-    is always the last evaluation. Saved in checkpoints.
+    The best of many evaluations is selected on its test data, so it is not called ``mIoU``. Saved in checkpoints.
 
     Attributes:
         evaluated: the iteration of the last evaluation, -1 before the first.

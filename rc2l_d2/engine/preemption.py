@@ -39,11 +39,7 @@ class StopOnSignal(HookBase):
     """
 
     def __init__(self, checkpointer: RegionCheckpointer, check: Callable[[], None]):
-        """
-        Args:
-            checkpointer: writes the checkpoint.
-            check: called on all ranks before the checkpoint is written; raises if training has failed.
-        """
+        """``check`` is called on all ranks before ``checkpointer`` writes; it raises if training has failed."""
         self.checkpointer = checkpointer
         self.check = check
         self._signal = 0

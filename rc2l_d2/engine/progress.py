@@ -55,7 +55,8 @@ class ProgressLine(HookBase):
             bar_format="{percentage:3.0f}%|{bar:10}| {n_fmt}/{total_fmt}{postfix}",
         )  # fmt: skip
         handlers = [handler for name in _LOGGERS for handler in logging.getLogger(name).handlers] if in_terminal else []
-        self._console = [handler for handler in handlers if _writes_to_terminal(handler)]
+        streams = [getattr(handler, "stream", None) for handler in handlers]
+        self._console = [h for h, stream in zip(handlers, streams, strict=True) if stream and stream.isatty()]
         for handler in self._console:
             handler.addFilter(self._clear_bar)
 
@@ -118,11 +119,6 @@ def peak_memory() -> float | None:
         return None
     unit = 1 if sys.platform == "darwin" else 2**10  # bytes on macOS, kilobytes elsewhere
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**20
-
-
-def _writes_to_terminal(handler: logging.Handler) -> bool:
-    stream = getattr(handler, "stream", None)
-    return stream is not None and stream.isatty()
 
 
 def _latest_scalars() -> dict[str, float]:

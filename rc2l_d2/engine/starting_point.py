@@ -83,9 +83,7 @@ def starting_config(
     """Return the configuration as nested keys with their values, without DATASETS and OUTPUT_DIR.
 
     Args:
-        machine: the device that trains.
-        sizes: image sizes.
-        num_classes: number of classes.
+        machine, sizes, num_classes: device, image sizes and number of classes.
         iterations: number of training iterations, at least SMALLEST_ITERATIONS.
         weights: file with the weights of a ResNet; "" for random weights.
         depth: depth of that ResNet; None for the depth in the device's configuration.

@@ -44,14 +44,12 @@ class StepLog:
         advice: checks the statistics for training problems.
     """
 
-    def __init__(
-        self, class_names: Sequence[str], bears_infinite_gradients: bool = False, max_bad_steps: int = 0
-    ) -> None:
+    def __init__(self, class_names: Sequence[str], bears_infinite_gradients: bool = False, max_bad_steps: int = 0):
         """
         Args:
             class_names: K names.
-            bears_infinite_gradients: whether single non-finite gradients are normal (loss scaling); not in all steps
-                of a period.
+            bears_infinite_gradients: whether single non-finite gradients are normal (loss scaling); a whole period of
+                them is not.
             max_bad_steps: other non-finite steps that the run may skip.
         """
         self.telemetry = PseudoLabelTelemetry(class_names)
@@ -117,11 +115,11 @@ class StepLog:
         ignore_gradients = self.bears_infinite_gradients and not always_infinite
         finite = []
         for step, (losses, gradient) in zip(steps, problems, strict=True):
-            if not losses and (ignore_gradients or not gradient):
+            problem = losses or (gradient if not ignore_gradients else "")
+            if not problem:
                 finite.append(step)
                 continue
             self.bad_steps += 1
-            problem = losses or gradient
             # A finite gradient has moved the weights, even where a loss is non-finite.
             if self.bad_steps > self.max_bad_steps or not gradient:
                 raise FloatingPointError(problem)
@@ -136,8 +134,7 @@ def _bad_losses(step: Sequence[_Step]) -> str:
     """Return a description of the non-finite losses of all ranks, "" without any."""
     ranks = []
     for rank, own in enumerate(step):
-        bad = {name: loss for name, loss in own.losses.items() if not math.isfinite(loss)}
-        if bad:
+        if bad := {name: loss for name, loss in own.losses.items() if not math.isfinite(loss)}:
             ranks.append(f"rank {rank}: {bad}, images {', '.join(own.files)}")
     return f"Non-finite losses at iteration {step[0].iteration}: {'; '.join(ranks)}" if ranks else ""
 

@@ -25,8 +25,7 @@ class PseudoLabelTelemetry:
     for each class, as ``pseudo/recall-<class>``.
     """
 
-    def __init__(self, class_names: Sequence[str]) -> None:
-        """``class_names``: K names."""
+    def __init__(self, class_names: Sequence[str]):
         self.class_names = list(class_names)
         self._sums: dict[str, Tensor] = {}
 
@@ -46,7 +45,6 @@ class PseudoLabelTelemetry:
         Args:
             sums: from :meth:`take`, summed over ranks and copied to the host.
         """
-        # float64 holds every count that a run can reach.
         totals = {name: total.double() for name, total in sums.items()}
         totals |= {f"{name}_of_all": total.sum() for name, total in totals.items()}
         shares = {}

@@ -6,10 +6,8 @@ import logging
 import math
 import os
 import weakref
-from collections import OrderedDict
 from collections.abc import Callable, Sequence
 
-import torch
 from torch import nn
 
 from ..data import build_test_loader, build_train_loader, check_test_data, check_training_data, dead_worker
@@ -35,7 +33,7 @@ from .model_file import write_model_file
 from .preemption import Interrupted, StopOnSignal
 from .progress import ProgressLine
 from .setup import build_model_or_explain
-from .solver import build_lr_scheduler, build_optimizer, learning_rate
+from .solver import build_lr_scheduler, build_optimizer
 from .step import SemiSupervisedTrainer
 from .step_log import LOG_PERIOD
 
@@ -93,7 +91,7 @@ class RC2LTrainer(DefaultTrainer):
         # fails on CPU. Hence its parent's constructor, and the parts here.
         super(DefaultTrainer, self).__init__()
         student = self.build_model(cfg)
-        optimizer = self.build_optimizer(cfg, student)
+        optimizer = build_optimizer(cfg, student)
         self.teacher = EMATeacher.from_config(cfg, student)
         model: nn.Module = student
         if comm.get_world_size() > 1:
@@ -102,7 +100,7 @@ class RC2LTrainer(DefaultTrainer):
             model = nn.parallel.DistributedDataParallel(model, device_ids=device_ids, broadcast_buffers=False)
         # resume_or_load builds the loader: evaluation alone needs no training data.
         self._trainer = SemiSupervisedTrainer(cfg, model, None, optimizer, self.teacher)
-        self.scheduler = self.build_lr_scheduler(cfg, optimizer)
+        self.scheduler = build_lr_scheduler(cfg, optimizer)
         self.best = BestResults()
         self.checkpointer = RegionCheckpointer(
             student, cfg.OUTPUT_DIR, keep=cfg.SOLVER.CHECKPOINT_KEEP,
@@ -134,17 +132,18 @@ class RC2LTrainer(DefaultTrainer):
         cfg = self.cfg.clone()
         cfg.defrost()
         cfg.SEED = self.seed
-        self._trainer.data_loader = self.build_train_loader(cfg, self.start_iter)
-        method = self.cfg.MODEL.SEMI_SUPERVISED
-        if self.uses_unlabeled(self.cfg) and method.BURN_IN_ITERS >= self.max_iter:
+        use_unlabeled, ranks = self.uses_unlabeled(cfg), comm.get_world_size()
+        self._trainer.data_loader = build_train_loader(cfg, use_unlabeled, self.start_iter)
+        burn_in, batch = cfg.MODEL.SEMI_SUPERVISED.BURN_IN_ITERS, cfg.SOLVER.IMS_PER_BATCH_UNLABELED
+        if use_unlabeled and burn_in >= self.max_iter:
             logger.warning(
                 "MODEL.SEMI_SUPERVISED.BURN_IN_ITERS is %d and SOLVER.MAX_ITER %d: this run ends before it uses an "
-                "unlabelled image.", method.BURN_IN_ITERS, self.max_iter,
+                "unlabelled image.", burn_in, self.max_iter,
             )  # fmt: skip
-        if self.uses_unlabeled(self.cfg) and self.cfg.SOLVER.IMS_PER_BATCH_UNLABELED // comm.get_world_size() < 2:
+        if use_unlabeled and batch // ranks < 2:
             logger.warning(
                 "SOLVER.IMS_PER_BATCH_UNLABELED is %d for %d rank(s): an image without a neighbour in its batch is not "
-                "mixed.", self.cfg.SOLVER.IMS_PER_BATCH_UNLABELED, comm.get_world_size(),
+                "mixed.", batch, ranks,
             )  # fmt: skip
 
     def train(self) -> None:
@@ -186,19 +185,16 @@ class RC2LTrainer(DefaultTrainer):
         main, period, solver = comm.is_main_process(), self.cfg.TEST.EVAL_PERIOD, self.cfg.SOLVER
         unlabeled = solver.IMS_PER_BATCH_UNLABELED if self.uses_unlabeled(self.cfg) else 0
         writers = self.build_writers() if main else []
-        return [
-            hooks.IterationTimer(),
-            hooks.LRScheduler(),
-            EMAHook(self.teacher, unwrap(self.model)),
-            hooks.PeriodicCheckpointer(self.checkpointer, self.cfg.SOLVER.CHECKPOINT_PERIOD) if main else None,
-            StopOnSignal(self.checkpointer, self._trainer.log.write),
-            EvaluationHook(period, self.evaluate_and_compare, self.best, writers),
-            ProgressLine(solver.IMS_PER_BATCH, unlabeled, self.cfg.MODEL.SEMI_SUPERVISED.BURN_IN_ITERS)
-            if main
-            else None,
+        built = [hooks.IterationTimer(), hooks.LRScheduler(), EMAHook(self.teacher, unwrap(self.model))]
+        if main:
+            built.append(hooks.PeriodicCheckpointer(self.checkpointer, solver.CHECKPOINT_PERIOD))
+        built.append(StopOnSignal(self.checkpointer, self._trainer.log.write))
+        built.append(EvaluationHook(period, self.evaluate_and_compare, self.best, writers))
+        if main:
+            built.append(ProgressLine(solver.IMS_PER_BATCH, unlabeled, self.cfg.MODEL.SEMI_SUPERVISED.BURN_IN_ITERS))
             # Also after each evaluation: a run that ends before the next period would lose its results.
-            hooks.PeriodicWriter(writers, math.gcd(LOG_PERIOD, period)) if main else None,
-        ]
+            built.append(hooks.PeriodicWriter(writers, math.gcd(LOG_PERIOD, period)))
+        return built
 
     def build_writers(self) -> list:
         """Return writers of ``metrics.json`` and TensorBoard files in OUTPUT_DIR; :class:`ProgressLine` logs."""
@@ -231,47 +227,17 @@ class RC2LTrainer(DefaultTrainer):
         return model
 
     @classmethod
-    def build_optimizer(cls, cfg: CfgNode, model: nn.Module) -> torch.optim.Optimizer:
-        if (rate := learning_rate(cfg)) != cfg.SOLVER.BASE_LR:
-            logger.info(
-                "The learning rate is %g: SOLVER.BASE_LR %g is for %d labelled images a step "
-                "(SOLVER.REFERENCE_IMS_PER_BATCH) and SOLVER.IMS_PER_BATCH is %d; a reference of 0 turns this off.",
-                rate, cfg.SOLVER.BASE_LR, cfg.SOLVER.REFERENCE_IMS_PER_BATCH, cfg.SOLVER.IMS_PER_BATCH,
-            )  # fmt: skip
-        return build_optimizer(cfg, model)
-
-    @classmethod
-    def build_lr_scheduler(cls, cfg: CfgNode, optimizer: torch.optim.Optimizer):
-        return build_lr_scheduler(cfg, optimizer)
-
-    @classmethod
-    def build_train_loader(cls, cfg: CfgNode, start_iter: int = 0):
-        return build_train_loader(cfg, use_unlabeled=cls.uses_unlabeled(cfg), start_iter=start_iter)
-
-    @classmethod
     def uses_unlabeled(cls, cfg: CfgNode) -> bool:
         """Return whether the architecture of ``cfg`` uses unlabelled images."""
         return META_ARCH_REGISTRY.get(cfg.MODEL.META_ARCHITECTURE).uses_unlabeled
 
     @classmethod
     def check_data(cls, cfg: CfgNode, eval_only: bool = False) -> None:
-        """Check the data before training (or evaluation alone).
-
-        Raises:
-            InputError: see :func:`rc2l_d2.data.check_training_data`.
-        """
+        """Check the data before training (or evaluation alone); see :func:`rc2l_d2.data.check_training_data`."""
         if eval_only:
             check_test_data(cfg)
         else:
             check_training_data(cfg, use_unlabeled=cls.uses_unlabeled(cfg))
-
-    @classmethod
-    def build_test_loader(cls, cfg: CfgNode, dataset_name: str):
-        return build_test_loader(cfg, dataset_name)
-
-    @classmethod
-    def build_evaluator(cls, cfg: CfgNode, dataset_name: str):
-        return SemanticEvaluator(dataset_name)
 
     @classmethod
     def test(cls, cfg: CfgNode, model: nn.Module, teacher: nn.Module | None = None) -> dict:
@@ -281,14 +247,13 @@ class RC2LTrainer(DefaultTrainer):
             On the main rank ``{"sem_seg": {...}, "sem_seg_teacher": {...}}``, one such dictionary for each data set
             under its name if there are several; empty dictionaries on other ranks.
         """
-        results: dict[str, dict] = OrderedDict()
+        results: dict[str, dict] = {}
         for dataset_name in cfg.DATASETS.TEST:
-            results[dataset_name] = OrderedDict()
+            results[dataset_name] = {}
             for task, evaluated in (("sem_seg", model), ("sem_seg_teacher", teacher)):
                 if evaluated is None:
                     continue
-                loader = cls.build_test_loader(cfg, dataset_name)
-                evaluator = cls.build_evaluator(cfg, dataset_name)
+                loader, evaluator = build_test_loader(cfg, dataset_name), SemanticEvaluator(dataset_name)
                 result = inference_on_dataset(Predictor(cfg, evaluated), loader, evaluator)
                 if comm.is_main_process():
                     results[dataset_name][task] = result["sem_seg"]
