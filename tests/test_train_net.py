@@ -118,7 +118,7 @@ def test_two_ranks_and_a_folder_with_another_run(command_line_process, tiny_opti
 def test_dry_run_prints_the_plan(command_line, config):
     result = command_line("--config-file", f"configs/{config}.yaml", "--dry-run")
     assert result.returncode == 0, result.stderr
-    for word in ("M parameters", "labelled", "test", "loss_ce x 1", "iterations", "looked at"):
+    for word in ("M parameters", "labelled", "test", "loss_ce x 1", "iterations", "searched"):
         assert word in result.stdout
     assert ("loss_smc x 1" in result.stdout) == ("rc2l" in config)
 

@@ -23,7 +23,7 @@ from rc2l_d2.errors import InputError
 from rc2l_d2.reporting import note_start, report_on, write_run_report
 from rc2l_d2.reporting.charts import line_chart
 from rc2l_d2.reporting.provenance import commit, read_starts
-from rc2l_d2.reporting.run_metrics import read_scalars
+from rc2l_d2.reporting.run_folder import collect_scalars, read_entries
 
 CONFIG = "configs/toy/rc2l_R18.yaml"
 HOSTILE = "<script src='https://example.org/x.js'></script>&amp;\"%{{ 7 * 7 }}"
@@ -236,14 +236,14 @@ def test_numbers_that_a_resumed_run_repeats_are_its_own(tmp_path):
         {"iteration": 60, "sem_seg/mIoU": 5.0},
     ]  # fmt: skip
     file.write_text("".join(json.dumps(row) + "\n" for row in rows) + '{"iteration": 79, "l')
-    assert read_scalars(file, 60) == {
+    assert collect_scalars(read_entries(file), 60) == {
         "lr": {20: 1.0, 40: 4.0}, "loss": {18: 9.0, 40: 6.0}, "gone": {40: 1.0}, "sem_seg/mIoU": {60: 5.0}
     }  # fmt: skip
     # Another run in the same folder: nothing of the one before it is left.
     with file.open("w") as stream:
         stream.write("".join(json.dumps(row) + "\n" for row in [*rows, {"iteration": 9, "lr": 0.5}]))
-    assert read_scalars(file, 60) == {"lr": {10: 0.5}}
-    assert read_scalars(tmp_path / "none.json", 60) == {}
+    assert collect_scalars(read_entries(file), 60) == {"lr": {10: 0.5}}
+    assert collect_scalars(read_entries(tmp_path / "none.json"), 60) == {}
 
 
 def test_a_chart_is_a_small_transparent_svg():

@@ -8,7 +8,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from ..errors import InputError
-from ..reporting.charts import COLORS
+from ..reporting.charts import COLORS, line_style
 from .runs import Comparison
 from .tables import LAST, collect, markdown
 
@@ -42,16 +42,15 @@ def draw_curves(comparison: Comparison, curves: pd.DataFrame, file: Path) -> Non
     for (split, method), cell in curves.groupby(["split", "method"]):
         index, axis = [*comparison.methods].index(method), panels[split]
         points = cell.groupby("iteration")["mIoU"].agg(["mean", "std"]).fillna(0.0)
-        style = {"color": COLORS[index % len(COLORS)], "linestyle": ("-", "--", ":", "-.")[index // len(COLORS) % 4]}
-        axis.plot(points.index, points["mean"], marker=".", label=comparison.methods[method], **style)
+        color, style = line_style(index)
+        label = comparison.methods[method]
+        axis.plot(points.index, points["mean"], marker=".", label=label, color=color, linestyle=style)
         if len(comparison.methods) <= _MAX_BANDS:
             low, high = points["mean"] - points["std"], points["mean"] + points["std"]
-            axis.fill_between(points.index, low, high, alpha=0.15, linewidth=0, color=style["color"])
+            axis.fill_between(points.index, low, high, alpha=0.15, linewidth=0, color=color)
     figure.axes[0].set_ylabel(_AXIS)
-    legend = {
-        label: line for axis in figure.axes for line, label in zip(*axis.get_legend_handles_labels(), strict=True)
-    }
-    figure.legend(legend.values(), legend.keys(), loc="outside right center", frameon=False)
+    lines = {line.get_label(): line for axis in figure.axes for line in axis.get_lines()}
+    figure.legend(lines.values(), lines.keys(), loc="outside right center", frameon=False)
     figure.savefig(file, dpi=130)
 
 

@@ -12,7 +12,7 @@ from typing import Any
 import yaml
 
 from ..engine import load_config
-from ..errors import InputError
+from ..errors import InputError, one_line
 from .stored import StoredRun, check_settings, compared_settings, read_folder, read_record
 
 _KEYS = ("title", "config", "output", "overrides", "methods", "splits", "seeds", "baseline")
@@ -29,7 +29,7 @@ class Run:
         folder: its OUTPUT_DIR, below the output folder of the comparison.
         arguments: command line of train_net.py; ``--resume`` starts from the beginning where there is no checkpoint.
         settings: flat configuration, see :func:`.stored.compared_settings`.
-        max_iter, burn_in: SOLVER.MAX_ITER and MODEL.SEMI_SUPERVISED.BURN_IN_ITERS.
+        burn_in: MODEL.SEMI_SUPERVISED.BURN_IN_ITERS.
     """
 
     method: str
@@ -38,7 +38,6 @@ class Run:
     folder: Path
     arguments: tuple[str, ...]
     settings: Mapping[str, Any]
-    max_iter: int
     burn_in: int
 
     def __str__(self) -> str:
@@ -58,7 +57,7 @@ class Run:
         if stored is None:
             return None
         check_settings(stored, self.settings)
-        return stored if stored.evaluated_after(self.max_iter) else None
+        return stored if stored.finished else None
 
 
 @dataclass(frozen=True)
@@ -99,7 +98,7 @@ def load_comparison(path: str | Path, output: Path | None = None) -> Comparison:
     valid = isinstance(seeds, list) and seeds and all(type(seed) is int and seed >= 0 for seed in seeds)
     if not valid or len(set(seeds)) < len(seeds) or not isinstance(config, str):
         raise InputError(f"{file}: 'seeds' must be a list of different whole numbers from 0, and 'config' a file.")
-    cells = [(method, split) for split, value in splits.items() for method in value.get("methods") or methods]
+    cells = [(method, split) for split, value in splits.items() for method in value["methods"] or methods]
     for name in (baseline, *(method for method, _ in cells)):
         if name not in methods:
             raise InputError(f"{file}: the method '{name}' is not in 'methods'; known: {', '.join(methods)}.")
@@ -110,7 +109,7 @@ def load_comparison(path: str | Path, output: Path | None = None) -> Comparison:
         for seed in seeds
         for method, split in cells
     ]
-    labels = [{name: value.get("label", name) for name, value in entries.items()} for entries in (methods, splits)]
+    labels = [{name: value["label"] for name, value in entries.items()} for entries in (methods, splits)]
     return Comparison(file.stem, raw.get("title", file.stem), output, *labels, baseline, runs)
 
 
@@ -120,7 +119,7 @@ def _read_yaml(file: Path) -> dict[str, Any]:
     except OSError as error:
         raise InputError(f"The comparison {file} cannot be read ({error.strerror}); check the path.") from error
     except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise InputError(f"{file} is not valid YAML ({' '.join(str(error).split())}); correct it.") from error
+        raise InputError(f"{file} is not valid YAML ({one_line(error)}); correct it.") from error
     _check_keys(raw, _KEYS, file, "the comparison")
     return raw
 
@@ -130,15 +129,15 @@ def _entries(raw: Mapping[str, Any], key: str, known: Sequence[str], file: Path)
     entries = raw.get(key)
     if not isinstance(entries, dict) or not entries:
         raise InputError(f"{file}: '{key}' must hold at least one name with {', '.join(known)}.")
+    validated = {}
     for name, value in entries.items():
         # Names become folders. YAML reads 1_30 without quotes as the number 130.
         if not isinstance(name, str) or not re.fullmatch(r"\w[\w.+-]*", name):
             raise InputError(f"{file}: '{name}' in '{key}' must be text of letters, digits and _.+-; quote numbers.")
         _check_keys(value, known, file, f"{key}.{name}")
-    return {
-        name: value | {"overrides": _overrides(value, f"{key}.{name}.overrides", file)}
-        for name, value in entries.items()
-    }
+        overrides = _overrides(value, f"{key}.{name}.overrides", file)
+        validated[name] = {"label": name, "methods": None, **value, "overrides": overrides}
+    return validated
 
 
 def _overrides(raw: Mapping[str, Any], key: str, file: Path) -> dict[str, Any]:
@@ -157,6 +156,7 @@ def _check_keys(raw: Any, known: Sequence[str], file: Path, where: str) -> None:
 
 
 def _run(method: str, split: str, seed: int, output: Path, config: str, overrides: Mapping[str, Any]) -> Run:
+    name = f"The run '{method}, {split}, seed {seed}'"
     words = []
     for key, value in {**overrides, "SEED": seed}.items():
         text = json.dumps(value) if isinstance(value, list) else str(value)
@@ -164,10 +164,10 @@ def _run(method: str, split: str, seed: int, output: Path, config: str, override
     try:
         cfg = load_config(config, words)
     except InputError as error:
-        raise InputError(f"The run '{method}, {split}, seed {seed}': {error}") from error
+        raise InputError(f"{name}: {error}") from error
     if len(cfg.DATASETS.TEST) != 1:
-        raise InputError(f"The run '{method}, {split}, seed {seed}': DATASETS.TEST must hold exactly one data set.")
+        raise InputError(f"{name}: DATASETS.TEST must hold exactly one data set.")
     folder = output / "runs" / method / split / f"seed{seed}"
     arguments = ("--config-file", config, "--resume", *words, "OUTPUT_DIR", str(folder), "TEST.REPORT", "False")
-    limits = cfg.SOLVER.MAX_ITER, cfg.MODEL.SEMI_SUPERVISED.BURN_IN_ITERS
-    return Run(method, split, seed, folder, arguments, compared_settings(cfg), *limits)
+    burn_in = cfg.MODEL.SEMI_SUPERVISED.BURN_IN_ITERS
+    return Run(method, split, seed, folder, arguments, compared_settings(cfg), burn_in)

@@ -13,11 +13,12 @@ import yaml
 
 from ..config import add_rc2l_config
 from ..engine import RC2LTrainer, learning_rate
+from ..engine.setup import flat_settings
 from ..engine.whole_files import write_text
 from ..errors import InputError
 from ..host import CfgNode, get_cfg
 from ..reporting.provenance import read_starts
-from ..reporting.run_metrics import STUDENT, TEACHER, collect_scalars, read_entries
+from ..reporting.run_folder import STUDENT, TEACHER, collect_scalars, read_entries
 
 # These keys change no result. SOLVER.BASE_LR is compared after scaling with the reference batch.
 _NOT_COMPARED = {
@@ -42,7 +43,7 @@ class StoredRun:
     Attributes:
         source: file of the settings.
         settings: flat configuration that made the results.
-        attempts: commit, host, hardware, versions and date of each start.
+        attempts: the starts, see :func:`rc2l_d2.reporting.provenance.read_starts`.
         metrics: lines of metrics.json.
     """
 
@@ -51,14 +52,20 @@ class StoredRun:
     attempts: Sequence[Mapping[str, Any]]
     metrics: Sequence[Mapping[str, float]]
 
+    @property
+    def max_iter(self) -> int:
+        """Iterations of the whole run."""
+        return self.settings["SOLVER.MAX_ITER"]
+
     @cached_property
     def scalars(self) -> dict[str, dict[int, float]]:
         """Name -> finished iterations -> value."""
-        return collect_scalars(self.metrics, self.settings["SOLVER.MAX_ITER"])
+        return collect_scalars(self.metrics, self.max_iter)
 
-    def evaluated_after(self, iterations: int) -> bool:
-        """Return whether student and teacher were evaluated after so many iterations."""
-        return all(iterations in self.scalars.get(f"{task}/mIoU", {}) for task in (STUDENT, TEACHER))
+    @property
+    def finished(self) -> bool:
+        """Whether student and teacher were evaluated after the last iteration."""
+        return all(self.max_iter in self.scalars.get(f"{task}/mIoU", {}) for task in (STUDENT, TEACHER))
 
     def write_record(self, file: Path) -> None:
         """Write a record, small enough to commit, from which the tables can be made again."""
@@ -85,7 +92,7 @@ def read_folder(folder: Path) -> StoredRun | None:
         settings = compared_settings(CfgNode(yaml.safe_load(config.read_text(encoding="utf-8"))))
     except (OSError, ValueError, TypeError, AttributeError, KeyError, yaml.YAMLError) as error:
         raise InputError(f"{config} cannot be read; delete {folder} to train again.") from error
-    return StoredRun(config, settings, read_starts(folder), list(read_entries(metrics)))
+    return StoredRun(config, settings, read_starts(folder), read_entries(metrics))
 
 
 def read_record(file: Path) -> StoredRun | None:
@@ -110,9 +117,10 @@ def read_record(file: Path) -> StoredRun | None:
 def compared_settings(cfg: CfgNode) -> dict[str, Any]:
     """Return the keys of a configuration that influence its results: "SOLVER.MAX_ITER" -> value."""
     everything = RC2LTrainer.uses_unlabeled(cfg)
+    settings = flat_settings(yaml.safe_load(cfg.dump())) | {"SOLVER.BASE_LR": learning_rate(cfg)}
     return {
         key: value
-        for key, value in (_flat(yaml.safe_load(cfg.dump())) | {"SOLVER.BASE_LR": learning_rate(cfg)}).items()
+        for key, value in settings.items()
         if key not in _NOT_COMPARED and (everything or key == _EMA_DECAY or not key.startswith(_UNLABELED_ONLY))
     }
 
@@ -125,18 +133,12 @@ def check_settings(stored: StoredRun, settings: Mapping[str, Any]) -> None:
     Raises:
         InputError: names the first key that differs.
     """
-    missing = settings.keys() - stored.settings.keys()
-    before = (_flat(yaml.safe_load(add_rc2l_config(get_cfg()).dump())) if missing else {}) | stored.settings
+    before = dict(stored.settings)
+    if settings.keys() - before.keys():
+        before = flat_settings(yaml.safe_load(add_rc2l_config(get_cfg()).dump())) | before
     for key, value in settings.items():
         if before.get(key) != value:
             raise InputError(
                 f"{stored.source} comes from another configuration ({key} was {before.get(key)}, is now {value}); "
                 "delete it to train again, or choose another --output or --records."
             )
-
-
-def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for key, value in values.items():
-        flat.update(_flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value})
-    return flat

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from ..reporting.run_metrics import STUDENT, TEACHER, step_seconds
+from ..reporting.run_folder import STUDENT, TEACHER, step_seconds
 from .runs import Comparison
 from .stored import PROVENANCE
 
@@ -40,15 +40,15 @@ def collect(comparison: Comparison, records: Path | None = None) -> tuple[pd.Dat
         cell = {"split": run.split, "method": run.method, "seed": run.seed}
         row = dict(cell)
         for task, (last, best) in _SCORES.items():
-            row[last] = stored.scalars[f"{task}/mIoU"][run.max_iter]
-            row[best] = max(stored.scalars[f"{task}/mIoU"].values())
+            curve = stored.scalars[f"{task}/mIoU"]
+            row |= {last: curve[stored.max_iter], best: max(curve.values())}
+            if task == TEACHER:
+                curves += [{**cell, "iteration": iteration, "mIoU": miou} for iteration, miou in curve.items()]
         row[_TIME] = 1000 * (step_seconds(stored.scalars, run.burn_in) or float("nan"))
         for name, values in stored.scalars.items():
             if name.startswith(f"{TEACHER}/{_IOU}"):
-                row[name.removeprefix(f"{TEACHER}/")] = values[run.max_iter]
+                row[name.removeprefix(f"{TEACHER}/")] = values[stored.max_iter]
         rows.append(row)
-        curve = stored.scalars[f"{TEACHER}/mIoU"]
-        curves += [{**cell, "iteration": iteration, "mIoU": miou} for iteration, miou in curve.items()]
         attempts += stored.attempts
     lines = [f"- {key}: {'; '.join(sorted({str(attempt.get(key)) for attempt in attempts}))}" for key in PROVENANCE]
     lines += [f"- not finished: {'; '.join(unfinished)}"] if unfinished else []

@@ -122,8 +122,8 @@ class RegionCheckpointer(DetectionCheckpointer):
             advice = "download it and give MODEL.WEIGHTS the file"
             raise InputError(f"The checkpoint {path} could not be fetched ({one_line(error)}); {advice}.") from error
         except (RuntimeError, KeyError, ValueError) as error:
-            problem = f"does not fit this configuration ({one_line(error)}); use the one that wrote it, or other weights"
-            raise InputError(f"The checkpoint {path} {problem}.") from error
+            advice = "use the one that wrote it, or other weights"
+            raise InputError(f"{path} does not fit this configuration ({one_line(error)}); {advice}.") from error
         finally:
             # Detectron2 does not reset it after a failed load, and then fails in the next one.
             self._parsed_url_during_load = None

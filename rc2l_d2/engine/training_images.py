@@ -58,7 +58,7 @@ class TrainingImages:
             view[:, : weak[index].shape[-2], : weak[index].shape[-1]] = weak[index].to(view.device)
             images = [x[self._order].movedim(0, -1).round().clamp(0, 255).byte().cpu().numpy() for x in (view, mixed)]
             maps = [x[index].short().cpu().numpy() for x in (pseudo_labels, queries, labels)]
-            rows.append(draw_row(*images, *maps, self._colors))
+            rows.append(draw_row(images, maps, self._colors))
         image = np.concatenate(rows)[:-_GAP, :-_GAP]
         get_event_storage().put_image(IMAGE_NAME, torch.from_numpy(image).movedim(-1, 0))
 
@@ -74,26 +74,24 @@ def query_map(regions: Regions) -> tuple[Tensor, Tensor]:
     return queries, labels.gather(1, queries.flatten(1)).view_as(queries)
 
 
-def draw_row(
-    weak: np.ndarray, mixed: np.ndarray, pseudo: np.ndarray, queries: np.ndarray, labels: np.ndarray, colors: np.ndarray
-) -> np.ndarray:
+def draw_row(views: Sequence[np.ndarray], maps: Sequence[np.ndarray], colors: np.ndarray) -> np.ndarray:
     """Draw weak view, mixed strong view, and over it the pseudo regions and the student's regions.
 
     Regions have the colour of their class, the student's a white border too. Other pixels stay as they are.
 
     Args:
-        weak, mixed: (H, W, 3) uint8, RGB.
-        pseudo: (h, w) int16, class of the pseudo label; -1 where there is none.
-        queries, labels: (h, w) int16, of :func:`query_map`.
+        views: weak view and mixed strong view, (H, W, 3) uint8, RGB.
+        maps: (h, w) int16: class of the pseudo label or -1; query and its class from :func:`query_map`.
         colors: (K, 3), RGB.
 
     Returns:
         uint8, the height of an image x 4 widths x 3, with a white gap below and to the right of each.
     """
-    factor = min(1.0, _SIDE / max(weak.shape))
-    size = max(1, round(factor * weak.shape[0])), max(1, round(factor * weak.shape[1]))
-    weak, mixed = resize_image(weak, size), resize_image(mixed, size)
-    pseudo, queries, labels = (resize_label(index, size) for index in (pseudo, queries, labels))
+    height, width = views[0].shape[:2]
+    factor = min(1.0, _SIDE / max(height, width))
+    size = max(1, round(factor * height)), max(1, round(factor * width))
+    weak, mixed = (resize_image(view, size) for view in views)
+    pseudo, queries, labels = (resize_label(index, size) for index in maps)
     student = overlay(mixed, labels, colors, _OPACITY)
     # White where the neighbour to the right or below belongs to another query.
     student[:, :-1][queries[:, 1:] != queries[:, :-1]] = 255

@@ -6,7 +6,6 @@ import logging
 import math
 import re
 import shlex
-import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -17,13 +16,12 @@ from ..command_words import command_words
 from ..engine import EMATeacher, RC2LTrainer
 from ..engine.telemetry import SHARES
 from ..engine.whole_files import write_text
-from ..errors import InputError
+from ..errors import InputError, one_line
 from ..evaluation import class_colors
 from ..host import MetadataCatalog, comm
 from .charts import line_chart, line_style
 from .example_images import Row, test_rows, unlabeled_rows
-from .run_folder import RunFolder, read_run
-from .run_metrics import STUDENT, TEACHER, step_seconds
+from .run_folder import STUDENT, TEACHER, RunFolder, read_run, step_seconds
 
 logger = logging.getLogger(__name__)
 
@@ -51,19 +49,17 @@ def report_on(trainer: RC2LTrainer) -> Path | None:
         return None
     folder = trainer.cfg.OUTPUT_DIR
     try:
-        start = time.perf_counter()
         path = write_run_report(Path(folder), teacher=trainer.teacher)
-        logger.info("Training report, written in %.1f s: %s", time.perf_counter() - start, path)
-        return path
     except Exception as error:
-        reason = " ".join(str(error).split())[:300].rstrip(".")
-        command = " ".join([*command_words("report"), folder])
-        logger.warning("No training report (%s: %s); write it with: %s", type(error).__name__, reason, command)
+        command = shlex.join([*command_words("report"), folder])
+        logger.warning("No training report (%s: %s); write it with: %s", type(error).__name__, one_line(error), command)
         return None
+    logger.info("Training report: %s", path)
+    return path
 
 
 def write_run_report(folder: Path, baseline: Path | None = None, teacher: EMATeacher | None = None) -> Path:
-    """Write ``report.html`` into the folder of a run, finished or not.
+    """Write ``report.html`` into the folder of a run, finished or not, and return its path.
 
     The report omits what the folder does not hold (weights, telemetry) and says why there are no example images.
 
@@ -71,9 +67,6 @@ def write_run_report(folder: Path, baseline: Path | None = None, teacher: EMATea
         folder: OUTPUT_DIR of the run.
         baseline: OUTPUT_DIR of a run with the same test data, to show beside this one.
         teacher: the run's teacher; None to load it from the last checkpoint.
-
-    Returns:
-        the file.
 
     Raises:
         InputError: a folder is not a run's, the baseline was not evaluated on the same data, or the file cannot be
@@ -96,12 +89,11 @@ def _content(run: RunFolder, baseline: RunFolder | None, teacher: EMATeacher | N
     test_images, unlabeled_images, problem = _example_images(run, teacher)
     classes = _classes(run.cfg.DATASETS.TRAIN[0])
     telemetry = [name for name in SHARES if name in run.scalars]
-    by_class = {
-        f"{name}, each class": {
-            label: run.scalars[f"{name}-{label}"] for label, _ in classes if f"{name}-{label}" in run.scalars
-        }
-        for name in telemetry
-    }
+    by_class = []
+    for name in telemetry:
+        curves = {label: run.scalars.get(f"{name}-{label}", {}) for label, _ in classes}
+        if curves := {label: points for label, points in curves.items() if points}:
+            by_class.append(_chart(run, f"{name}, each class", curves))
     # Losses with a number at the end are those of earlier decoder layers.
     losses = sorted(name for name in run.scalars if re.fullmatch(r"total_loss|loss_.*\D|lr|gradient_norm", name))
     report = [*command_words("report"), str(run.folder), *(["--baseline", str(baseline.folder)] if baseline else [])]
@@ -116,9 +108,7 @@ def _content(run: RunFolder, baseline: RunFolder | None, teacher: EMATeacher | N
         "unlabeled_images": unlabeled_images,
         "problem": problem,
         "telemetry": [_chart(run, name, {name: run.scalars[name]}) for name in telemetry],
-        "telemetry_by_class": [
-            _chart(run, f"{name}, each class", curves) for name, curves in by_class.items() if curves
-        ],
+        "telemetry_by_class": by_class,
         "losses": [_chart(run, name, {name: run.scalars[name]}) for name in losses],
         "report_command": shlex.join(report),
     }
@@ -126,11 +116,9 @@ def _content(run: RunFolder, baseline: RunFolder | None, teacher: EMATeacher | N
 
 def _chart(run: RunFolder, title: str, curves: Mapping[str, Mapping[int, float]]) -> dict[str, Any]:
     """Draw curves: label -> iterations -> value."""
+    last = [next(reversed(points.values())) for points in curves.values()]
+    legend = [(*line_style(index), label, value) for index, (label, value) in enumerate(zip(curves, last, strict=True))]
     uri = line_chart([*curves.values()], run.iterations, run.burn_in)
-    legend = [
-        (*line_style(index), label, next(reversed(points.values())))
-        for index, (label, points) in enumerate(curves.items())
-    ]
     return {"title": title, "text": _DESCRIPTIONS.get(title, ""), "uri": uri, "legend": legend}
 
 
