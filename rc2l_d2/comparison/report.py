@@ -13,8 +13,6 @@ from .runs import Comparison
 from .tables import LAST, collect, markdown
 
 _AXIS = "mIoU of the teacher (%)"
-# Bands of more methods would hide the lines.
-_MAX_BANDS = 6
 
 
 def write_report(comparison: Comparison, records: Path | None, command: str) -> Path:
@@ -40,14 +38,12 @@ def draw_curves(comparison: Comparison, curves: pd.DataFrame, file: Path) -> Non
     """Draw mean and, for few methods, standard deviation over seeds; one panel per split."""
     figure, panels = _panels(comparison, max(4.2, 0.24 * len(comparison.methods)), "iterations")
     for (split, method), cell in curves.groupby(["split", "method"]):
-        index, axis = [*comparison.methods].index(method), panels[split]
         points = cell.groupby("iteration")["mIoU"].agg(["mean", "std"]).fillna(0.0)
-        color, style = line_style(index)
-        label = comparison.methods[method]
-        axis.plot(points.index, points["mean"], marker=".", label=label, color=color, linestyle=style)
-        if len(comparison.methods) <= _MAX_BANDS:
-            low, high = points["mean"] - points["std"], points["mean"] + points["std"]
-            axis.fill_between(points.index, low, high, alpha=0.15, linewidth=0, color=color)
+        color, style = line_style([*comparison.methods].index(method))
+        label, mean, std = comparison.methods[method], points["mean"], points["std"]
+        panels[split].plot(points.index, mean, marker=".", label=label, color=color, linestyle=style)
+        if len(comparison.methods) <= 6:  # Bands of more methods would hide the lines.
+            panels[split].fill_between(points.index, mean - std, mean + std, alpha=0.15, linewidth=0, color=color)
     figure.axes[0].set_ylabel(_AXIS)
     lines = {line.get_label(): line for axis in figure.axes for line in axis.get_lines()}
     figure.legend(lines.values(), lines.keys(), loc="outside right center", frameon=False)

@@ -21,15 +21,14 @@ from ..reporting.provenance import read_starts
 from ..reporting.run_folder import STUDENT, TEACHER, collect_scalars, read_entries
 
 # These keys change no result. SOLVER.BASE_LR is compared after scaling with the reference batch.
-_NOT_COMPARED = {
-    "OUTPUT_DIR", "DATALOADER.NUM_WORKERS", "SOLVER.CHECKPOINT_PERIOD", "SOLVER.CHECKPOINT_KEEP", "MODEL.DEVICE",
-    "DATALOADER.MAX_BAD_SHARE", "SOLVER.REFERENCE_IMS_PER_BATCH", "TEST.REPORT", "VERSION", "VIS_PERIOD",
-}  # fmt: skip
+_NOT_COMPARED = """
+    OUTPUT_DIR DATALOADER.NUM_WORKERS DATALOADER.MAX_BAD_SHARE SOLVER.CHECKPOINT_PERIOD SOLVER.CHECKPOINT_KEEP
+    SOLVER.REFERENCE_IMS_PER_BATCH MODEL.DEVICE TEST.REPORT VERSION VIS_PERIOD
+""".split()
 # Training on labels alone reads none of these (prefixes), except for the teacher's decay.
-_UNLABELED_ONLY = (
-    "MODEL.RC2L.", "MODEL.PIXEL.", "MODEL.SEMI_SUPERVISED.", "INPUT.STRONG_", "DATASETS.UNLABELED",
-    "SOLVER.IMS_PER_BATCH_UNLABELED",
-)  # fmt: skip
+_UNLABELED_ONLY = tuple("""
+    MODEL.RC2L. MODEL.PIXEL. MODEL.SEMI_SUPERVISED. INPUT.STRONG_ DATASETS.UNLABELED SOLVER.IMS_PER_BATCH_UNLABELED
+""".split())  # fmt: skip
 _EMA_DECAY = "MODEL.SEMI_SUPERVISED.EMA_DECAY"
 # A record keeps what tables need: prefixes of names in metrics.json, and keys of starts.json.
 _METRICS = ("iteration", "time", f"{STUDENT}/mIoU", f"{STUDENT}/IoU-", f"{TEACHER}/mIoU", f"{TEACHER}/IoU-")
@@ -70,11 +69,8 @@ class StoredRun:
     def write_record(self, file: Path) -> None:
         """Write a record, small enough to commit, from which the tables can be made again."""
         metrics = [{key: value for key, value in entry.items() if key.startswith(_METRICS)} for entry in self.metrics]
-        record = {
-            "settings": self.settings,
-            "attempts": [{key: attempt.get(key) for key in PROVENANCE} for attempt in self.attempts],
-            "metrics": [entry for entry in metrics if len(entry) > 1],
-        }
+        attempts = [{key: attempt.get(key) for key in PROVENANCE} for attempt in self.attempts]
+        record = {"settings": self.settings, "attempts": attempts, "metrics": [row for row in metrics if len(row) > 1]}
         file.parent.mkdir(parents=True, exist_ok=True)
         write_text(file, json.dumps(record, indent=0, ensure_ascii=False) + "\n")
 
@@ -103,12 +99,12 @@ def read_record(file: Path) -> StoredRun | None:
     """
     if not file.exists():
         return None
-    shared = add_rc2l_config(get_cfg()).MODEL.SEMI_SUPERVISED
     # Keys that all semi-supervised methods share used to be in MODEL.RC2L.
-    renamed = {f"MODEL.RC2L.{name}": f"MODEL.SEMI_SUPERVISED.{name}" for name in shared}
+    shared = {f"MODEL.RC2L.{name}" for name in add_rc2l_config(get_cfg()).MODEL.SEMI_SUPERVISED}
     try:
         record = json.loads(file.read_text(encoding="utf-8"))
-        settings = {renamed.get(key, key): value for key, value in record["settings"].items()}
+        settings = {key.replace("RC2L", "SEMI_SUPERVISED") if key in shared else key: value
+                    for key, value in record["settings"].items()}  # fmt: skip
         return StoredRun(file, settings, record["attempts"], record["metrics"])
     except (ValueError, TypeError, AttributeError, KeyError) as error:
         raise InputError(f"{file} is not a record of a run; delete it to train again.") from error

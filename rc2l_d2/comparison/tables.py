@@ -18,11 +18,7 @@ last iteration. *Best*: the highest evaluation of each run, which is selected on
 
 
 def collect(comparison: Comparison, records: Path | None = None) -> tuple[pd.DataFrame, pd.DataFrame, list[str]]:
-    """Read the finished runs.
-
-    Args:
-        comparison: the run list.
-        records: folder of records, used for runs without a folder of their own.
+    """Read the finished runs, also from a folder of records where a run has no folder of its own.
 
     Returns:
         one row per run: split, method, seed, the scores in percent, ms per step and IoU-CLASS of the teacher;
@@ -76,10 +72,6 @@ def class_table(scores: pd.DataFrame) -> pd.DataFrame:
 def paired_differences(scores: pd.DataFrame, baseline: str) -> pd.DataFrame:
     """Return the teacher's last mIoU minus the baseline's of the same split and seed.
 
-    Args:
-        scores: one row per run, as from :func:`collect`.
-        baseline: name of a method.
-
     Returns:
         indexed by split and method: "mean" in points of mIoU, "standard error" of the mean over seeds (NaN for one
         seed), "seeds" that both methods have, and "by seed" as text. Splits without the baseline are absent.
@@ -95,14 +87,14 @@ def paired_differences(scores: pd.DataFrame, baseline: str) -> pd.DataFrame:
 def markdown(comparison: Comparison, scores: pd.DataFrame, lines: list[str]) -> str:
     """Return the report; its figures are linked by file name."""
     differences = paired_differences(scores, comparison.baseline)
-    differences["mean"] = differences["mean"].map("{:+.2f}".format)
-    differences["standard error"] = differences["standard error"].map("{:.2f}".format)
-    baseline = comparison.methods[comparison.baseline]
+    for name, form in (("mean", "{:+.2f}"), ("standard error", "{:.2f}")):
+        differences[name] = differences[name].map(form.format)
     paragraphs = [
         f"# {comparison.title}",
         _EXPLANATION,
         _text(comparison, score_table(scores)),
-        f"**Difference to {baseline}** (teacher, last; points of mIoU; pairs of equal split and seed)",
+        f"**Difference to {comparison.methods[comparison.baseline]}** (teacher, last; points of mIoU; pairs of equal "
+        "split and seed)",
         _text(comparison, differences),
         f"![Teacher's mIoU over iterations]({comparison.name}_curves.png)",
         f"![Teacher's mIoU]({comparison.name}_bars.png)",
