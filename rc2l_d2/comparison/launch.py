@@ -48,7 +48,8 @@ def train_missing(
         try:
             while waiting or active:
                 while waiting and len(active) < jobs:
-                    active[_start(waiting[0], script, jobs, lock.fileno())] = waiting.pop(0)
+                    run = waiting.pop(0)
+                    active[_start(run, script, jobs, lock.fileno())] = run
                 time.sleep(_POLL)
                 for process in [process for process in active if process.poll() is not None]:
                     failures += _finish(active.pop(process), process.returncode, keep_weights)

@@ -25,8 +25,7 @@ _NUMBERED = "model_" + 7 * "[0-9]"  # the checkpoint of an iteration
 class RegionCheckpointer(DetectionCheckpointer):
     """Detectron2's checkpointer with atomic writes, safe reads, a damage check and one-sentence errors.
 
-    A checkpoint holds ``model`` (the student, a plain region predictor), ``ema`` (the teacher), ``best`` (the best
-    results so far) and the trainer's state.
+    A checkpoint holds ``model`` (the student), ``ema`` (the teacher), ``best`` and the trainer's state.
     """
 
     def __init__(self, model: nn.Module, save_dir: str = "", *, keep: int = 0, **checkpointables: Any):
@@ -48,16 +47,17 @@ class RegionCheckpointer(DetectionCheckpointer):
         """
         if not self.save_dir or not self.save_to_disk:
             return
-        data = {"model": self.model.state_dict()}
-        data.update({key: value.state_dict() for key, value in self.checkpointables.items()}, **kwargs)
+        states = {key: value.state_dict() for key, value in self.checkpointables.items()}
+        data = {"model": self.model.state_dict(), **states, **kwargs}
         path = os.path.join(self.save_dir, f"{name}.pth")
         self.logger.info("Saving checkpoint to %s", path)
         write_checkpoint(data, path)
         self.tag_last_checkpoint(os.path.basename(path))
         if self.keep and fnmatchcase(name, _NUMBERED):
             # Sorted by age, because a reused OUTPUT_DIR may hold later iterations of an older run.
-            others = sorted((other for other in self._numbered() if other != path), key=os.path.getmtime)
-            for old in others[: max(0, len(others) - self.keep + 1)]:
+            for old in sorted(self._numbered(), key=lambda other: (other == path, os.path.getmtime(other)))[
+                : -self.keep
+            ]:
                 os.remove(old)
 
     def _numbered(self) -> list[str]:
@@ -82,8 +82,7 @@ class RegionCheckpointer(DetectionCheckpointer):
         if not last:
             return last
         # Names of fixed length sort by iteration; "model_final" comes last.
-        earlier = [path for path in self._numbered() if path < last]
-        for path in [last, *sorted(earlier, reverse=True)]:
+        for path in [last, *sorted((path for path in self._numbered() if path < last), reverse=True)]:
             if is_whole(path):
                 return path
             logger.warning("%s is damaged or missing; the checkpoint before it is used instead.", path)
@@ -92,10 +91,7 @@ class RegionCheckpointer(DetectionCheckpointer):
         )
 
     def refresh(self, name: str, key: str) -> None:
-        """Write the present state of the checkpointable ``key`` into ``<name>.pth``, if that is the last checkpoint.
-
-        For results that follow the checkpoint of their iteration, so that a resumed run has them too.
-        """
+        """Write the present state of the checkpointable ``key`` into ``<name>.pth``, if that is the last checkpoint."""
         if not self.save_to_disk or not self.is_last(name):
             return
         path = os.path.join(self.save_dir, f"{name}.pth")

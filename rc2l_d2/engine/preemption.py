@@ -35,7 +35,7 @@ class StopOnSignal(HookBase):
     """Ends training after the step in which any rank got a signal; a second signal ends the process at once.
 
     Register it after the hooks whose state a checkpoint holds, and before the evaluation, which may take longer than a
-    scheduler waits; the resumed run makes up for that evaluation.
+    scheduler waits.
     """
 
     def __init__(self, checkpointer: RegionCheckpointer, check: Callable[[], None]):

@@ -41,11 +41,7 @@ class ProgressLine(HookBase):
     """
 
     def __init__(self, labeled: int, unlabeled: int, burn_in: int):
-        """
-        Args:
-            labeled: labelled images per step, over all ranks.
-            unlabeled: unlabelled images per step, from iteration ``burn_in`` on.
-        """
+        """``labeled`` images per step, over all ranks, and ``unlabeled`` ones from iteration ``burn_in`` on."""
         self._labeled, self._unlabeled, self._burn_in = labeled, unlabeled, burn_in
 
     def before_train(self) -> None:
@@ -54,9 +50,10 @@ class ProgressLine(HookBase):
             initial=self.trainer.iter, total=self.trainer.max_iter, disable=not in_terminal, dynamic_ncols=True,
             bar_format="{percentage:3.0f}%|{bar:10}| {n_fmt}/{total_fmt}{postfix}",
         )  # fmt: skip
-        handlers = [handler for name in _LOGGERS for handler in logging.getLogger(name).handlers] if in_terminal else []
-        streams = [getattr(handler, "stream", None) for handler in handlers]
-        self._console = [h for h, stream in zip(handlers, streams, strict=True) if stream and stream.isatty()]
+        handlers = [handler for name in _LOGGERS for handler in logging.getLogger(name).handlers]
+        self._console = [
+            h for h in handlers if in_terminal and isinstance(h, logging.StreamHandler) and h.stream.isatty()
+        ]
         for handler in self._console:
             handler.addFilter(self._clear_bar)
 

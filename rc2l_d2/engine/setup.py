@@ -82,11 +82,10 @@ def load_config(config_file: str = "", overrides: Sequence[str] = ()) -> CfgNode
 def keep_freed_memory() -> None:
     """Make the GNU C library keep freed memory for the next step; other C libraries are left as they are.
 
-    By default it returns blocks above 32 MB to the kernel, and with large feature maps clearing the pages again takes
-    as long as the losses (tools/dev/bench/growth.py). Resident memory stays at its peak.
+    Clearing new pages for large feature maps takes as long as the losses (tools/dev/bench/growth.py).
     """
     library = ctypes.CDLL(None) if os.name == "posix" else None
-    if library is not None and hasattr(library, "mallopt"):
+    if hasattr(library, "mallopt"):
         library.mallopt(_M_MMAP_MAX, 0)
         library.mallopt(_M_TRIM_THRESHOLD, 2**31 - 1)
 

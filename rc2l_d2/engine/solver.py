@@ -17,8 +17,7 @@ _NORMS = (nn.modules.batchnorm._NormBase, nn.GroupNorm, nn.LayerNorm)
 def learning_rate(cfg: CfgNode) -> float:
     """Return SOLVER.BASE_LR times SOLVER.IMS_PER_BATCH / SOLVER.REFERENCE_IMS_PER_BATCH (unscaled if that is 0).
 
-    Linear as in Detectron2 (``auto_scale_workers``). A square root would suit AdamW too; with smaller batches, the
-    usual case, linear scaling errs on the side of a small rate.
+    Linear as in Detectron2; a square root would suit AdamW too, but errs on the side of a large rate.
     """
     solver = cfg.SOLVER
     if not solver.REFERENCE_IMS_PER_BATCH:

@@ -21,10 +21,9 @@ _STEP = 32  # pixels; lengths of a crop are multiples of it
 
 @dataclass(frozen=True)
 class Machine:
-    """Limits of the device that trains.
+    """Settings file and limits of the device that trains.
 
     Attributes:
-        config_file: settings of this device.
         pixels: approximate number of pixels of a crop.
         images: labelled and unlabelled images of a step together.
         iterations: the shortest and the longest schedule.
@@ -42,13 +41,7 @@ GPU = Machine("configs/starting_point/gpu.yaml", pixels=448 * 448, images=16, it
 
 @dataclass(frozen=True)
 class Sizes:
-    """Lengths in pixels.
-
-    Attributes:
-        short_edge: shorter edge of a test image.
-        long_edge: limit of its longer edge.
-        crop: (h, w) of a training crop.
-    """
+    """Lengths in pixels: shorter edge of a test image, limit of its longer edge, and (h, w) of a training crop."""
 
     short_edge: int
     long_edge: int
@@ -56,7 +49,7 @@ class Sizes:
 
     @classmethod
     def fitting(cls, images: Sequence[tuple[int, int]], machine: Machine, short_edge: int | None = None) -> Sizes:
-        """Fit sizes to images: about ``machine.pixels`` pixels, and no image enlarged.
+        """Return sizes for about ``machine.pixels`` pixels that enlarge no image.
 
         Args:
             images: (h, w) of each image.

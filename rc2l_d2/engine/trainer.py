@@ -48,10 +48,7 @@ def _is_unexpected(record: logging.LogRecord) -> bool:
 class EvaluationHook(hooks.EvalHook):
     """Detectron2's hook, which also runs an evaluation that an interruption prevented, after the resume.
 
-    Args:
-        eval_period, eval_function: as in Detectron2.
-        best: holds the iteration of the last evaluation.
-        writers: write the results of such an evaluation at once.
+    ``best`` holds the iteration of the last evaluation; ``writers`` write the results of a late one at once.
     """
 
     def __init__(self, eval_period: int, eval_function: Callable[[], dict], best: BestResults, writers: Sequence):
@@ -77,9 +74,7 @@ class EvaluationHook(hooks.EvalHook):
 
 
 class RC2LTrainer(DefaultTrainer):
-    """Trains RC2L, its baselines, or a RegionSegmentor on labelled images alone; each has a teacher.
-
-    Student and teacher are both evaluated.
+    """Trains RC2L, its baselines, or a RegionSegmentor on labelled images alone, and evaluates student and teacher.
 
     Attributes:
         teacher: the :class:`EMATeacher`.
@@ -87,8 +82,7 @@ class RC2LTrainer(DefaultTrainer):
     """
 
     def __init__(self, cfg: CfgNode):
-        # DefaultTrainer's constructor builds one loader, no teacher, and DistributedDataParallel with device ids, which
-        # fails on CPU. Hence its parent's constructor, and the parts here.
+        # DefaultTrainer's constructor builds DistributedDataParallel with device ids, which fails on CPU.
         super(DefaultTrainer, self).__init__()
         student = self.build_model(cfg)
         optimizer = build_optimizer(cfg, student)
@@ -147,10 +141,7 @@ class RC2LTrainer(DefaultTrainer):
             )  # fmt: skip
 
     def train(self) -> None:
-        """Train from the start of :meth:`resume_or_load` to the end, with an evaluation every TEST.EVAL_PERIOD.
-
-        At the end the teacher is also written to a file of its own for prediction (:mod:`.model_file`).
-        """
+        """Train to the end, with an evaluation every TEST.EVAL_PERIOD, then write the teacher's :mod:`.model_file`."""
         # The host's loop logs every exception with a traceback; a user's mistake gets one sentence instead.
         loop = logging.getLogger(SimpleTrainer.__module__)
         loop.addFilter(_is_unexpected)
@@ -198,9 +189,8 @@ class RC2LTrainer(DefaultTrainer):
 
     def build_writers(self) -> list:
         """Return writers of ``metrics.json`` and TensorBoard files in OUTPUT_DIR; :class:`ProgressLine` logs."""
-        out = self.cfg.OUTPUT_DIR
-        os.makedirs(out, exist_ok=True)
-        return [JSONWriter(os.path.join(out, "metrics.json")), TensorboardXWriter(out)]
+        os.makedirs(self.cfg.OUTPUT_DIR, exist_ok=True)
+        return [JSONWriter(os.path.join(self.cfg.OUTPUT_DIR, "metrics.json")), TensorboardXWriter(self.cfg.OUTPUT_DIR)]
 
     def evaluate(self) -> dict:
         """Evaluate student (``sem_seg``) and teacher (``sem_seg_teacher``) on DATASETS.TEST."""
@@ -213,8 +203,7 @@ class RC2LTrainer(DefaultTrainer):
         names = set(self.cfg.DATASETS.TEST)
         by_dataset = {names.pop(): self.last_results} if len(names) == 1 else self.last_results
         self.best.update(by_dataset, self.iter)
-        # The evaluation follows the checkpointer, so that a failure in it loses no training. A checkpoint of this
-        # iteration gets the result now.
+        # The checkpoint of this iteration was written first, so that a failing evaluation loses no training.
         name = "model_final" if self.iter >= self.max_iter else f"model_{self.iter:07d}"
         if self.last_results:
             self.checkpointer.refresh(name, "best")
