@@ -55,9 +55,8 @@ class RegionCheckpointer(DetectionCheckpointer):
         self.tag_last_checkpoint(os.path.basename(path))
         if self.keep and fnmatchcase(name, _NUMBERED):
             # Sorted by age, because a reused OUTPUT_DIR may hold later iterations of an older run.
-            for old in sorted(self._numbered(), key=lambda other: (other == path, os.path.getmtime(other)))[
-                : -self.keep
-            ]:
+            others = sorted(self._numbered(), key=lambda other: (other == path, os.path.getmtime(other)))
+            for old in others[: -self.keep]:
                 os.remove(old)
 
     def _numbered(self) -> list[str]:

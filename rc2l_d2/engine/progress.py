@@ -51,9 +51,8 @@ class ProgressLine(HookBase):
             bar_format="{percentage:3.0f}%|{bar:10}| {n_fmt}/{total_fmt}{postfix}",
         )  # fmt: skip
         handlers = [handler for name in _LOGGERS for handler in logging.getLogger(name).handlers]
-        self._console = [
-            h for h in handlers if in_terminal and isinstance(h, logging.StreamHandler) and h.stream.isatty()
-        ]
+        streams = [handler for handler in handlers if isinstance(handler, logging.StreamHandler)]
+        self._console = [handler for handler in streams if in_terminal and handler.stream.isatty()]
         for handler in self._console:
             handler.addFilter(self._clear_bar)
 

@@ -85,7 +85,7 @@ def keep_freed_memory() -> None:
     Clearing new pages for large feature maps takes as long as the losses (tools/dev/bench/growth.py).
     """
     library = ctypes.CDLL(None) if os.name == "posix" else None
-    if hasattr(library, "mallopt"):
+    if library is not None and hasattr(library, "mallopt"):
         library.mallopt(_M_MMAP_MAX, 0)
         library.mallopt(_M_TRIM_THRESHOLD, 2**31 - 1)
 
