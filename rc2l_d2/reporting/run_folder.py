@@ -125,14 +125,10 @@ def read_entries(metrics_file: Path) -> list[dict[str, float]]:
 
 
 def collect_scalars(entries: Iterable[Mapping[str, float]], max_iter: int) -> dict[str, dict[int, float]]:
-    """Return all numbers of a run: name -> finished iterations -> value.
+    """Return all scalars of a run: name -> finished iterations -> value.
 
-    A number that comes again for an earlier iteration means that the run was resumed, or that another one started in
-    the same folder. The numbers of later iterations are then dropped.
-
-    Args:
-        entries: lines of metrics.json.
-        max_iter: iterations of the whole run.
+    One that comes again for an earlier iteration means that the run was resumed, or that another one started in the
+    same folder; the values of later iterations are then dropped. ``max_iter``: iterations of the whole run.
     """
     scalars: dict[str, dict[int, float]] = {}
     for entry in entries:
@@ -149,10 +145,7 @@ def collect_scalars(entries: Iterable[Mapping[str, float]], max_iter: int) -> di
 
 
 def step_seconds(scalars: Mapping[str, Mapping[int, float]], burn_in: int) -> float | None:
-    """Return the median time of a training step after burn-in in seconds; None before anything was logged.
-
-    A step is reading, teacher, forward, backward and update, without hooks (evaluation, checkpoints, EMA).
-    """
+    """Return the median seconds of a training step after burn-in, without hooks; None before anything was logged."""
     # Each logged time is the median of the last LOG_PERIOD iterations, all of which must come after burn-in.
     times = [value for done, value in scalars.get("time", {}).items() if done - LOG_PERIOD >= burn_in]
     return statistics.median(times) if times else None
