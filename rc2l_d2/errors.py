@@ -11,11 +11,11 @@ class InputError(ValueError):
     """
 
 
-def one_line(error: BaseException) -> str:
-    """Return at most 300 characters of the error's message on one line, without its full stop; or the error's name."""
+def one_line(error: BaseException, limit: int = 300) -> str:
+    """Return at most ``limit`` characters of the error's message on one line, without its full stop; or the error's name."""
     # str() quotes the message of a KeyError; the first argument of a YAML error is often None.
     text = error.args[0] if isinstance(error, KeyError) and error.args else error
-    return " ".join(str(text).split())[:300].rstrip(".") or type(error).__name__
+    return " ".join(str(text).split())[:limit].rstrip(".") or type(error).__name__
 
 
 def is_out_of_memory(error: BaseException) -> bool:

@@ -12,8 +12,7 @@ from comparison_cases import caller, description, finish, written
 from conftest import REPO
 
 from rc2l_d2.comparison import Comparison, load_comparison
-from rc2l_d2.comparison.report import draw_bars, draw_curves
-from rc2l_d2.comparison.tables import collect, markdown, paired_differences
+from rc2l_d2.comparison.report import collect, draw_bars, draw_curves, markdown, paired_differences
 from rc2l_d2.reporting.run_folder import collect_scalars, step_seconds
 
 MIOU = {"supervised": {1: 40.0, 2: 43.5}, "rc2l": {1: 46.25, 2: 45.0}}

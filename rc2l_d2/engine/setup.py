@@ -135,13 +135,13 @@ def _merge(cfg: CfgNode, merge: Callable[[], None], source: str) -> None:
     except (KeyError, AssertionError) as error:
         key = re.search(r"[Nn]on-existent (?:config )?key: ([\w.]+)", str(error))
         if key is None:
-            raise InputError(f"{problem} {one_line(error)}.") from error
+            raise InputError(f"{problem} {one_line(error, 5000)}.") from error
         close = difflib.get_close_matches(key[1], flat_settings(cfg), n=1)
         advice = f"did you mean {close[0]}?" if close else "see rc2l_d2/config.py for the keys."
         raise InputError(f"{key[1]} in {source} is not a config key; {advice}") from error
     except (ValueError, yaml.YAMLError, FileNotFoundError) as error:
         advice = '; give a value of the first type (one data set is written ("name",))'
-        raise InputError(f"{problem} {one_line(error)}{advice if 'mismatch' in str(error) else ''}.") from error
+        raise InputError(f"{problem} {one_line(error, 5000)}{advice if 'mismatch' in str(error) else ''}.") from error
     except (TypeError, AttributeError, RecursionError) as error:
         # Raised for a file that is empty or a list, and for a _BASE_ that is not a name or refers to itself.
         raise InputError(f"{problem} it must hold keys and values, and in _BASE_ another file.") from error
