@@ -12,7 +12,7 @@ class InputError(ValueError):
 
 
 def one_line(error: BaseException, limit: int = 300) -> str:
-    """Return at most ``limit`` characters of the error's message on one line, without its full stop; or the error's name."""
+    """Return the first ``limit`` characters of the message in one line, or without a message the error's class."""
     # str() quotes the message of a KeyError; the first argument of a YAML error is often None.
     text = error.args[0] if isinstance(error, KeyError) and error.args else error
     return " ".join(str(text).split())[:limit].rstrip(".") or type(error).__name__

@@ -17,14 +17,13 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import REPO, TINY
+from conftest import REPO, tiny_overrides
 
 # Dropout and sampled pixels use torch's generator; batch statistics and momentum carry state.
 OPTIONS = """
     MODEL.META_ARCHITECTURE PixelContrast MODEL.PIXEL.CONTRAST_SAMPLES 32 MODEL.MASK_FORMER.DROPOUT 0.2
     SOLVER.IMS_PER_BATCH 4 SOLVER.IMS_PER_BATCH_UNLABELED 4 SOLVER.MAX_ITER 12 SOLVER.CHECKPOINT_PERIOD 4
-    TEST.EVAL_PERIOD 4 DATASETS.TRAIN ('tiny_labeled',) DATASETS.UNLABELED ('tiny_unlabeled',)
-    DATASETS.TEST ('tiny_val',)
+    TEST.EVAL_PERIOD 4
 """.split()
 
 
@@ -37,10 +36,8 @@ class Runs:
     def arguments(self, name: str, *arguments: str) -> list[str]:
         """Return the command's arguments; ``arguments`` are flags, then configuration keys and values."""
         flags = [argument for argument in arguments if argument.startswith("--")]
-        return [
-            "--config-file", "configs/toy/rc2l_R18.yaml", *flags, *TINY, *OPTIONS, "DATASETS.DEFINITIONS",
-            f"('{self.definition}',)", "OUTPUT_DIR", str(self.folder / name), *arguments[len(flags):],
-        ]  # fmt: skip
+        overrides = [*tiny_overrides(self.definition), *OPTIONS, "OUTPUT_DIR", str(self.folder / name)]
+        return ["--config-file", "configs/toy/rc2l_R18.yaml", *flags, *overrides, *arguments[len(flags) :]]
 
     def start(self, name: str, ranks: int, *arguments: str, launcher: tuple[str, ...] = ()) -> subprocess.Popen:
         flags = ("--num-gpus", str(ranks), "--dist-url", "auto")
