@@ -85,7 +85,7 @@ def _finish(run: Run, status: int, keep_weights: bool) -> list[str]:
 
 
 def _stop(processes: Sequence[subprocess.Popen]) -> None:
-    """End the runs: SIGTERM lets each write a checkpoint; what is left after the grace period is killed."""
+    """End the runs: SIGTERM lets each write a checkpoint; those left after the grace period are killed."""
     for kind in (signal.SIGTERM, signal.SIGKILL):
         for process in processes:
             if process.poll() is None:

@@ -79,8 +79,8 @@ def score_table(scores: pd.DataFrame) -> pd.DataFrame:
     groups = scores.groupby(_CELL)
     table = pd.DataFrame({"seeds": groups.size()})
     for name in (name for names in _SCORES.values() for name in names):
-        table[name] = groups[name].mean().map("{:.2f}".format) + groups[name].std().map(" ± {:.2f}".format)
-        table[name] = table[name].str.removesuffix(" ± nan")
+        cells = groups[name].mean().map("{:.2f}".format) + groups[name].std().map(" ± {:.2f}".format)
+        table[name] = cells.str.removesuffix(" ± nan")
     table[f"{LAST}, by seed"] = groups[LAST].agg(lambda values: ", ".join(values.map("{:.2f}".format)))
     table[_TIME] = groups[_TIME].mean().map("{:.0f}".format)
     return table

@@ -37,14 +37,7 @@ PROVENANCE = ("commit", "host", "hardware", "torch", "date")
 
 @dataclass(frozen=True)
 class StoredRun:
-    """Results of a run, finished or not.
-
-    Attributes:
-        source: file of the settings.
-        settings: flat configuration that made the results.
-        attempts: the starts, see :func:`rc2l_d2.reporting.provenance.read_starts`.
-        metrics: lines of metrics.json.
-    """
+    """Results of a run, finished or not: file of its settings, flat settings, starts and lines of metrics.json."""
 
     source: Path
     settings: Mapping[str, Any]
@@ -122,9 +115,7 @@ def compared_settings(cfg: CfgNode) -> dict[str, Any]:
 
 
 def check_settings(stored: StoredRun, settings: Mapping[str, Any]) -> None:
-    """Refuse results of another configuration than ``settings``.
-
-    A key that is newer than the results may have its default; keys that no longer exist are ignored.
+    """Refuse results of another configuration than ``settings``; a key that is newer may have its default.
 
     Raises:
         InputError: names the first key that differs.

@@ -22,12 +22,12 @@ class BestResults:
         self.evaluated = -1
 
     def update(self, results: Mapping[str, Mapping[str, dict[str, float]]], iteration: int) -> None:
-        """Add the best so far to the ``results`` of an evaluation.
+        """Add the best so far to the ``results`` of an evaluation after ``iteration``.
 
         Args:
             results: {data set: {task: metrics}}; the metrics get ``mIoU_best`` (percent) and ``mIoU_best_iteration``,
                 the first evaluation that reached it. Without any finite mIoU yet they get neither.
-            iteration: of the evaluation, counted as in metrics.json.
+            iteration: counted as in metrics.json.
         """
         self.evaluated = iteration
         for dataset_name, tasks in results.items():

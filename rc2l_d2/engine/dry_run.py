@@ -88,13 +88,13 @@ def _schedule(cfg: CfgNode, model: RegionSegmentor, counts: dict[str, int]) -> R
     if model.uses_unlabeled:
         rows.append(("", f"burn-in {method.BURN_IN_ITERS}, ramp-up {method.RAMP_UP_ITERS}, "
                          f"EMA decay {method.EMA_DECAY:g}"))  # fmt: skip
-    if "labelled" in counts:
-        epochs = solver.MAX_ITER * solver.IMS_PER_BATCH / counts["labelled"]
-        rows.append(("", f"{epochs:.1f} epochs of labelled images"))
-    if "unlabelled" in counts:
-        steps = max(0, solver.MAX_ITER - method.BURN_IN_ITERS)
-        epochs = steps * solver.IMS_PER_BATCH_UNLABELED / counts["unlabelled"]
-        rows.append(("", f"{epochs:.1f} epochs of unlabelled images after burn-in"))
+    burned_in = max(0, solver.MAX_ITER - method.BURN_IN_ITERS)
+    for stream, seen, end in (
+        ("labelled", solver.MAX_ITER * solver.IMS_PER_BATCH, ""),
+        ("unlabelled", burned_in * solver.IMS_PER_BATCH_UNLABELED, " after burn-in"),
+    ):
+        if stream in counts:
+            rows.append(("", f"{seen / counts[stream]:.1f} epochs of {stream} images{end}"))
     return rows
 
 

@@ -20,17 +20,12 @@ _KEYS = {"model", "config", "classes", "palette", "ignore_value", "iteration", "
 
 
 def write_model_file(path: str, cfg: CfgNode, model: nn.Module, iteration: int) -> None:
-    """Write ``model`` with all that prediction needs, atomically.
+    """Write ``model`` (not wrapped) with all that prediction needs, atomically.
 
     The file can be read with ``torch.load(..., weights_only=True)``: "model", weights by name; "config", YAML;
-    "classes", names; "palette", one (r, g, b) per class; "ignore_value"; "label_files", how label files are named and
-    encoded (optional); "iteration", the number of trained iterations; "version".
-
-    Args:
-        path: of the file.
-        cfg: configuration of the run; the classes are those of its first training data set.
-        model: not wrapped for distributed training.
-        iteration: number of trained iterations.
+    "classes", names, of the first training data set; "palette", one (r, g, b) per class; "ignore_value";
+    "label_files", how label files are named and encoded (optional); "iteration", the number of trained iterations;
+    "version".
 
     Raises:
         InputError: the file cannot be written.

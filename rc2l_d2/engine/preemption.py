@@ -20,11 +20,7 @@ _SAME = 1.0
 
 
 class Interrupted(Exception):
-    """Training ended by a signal, its state saved.
-
-    Attributes:
-        status: the exit status, 128 plus the signal's number: 143 for SIGTERM, 130 for SIGINT.
-    """
+    """Training ended by a signal, its state saved; ``status`` is the exit status, 143 (SIGTERM) or 130 (SIGINT)."""
 
     def __init__(self, message: str, status: int):
         super().__init__(message)
@@ -83,8 +79,8 @@ def _handle_signals(handler: Callable[[int, FrameType | None], None]) -> Iterato
     try:
         yield
     finally:
-        for number, handler in previous.items():
-            signal.signal(number, handler)
+        for number, earlier in previous.items():
+            signal.signal(number, earlier)
 
 
 def signals_to_children() -> AbstractContextManager[None]:

@@ -103,10 +103,7 @@ def progress_text(scalars: Mapping[str, float], iteration: int | None = None) ->
 
 
 def peak_memory() -> float | None:
-    """Return the peak memory of this process in MB (2^20 bytes), without data workers; None if it is unknown.
-
-    On a GPU, the memory that torch allocated; without a GPU, resident memory.
-    """
+    """Return the peak memory in MB (2^20 bytes): allocated by torch on a GPU, else resident; None if it is unknown."""
     if torch.cuda.is_initialized():
         return torch.cuda.max_memory_allocated() / 2**20
     try:

@@ -26,11 +26,10 @@ def learning_rate(cfg: CfgNode) -> float:
 
 
 def build_optimizer(cfg: CfgNode, model: nn.Module) -> torch.optim.Optimizer:
-    """Return AdamW or SGD over ``model``'s trainable parameters.
+    """Return fused AdamW or SGD, which can skip an update on the device (``found_inf``), over trainable parameters.
 
     Weight decay: SOLVER.WEIGHT_DECAY_NORM for normalisation layers, WEIGHT_DECAY_EMBED for embeddings, WEIGHT_DECAY for
-    the rest. The backbone learns at BACKBONE_MULTIPLIER times :func:`learning_rate`. The optimizer is fused: it can
-    skip an update on the device (``found_inf``), without a copy to the host.
+    the rest. The backbone learns at BACKBONE_MULTIPLIER times :func:`learning_rate`.
 
     Raises:
         InputError: SOLVER.OPTIMIZER is neither "ADAMW" nor "SGD".

@@ -156,8 +156,6 @@ class RC2LTrainer(DefaultTrainer):
     def load_for_evaluation(self, resume: bool = False) -> None:
         """Load student and teacher from MODEL.WEIGHTS, or from OUTPUT_DIR's last checkpoint; no training state.
 
-        A file without a teacher (a zoo model) gives its weights to both.
-
         Raises:
             InputError: there are no weights, or they do not fit.
         """
@@ -175,17 +173,18 @@ class RC2LTrainer(DefaultTrainer):
         """Return Detectron2's hooks in their order, with the teacher's before the checkpointer's."""
         main, period, solver = comm.is_main_process(), self.cfg.TEST.EVAL_PERIOD, self.cfg.SOLVER
         unlabeled = solver.IMS_PER_BATCH_UNLABELED if self.uses_unlabeled(self.cfg) else 0
-        writers = self.build_writers() if main else []
-        built = [hooks.IterationTimer(), hooks.LRScheduler(), EMAHook(self.teacher, unwrap(self.model))]
-        if main:
-            built.append(hooks.PeriodicCheckpointer(self.checkpointer, solver.CHECKPOINT_PERIOD))
-        built.append(StopOnSignal(self.checkpointer, self._trainer.log.write))
-        built.append(EvaluationHook(period, self.evaluate_and_compare, self.best, writers))
-        if main:
-            built.append(ProgressLine(solver.IMS_PER_BATCH, unlabeled, self.cfg.MODEL.SEMI_SUPERVISED.BURN_IN_ITERS))
+        burn_in, writers = self.cfg.MODEL.SEMI_SUPERVISED.BURN_IN_ITERS, self.build_writers() if main else []
+        return [
+            hooks.IterationTimer(),
+            hooks.LRScheduler(),
+            EMAHook(self.teacher, unwrap(self.model)),
+            hooks.PeriodicCheckpointer(self.checkpointer, solver.CHECKPOINT_PERIOD) if main else None,
+            StopOnSignal(self.checkpointer, self._trainer.log.write),
+            EvaluationHook(period, self.evaluate_and_compare, self.best, writers),
+            ProgressLine(solver.IMS_PER_BATCH, unlabeled, burn_in) if main else None,
             # Also after each evaluation: a run that ends before the next period would lose its results.
-            built.append(hooks.PeriodicWriter(writers, math.gcd(LOG_PERIOD, period)))
-        return built
+            hooks.PeriodicWriter(writers, math.gcd(LOG_PERIOD, period)) if main else None,
+        ]
 
     def build_writers(self) -> list:
         """Return writers of ``metrics.json`` and TensorBoard files in OUTPUT_DIR; :class:`ProgressLine` logs."""
@@ -199,15 +198,13 @@ class RC2LTrainer(DefaultTrainer):
 
     def evaluate_and_compare(self) -> dict:
         """Call :meth:`evaluate` within a training run, and log the best mIoU beside the last."""
-        self.evaluate()
-        names = set(self.cfg.DATASETS.TEST)
-        by_dataset = {names.pop(): self.last_results} if len(names) == 1 else self.last_results
-        self.best.update(by_dataset, self.iter)
+        results, names = self.evaluate(), set(self.cfg.DATASETS.TEST)
+        self.best.update({names.pop(): results} if len(names) == 1 else results, self.iter)
         # The checkpoint of this iteration was written first, so that a failing evaluation loses no training.
         name = "model_final" if self.iter >= self.max_iter else f"model_{self.iter:07d}"
-        if self.last_results:
+        if results:
             self.checkpointer.refresh(name, "best")
-        return self.last_results
+        return results
 
     @classmethod
     def build_model(cls, cfg: CfgNode) -> RegionSegmentor:
@@ -233,8 +230,8 @@ class RC2LTrainer(DefaultTrainer):
         """Evaluate ``model`` and, if given, ``teacher`` on every data set of DATASETS.TEST.
 
         Returns:
-            On the main rank ``{"sem_seg": {...}, "sem_seg_teacher": {...}}``, one such dictionary for each data set
-            under its name if there are several; empty dictionaries on other ranks.
+            ``{"sem_seg": {...}, "sem_seg_teacher": {...}}``, or data set -> such a dictionary if there are several;
+            empty dictionaries on other ranks than the main rank.
         """
         results: dict[str, dict] = {}
         for dataset_name in cfg.DATASETS.TEST:

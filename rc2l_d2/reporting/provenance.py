@@ -72,7 +72,7 @@ def commit(folder: Path) -> str:
 
     try:
         git("ls-files", "--error-unmatch", ".")  # the package may be installed below a checkout of something else
-        return git("rev-parse", "--short=12", "HEAD") + ("-dirty" if git("status", "--porcelain", "-uno") else "")
+        return git("describe", "--always", "--dirty", "--abbrev=12", "--exclude=*")
     except (OSError, subprocess.CalledProcessError):
         return "unknown"
 

@@ -24,13 +24,7 @@ STUDENT, TEACHER = "sem_seg", "sem_seg_teacher"
 
 @dataclass(frozen=True)
 class RunFolder:
-    """A run, finished or not.
-
-    Attributes:
-        folder: its OUTPUT_DIR, as given.
-        scalars: see :func:`collect_scalars`.
-        starts: see :func:`.provenance.read_starts`.
-    """
+    """A run, finished or not: OUTPUT_DIR as given, configuration, :func:`collect_scalars` and :func:`read_starts`."""
 
     folder: Path
     cfg: CfgNode
