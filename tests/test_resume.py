@@ -125,10 +125,9 @@ def test_a_run_resumed_after_sigterm_equals_an_uninterrupted_one(runs, command_l
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    "ranks, workers, number",
-    [(1, 0, signal.SIGKILL), (2, 2, signal.SIGKILL), (1, 2, signal.SIGTERM), (2, 0, signal.SIGINT)],
-)
+@pytest.mark.parametrize("ranks, workers, number", [
+    (1, 0, signal.SIGKILL), (2, 2, signal.SIGKILL), (1, 2, signal.SIGTERM), (2, 0, signal.SIGINT)
+])  # fmt: skip
 def test_a_resumed_run_equals_an_uninterrupted_one(runs, ranks, workers, number):
     name = f"{number.name}_{ranks}"
     out, options = runs.folder / name, ("DATALOADER.NUM_WORKERS", str(workers))
