@@ -23,6 +23,7 @@ import multiprocessing, signal, time
 from rc2l_d2.engine import signals_to_children
 def child():
     signal.signal(signal.SIGTERM, signal.SIG_DFL)  # as in a process that was not forked
+    time.sleep(0.5)  # until the parent has noted this child
     print("ready", flush=True)
     time.sleep(100)
 with signals_to_children():
