@@ -18,6 +18,13 @@ def first_few(items: Sequence[object], most: int = 10) -> str:
     return ", ".join(map(str, items[:most])) + (", ..." if len(items) > most else "")
 
 
+def one_line(error: BaseException, limit: int = 300) -> str:
+    """Return the first ``limit`` characters of the message in one line, or without a message the error's class."""
+    # str() quotes the message of a KeyError; the first argument of a YAML error is often None.
+    text = error.args[0] if isinstance(error, KeyError) and error.args else error
+    return " ".join(str(text).split())[:limit].rstrip(".") or type(error).__name__
+
+
 def is_out_of_memory(error: BaseException) -> bool:
     """Return whether the error is a lack of CPU or GPU memory."""
     # Torch has no error class for CPU memory.

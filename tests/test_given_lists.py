@@ -126,11 +126,11 @@ def test_the_plan_shows_the_lists(tmp_path):
 
     name, root = tree.content["name"], tree.folder
     lines = plan()
-    assert f"labelled {name}_labeled listed in {root}/l.txt: 3 images, 2 a step (looked at {root})" in lines
-    assert f"unlabelled {name}_unlabeled listed in {root}/u.txt: 1 images, 2 a step (looked at {root})" in lines
+    assert f"labelled {name}_labeled listed in {root}/l.txt: 3 images, 2 a step (searched {root})" in lines
+    assert f"unlabelled {name}_unlabeled listed in {root}/u.txt: 1 images, 2 a step (searched {root})" in lines
     tree.write("l.txt", "images/gone.png labels/gone.png")
     tree.config["DATASETS.TEST"] = (f"{name}_vla",)
     lines = "\n".join(plan())
     assert f"MISSING: DATASETS.LABELED_LIST with data set '{name}': 1 of 1 image files are missing" in lines
     # An unknown name is not searched for in any folder.
-    assert f"MISSING: DATASETS.TEST names the data set '{name}_vla'" in lines and "(looked at )" not in lines
+    assert f"MISSING: DATASETS.TEST names the data set '{name}_vla'" in lines and "(searched )" not in lines

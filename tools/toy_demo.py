@@ -59,7 +59,7 @@ def demo(args: argparse.Namespace) -> None:
     RC2LTrainer.check_data(cfg)
     trainer = RC2LTrainer(cfg)
     trainer.resume_or_load(resume=False)
-    note_start(trainer, args.config_file, opts)
+    note_start(trainer)
     trainer.train()
 
     student, teacher = trainer.last_results["sem_seg"], trainer.last_results["sem_seg_teacher"]

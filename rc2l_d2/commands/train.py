@@ -71,7 +71,7 @@ def main(args: argparse.Namespace) -> dict:
     if not args.resume:
         warn_of_other_run(cfg.OUTPUT_DIR)
     trainer.resume_or_load(resume=args.resume)
-    note_start(trainer, args.config_file, args.opts)
+    note_start(trainer)
     trainer.train()
     report_on(trainer)
     return trainer.last_results

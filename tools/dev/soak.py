@@ -31,7 +31,7 @@ from tabulate import tabulate
 from rc2l_d2.engine import load_config
 from rc2l_d2.errors import InputError
 from rc2l_d2.reporting import hardware
-from rc2l_d2.reporting.run_metrics import read_entries, read_scalars
+from rc2l_d2.reporting.run_folder import collect_scalars, read_entries
 
 TRAIN_NET = Path(__file__).resolve().parents[2] / "train_net.py"
 ENDLESS = 10**9  # iterations
@@ -131,7 +131,7 @@ def tables(folder: Path, warm_up: float, length: float) -> str:
     groups = windows(samples, warm_up, length)
     if len(groups) < 2:
         raise InputError(f"{folder} has less than two windows of samples; give a smaller --window or --warm-up.")
-    rows = medians(groups, read_scalars(folder / "run" / "metrics.json", ENDLESS)["images_per_second"])
+    rows = medians(groups, collect_scalars(read_entries(folder / "run" / "metrics.json"), ENDLESS)["images_per_second"])
     over_time = [{name: x for name, x in row.items() if not name.startswith("worker")} for row in rows]
     constant = []
     for name in [*rows[0]][1:]:
