@@ -7,6 +7,7 @@ import torch
 from method_cases import leaves, pixel_consistency, random_case, rcc, reached, rfc, rmc, semantic_map, smc
 
 from rc2l_d2.engine import RC2LTrainer, load_config
+from rc2l_d2.errors import InputError
 from rc2l_d2.modeling import SemiSupervisedSegmentor
 from rc2l_d2.modeling.hungarian import assign_regions
 from rc2l_d2.regions import Selection, pixel_contrastive
@@ -98,3 +99,15 @@ def test_unlabelled_losses_reach_the_student(make_model, architecture, case):
     sum(losses.values()).backward()
     features = set() if architecture == "PixelConsistency" else {"features"}
     assert reached(student) == {"class_logits", "mask_logits"} | features
+
+
+@pytest.mark.parametrize("name, value", [("EMA_DECAY", "0.9"), ("MIX", "none"), ("BURN_IN_ITERS", "3")])
+def test_an_old_key_is_refused_with_its_new_name(name, value, tmp_path):
+    old, new = f"MODEL.RC2L.{name}", f"MODEL.SEMI_SUPERVISED.{name}"
+    file = tmp_path / "old.yaml"
+    file.write_text(f"MODEL:\n  RC2L:\n    {name}: {value}\n")
+    for arguments in (("configs/toy/rc2l_R18.yaml", [old, value]), (str(file), [])):
+        with pytest.raises(InputError, match=f"{old}.*{new}") as caught:
+            load_config(*arguments)
+        assert "\n" not in str(caught.value)
+    assert load_config("configs/toy/rc2l_R18.yaml", [new, value]).MODEL.SEMI_SUPERVISED[name] is not None
