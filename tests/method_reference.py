@@ -99,13 +99,9 @@ def classmix_mask(teacher: dict, uniform) -> np.ndarray:
     result = np.zeros(inside.shape, dtype=bool)
     for b in range(len(inside)):
         partner = (b - 1) % len(inside)
-        labels = {
-            (y, x): label_and_confidence(probabilities, partner, y, x)[0] for y, x in np.argwhere(inside[partner])
-        }
-        occurring = sorted(set(labels.values()), key=lambda c: uniform[b, c])
-        pasted = occurring[: math.ceil(len(occurring) / 2)]
-        for (y, x), label in labels.items():
-            result[b, y, x] = label in pasted
+        labels = np.where(inside[partner], probabilities[partner].argmax(axis=0), -1)
+        occurring = sorted(set(labels[inside[partner]]), key=lambda c: uniform[b, c])
+        result[b] = np.isin(labels, occurring[: math.ceil(len(occurring) / 2)])
     return result
 
 

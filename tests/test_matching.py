@@ -27,8 +27,7 @@ def test_semantic_map_and_match_by_hand():
 
 
 def test_dice_by_hand():
-    ln3 = math.log(3)
-    mask_logits = torch.tensor([[[[ln3, 0.0, -ln3, 0.0]]]], dtype=torch.float64)  # 0.75 0.5 0.25 0.5
+    mask_logits = torch.tensor([[[[math.log(3), 0.0, -math.log(3), 0.0]]]], dtype=torch.float64)  # 0.75 0.5 0.25 0.5
     masks = torch.tensor([[[[1.0, 1, 0, 0]], [[0, 0, 1, 0]], [[0, 0, 0, 0]]]], dtype=torch.float64)
     valid = torch.tensor([[[True, True, True, False]]])
     expected = [3.5 / 4.5, 1.5 / 3.5, 1 / 2.5]
