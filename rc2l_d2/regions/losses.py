@@ -7,8 +7,8 @@ SMC  semantic mask consistency     the union of the queries of a class covers th
 
 The paper names the terms; the formulas are our reading (docs/method.md). Each loss returns a scalar in at least
 float32: the mean over the present regions of the batch, weighted by the teacher's confidence in each region.
-Normalisers are averaged over ranks, so that DistributedDataParallel's averaged gradient equals the gradient of the
-global batch. Without any region the value is exactly zero and still has a graph: every rank needs a backward pass.
+Normalisers are averaged over ranks (:func:`mean_over_ranks`). Without any region the value is exactly zero and still
+has a graph, since every rank needs a backward pass.
 """
 
 from __future__ import annotations
