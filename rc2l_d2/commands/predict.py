@@ -31,13 +31,13 @@ from contextlib import closing
 from pathlib import Path
 
 import cv2
+from PIL import Image
 from tqdm import tqdm
 
 from ..data import read_image
-from ..engine import load_model_file
 from ..errors import InputError
 from ..host import setup_logger
-from ..prediction import Segmenter, load_checkpoint
+from ..prediction import Segmenter, load_checkpoint, load_segmenter
 from ..prediction.inputs import find_inputs, is_video, output_name
 from ..prediction.outputs import ResultWriter
 from ..prediction.video import VideoReader, VideoWriter
@@ -53,7 +53,7 @@ def segment_image(file: Path, segmenter: Segmenter, results: ResultWriter) -> No
     image = read_image(file)
     segmentation = segmenter(image)
     image = cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
-    results.save(file.stem, results.draw(file.stem, image, segmentation))
+    Image.fromarray(results.draw(file.stem, image, segmentation)).save(results.output / output_name(file))
     results.compare(file, image, segmentation)
 
 
@@ -86,7 +86,7 @@ def predict(args: argparse.Namespace) -> int:
     try:
         files = find_inputs(args.input, output, args.compare)
         if args.weights:
-            segmenter = Segmenter(*load_model_file(args.weights))
+            segmenter = load_segmenter(args.weights)
         else:
             segmenter = load_checkpoint(args.config_file, args.opts, args.student)
         results = ResultWriter(output, segmenter, args.labels, args.confidence, args.compare)

@@ -56,11 +56,10 @@ def draw_panels(
         rows: image, uint8 (H, W, 3), RGB, and its label maps, integers (H, W).
         titles: titles of the columns, the image's first.
         names: the K class names.
-        colors: the K class colours, (K, 3), RGB, 0 to 255.
+        colors: (K, 3), RGB, 0 to 255.
         path: PNG to write, with images in their own size within limits.
     """
-    # The import takes half a second, and most runs draw nothing.
-    from matplotlib.figure import Figure
+    from matplotlib.figure import Figure  # takes half a second, and most runs draw nothing
 
     occurring = {label for _, maps in rows for labels in maps for label in classes_in(labels, len(colors))}
     sizes = np.array([image.shape[:2] for image, _ in rows]) / _DPI

@@ -25,15 +25,11 @@ def output_name(file: Path) -> str:
 
 
 def find_inputs(inputs: Sequence[str], output: Path, truth: Path | None = None) -> list[Path]:
-    """Return the images and videos of the inputs, in order, each once.
-
-    Args:
-        inputs: files, folders and globs.
-        output: the folder to write to.
-        truth: a folder of labels that is read too.
+    """Return the images and videos of the inputs (files, folders and globs), in order, each once.
 
     Raises:
-        InputError: an input matches no file, or an output would overwrite an input, a label or another output.
+        InputError: an input matches no file, two files have one result, or an input or the folder of labels ``truth``
+            lies where results are written: directly in ``output``, or in a folder of RESULTS.
     """
     found: dict[str, Path] = {}
     for given in inputs:
@@ -41,20 +37,16 @@ def find_inputs(inputs: Sequence[str], output: Path, truth: Path | None = None) 
             name = output_name(file)
             if found.setdefault(name, file) != file:
                 raise InputError(
-                    f"{found[name]} and {file} would both be written to {name}; segment them in separate calls with "
-                    "different --output."
+                    f"{found[name]} and {file} would both be written to {name}; give them separate calls and --output."
                 )
-    sources = {file.resolve() for file in found.values()}
-    results = {(output / name).resolve() for name in RESULTS}
-    for name, file in found.items():
-        if (output / name).resolve() in sources:
-            raise InputError(f"The result of {file} would be written over {output / name}; give another --output.")
-        if results & {*file.resolve().parents}:
-            raise InputError(f"{file} lies where results would be written; give another --output.")
+    folders = {f"--input {file}": file.parent for file in found.values()}
     if truth is not None:
-        labels = truth.resolve()
-        if labels == output.resolve() or results & {labels, *labels.parents}:
-            raise InputError(f"--compare {truth} lies where results would be written; give another --output.")
+        folders[f"--compare {truth}"] = truth
+    results = {(output / name).resolve() for name in RESULTS}
+    for given, folder in folders.items():
+        folder = folder.resolve()
+        if folder == output.resolve() or results & {folder, *folder.parents}:
+            raise InputError(f"{given} lies where results would be written; give another --output.")
     return list(found.values())
 
 

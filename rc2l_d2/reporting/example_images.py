@@ -15,7 +15,7 @@ from PIL import Image
 from ..data import UnlabeledMapper, load_dataset, stream_entries
 from ..engine import EMATeacher
 from ..errors import InputError
-from ..evaluation import class_colors, overlay, predict_scores
+from ..evaluation import class_colors, overlay, predict_images
 from ..host import CfgNode, MetadataCatalog
 
 # Pixels of the longer edge: larger images are shrunk, and those below half of it enlarged by repeating pixels.
@@ -49,8 +49,8 @@ def test_rows(cfg: CfgNode, teacher: EMATeacher, dataset_name: str, count: int) 
     colors, ignored = class_colors(dataset_name), MetadataCatalog.get(dataset_name).ignore_label
     size = len(load_dataset(dataset_name, labels="all", key="DATASETS.TEST"))
     rows = []
-    for answers in predict_scores(cfg, {"teacher": teacher.model}, dataset_name, _spread(size, count)):
-        prediction, known = answers.predictions["teacher"], answers.label != ignored
+    for answers in predict_images(cfg, teacher.model, dataset_name, _spread(size, count)):
+        prediction, known = answers.prediction, answers.label != ignored
         wrong = known & (prediction != answers.label)
         differing = _faded(answers.image)
         differing[wrong] = _WRONG
