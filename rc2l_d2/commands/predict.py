@@ -2,8 +2,8 @@
 
     rc2l-predict --weights output/toy_rc2l/teacher_final.pth --input datasets/toy/JPEGImages --output output/seen
 
-(in a checkout also python demo/demo.py ...). teacher_final.pth, written at the end of training, needs nothing else. A
-checkpoint needs its configuration; prediction uses its EMA teacher, or its student with --student:
+teacher_final.pth, written at the end of training, needs nothing else. A checkpoint needs its configuration; its EMA
+teacher predicts, or its student with --student:
 
     rc2l-predict --config-file output/toy_rc2l/config.yaml --input datasets/toy/JPEGImages \\
         --opts MODEL.WEIGHTS output/toy_rc2l/model_0000999.pth
@@ -20,8 +20,7 @@ Prediction uses a GPU if there is one (CUDA_VISIBLE_DEVICES= hides it). For an i
 
 Labels and confidence maps of a video's frames go to labels/NAME/000000.png and confidence/NAME/000000; videos are not
 compared. Files that cannot be read, or that have no label to compare with, are reported at the end, with exit status 2;
-all others are written, and of a damaged video the frames before the damage. A user's mistake ends the command with one
-sentence and exit status 2.
+all others are written, and of a damaged video the frames before the damage.
 """
 
 from __future__ import annotations
@@ -45,11 +44,7 @@ from .cli import print_error, run_cli
 
 
 def segment_image(file: Path, segmenter: Segmenter, results: ResultWriter) -> None:
-    """Write the results of an image.
-
-    Raises:
-        InputError: the image cannot be read or is too large, or there is no label to compare it with.
-    """
+    """Write the results of an image; InputError if it cannot be read, is too large, or has no label to compare."""
     image = read_image(file)
     segmentation = segmenter(image)
     image = cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
@@ -58,11 +53,7 @@ def segment_image(file: Path, segmenter: Segmenter, results: ResultWriter) -> No
 
 
 def segment_video(file: Path, segmenter: Segmenter, results: ResultWriter) -> None:
-    """Write the results of a video.
-
-    Raises:
-        InputError: the video cannot be read, or not to its end; the frames before that are written.
-    """
+    """Write the results of a video; InputError if it cannot be read to its end, after the frames before that."""
     reader = VideoReader(file)
     bar = tqdm(reader, desc=file.name, total=reader.frames or None, unit="frame", leave=False, disable=None)
     with closing(VideoWriter(results.output / output_name(file), reader.rate)) as video:
@@ -105,9 +96,7 @@ def predict(args: argparse.Namespace) -> int:
     for failure in failures:
         print_error(failure)
     videos = sum(map(is_video, done))
-    counts = ((len(done) - videos, "image"), (videos, "video"))
-    written = [f"{count} {noun}{'s' * (count > 1)}" for count, noun in counts if count]
-    print(f"wrote {' and '.join(written) or 'nothing'} to {args.output}")
+    print(f"wrote {len(done) - videos} images and {videos} videos to {args.output}")
     return 2 if failures else 0
 
 

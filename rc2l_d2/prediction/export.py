@@ -83,10 +83,9 @@ def export_model(model: RegionSegmentor, information: dict, program_file: str, g
 
 
 def differences(model: RegionSegmentor, program: str, graph: str, size: tuple[int, int], seed: int) -> dict[str, float]:
-    """Compare the two files of :func:`export_model` with the model, on a random image of (height, width) ``size``.
+    """Return the largest difference of a score of each file, as a fraction of the model's highest score.
 
-    Returns:
-        For "torch.export" and "ONNX" the largest difference of a score, as a fraction of the model's highest score.
+    The files are those of :func:`export_model`, the image is random, of (height, width) ``size``.
     """
     image = torch.randint(0, 256, (1, 3, *size), dtype=torch.uint8, generator=torch.Generator().manual_seed(seed))
     with torch.no_grad():

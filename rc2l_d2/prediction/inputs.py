@@ -36,9 +36,7 @@ def find_inputs(inputs: Sequence[str], output: Path, truth: Path | None = None) 
         for file in _files(given):
             name = output_name(file)
             if found.setdefault(name, file) != file:
-                raise InputError(
-                    f"{found[name]} and {file} would both be written to {name}; give them separate calls and --output."
-                )
+                raise InputError(f"{found[name]} and {file} would both be written to {name}; give one at a time.")
     folders = {f"--input {file}": file.parent for file in found.values()}
     if truth is not None:
         folders[f"--compare {truth}"] = truth
@@ -53,8 +51,7 @@ def find_inputs(inputs: Sequence[str], output: Path, truth: Path | None = None) 
 def _files(given: str) -> list[Path]:
     path = Path(given)
     if path.is_dir():
-        known = {*IMAGE_SUFFIXES, *VIDEO_SUFFIXES}
-        paths = sorted(file for file in path.iterdir() if file.suffix.lower() in known)
+        paths = sorted(file for file in path.iterdir() if file.suffix.lower() in {*IMAGE_SUFFIXES, *VIDEO_SUFFIXES})
     else:
         # A file's name may hold characters of a pattern.
         paths = [path] if path.is_file() else map(Path, sorted(glob.glob(given, recursive=True)))

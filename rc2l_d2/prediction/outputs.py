@@ -19,7 +19,7 @@ from .segmenter import Segmentation, Segmenter
 
 @dataclass
 class ResultWriter:
-    """Writes the files that :mod:`rc2l_d2.commands.predict` describes; InputError if the folder ``truth`` is missing."""
+    """Writes the files that :mod:`rc2l_d2.commands.predict` describes; InputError without the folder ``truth``."""
 
     output: Path
     segmenter: Segmenter
@@ -37,12 +37,9 @@ class ResultWriter:
         self.occurred: set[int] = set()
 
     def draw(self, name: str, image: np.ndarray, segmentation: Segmentation) -> np.ndarray:
-        """Write labels and confidence maps of an image or frame, and return its overlay, uint8 (H, W, 3), RGB.
+        """Write labels and confidence maps of an image or frame, and return its overlay.
 
-        Args:
-            name: of the files, with a folder before it for a frame of a video.
-            image: uint8 (H, W, 3), RGB.
-            segmentation: the segmentation of the image.
+        Image and overlay are uint8 (H, W, 3), RGB; ``name`` of a frame starts with the folder of its video.
         """
         occurring = classes_in(segmentation.labels, len(self.names))
         self.occurred.update(occurring)

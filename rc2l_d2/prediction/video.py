@@ -42,7 +42,7 @@ class VideoReader:
             yield frame
         # The number in the header is approximate in some files.
         if not count or self.frames - count > self.rate:
-            raise InputError(f"{self.file}: the video is damaged, {count} of {self.frames} frames can be read.")
+            raise InputError(f"{self.file}: the video is damaged after {count} of {self.frames} frames; replace it.")
 
 
 class VideoWriter:
@@ -71,7 +71,7 @@ class VideoWriter:
 
     def close(self) -> None:
         """Finish the file, if there was a frame; OSError if frames are missing in it."""
-        if self._writer is None:
+        if not self.frames:
             return
         self._writer.release()
         written = int(cv2.VideoCapture(str(self._temporary)).get(cv2.CAP_PROP_FRAME_COUNT))
