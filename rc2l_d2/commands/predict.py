@@ -63,11 +63,7 @@ def segment_video(file: Path, segmenter: Segmenter, results: ResultWriter) -> No
 
 
 def predict(args: argparse.Namespace) -> int:
-    """Segment all inputs of the command line, report those that failed, and return the exit status.
-
-    Raises:
-        InputError: no input can be segmented, or the output cannot be written.
-    """
+    """Segment all inputs, report those that failed, and return the exit status."""
     if args.weights and (args.opts or args.student):
         raise InputError("--opts and --student are for a checkpoint; give its --config-file instead of --weights.")
     for name in ("rc2l_d2", "fvcore"):
@@ -95,8 +91,7 @@ def predict(args: argparse.Namespace) -> int:
         return 130
     for failure in failures:
         print_error(failure)
-    videos = sum(map(is_video, done))
-    print(f"wrote {len(done) - videos} images and {videos} videos to {args.output}")
+    print(f"wrote the results of {len(done)} files to {args.output}")
     return 2 if failures else 0
 
 
@@ -107,13 +102,11 @@ def main() -> int:
     source.add_argument("--weights", metavar="FILE", help="teacher_final.pth of a run")
     source.add_argument("--config-file", metavar="FILE", help="configuration of the checkpoint that --opts names")
     parser.add_argument("--input", required=True, nargs="+", help="images, videos, folders or globs (in quotes)")
-    parser.add_argument("--output", default="output/pictures", metavar="FOLDER", help="output folder (%(default)s)")
+    parser.add_argument("--output", default="output/predictions", metavar="FOLDER", help="output folder (%(default)s)")
     parser.add_argument("--labels", action="store_true", help="also write label images")
     parser.add_argument("--confidence", action="store_true", help="also write confidence maps of the classes")
-    parser.add_argument(
-        "--compare", type=Path, metavar="LABELS",
-        help="also draw the ground truth beside: folder of label images, named as the images or as in the data set",
-    )  # fmt: skip
+    labels = "also draw the ground truth beside: folder of label images, named as the images or as in the data set"
+    parser.add_argument("--compare", type=Path, metavar="LABELS", help=labels)
     parser.add_argument("--student", action="store_true", help="use the student instead of the EMA teacher")
     parser.add_argument("--opts", default=[], nargs=argparse.REMAINDER, help="last: KEY VALUE pairs, as MODEL.WEIGHTS")
     return run_cli(parser, predict)

@@ -82,12 +82,13 @@ def quickstart(args: argparse.Namespace) -> None:
     config |= {"SEED": args.seed, "OUTPUT_DIR": _in(args.output, _RUN)}
     config["DATASETS"] = {**streams, "DEFINITIONS": [_in(args.output, _DATASET)]}
     _write(args, images, classes, {"labeled": kept, "val": held_out}, config)
-    height, width = sizes.crop
     print(f"{len(kept)} labelled images to train on, {len(held_out)} held out, {len(images.unlabeled)} unlabelled.\n")
     print(_class_table(classes, kept, held_out), end="\n\n")
     for note in [*_notes(images, classes, kept, held_out), *warnings]:
         print(f"Note: {note}")
-    settings = f"shortest edge {sizes.short_edge} pixels, crops of {width}x{height}, {iterations} iterations"
+    settings = (
+        f"short edge {sizes.short_edge} pixels, crops of {sizes.crop[1]}x{sizes.crop[0]}, {iterations} iterations"
+    )
     print(f"Written to {args.output}, for --device {args.device}: {settings}.\n\n{_next(args)}")
 
 

@@ -17,8 +17,7 @@ from ..errors import InputError
 from ..host import CfgNode
 from ..regions import most_probable
 
-# Windows in one forward pass. An image of 24 megapixels has hundreds, too many for memory.
-WINDOW_BATCH = 9
+WINDOW_BATCH = 9  # windows in one forward pass; a large image has hundreds, too many for memory
 
 
 def window_starts(length: int, window: int, stride: int) -> list[int]:

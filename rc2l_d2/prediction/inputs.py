@@ -9,8 +9,7 @@ from pathlib import Path
 from ..data.datasets.image_lists import IMAGE_SUFFIXES
 from ..errors import InputError
 
-# Folders below --output for everything but the overlays.
-RESULTS = ("labels", "confidence", "comparison")
+RESULTS = ("labels", "confidence", "comparison")  # folders below --output for everything but the overlays
 VIDEO_SUFFIXES = {".mp4", ".m4v", ".mov", ".avi", ".mkv", ".webm", ".mpg", ".mpeg"}
 
 
