@@ -14,13 +14,12 @@ import statistics
 import sys
 import time
 from collections.abc import Callable, Mapping
-from pathlib import Path
 from typing import NoReturn
 
 import torch
 
+from rc2l_d2.commands.cli import one_sentence_errors
 from rc2l_d2.engine import keep_freed_memory
-from rc2l_d2.errors import InputError
 from rc2l_d2.reporting import hardware
 
 Seconds = dict[str, list[float]]
@@ -75,8 +74,7 @@ def median_ms(seconds: Seconds, part: str) -> float:
 def peak_memory(work: Callable[[], object], device: torch.device) -> float:
     """Return the peak memory (MB, 10^6 bytes) that torch allocates in ``work``, beyond what was allocated before.
 
-    On a CPU it is summed from the profiler's record of the allocator, since resident memory depends on earlier work.
-    Scratch memory of libraries is not included.
+    On a CPU it comes from the profiler's record of the allocator, without scratch memory of libraries.
     """
     gc.collect()
     if device.type == "cuda":
@@ -101,9 +99,6 @@ def machine(device: torch.device) -> str:
 
 def run(main: Callable[[], None]) -> NoReturn:
     """Exit with status 0 after ``main``, or with 2 and one sentence after an InputError."""
-    try:
+    with one_sentence_errors():
         main()
-    except InputError as error:
-        print(f"{Path(sys.argv[0]).name}: {error}", file=sys.stderr)
-        sys.exit(2)
     sys.exit(0)
