@@ -50,7 +50,7 @@ def test_images_and_labels_are_written_in_the_data_sets_colours(demo, run, image
     weights = ("--opts", "MODEL.WEIGHTS", run / "model_final.pth")
     result = demo(*config, "--input", tmp_path / "some", second, "--output", out, "--labels", *weights)
     assert result.returncode == 0, result.stderr
-    assert "wrote 2 images" in result.stdout and "Loaded" in result.stdout
+    assert "wrote the results of 2 files" in result.stdout and "Loaded" in result.stdout
     names = {"small.png", f"{second.stem}.png"}
     assert {path.name for path in out.glob("*.png")} == {path.name for path in out.glob("labels/*")} == names
     with Image.open(out / "small.png") as drawn:
@@ -95,7 +95,7 @@ def test_readable_inputs_are_segmented_and_the_others_reported(run, images, tmp_
     assert len(errors) == 2 and all(line.startswith("demo.py: ") for line in errors) and "\r" not in result.stderr
     assert "cut.jpg: the image file ends too early" in errors[0]
     assert f"no label for {given / third.name} (looked for {third.stem}.png)" in errors[1]
-    assert "wrote 2 images and 1 video to" in result.stdout
+    assert "wrote the results of 3 files to" in result.stdout
 
     stems = [image.stem for image in (first, second, third)]
     assert {path.name for path in out.glob("*.*")} == {*(f"{stem}.png" for stem in stems), "film.mp4", "legend.svg"}

@@ -141,25 +141,7 @@ def test_resume_continues_with_optimizer_and_scheduler(tmp_path):
     torch.testing.assert_close(third.model.weight, whole.model.weight)
 
 
-def test_after_a_failure_after_train_runs_without_evaluation():
-    ran = []
-
-    class Note(HookBase):
-        def after_train(self):
-            ran.append(self.trainer.iter)
-
-    class Fails(Regression):
-        def run_step(self):
-            raise FloatingPointError("on purpose")
-
-    trainer = Fails()
-    trainer.register_hooks([Note(), hooks.EvalHook(0, lambda: ran.append("evaluated"))])
-    with pytest.raises(FloatingPointError, match="on purpose"):
-        trainer.train(0, 5)
-    assert ran == [0]
-
-
-def test_hooks_order_and_state():
+def test_hooks_run_in_order_and_after_a_failure_without_evaluation():
     calls = []
 
     class Log(HookBase):
@@ -171,18 +153,27 @@ def test_hooks_order_and_state():
         def state_dict(self):
             return {"calls": len(calls)}
 
-    trainer = Regression()
-    trainer.register_hooks([Log()])
+    class FailsAtNine(Regression):
+        def run_step(self):
+            super().run_step()
+            assert self.iter < 9, "on purpose"
+
+    trainer = FailsAtNine()
+    trainer.register_hooks([Log(), hooks.EvalHook(0, lambda: calls.append("evaluated"))])
     trainer.train(7, 9)
-    assert calls == ["before_train", *["before_step", "after_step"] * 2, "after_train"]
+    complete = ["before_train", *["before_step", "after_step"] * 2, "after_train", "evaluated"]
+    assert calls == complete
     state = trainer.state_dict()
     assert state["iteration"] == 9 and list(state["hooks"]) == [Log.__qualname__] and "optimizer" in state
+    with pytest.raises(AssertionError, match="on purpose"):
+        trainer.train(9, 12)
+    assert calls == [*complete, "before_train", "before_step", "after_train"]
 
 
 def test_inference_restores_the_mode_even_after_a_failure():
     class Fails(nn.Module):
         def forward(self, batch):
-            assert not self.training
+            assert not self.training, "in eval mode"
             raise RuntimeError("on purpose")
 
     model = Fails()

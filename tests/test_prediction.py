@@ -110,7 +110,7 @@ def test_a_damaged_video_raises_after_its_last_frame(tmp_path):
     whole = (tmp_path / "film.avi").read_bytes()
     (tmp_path / "film.avi").write_bytes(whole[: len(whole) // 2])
     read = []
-    with pytest.raises(InputError, match=r"film\.avi: the video is damaged, \d+ of 40 frames can be read"):
+    with pytest.raises(InputError, match=r"film\.avi: the video is damaged after \d+ of 40 frames"):
         read.extend(frame for frame in VideoReader(tmp_path / "film.avi"))
     (tmp_path / "text.mp4").write_text("no video")
     with pytest.raises(InputError, match=r"text\.mp4: the file is not a video"):
@@ -126,9 +126,10 @@ def test_inputs_are_found_and_never_overwritten(tmp_path):
     assert names == ["a.jpg", "b.PNG", "c.mp4", "d.jpg"]
     with pytest.raises(InputError, match="nowhere is no image or video"):
         find_inputs([str(tmp_path / "nowhere")], out)
-    with pytest.raises(InputError, match=r"written over .*c\.mp4; give another --output"):
+    with pytest.raises(
+        InputError, match=r"^--input .*a\.jpg lies where results would be written; give another --output"
+    ):
         find_inputs([str(folder)], folder)
-    assert [file.name for file in find_inputs([str(folder / "a.jpg")], folder)] == ["a.jpg"]
 
 
 @pytest.mark.parametrize("where", ["", "labels", "confidence/a", "comparison"])
