@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import ast
+import re
+from pathlib import Path
+
 import cv2
 import numpy as np
 import pytest
 import torch
+from conftest import REPO
 from torch import nn
 
 from rc2l_d2.data import LabelFiles, load_definition, read_label
@@ -49,6 +54,23 @@ def test_labels_and_confidence_come_from_the_models_scores(tiny):
     assert (segmentation.labels == scores.argmax(dim=0).numpy()).all()
     fraction = (scores[2] / scores.sum(dim=0)).numpy()
     assert np.abs(segmentation.confidence(2) - 255 * fraction).max() <= 0.51
+
+
+def test_the_python_example_of_the_readme_segments_a_file_as_its_array(trained_run, toy_definition, capsys):
+    image = Path(toy_definition).parent / "data/JPEGImages/val_00001.jpg"
+    example = re.search(r"```python\n(.*?)```", (REPO / "README.md").read_text(), re.DOTALL)[1]
+    for path, own in (("output/toy_rc2l", trained_run), ("datasets/toy/JPEGImages/val_00001.jpg", image)):
+        assert path in example
+        example = example.replace(path, str(own))
+    names: dict = {}
+    exec(example, names)
+    segment, labels = names["segmenter"], names["result"].labels
+    assert labels.shape == (64, 64) and (labels == segment(cv2.imread(str(image))).labels).all()
+    assert set(ast.literal_eval(capsys.readouterr().out)) == {
+        segment.metadata.stuff_classes[i] for i in np.unique(labels)
+    }
+    with pytest.raises(InputError, match=r"gone\.jpg"):
+        segment("gone.jpg")
 
 
 def test_a_sliding_window_is_used_as_in_evaluation(tiny):
