@@ -14,7 +14,7 @@ import pytest
 import torch
 from torch import nn
 
-from rc2l_d2.host.embedded import comm, evaluation, hooks
+from rc2l_d2.host.embedded import comm, hooks
 from rc2l_d2.host.embedded.checkpoint import DetectionCheckpointer
 from rc2l_d2.host.embedded.config import get_cfg
 from rc2l_d2.host.embedded.engine import DefaultTrainer, default_argument_parser, default_setup
@@ -180,13 +180,6 @@ def test_inference_restores_the_mode_even_after_a_failure():
     with pytest.raises(RuntimeError, match="on purpose"):
         inference_on_dataset(model, [[1]], MeanOutput())
     assert model.training
-
-
-def test_csv_shows_main_metrics(monkeypatch):
-    lines = []
-    monkeypatch.setattr(evaluation.logger, "info", lambda message, *args: lines.append(message % args))
-    evaluation.print_csv_format({"sem_seg": {"mIoU": 12.34567, "IoU-a": 1.0, "pACC": 50.0}})
-    assert lines == ["copypaste: Task: sem_seg", "copypaste: mIoU,pACC", "copypaste: 12.3457,50.0000"]
 
 
 def test_storage_smooths_noisy_scalars_and_keeps_images_for_tensorboard(tmp_path):

@@ -66,9 +66,8 @@ def test_the_python_example_of_the_readme_segments_a_file_as_its_array(trained_r
     exec(example, names)
     segment, labels = names["segmenter"], names["result"].labels
     assert labels.shape == (64, 64) and (labels == segment(cv2.imread(str(image))).labels).all()
-    assert set(ast.literal_eval(capsys.readouterr().out)) == {
-        segment.metadata.stuff_classes[i] for i in np.unique(labels)
-    }
+    expected = {segment.metadata.stuff_classes[label] for label in np.unique(labels)}
+    assert set(ast.literal_eval(capsys.readouterr().out)) == expected
     with pytest.raises(InputError, match=r"gone\.jpg"):
         segment("gone.jpg")
 

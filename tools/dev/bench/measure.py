@@ -1,7 +1,6 @@
 """Shared code of the benchmarks: command-line options, timing in turn, peak memory, and a line about the machine.
 
-The benchmarks need this package installed (``pip install -e .``). Times are compared only within one run, round by
-round, so that other load on the machine affects all alike.
+They need ``pip install -e .``. Times are compared round by round, so that other load on the machine affects all alike.
 """
 
 from __future__ import annotations
@@ -40,10 +39,7 @@ def options(description: str, rounds: int, config: bool = False, **integers: int
 
 
 def in_turn(parts: Mapping[str, Callable[[], object]], rounds: int, device: torch.device, warmup: int = 2) -> Seconds:
-    """Return the seconds of each part in each round. A round calls every part once; ``warmup`` rounds are not counted.
-
-    Every other round runs in reverse order, so that no part always follows the same one.
-    """
+    """Return the seconds of each part in each round; ``warmup`` rounds are not counted, every other one is reversed."""
     if device.type == "cpu":
         keep_freed_memory()  # as in training
     wait = torch.cuda.synchronize if device.type == "cuda" else lambda: None
