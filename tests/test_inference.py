@@ -134,14 +134,10 @@ def test_scales_are_averaged_at_the_original_size(tmp_path, flip, window):
 
     cfg.TEST.AUG.ENABLED = False
     single = Predictor(cfg, model)  # windows as before, one scale
-    parts = []
-    for image in test["scales"]:
-        view = {**test, "image": image}
-        parts.append(single([view])[0]["sem_seg"])
-        if flip:
-            parts.append(single([{**view, "image": image.flip(-1)}])[0]["sem_seg"].flip(-1))
-    assert len(parts) == (6 if flip else 3)
-    expected = torch.stack(parts).double().mean(dim=0)
+    views = [single([{**test, "image": image}])[0]["sem_seg"] for image in test["scales"]]
+    if flip:
+        views += [single([{**test, "image": image.flip(-1)}])[0]["sem_seg"].flip(-1) for image in test["scales"]]
+    expected = torch.stack(views).double().mean(dim=0)
     torch.testing.assert_close(scores.double(), expected, rtol=0, atol=1e-6)
 
 
