@@ -20,7 +20,7 @@ import yaml
 from rc2l_d2.commands import train
 from rc2l_d2.data.datasets import catalog
 from rc2l_d2.data.toy.dataset import draw_toy_dataset
-from rc2l_d2.host import HOST, HOST_REASON, DatasetCatalog, MetadataCatalog
+from rc2l_d2.host import HOST, HOST_REASON, DatasetCatalog, MetadataCatalog, setup_logger
 
 REPO = Path(__file__).resolve().parent.parent
 SHARED = REPO.parent / "shared"
@@ -169,6 +169,7 @@ def call_command(monkeypatch, name: str, function, *arguments: str, folder=REPO)
                 for handler in set(logger.handlers) - set(before):
                     logger.removeHandler(handler)
                     handler.close()
+            getattr(setup_logger, "cache_clear", int)()  # Detectron2 remembers the handlers that it has added
             for dataset in set(DatasetCatalog.list()) - known:
                 DatasetCatalog.remove(dataset)
                 MetadataCatalog.remove(dataset)

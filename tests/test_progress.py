@@ -47,7 +47,7 @@ def steps(line: ProgressLine, number: int):
 
 
 def test_time_left_and_images_per_second(logged):
-    latest = [storage.latest() for storage in steps(ProgressLine(labeled=4, unlabeled=8, burn_in=30), 60)]
+    latest = [dict(storage.latest()) for storage in steps(ProgressLine(labeled=4, unlabeled=8, burn_in=30), 60)]
     assert latest[19]["images_per_second"][0] == pytest.approx(4 / 1.0), "labelled images only in burn-in"
     assert latest[19]["eta_seconds"][0] == pytest.approx(80 * 0.5)
     assert latest[59]["images_per_second"][0] == pytest.approx(12 / 1.0)

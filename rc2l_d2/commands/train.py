@@ -56,7 +56,7 @@ def main(args: argparse.Namespace) -> dict:
             "give --resume to continue that run, or another OUTPUT_DIR to keep it.", cfg.OUTPUT_DIR,
         )  # fmt: skip
     trainer.resume_or_load(resume=args.resume)
-    note_start(trainer, args.config_file, args.opts)
+    note_start(trainer)
     trainer.train()
     report_on(trainer)
     return trainer.last_results

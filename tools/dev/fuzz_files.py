@@ -12,6 +12,7 @@ import collections
 import io
 import os
 import random
+import resource
 import signal
 import sys
 import traceback
@@ -46,23 +47,23 @@ def damaged(data: bytes, rng: random.Random) -> bytes:
 
 def read(entry: dict, mapper: Callable, seconds: int, memory: int) -> str:
     """Read a file in a child process; return "read", "refused" or what else happened."""
-    before = psutil.Process().memory_info().rss
     child = os.fork()
     if child:
-        _, status, usage = os.wait4(child, 0)
-        code = os.waitstatus_to_exitcode(status)
-        megabytes = (1024 * usage.ru_maxrss - before) // 2**20
-        if megabytes > memory:
-            return f"{megabytes} MB of memory"
-        return {0: "read", 1: "refused", -signal.SIGALRM: f"longer than {seconds} s"}.get(code, f"exit status {code}")
+        code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+        named = {0: "read", 1: "refused", 4: f"more than {memory} MB of memory", -signal.SIGALRM: f"over {seconds} s"}
+        return named.get(code, f"exit status {code}")
     code = 2
     try:
         signal.alarm(seconds)  # ends the child
+        limit = psutil.Process().memory_info().vms + memory * 2**20
+        resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
         os.dup2(os.open(os.devnull, os.O_WRONLY), 2)  # the decoders' messages
         mapper(entry, np.random.default_rng(0))
         code = 0
     except InputError as error:
         code = 1 if entry["damaged"] in str(error) else 3
+    except MemoryError:
+        code = 4
     except Exception:
         print(traceback.format_exc(), flush=True)
     os._exit(code)

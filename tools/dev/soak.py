@@ -31,7 +31,7 @@ from rc2l_d2.commands.cli import run_cli
 from rc2l_d2.engine import load_config
 from rc2l_d2.errors import InputError
 from rc2l_d2.reporting import hardware
-from rc2l_d2.reporting.run_metrics import read_entries, read_scalars
+from rc2l_d2.reporting.run_folder import collect_scalars, read_entries
 
 TRAIN_NET = Path(__file__).resolve().parents[2] / "train_net.py"
 ENDLESS = 10**9  # iterations
@@ -119,7 +119,7 @@ def tables(folder: Path, warm_up: float, length: float) -> str:
     if not (folder / "samples.jsonl").is_file():
         raise InputError(f"{folder} holds no samples.jsonl; give the --folder of a soak.")
     samples = [json.loads(line) for line in (folder / "samples.jsonl").read_text().splitlines()]
-    rates = read_scalars(folder / "run" / "metrics.json", ENDLESS)["images_per_second"]
+    rates = collect_scalars(read_entries(folder / "run" / "metrics.json"), ENDLESS)["images_per_second"]
     rows = medians(samples, rates, warm_up, length)
     if len(rows) < 2:
         raise InputError(f"{folder} has less than two windows of samples; give a smaller --window or --warm-up.")
