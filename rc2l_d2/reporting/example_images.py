@@ -13,7 +13,7 @@ from PIL import Image, ImageOps
 from ..data import UnlabeledMapper, load_dataset, stream_entries
 from ..engine import EMATeacher
 from ..errors import InputError
-from ..evaluation import class_colors, overlay, predict_scores
+from ..evaluation import class_colors, overlay, predict_images
 from ..host import CfgNode, MetadataCatalog
 from .charts import data_uri
 
@@ -41,8 +41,8 @@ def test_rows(cfg: CfgNode, teacher: EMATeacher, dataset_name: str, count: int) 
     colors, ignored = class_colors(dataset_name), MetadataCatalog.get(dataset_name).ignore_label
     size = len(load_dataset(dataset_name, labels="all", key="DATASETS.TEST"))
     rows = []
-    for sample in predict_scores(cfg, {"teacher": teacher.model}, dataset_name, _spread(size, count)):
-        prediction, known = sample.predictions["teacher"], sample.label != ignored
+    for sample in predict_images(cfg, teacher.model, dataset_name, _spread(size, count)):
+        prediction, known = sample.prediction, sample.label != ignored
         wrong = known & (prediction != sample.label)
         errors = _faded(sample.image)
         errors[wrong] = _WRONG
