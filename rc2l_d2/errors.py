@@ -1,5 +1,7 @@
 """Errors that the user can correct, and recognition of out-of-memory errors."""
 
+from collections.abc import Sequence
+
 import torch
 
 
@@ -9,6 +11,18 @@ class InputError(ValueError):
     The message is one sentence: file or key, what is wrong, what to do. Commands print it without a traceback and exit
     with status 2.
     """
+
+
+def first_few(items: Sequence[object], most: int = 10) -> str:
+    """Return the first ``most`` items for a message: ``a, b, ...``."""
+    return ", ".join(map(str, items[:most])) + (", ..." if len(items) > most else "")
+
+
+def one_line(error: BaseException, limit: int = 300) -> str:
+    """Return the first ``limit`` characters of the message in one line, or without a message the error's class."""
+    # str() quotes the message of a KeyError; the first argument of a YAML error is often None.
+    text = error.args[0] if isinstance(error, KeyError) and error.args else error
+    return " ".join(str(text).split())[:limit].rstrip(".") or type(error).__name__
 
 
 def is_out_of_memory(error: BaseException) -> bool:

@@ -1,13 +1,12 @@
 """A comparison of tiny runs, finished runs with given numbers, and calls of tools/compare_methods.py."""
 
-import importlib.util
 import json
 import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import yaml
-from conftest import REPO, TINY, call_command
+from conftest import REPO, TINY, call_command, load_script
 
 from rc2l_d2.comparison import Run
 from rc2l_d2.engine import load_config
@@ -15,17 +14,10 @@ from rc2l_d2.engine import load_config
 TOOL = [sys.executable, str(REPO / "tools/compare_methods.py")]
 
 
-def load_tool():
-    """Import tools/compare_methods.py."""
-    spec = importlib.util.spec_from_file_location("compare_methods", REPO / "tools/compare_methods.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
 def caller(monkeypatch) -> Callable:
     """Return a function that calls tools/compare_methods.py in this process; see conftest.call_command."""
-    return lambda *arguments: call_command(monkeypatch, "compare_methods.py", load_tool().main, *arguments)
+    main = load_script("tools/compare_methods.py").main
+    return lambda *arguments: call_command(monkeypatch, "compare_methods.py", main, *arguments)
 
 
 def description(definition: str, **changes) -> dict:

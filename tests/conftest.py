@@ -1,4 +1,4 @@
-"""What several test modules share: where the references lie, a small drawn data set, the real command line."""
+"""Fixtures of several test modules: a small generated data set, tiny training options, commands."""
 
 from __future__ import annotations
 
@@ -38,12 +38,12 @@ TINY = """
 
 
 def pytest_configure(config):
-    # Two workers on two cores: more threads than that only wait for each other.
+    # Two workers on two cores: more threads would wait for each other.
     torch.set_num_threads(1)
 
 
 def pytest_collection_modifyitems(items):
-    """The longest module comes first: in the end it would keep one worker busy while the other has nothing left."""
+    """Run the longest module first, so that both workers end at the same time."""
     items.sort(key=lambda item: item.module.__name__ != "test_resume")
 
 
@@ -53,7 +53,7 @@ def pytest_report_header(config):
 
 @pytest.fixture(scope="session")
 def toy_definition(tmp_path_factory) -> str:
-    """YAML of a drawn data set of 24 + 6 images of 64 x 64 pixels, its own name and folder; 6 labelled."""
+    """YAML of a generated data set of 24 + 6 images of 64 x 64 pixels, its own name and folder; 6 labelled."""
     root = tmp_path_factory.mktemp("toy")
     draw_toy_dataset(str(root / "data"), num_train=24, num_val=6, size=(64, 64), seed=3)
     definition = yaml.safe_load((REPO / "configs/toy/dataset.yaml").read_text())
@@ -77,12 +77,10 @@ def tiny_options(toy_definition, tmp_path) -> list[str]:
 
 
 def tiny_overrides(toy_definition: str) -> list[str]:
+    """Config overrides that make configs/toy train on the tiny set."""
     return [
-        *TINY,
-        "DATASETS.DEFINITIONS", f"('{toy_definition}',)",
-        "DATASETS.TRAIN", "('tiny_labeled',)",
-        "DATASETS.UNLABELED", "('tiny_unlabeled',)",
-        "DATASETS.TEST", "('tiny_val',)",
+        *TINY, "DATASETS.DEFINITIONS", f"('{toy_definition}',)", "DATASETS.TRAIN", "('tiny_labeled',)",
+        "DATASETS.UNLABELED", "('tiny_unlabeled',)", "DATASETS.TEST", "('tiny_val',)",
     ]  # fmt: skip
 
 
@@ -102,7 +100,7 @@ def make_trainer(tiny_options):
 
 @pytest.fixture
 def logged():
-    """What this package logs within the test, as (level name, message), whatever handlers other tests have left."""
+    """Records that this package logs within the test, as (level name, message)."""
     records: list[tuple[str, str]] = []
 
     class Keep(logging.Handler):
@@ -120,10 +118,7 @@ def logged():
 
 @pytest.fixture
 def command_line(monkeypatch):
-    """Call ``train_net.py ...`` as a user would, but in this process: an interpreter start costs seconds.
-
-    What must be a process of its own (signals, several ranks, torchrun) uses :func:`command_line_process`.
-    """
+    """Call ``train_net.py ...`` in this process; for signals, ranks and torchrun see ``command_line_process``."""
     return lambda *arguments: call_command(monkeypatch, "train_net.py", train.run, *arguments)
 
 
@@ -154,10 +149,7 @@ def load_script(path: str) -> ModuleType:
 
 
 def call_command(monkeypatch, name: str, function, *arguments: str, folder=REPO) -> subprocess.CompletedProcess:
-    """Call a command's ``function()`` with ``arguments`` as its command line, in ``folder``.
-
-    Loggers, data set catalogs and signal handlers are afterwards as they were before.
-    """
+    """Call a command's ``function()`` with ``arguments`` in ``folder``; loggers and catalogs are restored."""
     out, err = io.StringIO(), io.StringIO()
     known = set(DatasetCatalog.list())
     loggers = [logging.getLogger(logger) for logger in ("rc2l_d2", "fvcore", "detectron2")]
@@ -165,7 +157,7 @@ def call_command(monkeypatch, name: str, function, *arguments: str, folder=REPO)
     with monkeypatch.context() as patch, redirect_stdout(out), redirect_stderr(err):
         patch.chdir(folder)
         patch.setattr(catalog, "_REGISTERED", dict(catalog._REGISTERED))
-        # Set for the whole process, it would keep the peak memory of every run.
+        # It would keep the peak memory of every run.
         patch.setattr(train, "keep_freed_memory", lambda: None)
         patch.setattr(sys, "argv", [name, *map(str, arguments)])
         try:
@@ -189,13 +181,10 @@ def command_line_process():
     """Run ``python train_net.py ...`` in the checkout, in a process of its own."""
 
     def run(*arguments: str, timeout: float = 300) -> subprocess.CompletedProcess:
+        command = [sys.executable, "train_net.py", *arguments]
         return subprocess.run(
-            [sys.executable, "train_net.py", *arguments],
-            cwd=REPO,
-            env={**os.environ, "OMP_NUM_THREADS": "1"},
-            capture_output=True,
-            text=True,
+            command, cwd=REPO, env=os.environ | {"OMP_NUM_THREADS": "1"}, capture_output=True, text=True,
             timeout=timeout,
-        )
+        )  # fmt: skip
 
     return run

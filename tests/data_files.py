@@ -90,12 +90,11 @@ class SmallTree:
         self.folder = folder / "data"
         self.yaml = folder / "set.yaml"
         self.content = write_dataset(self.folder, size=SMALL_SIZE)
-        name = self.content["name"]
         self.config = {
             "DATASETS.DEFINITIONS": (str(self.yaml),),
-            "DATASETS.TRAIN": (f"{name}_labeled",),
-            "DATASETS.UNLABELED": (f"{name}_unlabeled",),
-            "DATASETS.TEST": (f"{name}_val",),
+            "DATASETS.TRAIN": self.named("labeled"),
+            "DATASETS.UNLABELED": self.named("unlabeled"),
+            "DATASETS.TEST": self.named("val"),
             "MODEL.SEM_SEG_HEAD.NUM_CLASSES": 3,
             "OUTPUT_DIR": str(folder / "out"),
         }

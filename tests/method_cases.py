@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from dataclasses import fields, replace
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -78,7 +78,7 @@ def random_case(size, seed: int, threshold: float = 0.5, dtype=torch.float64) ->
 
 
 def edge_case(name: str, dtype=torch.float32) -> tuple[Regions, PseudoRegions]:
-    """A batch with 2 images, 5 queries and 3 classes (unless the case is about these numbers), changed as named."""
+    """A batch of 2 images, 5 queries and 3 classes (unless the case is about these numbers), changed as in ``name``."""
     size = (2, 1 if name == "one query" else 5, 1 if name == "one class in the data set" else 3, 4, 6, 5)
     regions, teacher = random_regions(size, 7, dtype), random_prediction(size, 7, dtype=dtype)
     semantic, features, inside = teacher.semantic_map, teacher.features, teacher.inside
@@ -136,12 +136,8 @@ def reached(regions: Regions) -> set[str]:
 
 def arrays(value) -> dict[str, np.ndarray]:
     """The tensors of a dataclass as float64 (or bool) arrays."""
-    tensors = {field.name: getattr(value, field.name) for field in fields(value)}
-    return {
-        name: tensor.detach().numpy() if tensor.dtype == torch.bool else tensor.detach().double().numpy()
-        for name, tensor in tensors.items()
-        if isinstance(tensor, torch.Tensor)
-    }
+    tensors = {name: x.detach() for name, x in vars(value).items() if isinstance(x, torch.Tensor)}
+    return {name: (x if x.dtype == torch.bool else x.double()).numpy() for name, x in tensors.items()}
 
 
 def in_double(value):

@@ -1,4 +1,4 @@
-"""The formulas of the method a second time, in float64 numpy with one loop for every index.
+"""The formulas of the method a second time, in float64 numpy with plain loops.
 
 Written from the formulas alone, to be compared with ``rc2l_d2``; clear before fast. Arrays use the shapes of
 ``rc2l_d2.regions.types``: class logits (B, N, K+1), mask logits (B, N, h, w), features (B, C, h, w), slots (B, K).
@@ -50,10 +50,7 @@ def semantic_probabilities(class_logits: np.ndarray, mask_logits: np.ndarray) ->
 
 
 def label_and_confidence(probabilities: np.ndarray, b: int, y: int, x: int) -> tuple[int, float]:
-    label = 0
-    for c in range(probabilities.shape[1]):
-        if probabilities[b, c, y, x] > probabilities[b, label, y, x]:
-            label = c
+    label = int(np.argmax(probabilities[b, :, y, x]))
     return label, float(probabilities[b, label, y, x])
 
 
@@ -68,15 +65,9 @@ def class_confidence_sums(teacher: dict) -> tuple[np.ndarray, np.ndarray]:
 
 
 def masked_average_pool(features: np.ndarray, masks: np.ndarray) -> np.ndarray:
-    images, channels, height, width = features.shape
-    result = np.zeros((images, masks.shape[1], channels))
-    for b, c in np.ndindex(*masks.shape[:2]):
-        total, area = np.zeros(channels), 0.0
-        for y, x in np.ndindex(height, width):
-            total += masks[b, c, y, x] * features[b, :, y, x]
-            area += masks[b, c, y, x]
-        if area > 0:
-            result[b, c] = total / area
+    result = np.zeros((*masks.shape[:2], features.shape[1]))
+    for b, c in np.argwhere(masks.any(axis=(2, 3))):
+        result[b, c] = [np.average(channel, weights=masks[b, c]) for channel in features[b]]
     return result
 
 
@@ -108,13 +99,9 @@ def classmix_mask(teacher: dict, uniform) -> np.ndarray:
     result = np.zeros(inside.shape, dtype=bool)
     for b in range(len(inside)):
         partner = (b - 1) % len(inside)
-        labels = {
-            (y, x): label_and_confidence(probabilities, partner, y, x)[0] for y, x in np.argwhere(inside[partner])
-        }
-        occurring = sorted(set(labels.values()), key=lambda c: uniform[b, c])
-        pasted = occurring[: math.ceil(len(occurring) / 2)]
-        for (y, x), label in labels.items():
-            result[b, y, x] = label in pasted
+        labels = np.where(inside[partner], probabilities[partner].argmax(axis=0), -1)
+        occurring = sorted(set(labels[inside[partner]]), key=lambda c: uniform[b, c])
+        result[b] = np.isin(labels, occurring[: math.ceil(len(occurring) / 2)])
     return result
 
 
@@ -131,33 +118,16 @@ def mix(array: np.ndarray, mask: np.ndarray) -> np.ndarray:
 # --- matching and losses ----------------------------------------------------------------------------------------------
 
 
-def match_by_class(class_logits: np.ndarray, present: np.ndarray) -> np.ndarray:
-    classes = class_probabilities(class_logits)
-    result = np.zeros((*classes.shape[:2], classes.shape[2] - 1))
-    for b, i, c in np.ndindex(*result.shape):
-        if present[b, c]:
-            result[b, i, c] = classes[b, i, c]
-    return result
-
-
 def dice(p: np.ndarray, target: np.ndarray, valid: np.ndarray) -> float:
     """Soft Dice of probabilities and a mask (h, w), over the valid pixels."""
-    both, own, other = 0.0, 0.0, 0.0
-    for y, x in np.argwhere(valid):
-        both += p[y, x] * target[y, x]
-        own += p[y, x]
-        other += target[y, x]
-    return (2 * both + 1) / (own + other + 1)
+    p, target = p[valid], target[valid]
+    return (2 * np.sum(p * target) + 1) / (np.sum(p) + np.sum(target) + 1)
 
 
 def focal(p: np.ndarray, target: np.ndarray, valid: np.ndarray) -> float:
     """Focal loss of probabilities and a mask (h, w), mean over the valid pixels."""
-    total, number = 0.0, 0
-    for y, x in np.argwhere(valid):
-        q = p[y, x]
-        total += -0.25 * (1 - q) ** 2 * math.log(q) if target[y, x] else -0.75 * q**2 * math.log(1 - q)
-        number += 1
-    return total / max(number, 1)
+    values = np.where(target, -0.25 * (1 - p) ** 2 * np.log(p), -0.75 * p**2 * np.log(1 - p))
+    return values[valid].mean() if valid.any() else 0.0
 
 
 def soft_dice(mask_logits: np.ndarray, masks: np.ndarray, valid: np.ndarray) -> np.ndarray:
@@ -168,18 +138,19 @@ def soft_dice(mask_logits: np.ndarray, masks: np.ndarray, valid: np.ndarray) -> 
     return result
 
 
-def region_mask_contrastive(class_logits, mask_logits, pseudo, temperature=0.1) -> float:
-    classes = class_probabilities(class_logits)
+def region_mask_contrastive(class_logits, mask_logits, pseudo, temperature=0.1, pairs=None) -> float:
+    """``pairs``: an assignment (B, N, K) used instead of P_i(c); regions without a query are left out."""
+    match = class_probabilities(class_logits) if pairs is None else pairs
     d = soft_dice(mask_logits, pseudo["masks"], pseudo["valid"]) / temperature
-    queries = range(d.shape[1])
     to_region, to_region_weight, to_query, to_query_weight = 0.0, 0.0, 0.0, 0.0
     for b, c in np.argwhere(pseudo["present"]):
         slots, weight = np.flatnonzero(pseudo["present"][b]), pseudo["weights"][b, c]
-        for i in queries:
-            to_region += classes[b, i, c] * weight * (logsumexp([d[b, i, k] for k in slots]) - d[b, i, c])
-            to_region_weight += classes[b, i, c] * weight
-        matched = logsumexp([d[b, i, c] + math.log(classes[b, i, c]) for i in queries])
-        to_query += weight * (logsumexp([d[b, i, c] for i in queries]) - matched)
+        if not match[b, :, c].any():
+            continue
+        for i in range(d.shape[1]):
+            to_region += match[b, i, c] * weight * (logsumexp(d[b, i, slots]) - d[b, i, c])
+            to_region_weight += match[b, i, c] * weight
+        to_query += weight * (logsumexp(d[b, :, c]) - logsumexp(d[b, :, c], b=match[b, :, c]))
         to_query_weight += weight
     if to_query_weight == 0:
         return 0.0
@@ -202,17 +173,18 @@ def region_feature_contrastive(
     return sum(losses) / len(losses) if losses else 0.0
 
 
-def region_class_consistency(class_logits, mask_logits, pseudo, temperature=0.1) -> float:
+def region_class_consistency(class_logits, mask_logits, pseudo, temperature=0.1, pairs=None) -> float:
+    """``pairs``: an assignment (B, N, K) used instead of o_ic; regions without a query are left out."""
     classes = class_probabilities(class_logits)
-    d = soft_dice(mask_logits, pseudo["masks"], pseudo["valid"])
+    d = soft_dice(mask_logits, pseudo["masks"], pseudo["valid"]) / temperature
     total, total_weight = 0.0, 0.0
     for b, c in np.argwhere(pseudo["present"]):
         slots = np.flatnonzero(pseudo["present"][b])
-        place = slots.tolist().index(c)
-        owns = [softmax([d[b, i, k] / temperature for k in slots])[place] for i in range(d.shape[1])]
-        predicted = sum(own * classes[b, i, c] for i, own in enumerate(owns)) / sum(owns)
-        total += pseudo["weights"][b, c] * -math.log(predicted + LOG_FLOOR)
-        total_weight += pseudo["weights"][b, c]
+        lies_on = softmax(d[b][:, slots], axis=1)[:, slots == c][:, 0] if pairs is None else pairs[b, :, c]
+        if lies_on.any():
+            predicted = sum(lies_on[i] * classes[b, i, c] for i in range(d.shape[1])) / sum(lies_on)
+            total += pseudo["weights"][b, c] * -math.log(predicted + LOG_FLOOR)
+            total_weight += pseudo["weights"][b, c]
     return total / total_weight if total_weight > 0 else 0.0
 
 
@@ -280,25 +252,3 @@ def assignment(cost: np.ndarray, present: np.ndarray) -> np.ndarray:
         for i, c in min(pairings, key=lambda pairs: sum(cost[b, i, c] for i, c in pairs)):
             result[b, i, c] = 1
     return result
-
-
-def region_mask_contrastive_of_pairs(mask_logits, pseudo, pairs, temperature=0.1) -> float:
-    """RMC with Hungarian matching; ``pairs`` is an assignment (B, N, K)."""
-    d = soft_dice(mask_logits, pseudo["masks"], pseudo["valid"]) / temperature
-    total, total_weight = 0.0, 0.0
-    for b, i, c in np.argwhere(pairs):
-        weight = pseudo["weights"][b, c]
-        total += weight * (logsumexp([d[b, i, k] for k in np.flatnonzero(pseudo["present"][b])]) - d[b, i, c])
-        total += weight * (logsumexp([d[b, j, c] for j in range(d.shape[1])]) - d[b, i, c])
-        total_weight += weight
-    return 0.5 * total / total_weight if total_weight > 0 else 0.0
-
-
-def region_class_consistency_of_pairs(class_logits, pseudo, pairs) -> float:
-    """RCC with Hungarian matching."""
-    classes = class_probabilities(class_logits)
-    total, total_weight = 0.0, 0.0
-    for b, i, c in np.argwhere(pairs):
-        total -= pseudo["weights"][b, c] * math.log(classes[b, i, c] + LOG_FLOOR)
-        total_weight += pseudo["weights"][b, c]
-    return total / total_weight if total_weight > 0 else 0.0

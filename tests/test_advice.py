@@ -5,7 +5,6 @@ from __future__ import annotations
 import pytest
 import torch
 
-from rc2l_d2.engine import RC2LTrainer, load_config
 from rc2l_d2.engine.advice import Advice
 
 NAMES = ["road", "car", "sky"]
@@ -51,15 +50,12 @@ def test_a_collapse_is_logged_every_thousand_iterations(trouble, fragments):
     pytest.param({"pseudo_area": [799.9, 0.1, 0], "label_area": [9999, 1, 0]}, id="rare also in the labels"),
     pytest.param({"confident": 11, "pseudo_area": [5, 4, 2]}, id="a little more than one percent is confident"),
 ])  # fmt: skip
-def test_what_is_no_collapse(values):
+def test_cases_without_a_collapse(values):
     assert warnings_of([{**WELL, **values}] * 8) == {}
 
 
-def test_a_problem_that_does_not_last_is_not_logged():
+def test_problems_that_do_not_last_and_counts_of_few_images():
     assert warnings_of(([ONE_CLASS] * 5 + [WELL]) * 4 + [UNSURE] * 5 + [WELL]) == {}
-
-
-def test_counts_are_summed_until_they_hold_forty_images():
     few = {**ONE_CLASS, "images": 10}
     assert [*warnings_of([few] * 10)] == [79 + 100], "four periods have forty images"
     assert warnings_of([few, {**WELL, "images": 10}] * 10) == {}
@@ -74,12 +70,9 @@ def test_rising_losses_are_logged():
     assert warnings_of([{}] * 20, [*[1.0] * 6, *[1.9] * 14]) == {}
 
 
-def test_a_run_without_confident_pseudo_labels_logs_a_warning(tiny_options, logged, monkeypatch):
+def test_a_run_without_confident_pseudo_labels_logs_a_warning(make_trainer, logged, monkeypatch):
     monkeypatch.setattr("rc2l_d2.engine.advice.LASTING", 0)
     schedule = ("SOLVER.MAX_ITER", "22", "SOLVER.CHECKPOINT_PERIOD", "22", "MODEL.SEMI_SUPERVISED.BURN_IN_ITERS", "2")
-    options = [*tiny_options, *schedule, "DATASETS.TEST", "()", "MODEL.RC2L.CONFIDENCE_THRESHOLD", "1.0"]
-    trainer = RC2LTrainer(load_config("configs/toy/rc2l_R18.yaml", options))
-    trainer.resume_or_load(resume=False)
-    trainer.train()
+    make_trainer(*schedule, "DATASETS.TEST", "()", "MODEL.RC2L.CONFIDENCE_THRESHOLD", "1.0").train()
     (warning,) = [message for level, message in logged if level == "WARNING"]
     assert "Only 0.0% of the pixels" in warning

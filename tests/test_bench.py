@@ -10,7 +10,7 @@ import sys
 
 import pytest
 import torch
-from conftest import REPO, TINY, call_command
+from conftest import REPO, call_command, tiny_overrides
 
 BENCH = REPO / "tools" / "dev" / "bench"
 NO_TRANSFORMERS = importlib.util.find_spec("transformers") is None
@@ -39,9 +39,7 @@ def table(result: subprocess.CompletedProcess) -> dict[str, list[float]]:
 @pytest.fixture
 def tiny(toy_definition) -> list[str]:
     """Options of the toy configuration, made tiny."""
-    return ["--config-file", "configs/toy/rc2l_R18.yaml", "--rounds", "2", *TINY,
-            "DATASETS.DEFINITIONS", f"('{toy_definition}',)", "DATASETS.TRAIN", "('tiny_labeled',)",
-            "DATASETS.UNLABELED", "('tiny_unlabeled',)", "DATASETS.TEST", "('tiny_val',)"]  # fmt: skip
+    return ["--config-file", "configs/toy/rc2l_R18.yaml", "--rounds", "2", *tiny_overrides(toy_definition)]
 
 
 def test_peak_memory_is_the_largest_sum_at_one_time(monkeypatch):

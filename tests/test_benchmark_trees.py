@@ -66,7 +66,6 @@ def write_cityscapes(root: Path) -> None:
             ids = root / f"gtFine/{frame}_gtFine_labelIds.png"
             ids.parent.mkdir(parents=True, exist_ok=True)
             Image.fromarray(label).save(ids)
-            # Other files of the archive, which are no labels.
             Image.fromarray(label.astype(np.uint16) * 1000).save(root / f"gtFine/{frame}_gtFine_instanceIds.png")
             Image.fromarray(image.astype(np.uint8)).save(root / f"gtFine/{frame}_gtFine_color.png")
             (root / f"gtFine/{frame}_gtFine_polygons.json").write_text("{}")
@@ -116,6 +115,5 @@ def test_training(command_line, benchmark):
     for task in ("sem_seg", "sem_seg_teacher"):
         assert 0 <= merged[f"{task}/mIoU"] <= 100
         assert sum(key.startswith(f"{task}/IoU-") for key in merged) == classes
-    # Nothing was written into the data set.
     names = {path.name for path in folder.iterdir()}
     assert names <= {"JPEGImages", "SegmentationClass", "SegmentationClassAug", "ImageSets", "leftImg8bit", "gtFine"}

@@ -18,25 +18,20 @@ def update(best: BestResults, iteration: int, *values: float) -> list[tuple]:
     return [tuple(metrics.values()) for metrics in tasks.values()]
 
 
-def test_the_first_best_of_each_task_is_kept():
+def test_the_first_best_of_each_task_and_data_set_is_kept():
     best = BestResults()
+    assert update(best, 5, math.nan)[0][1:] == ()
     assert update(best, 9, 10.0, 30.0) == [(10, 10, 9), (30, 30, 9)]
+    assert update(best, 14, math.nan)[0][1:] == (10, 9)
     assert update(best, 19, 20.0, 25.0) == [(20, 20, 19), (25, 30, 9)]
     assert update(best, 29, 20.0, 31.0) == [(20, 20, 19), (31, 31, 29)]
     other = BestResults()
     other.load_state_dict(best.state_dict())
     assert update(other, 39, 1.0, 2.0) == [(1, 20, 19), (2, 31, 29)]
-
-
-def test_each_data_set_has_its_best_and_nan_is_none():
-    best = BestResults()
-    assert update(best, 1, math.nan)[0][1:] == ()
-    assert update(best, 2, 5.0) == [(5, 5, 2)]
-    assert update(best, 3, math.nan)[0][1:] == (5, 2)
     tasks = {"sem_seg": {"mIoU": 3.0}}
-    best.update({"other": tasks}, 4)
-    assert tasks["sem_seg"] == {"mIoU": 3.0, "mIoU_best": 3.0, "mIoU_best_iteration": 4}
-    best.update({}, 5)
+    best.update({"other": tasks}, 40)
+    assert tasks["sem_seg"] == {"mIoU": 3.0, "mIoU_best": 3.0, "mIoU_best_iteration": 40}
+    best.update({}, 50)
 
 
 class Scripted(RC2LTrainer):

@@ -12,7 +12,6 @@ from PIL import Image
 from rc2l_d2.data import check_test_data, check_training_data, register_definition
 from rc2l_d2.data.checks.check import class_problems, definition_splits, remarks_on
 from rc2l_d2.data.checks.scan import Kind, Split, scan
-from rc2l_d2.data.loading.reading import read_image
 from rc2l_d2.errors import InputError
 
 LABELLED = ("train_002", "train_004", "train_006", "train_009")  # the images of "labeled"
@@ -68,8 +67,6 @@ def test_wrong_values_are_listed_with_their_files(cfg, folder):
     )
     for name in LABELLED:
         _label(folder, name, 7)
-    # A detail that all have in common is given once.
-    _refused(cfg, r"DATASETS.TRAIN .*\(4 of 4 read\): \S*train_002\.png, .*, \S*train_009\.png \(each: 7\); ")
     _label(folder, LABELLED[0], 8)
     _refused(cfg, r"DATASETS.TRAIN .*: \S*train_002\.png \(8\), .*, \S*train_009\.png \(7\); ")
 
@@ -86,29 +83,6 @@ def test_only_a_sample_is_read_of_a_large_split(cfg, folder):
             assert "(1 of 1 read, of 3 in all)" in str(error) and "--full lists all files" in str(error)
             outcomes.add("refused")
     assert outcomes == {"passed", "refused"}
-
-
-def test_exif_rotation_counts(cfg, folder):
-    image = Image.new("RGB", SIZE)
-    exif = image.getexif()
-    exif[274] = 8
-    file = folder / "images/val_000.png"
-    image.save(file, exif=exif)
-    check_training_data(cfg)
-    # In a PNG the rotation may follow the pixels.
-    data = file.read_bytes()
-    start = data.index(b"eXIf") - 4
-    end = start + 12 + int.from_bytes(data[start : start + 4], "big")
-    file.write_bytes(data[:start] + data[end:-12] + data[start:end] + data[-12:])
-    assert read_image(file).shape[:2] == SIZE
-    check_training_data(cfg)
-
-
-@pytest.mark.parametrize(("name", "key"), [("train_000", "UNLABELED"), ("train_002", "TRAIN"), ("val_001", "TEST")])
-def test_images_of_every_stream_are_decoded(cfg, folder, name, key):
-    file = folder / f"images/{name}.png"
-    file.write_bytes(file.read_bytes()[:1000])  # with the whole header
-    _refused(cfg, rf"DATASETS.{key} .* that cannot be read .*{name}\.png \(the image file ends too early\)")
 
 
 def test_warnings(cfg, folder, caplog):
@@ -152,13 +126,9 @@ def test_label_files_are_no_unlabelled_images(tmp_path, content, folder):
     cfg = small_config(name)
     cfg.DATASETS.TRAIN, cfg.DATASETS.UNLABELED = (f"{name}_train",), (f"{name}_more",)
     check_training_data(cfg)
-    for part in ("masks", "all"):
-        cfg.DATASETS.UNLABELED = (f"{name}_{part}",)
-        _refused(
-            cfg,
-            rf"(part|split) '{part}': 13 of \d+ (images looked at|sampled images) are labels, \S*/labels/train_000\.png"
-            r" among them, the label of \S*/images/train_000\.png; give image_suffix",
-        )
+    for split in ("masks", "all"):
+        cfg.DATASETS.UNLABELED = (f"{name}_{split}",)
+        _refused(cfg, rf"split '{split}': 13 of \d+ sampled images are labels, .*label of \S*/images/train_000\.png;")
     # Also those of a data set without the key "labels".
     content.update(name=f"{name}web", images="labels", parts={"all": {"folder": "."}})
     del content["labels"]
@@ -232,7 +202,7 @@ def test_scan_finds_everything(content, folder, processes):
     steps = []
     report = scan(Split("all", entries, True, CLASSES, 255), processes=processes, progress=lambda: steps.append(1))
     found = {
-        kind: [file.rsplit("/", 1)[1].removesuffix(".png") for file, _ in examples]
+        kind: [file.split(" (")[0].rsplit("/", 1)[1].removesuffix(".png") for file in examples]
         for kind, examples in report.examples.items()
     }
     assert found == expected and report.problems == {kind: len(files) for kind, files in expected.items()}
@@ -242,7 +212,7 @@ def test_scan_finds_everything(content, folder, processes):
     assert report.labels == 4 and report.ignored == 3 + SIZE[0] * SIZE[1]
     assert report.pixels.tolist() == [sum(int((label == value).sum()) for label in good) for value in range(3)]
     assert report.images_with.tolist() == [3, 3, 3] and report.absent == []
-    assert report.size_range() == ((16, 48), SIZE, SIZE) and sum(report.sizes.values()) == 9
+    assert report.sizes == {(16, 48): 1, SIZE: 8}
     fatal = {remark.what: remark.fatal for remark in remarks_on(report)}
     assert [what.split(" has ")[1][:20] for what in fatal if not fatal[what]] == [
         "labels with the igno", "images with a side b",
@@ -252,9 +222,8 @@ def test_scan_finds_everything(content, folder, processes):
 
 
 def test_scan_samples_by_seed_in_the_order_of_the_list_and_shows_ten(folder):
-    split = Split(
-        "all", [{"file_name": str(folder / f"none{index:03d}.png")} for index in range(100)], False, CLASSES, 255
-    )
+    entries = [{"file_name": str(folder / f"none{index:03d}.png")} for index in range(100)]
+    split = Split("all", entries, False, CLASSES, 255)
     first = scan(split, limit=40, seed=3)
     examples = first.examples[Kind.IMAGE_UNREADABLE]
     assert first.problems[Kind.IMAGE_UNREADABLE] == 40 and len(examples) == 10 and examples == sorted(examples)
@@ -262,8 +231,7 @@ def test_scan_samples_by_seed_in_the_order_of_the_list_and_shows_ten(folder):
     assert first.examples != scan(split, limit=40, seed=4).examples
     (remark,) = remarks_on(scan(split))
     assert remark.fatal and remark.count == 100 and len(remark.names) == 10
-    assert str(remark).count("(No such file or directory)") == 1
-    assert "none009.png (each: the image file cannot be read (No such file or directory)), ...; replace" in str(remark)
+    assert "none009.png (the image file cannot be read (No such file or directory)), ...; replace" in str(remark)
 
 
 def test_splits_of_a_definition(tmp_path, content, folder):

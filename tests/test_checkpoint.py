@@ -5,14 +5,12 @@ from __future__ import annotations
 import logging
 import os
 import pickle
-import subprocess
-import sys
+import resource
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from conftest import REPO
 from torch import nn
 
 from rc2l_d2.engine import EMATeacher, RegionCheckpointer
@@ -83,22 +81,19 @@ def test_zoo_names_are_matched_by_the_longest_suffix_and_logged(tmp_path, protoc
     assert "fc.weight" in caplog.text.split("not used by the model")[1]
 
 
-def test_full_names_stay(tmp_path):
+def test_full_names_stay_and_early_maskformer_names_are_renamed(tmp_path):
     """A weight "bias" does not match every name that ends in ".bias" if other names are the model's own."""
     model = Segmentor()
     head = model.head.bias.clone()
     path = pickled(tmp_path / "a.pkl", {"backbone.stem.bias": np.ones(2, "f4"), "bias": np.ones(3, "f4")})
     RegionCheckpointer(model).load(path)
     assert (model.backbone["stem"].bias == 1).all() and torch.equal(model.head.bias, head)
-
-
-def test_early_maskformer_names_are_renamed():
-    model = {f"sem_seg_head.{name}": torch.zeros(1) for name in ("pixel_decoder.layer_1.bias", "predictor.query_embed")}
-    model |= {"backbone.stem.bias": torch.zeros(1), "criterion.empty_weight": torch.zeros(1)}
-    early = {name.replace("pixel_decoder.", ""): value + 1 for name, value in model.items()}
+    names = ("sem_seg_head.pixel_decoder.layer_1.bias", "sem_seg_head.predictor.query_embed", "backbone.stem.bias")
+    new = dict.fromkeys(names, torch.zeros(1))
+    early = {name.replace("pixel_decoder.", ""): value for name, value in new.items()}
     other = {"sem_seg_head.gone": torch.ones(1), "backbone.res2.norm.num_batches_tracked": torch.tensor(3)}
-    assert with_names_of(model, {**early, **other}).keys() == model.keys() | {"sem_seg_head.gone"}
-    assert with_names_of(model, model) == model
+    assert with_names_of(new, {**early, **other}).keys() == new.keys() | {"sem_seg_head.gone"}
+    assert with_names_of(new, new) == new
 
 
 class Hostile:
@@ -149,57 +144,29 @@ def test_files_that_are_no_checkpoints_or_do_not_fit_are_refused(tmp_path):
         with_teacher(Segmentor(classes=7), tmp_path).load(str(tmp_path / "model_a.pth"))
 
 
-def test_a_failed_write_leaves_the_earlier_checkpoint(tmp_path, monkeypatch):
+def test_a_full_disk_leaves_the_earlier_checkpoint(tmp_path):
+    """A limited file size stands for the full disk: torch's writer fails halfway."""
     checkpointer = with_teacher(Segmentor(), tmp_path)
     checkpointer.save("model_0000001", iteration=1)
     saved = (tmp_path / "model_0000001.pth").read_bytes()
-
-    def fail_halfway(data, file):
-        file.write(b"half")
-        raise OSError("No space left on device")
-
-    monkeypatch.setattr(torch, "save", fail_halfway)
-    with pytest.raises(InputError, match=r"model_0000001.pth could not be written \(No space left.*--resume"):
-        checkpointer.save("model_0000001", iteration=2)
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (20000, limits[1]))
+    try:
+        for name in ("model_0000001", "model_0000002"):
+            with pytest.raises(InputError, match=f"{name}.pth could not be written .*--resume"):
+                checkpointer.save(name, iteration=2, large=torch.zeros(100_000))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
     assert sorted(file.name for file in tmp_path.iterdir()) == ["last_checkpoint", "model_0000001.pth"]
     assert (tmp_path / "model_0000001.pth").read_bytes() == saved
     assert (tmp_path / "last_checkpoint").read_text() == "model_0000001.pth"
 
-    other = with_teacher(Segmentor(), tmp_path)
+    other, bare = with_teacher(Segmentor(), tmp_path), Segmentor()
     assert other.resume_or_load("", resume=True)["iteration"] == 1
-    weight = checkpointer.model.head.weight
-    assert torch.equal(other.model.head.weight, weight)
-    assert torch.equal(other.checkpointables["ema"].model.head.weight, weight)
-    bare = Segmentor()
-    monkeypatch.undo()
     torch.save(other.model.state_dict(), tmp_path / "bare.pth")
     RegionCheckpointer(bare).load(str(tmp_path / "bare.pth"))
-    assert torch.equal(bare.head.weight, weight)
-
-
-FULL_DISK = """
-import resource, signal, sys, torch
-from rc2l_d2.engine import RegionCheckpointer
-from rc2l_d2.errors import InputError
-signal.signal(signal.SIGXFSZ, signal.SIG_IGN)  # by default it ends a process that writes beyond the limit
-checkpointer = RegionCheckpointer(torch.nn.Linear(100, 100), sys.argv[1])
-checkpointer.save("model_0000001", iteration=1)
-resource.setrlimit(resource.RLIMIT_FSIZE, (20000, 20000))
-try:
-    checkpointer.save("model_0000002", iteration=2)
-except InputError as error:
-    print(error)
-print(checkpointer.resume_or_load("", resume=True)["iteration"])
-"""
-
-
-def test_a_full_disk_leaves_the_earlier_checkpoint(tmp_path):
-    """A limited file size stands for the full disk: torch's writer fails halfway."""
-    result = subprocess.run([sys.executable, "-c", FULL_DISK, str(tmp_path)], capture_output=True, text=True, cwd=REPO)
-    assert result.returncode == 0, result.stderr
-    message, iteration = result.stdout.strip().splitlines()
-    assert "model_0000002.pth could not be written" in message and iteration == "1"
-    assert sorted(file.name for file in tmp_path.iterdir()) == ["last_checkpoint", "model_0000001.pth"]
+    for model in (other.model, other.checkpointables["ema"].model, bare):
+        assert torch.equal(model.head.weight, checkpointer.model.head.weight)
 
 
 def truncated(content: bytes) -> bytes:

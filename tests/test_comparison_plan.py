@@ -3,12 +3,11 @@
 from pathlib import Path
 
 import pytest
-import torch
 from comparison_cases import caller, description, written
 from conftest import REPO
 
 from rc2l_d2.comparison import load_comparison
-from rc2l_d2.engine import RC2LTrainer, load_config
+from rc2l_d2.engine import load_config
 from rc2l_d2.errors import InputError
 
 SHIPPED = sorted((REPO / "configs/comparison").glob("*.yaml"))
@@ -101,39 +100,3 @@ def test_the_projects_comparisons_can_be_planned_and_share_their_equal_runs():
     shared = {f"{method}, 1_16, seed {seed}" for method in ("supervised", "pixel", "rc2l") for seed in (1, 2, 3)}
     assert runs["toy"] & runs["toy_ablations"] == shared
     assert runs["camvid"] == runs["camvid_R50_gpu"] and len(runs["camvid"]) == 21
-
-
-@pytest.mark.parametrize("norm", ["BN", "GN"])
-def test_without_unlabeled_losses_the_strong_views_act_through_batch_statistics_alone(norm, tiny_options):
-    """The label of "no_unlabeled_loss" in toy_ablations.yaml is true: without batch statistics nothing changes."""
-    overrides = [*tiny_options, "MODEL.RC2L.LOSS_WEIGHT", "0.0", "MODEL.RESNETS.NORM", norm]
-    trainer = RC2LTrainer(load_config("configs/toy/rc2l_R18.yaml", overrides))
-    trainer.resume_or_load(resume=False)
-    step = trainer._trainer
-    labeled, unlabeled = next(iter(step.data_loader))
-    images = step.student.preprocess([sample["image"] for sample in labeled]).tensor
-    labels = step.student.preprocess_labels([sample["sem_seg"] for sample in labeled])
-    joint = step.model(torch.cat([images, step.strong_views(unlabeled)]), supervised=len(images))
-    assert step.weighted_losses({}, {"loss_rmc": torch.tensor(1.0)}) == {}
-    with_strong = step.student.supervised_losses(joint.images(0, len(images)), labels)
-    alone = step.student.supervised_losses(step.model(images), labels)
-    same = all(torch.allclose(with_strong[name], alone[name], rtol=1e-4) for name in alone)
-    assert same == (norm == "GN")
-
-
-@pytest.mark.slow
-def test_the_gpu_configuration_trains(toy_definition, command_line, tmp_path):
-    """One step with and one without the unlabelled losses, of small images, with the model of full size."""
-    comparison = load_comparison("configs/comparison/camvid_R50_gpu.yaml", tmp_path / "out")
-    (run,) = [run for run in comparison.runs if str(run) == "rc2l, 1_8, seed 0"]
-    plan = command_line("--dry-run", *run.arguments)
-    assert plan.returncode == 0 and "ResNet-50" in plan.stdout and "320 x 448" in plan.stdout, plan.stderr
-    small = f"""
-        DATASETS.DEFINITIONS ('{toy_definition}',) DATASETS.TRAIN ('tiny_labeled',) DATASETS.TEST ('tiny_val',)
-        DATASETS.UNLABELED ('tiny_unlabeled',) MODEL.SEM_SEG_HEAD.NUM_CLASSES 8 INPUT.CROP.SIZE (64,64)
-        INPUT.MIN_SIZE_TRAIN (64,80) INPUT.MIN_SIZE_TEST 64 SOLVER.IMS_PER_BATCH 2 SOLVER.IMS_PER_BATCH_UNLABELED 2
-        SOLVER.MAX_ITER 2 MODEL.SEMI_SUPERVISED.BURN_IN_ITERS 1 TEST.EVAL_PERIOD 0 DATALOADER.NUM_WORKERS 0
-    """
-    result = command_line(*run.arguments, *small.split())
-    assert result.returncode == 0, result.stderr
-    assert "sem_seg_teacher/mIoU" in (run.folder / "metrics.json").read_text()

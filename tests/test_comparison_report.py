@@ -12,9 +12,8 @@ from comparison_cases import caller, description, finish, written
 from conftest import REPO
 
 from rc2l_d2.comparison import Comparison, load_comparison
-from rc2l_d2.comparison.report import draw_bars, draw_curves
-from rc2l_d2.comparison.tables import collect, markdown, paired_differences
-from rc2l_d2.reporting.run_metrics import collect_scalars, step_seconds
+from rc2l_d2.comparison.report import collect, draw_bars, draw_curves, markdown, paired_differences
+from rc2l_d2.reporting.run_folder import collect_scalars, step_seconds
 
 MIOU = {"supervised": {1: 40.0, 2: 43.5}, "rc2l": {1: 46.25, 2: 45.0}}
 
@@ -98,11 +97,10 @@ def test_results_of_another_configuration_are_refused_in_one_sentence(finished, 
 
 def test_records_make_the_same_tables_without_the_runs(finished, monkeypatch):
     file, out = finished
-    compare, records = caller(monkeypatch), out.parent / "records"
+    compare, records, elsewhere = caller(monkeypatch), out.parent / "records", out.parent / "elsewhere"
     assert compare(file, "--output", out, "--report-only", "--records", records).returncode == 0
-    assert len(list(records.rglob("seed*.json"))) == 4
-    assert not any(str(out) in path.read_text() for path in records.rglob("*.json")), "paths of this machine"
-    elsewhere = out.parent / "elsewhere"
+    texts = [path.read_text() for path in records.rglob("seed*.json")]
+    assert len(texts) == 4 and not any(str(out) in text for text in texts), "paths of this machine"
     dry = compare(file, "--output", elsewhere, "--records", records, "--dry-run")
     assert dry.returncode == 0 and not dry.stdout, "recorded runs count as finished"
     assert compare(file, "--output", elsewhere, "--records", records, "--report-only").returncode == 0
@@ -127,8 +125,7 @@ def test_figures_of_many_methods(tmp_path):
              if split == "1_4" or method == "m0"]  # fmt: skip
     draw_curves(comparison, pd.DataFrame(cells), tmp_path / "curves.png")
     draw_bars(comparison, pd.DataFrame(cells).rename(columns={"mIoU": "teacher, last"}), tmp_path / "bars.png")
-    for name in ("curves.png", "bars.png"):
-        assert cv2.imread(str(tmp_path / name)).shape[1] > 400
+    assert all(cv2.imread(str(tmp_path / name)).shape[1] > 400 for name in ("curves.png", "bars.png"))
 
 
 def test_the_time_of_a_step_is_the_median_of_what_was_logged_after_burn_in():

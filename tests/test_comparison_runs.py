@@ -86,9 +86,10 @@ def test_an_interruption_ends_the_runs_and_a_second_call_is_refused(prepared):
         import sys
         from pathlib import Path
         from rc2l_d2.comparison import load_comparison, train_missing
-        comparison = load_comparison({str(comparison.output.parent / "tiny.yaml")!r}, Path({str(comparison.output)!r}))
+        folder = Path({str(comparison.output.parent)!r})
         try:
-            train_missing(comparison.runs, Path({str(script)!r}), comparison.output)
+            runs = load_comparison(folder / "tiny.yaml", folder / "out").runs
+            train_missing(runs, folder / "train.py", folder / "out")
         except KeyboardInterrupt:
             sys.exit(130)
     """

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import importlib.util
 import logging
 import pickle
 
 import pytest
 import torch
-from conftest import REPO, call_command
+from conftest import call_command, load_script
 
 from rc2l_d2.config import add_rc2l_config
 from rc2l_d2.engine import RegionCheckpointer
@@ -16,10 +15,7 @@ from rc2l_d2.engine.weights import read_weights, resnet_depth
 from rc2l_d2.errors import InputError
 from rc2l_d2.host import build_backbone, get_cfg
 
-TOOL = REPO / "tools/convert_torchvision_weights.py"
-_spec = importlib.util.spec_from_file_location("convert", TOOL)
-tool = importlib.util.module_from_spec(_spec)
-_spec.loader.exec_module(tool)
+tool = load_script("tools/convert_torchvision_weights.py")
 
 BLOCKS = {18: (2, 2, 2, 2), 34: (3, 4, 6, 3), 50: (3, 4, 6, 3), 101: (3, 4, 23, 3), 152: (3, 8, 36, 3)}
 
@@ -117,17 +113,18 @@ def test_features_equal_those_of_torchvision(depth, tmp_path):
 
 
 def test_other_files_are_refused(tmp_path, monkeypatch):
-    source, target = tmp_path / "a.pth", str(tmp_path / "R.pkl")
+    source, target = tmp_path / "a.pth", tmp_path / "R.pkl"
     weights = torchvision_layout(50)
-    torch.save({**weights, "layer1.0.conv2.weight": torch.zeros(128, 4, 3, 3)}, source)  # a ResNeXt
-    with pytest.raises(InputError, match="a.pth is not the state dict of a torchvision ResNet"):
-        tool.run(str(source), target)
-    torch.save([1, 2], source)
-    with pytest.raises(InputError, match="a.pth is not the state dict"):
-        tool.run(str(source), target)
-    with pytest.raises(InputError, match="must end in .pkl or .pth"):
-        tool.run(str(source), str(tmp_path / "R.zip"))
+    resnext = {**weights, "layer1.0.conv2.weight": torch.zeros(128, 4, 3, 3)}
+    for content, wanted, message in (
+        (resnext, target, "a.pth is not the state dict of a torchvision ResNet"),
+        ([1, 2], target, "a.pth is not the state dict"),
+        (weights, tmp_path / "R.zip", "must end in .pkl or .pth"),
+    ):
+        torch.save(content, source)
+        with pytest.raises(InputError, match=message):
+            tool.run(str(source), str(wanted))
     source.write_text("no weights")
-    result = call_command(monkeypatch, TOOL.name, tool.main, source, target)
+    result = call_command(monkeypatch, "convert_torchvision_weights.py", tool.main, source, target)
     assert result.returncode == 2 and len(result.stderr.strip().splitlines()) == 1
     assert "a.pth cannot be read" in result.stderr

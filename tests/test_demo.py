@@ -50,17 +50,14 @@ def test_images_and_labels_are_written_in_the_data_sets_colours(demo, run, image
     weights = ("--opts", "MODEL.WEIGHTS", run / "model_final.pth")
     result = demo(*config, "--input", tmp_path / "some", second, "--output", out, "--labels", *weights)
     assert result.returncode == 0, result.stderr
-    assert "wrote 2 images" in result.stdout and "Loaded" in result.stdout
+    assert "wrote the results of 2 files" in result.stdout and "Loaded" in result.stdout
     names = {"small.png", f"{second.stem}.png"}
     assert {path.name for path in out.glob("*.png")} == {path.name for path in out.glob("labels/*")} == names
-    with Image.open(out / "small.png") as drawn:
-        assert drawn.size == (50, 70)
-        original = np.asarray(Image.open(tmp_path / "some" / "small.png").convert("RGB")).astype(int)
-        assert np.abs(np.asarray(drawn.convert("RGB")).astype(int) - original).mean() > 5
-    with Image.open(out / "labels" / "small.png") as labels:
-        assert labels.size == (50, 70) and labels.mode == "P"
-        assert (np.asarray(labels) == 5).all()
-        assert np.asarray(labels.convert("RGB"))[0, 0].tolist() == COLORS[5]
+    drawn, original, labels = (Image.open(tmp_path / f"{where}/small.png") for where in ("seen", "some", "seen/labels"))
+    assert drawn.size == labels.size == (50, 70) and labels.mode == "P" and (np.asarray(labels) == 5).all()
+    difference = np.asarray(drawn.convert("RGB")).astype(int) - np.asarray(original.convert("RGB"))
+    assert np.abs(difference).mean() > 5
+    assert np.asarray(labels.convert("RGB"))[0, 0].tolist() == COLORS[5]
 
     pattern = str(first.with_name(f"{first.stem[:-1]}[0-1].jpg"))
     result = demo(*config, "--input", pattern, "--output", out, "--labels", "--student", *weights)
@@ -69,7 +66,7 @@ def test_images_and_labels_are_written_in_the_data_sets_colours(demo, run, image
 
 
 def test_readable_inputs_are_segmented_and_the_others_reported(run, images, tmp_path):
-    """A true process: progress bars and the messages of FFmpeg's library must not reach stderr."""
+    """In an own process: progress bars and the messages of FFmpeg's library must not reach stderr."""
     first, second, third, *_ = images
     given, truth, out = tmp_path / "given", tmp_path / "truth", tmp_path / "out"
     given.mkdir()
@@ -95,7 +92,7 @@ def test_readable_inputs_are_segmented_and_the_others_reported(run, images, tmp_
     assert len(errors) == 2 and all(line.startswith("demo.py: ") for line in errors) and "\r" not in result.stderr
     assert "cut.jpg: the image file ends too early" in errors[0]
     assert f"no label for {given / third.name} (looked for {third.stem}.png)" in errors[1]
-    assert "wrote 2 images and 1 video to" in result.stdout
+    assert "wrote the results of 3 files to" in result.stdout
 
     stems = [image.stem for image in (first, second, third)]
     assert {path.name for path in out.glob("*.*")} == {*(f"{stem}.png" for stem in stems), "film.mp4", "legend.svg"}

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import TINY
+from conftest import tiny_overrides
 
 from rc2l_d2.engine import RC2LTrainer, load_config
 from rc2l_d2.engine.checkpoint import unwrap
@@ -46,7 +46,7 @@ def losses_and_gradients(options: list[str], step_input: tuple) -> tuple[dict, l
     return {name: loss.item() for name, loss in losses.items()}, [parameter.grad for parameter in model.parameters()]
 
 
-def work_of_a_rank(folder: str, options: list[str]) -> None:
+def run_rank(folder: str, options: list[str]) -> None:
     """Train; then compute losses and gradients of this rank's half of the batch of each case."""
     torch.set_num_threads(1)
     rank, results = comm.get_rank(), []
@@ -68,12 +68,8 @@ def work_of_a_rank(folder: str, options: list[str]) -> None:
 
 @pytest.fixture(scope="module")
 def options(toy_definition, tmp_path_factory) -> list[str]:
-    return [
-        *TINY, "DATASETS.DEFINITIONS", f"('{toy_definition}',)", "DATASETS.TRAIN", "('tiny_labeled',)",
-        "DATASETS.UNLABELED", "('tiny_unlabeled',)", "DATASETS.TEST", "('tiny_val',)",
-        "OUTPUT_DIR", str(tmp_path_factory.mktemp("out")), "SOLVER.IMS_PER_BATCH", "4",
-        "SOLVER.IMS_PER_BATCH_UNLABELED", "4",
-    ]  # fmt: skip
+    batch = ["SOLVER.IMS_PER_BATCH", "4", "SOLVER.IMS_PER_BATCH_UNLABELED", "4"]
+    return [*tiny_overrides(toy_definition), *batch, "OUTPUT_DIR", str(tmp_path_factory.mktemp("out"))]
 
 
 @pytest.fixture(scope="module")
@@ -102,10 +98,10 @@ def inputs(options) -> list[tuple]:
 
 @pytest.fixture(scope="module")
 def ranks(options, inputs, tmp_path_factory) -> list[tuple]:
-    """What :func:`work_of_a_rank` computes on two ranks."""
+    """The results of :func:`run_rank` on two ranks."""
     folder = tmp_path_factory.mktemp("ranks")
     (folder / "inputs").write_bytes(pickle.dumps(inputs))
-    launch(work_of_a_rank, 2, dist_url="auto", args=(str(folder), options))
+    launch(run_rank, 2, dist_url="auto", args=(str(folder), options))
     return [pickle.loads((folder / f"rank{rank}").read_bytes()) for rank in (0, 1)]
 
 

@@ -1,4 +1,4 @@
-"""The teacher follows the student by the stated average, and no gradient flows back."""
+"""The teacher: moving average of the student, no gradient, state in a checkpoint."""
 
 import pytest
 import torch

@@ -65,22 +65,22 @@ def test_ids(path, suffixes, expected):
 
 @pytest.fixture
 def linked(tmp_path):
-    """Three files, a link to the first, and a link to the folder."""
+    """Paths of three files, of a link to the first, and of the second through a link to the folder."""
     folder = tmp_path / "real"
     folder.mkdir()
-    for name in ("a.jpg", "b.jpg", "c.jpg"):
-        (folder / name).write_bytes(b"x")
-    (tmp_path / "link.jpg").symlink_to(folder / "a.jpg")
+    real = [str(folder / name) for name in ("a.jpg", "b.jpg", "c.jpg")]
+    for path in real:
+        open(path, "wb").close()
+    (tmp_path / "link.jpg").symlink_to(real[0])
     (tmp_path / "folder").symlink_to(folder)
-    return tmp_path
+    return real, str(tmp_path / "link.jpg"), str(tmp_path / "folder/b.jpg")
 
 
 def test_common_files(linked):
-    real = [str(linked / "real" / name) for name in ("a.jpg", "b.jpg", "c.jpg")]
+    real, link, through = linked
     assert common_files(images(*real), images(real[2], real[0], "/other")) == [real[0], real[2]]
     assert common_files(images(*real), images()) == []
     assert common_files(images(real[0]), images(real[1], real[2])) == []
-    link, through = str(linked / "link.jpg"), str(linked / "folder/b.jpg")
     # The names are those of the longer list.
     assert common_files(images(*real), images(link)) == [real[0]]
     assert common_files(images(link), images(*real)) == [real[0]]
@@ -89,21 +89,21 @@ def test_common_files(linked):
     assert common_files(ConcatDataset([images(*real), [{"file_name": link}]]), [{"file_name": real[1]}]) == [real[1]]
 
 
-def test_long_lists_are_compared_by_name(linked, monkeypatch):
-    monkeypatch.setattr(entries, "_RESOLVE_LIMIT", 2)
-    real, link = [str(linked / "real" / name) for name in ("a.jpg", "b.jpg", "c.jpg")], str(linked / "link.jpg")
-    assert common_files(images(*real), images(link, real[1])) == real[:2]
-    assert common_files(images(*real[1:]), images(link, str(linked / "folder/b.jpg"), real[2])) == [real[2]]
-    assert repeated_files(images(*real, link)) == []
-    assert repeated_files(ConcatDataset([images(*real), images(real[0])])) == real[:1]
-
-
 def test_repeated_files(linked):
-    real, link = [str(linked / "real" / name) for name in ("a.jpg", "b.jpg", "c.jpg")], str(linked / "link.jpg")
+    real, link, _ = linked
     assert repeated_files(images(*real)) == []
     assert repeated_files(images(*real, real[2], real[1])) == real[1:]
     assert repeated_files(images(*real, link)) == real[:1]
     assert repeated_files(ConcatDataset([images(*real), images(link)])) == real[:1]
+
+
+def test_long_lists_are_compared_by_name(linked, monkeypatch):
+    monkeypatch.setattr(entries, "_RESOLVE_LIMIT", 2)
+    real, link, through = linked
+    assert common_files(images(*real), images(link, real[1])) == real[:2]
+    assert common_files(images(*real[1:]), images(link, through, real[2])) == [real[2]]
+    assert repeated_files(images(*real, link)) == []
+    assert repeated_files(ConcatDataset([images(*real), images(real[0])])) == real[:1]
 
 
 @pytest.mark.parametrize("limit", [0, 100])

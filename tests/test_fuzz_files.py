@@ -1,18 +1,16 @@
-"""tools/dev/fuzz_files.py: it finds faults of a mapper, and none in ours."""
+"""tools/dev/fuzz_files.py: it finds faults of a mapper, and none in the package."""
 
 from __future__ import annotations
 
 import os
 import random
 import signal
-import sys
 import time
 
 import pytest
-from conftest import REPO, call_command
+from conftest import call_command, load_script
 
-sys.path.insert(0, str(REPO / "tools" / "dev"))
-import fuzz_files
+fuzz_files = load_script("tools/dev/fuzz_files.py")
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
 

@@ -14,7 +14,7 @@ import pytest
 import torch
 from torch import nn
 
-from rc2l_d2.host.embedded import comm, evaluation, hooks
+from rc2l_d2.host.embedded import comm, hooks
 from rc2l_d2.host.embedded.checkpoint import DetectionCheckpointer
 from rc2l_d2.host.embedded.config import get_cfg
 from rc2l_d2.host.embedded.engine import DefaultTrainer, default_argument_parser, default_setup
@@ -141,25 +141,7 @@ def test_resume_continues_with_optimizer_and_scheduler(tmp_path):
     torch.testing.assert_close(third.model.weight, whole.model.weight)
 
 
-def test_after_a_failure_after_train_runs_without_evaluation():
-    ran = []
-
-    class Note(HookBase):
-        def after_train(self):
-            ran.append(self.trainer.iter)
-
-    class Fails(Regression):
-        def run_step(self):
-            raise FloatingPointError("on purpose")
-
-    trainer = Fails()
-    trainer.register_hooks([Note(), hooks.EvalHook(0, lambda: ran.append("evaluated"))])
-    with pytest.raises(FloatingPointError, match="on purpose"):
-        trainer.train(0, 5)
-    assert ran == [0]
-
-
-def test_hooks_order_and_state():
+def test_hooks_run_in_order_and_after_a_failure_without_evaluation():
     calls = []
 
     class Log(HookBase):
@@ -171,31 +153,33 @@ def test_hooks_order_and_state():
         def state_dict(self):
             return {"calls": len(calls)}
 
-    trainer = Regression()
-    trainer.register_hooks([Log()])
+    class FailsAtNine(Regression):
+        def run_step(self):
+            super().run_step()
+            assert self.iter < 9, "on purpose"
+
+    trainer = FailsAtNine()
+    trainer.register_hooks([Log(), hooks.EvalHook(0, lambda: calls.append("evaluated"))])
     trainer.train(7, 9)
-    assert calls == ["before_train", *["before_step", "after_step"] * 2, "after_train"]
+    complete = ["before_train", *["before_step", "after_step"] * 2, "after_train", "evaluated"]
+    assert calls == complete
     state = trainer.state_dict()
     assert state["iteration"] == 9 and list(state["hooks"]) == [Log.__qualname__] and "optimizer" in state
+    with pytest.raises(AssertionError, match="on purpose"):
+        trainer.train(9, 12)
+    assert calls == [*complete, "before_train", "before_step", "after_train"]
 
 
 def test_inference_restores_the_mode_even_after_a_failure():
     class Fails(nn.Module):
         def forward(self, batch):
-            assert not self.training
+            assert not self.training, "in eval mode"
             raise RuntimeError("on purpose")
 
     model = Fails()
     with pytest.raises(RuntimeError, match="on purpose"):
         inference_on_dataset(model, [[1]], MeanOutput())
     assert model.training
-
-
-def test_csv_shows_main_metrics(monkeypatch):
-    lines = []
-    monkeypatch.setattr(evaluation.logger, "info", lambda message, *args: lines.append(message % args))
-    evaluation.print_csv_format({"sem_seg": {"mIoU": 12.34567, "IoU-a": 1.0, "pACC": 50.0}})
-    assert lines == ["copypaste: Task: sem_seg", "copypaste: mIoU,pACC", "copypaste: 12.3457,50.0000"]
 
 
 def test_storage_smooths_noisy_scalars_and_keeps_images_for_tensorboard(tmp_path):
@@ -225,7 +209,7 @@ def test_storage_keeps_the_last_1000_values():
         for storage.iter in range(2500):
             storage.put_scalar("time", float(storage.iter))
     values = storage.histories()["time"].values()
-    assert len(values) == 1000 and values[-1] == (2499.0, 2499) and storage.histories()["time"].median(1000) == 1999.5
+    assert len(values) == 1000 and values[-1] == (2499.0, 2499)
 
 
 def test_logger_has_no_double_handlers_and_one_file_per_rank(tmp_path, capsys):

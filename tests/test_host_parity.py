@@ -16,6 +16,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from conftest import REPO, tiny_overrides
 
 from rc2l_d2 import host as layer
 from rc2l_d2.config import add_rc2l_config
@@ -26,7 +27,6 @@ try:
 except Exception as error:  # a build that doesn't fit its torch raises any exception
     pytest.skip(f"no Detectron2 to compare with ({type(error).__name__}: {error})", allow_module_level=True)
 
-REPO = Path(__file__).resolve().parent.parent
 HOSTS = {"embedded": embedded, "detectron2": real}
 SOURCES = {
     path: path.read_text(encoding="utf-8")
@@ -179,14 +179,8 @@ def difference(one: list[dict], other: list[dict]) -> float:
 @pytest.fixture(scope="module")
 def streams(toy_definition, tmp_path_factory):
     """Folder of 20 iterations of one run on both hosts, their reports, and the run's options."""
-    from conftest import TINY
-
     folder = tmp_path_factory.mktemp("parity")
-    options = [
-        *TINY, "DATASETS.DEFINITIONS", f"('{toy_definition}',)", "DATASETS.TRAIN", "('tiny_labeled',)",
-        "DATASETS.UNLABELED", "('tiny_unlabeled',)", "DATASETS.TEST", "('tiny_val',)",
-        "SOLVER.MAX_ITER", "20", "SOLVER.CHECKPOINT_PERIOD", "10",
-    ]  # fmt: skip
+    options = [*tiny_overrides(toy_definition), "SOLVER.MAX_ITER", "20", "SOLVER.CHECKPOINT_PERIOD", "10"]
     reports = {
         host: run(host, folder / f"{host}.json", "start", [*options, "OUTPUT_DIR", str(folder / host)])
         for host in HOSTS

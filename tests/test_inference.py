@@ -113,6 +113,8 @@ def test_without_windows_and_augmentation_it_is_the_model(region_segmentor):
         expected = region_segmentor(tests)
     for got, wanted in zip(Predictor(config(), region_segmentor)(tests), expected, strict=True):
         assert torch.equal(got["sem_seg"], wanted["sem_seg"]) and not got["sem_seg"].requires_grad
+    predictor = Predictor(config(), Local().train())
+    assert predictor.training and not predictor.eval().model.training, "it has the mode of its model"
 
 
 @pytest.mark.parametrize("flip", [True, False])
@@ -132,27 +134,11 @@ def test_scales_are_averaged_at_the_original_size(tmp_path, flip, window):
 
     cfg.TEST.AUG.ENABLED = False
     single = Predictor(cfg, model)  # windows as before, one scale
-    parts = []
-    for image in test["scales"]:
-        view = {**test, "image": image}
-        parts.append(single([view])[0]["sem_seg"])
-        if flip:
-            parts.append(single([{**view, "image": image.flip(-1)}])[0]["sem_seg"].flip(-1))
-    assert len(parts) == (6 if flip else 3)
-    expected = torch.stack(parts).double().mean(dim=0)
+    views = [single([{**test, "image": image}])[0]["sem_seg"] for image in test["scales"]]
+    if flip:
+        views += [single([{**test, "image": image.flip(-1)}])[0]["sem_seg"].flip(-1) for image in test["scales"]]
+    expected = torch.stack(views).double().mean(dim=0)
     torch.testing.assert_close(scores.double(), expected, rtol=0, atol=1e-6)
-
-
-def test_without_augmentation_the_mapper_gives_one_image(tmp_path):
-    write_image(tmp_path / "x.png", np.zeros((20, 30, 3), np.uint8))
-    entry = {"file_name": str(tmp_path / "x.png"), "image_id": "x", "sem_seg_file_name": "y", "label_map": None}
-    assert set(TestMapper(config())(entry)) == {*entry, "image", "height", "width"}
-
-
-def test_it_takes_the_mode_of_its_model():
-    predictor = Predictor(config(), Local().train())
-    assert predictor.training and not predictor.eval().model.training
-    assert not Predictor(config(), Local().eval()).training
 
 
 @pytest.mark.parametrize(

@@ -85,7 +85,7 @@ def test_the_commands_train_and_predict_in_an_empty_folder(site, tmp_path):
     assert sorted(path.name for path in (tmp_path / "seen" / "labels").iterdir()) == names
 
 
-@pytest.mark.parametrize("name", ("rc2l-train", "rc2l-predict", "rc2l-check", "rc2l-report", "rc2l-quickstart"))
+@pytest.mark.parametrize("name", SCRIPTS)
 def test_each_command_starts(name, monkeypatch):
     module, function = SCRIPTS[name].split(":")
     result = call_command(monkeypatch, name, getattr(importlib.import_module(module), function), "--help")

@@ -1,4 +1,4 @@
-"""RMC, RFC, RCC, SMC and pixel-level consistency: values, gradients, edge cases, precision."""
+"""RMC, RFC, RCC, SMC, pixel-level consistency, Hungarian matching: values, gradients, edge cases, precision."""
 
 from __future__ import annotations
 
@@ -40,10 +40,10 @@ def hungarian(loss):
 
 
 LOSSES = {"rmc": rmc, "rfc": rfc, "rcc": rcc, "smc": smc, "pixel": pixel_consistency}
-MATCHED = {"rmc of pairs": hungarian(rmc), "rcc of pairs": hungarian(rcc)}
-REACHED = {  # where each loss has a gradient
-    "rmc of pairs": {"mask_logits"},
-    "rcc of pairs": {"class_logits"},
+MATCHED = {"hungarian rmc": hungarian(rmc), "hungarian rcc": hungarian(rcc)}
+REACHED = {  # the inputs that each loss has a gradient for
+    "hungarian rmc": {"mask_logits"},
+    "hungarian rcc": {"class_logits"},
     "pixel": {"class_logits", "mask_logits"},
     "rmc": {"mask_logits"},
     "rfc": {"class_logits", "mask_logits", "features"},
@@ -97,6 +97,22 @@ class TestByHand:
         assert rmc(regions, pseudo).item() == pytest.approx(0.808671711, abs=1e-8)
         assert rcc(regions, pseudo).item() == pytest.approx(0.924196241, abs=1e-5)
 
+    def test_hungarian_matching(self):
+        """Query 0 lies on region 1 and query 1 on region 0. Dice is 1 with the own region, 1/3 with the other."""
+        regions = student([[0.5, 0.25, 0.25], [0.2, 0.6, 0.2]], [[-400.0, 400.0], [400.0, -400.0]])
+        pseudo = slots([[1, 0], [0, 1]], [0.8, 0.4])
+        assert assign_regions(regions, pseudo, 20.0, 1.0).tolist() == [[[0, 1], [1, 0]]]
+        to_region = math.log1p(math.exp(-(1 - 1 / 3) / 0.1))  # both halves of RMC
+        assert hungarian(rmc)(regions, pseudo).item() == pytest.approx(to_region, rel=1e-9)
+        expected = -(0.8 * math.log(0.2) + 0.4 * math.log(0.25)) / 1.2
+        assert hungarian(rcc)(regions, pseudo).item() == pytest.approx(expected, abs=1e-5)
+
+        # With query 0 alone, region 0 is left out, and so is RMC's choice between queries.
+        one = student([[0.5, 0.25, 0.25]], [[-400.0, 400.0]])
+        assert assign_regions(one, pseudo, 20.0, 1.0).tolist() == [[[0, 1]]]
+        assert hungarian(rmc)(one, pseudo).item() == pytest.approx(0.5 * to_region, rel=1e-9)
+        assert hungarian(rcc)(one, pseudo).item() == pytest.approx(-math.log(0.25), abs=1e-5)
+
     def test_features_that_are_all_of_the_first_class(self):
         """Cosines 1 and 0 over 0.1: log(1 + exp(-10)) for the first anchor, 10 more for the second."""
         regions = student([[0.5, 0.25, 0.25]], [[0.3, 0.3]], [[2.0, 2.0], [0.0, 0.0]])
@@ -124,19 +140,26 @@ def test_value_against_loops(name, size):
             assert value.item() == pytest.approx(expected, rel=1e-7, abs=1e-9)
 
 
-@pytest.fixture
-def gather(monkeypatch):
-    """Let RFC gather keys and their presence, as if they came from other ranks."""
-
-    def use(keys: torch.Tensor, present: torch.Tensor) -> None:
-        gathered = {torch.float64: keys, torch.bool: present}
-        monkeypatch.setattr("rc2l_d2.regions.losses.gather_over_ranks", lambda mine: gathered[mine.dtype])
-
-    return use
+@pytest.mark.parametrize("size", SIZES)
+def test_hungarian_matching_against_all_assignments(size):
+    for seed, threshold in enumerate((0.3, 0.6, 0.9)):
+        regions, pseudo = random_case(size, seed, threshold)
+        values, teacher = arrays(regions), arrays(pseudo)
+        logits = values["class_logits"], values["mask_logits"]
+        cost = reference.matching_cost(*logits, teacher["masks"], teacher["valid"], 20.0, 1.0)
+        pairs = reference.assignment(cost, teacher["present"])
+        assert assign_regions(regions, pseudo, 20.0, 1.0).numpy() == pytest.approx(pairs)
+        for name, loss in (("rmc", rmc), ("rcc", rcc)):
+            expected = reference_value(name, regions, pseudo, pairs=pairs)
+            assert hungarian(loss)(regions, pseudo).item() == pytest.approx(expected, rel=1e-7, abs=1e-9)
 
 
 @pytest.mark.parametrize("images", [1, 5])
-def test_keys_of_other_ranks_against_loops(images, gather):
+def test_keys_of_other_ranks_against_loops(images, monkeypatch):
+    def gather(keys: torch.Tensor, present: torch.Tensor) -> None:
+        gathered = {torch.float64: keys, torch.bool: present}
+        monkeypatch.setattr("rc2l_d2.regions.losses.gather_over_ranks", lambda own: gathered[own.dtype])
+
     regions, pseudo = random_case(SIZES[0], 1)
     generator = torch.Generator().manual_seed(0)
     keys = torch.randn(images, *pseudo.features.shape[1:], generator=generator, dtype=torch.float64)

@@ -2,19 +2,14 @@
 
 from __future__ import annotations
 
-import importlib.util
-import sys
-
 import numpy as np
 import pytest
-from conftest import REPO
+from conftest import call_command, load_script
 from data_files import SmallTree, write_definition, write_label
 
 from rc2l_d2.data.datasets.image_lists import read_list
 
-_spec = importlib.util.spec_from_file_location("make_splits", REPO / "tools/make_splits.py")
-make_splits = importlib.util.module_from_spec(_spec)
-_spec.loader.exec_module(make_splits)
+make_splits = load_script("tools/make_splits.py")
 
 
 @pytest.fixture
@@ -25,13 +20,11 @@ def tree(tmp_path):
 
 
 @pytest.fixture
-def run(tree, tmp_path, monkeypatch, capsys):
+def run(tree, tmp_path, monkeypatch):
     def call(*options, output=tmp_path / "lists"):
-        given = [*tree.named("train"), "--definition", str(tree.yaml), "--output", str(output), *map(str, options)]
-        monkeypatch.setattr(sys, "argv", ["make_splits.py", *given])
-        status = make_splits.main()
-        shown = capsys.readouterr()
-        return status, shown.out, shown.err.splitlines()[-1] if shown.err else ""
+        given = (*tree.named("train"), "--definition", tree.yaml, "--output", output, *options)
+        result = call_command(monkeypatch, "make_splits.py", make_splits.main, *given)
+        return result.returncode, result.stdout, result.stderr.strip().split("\n")[-1]
 
     return call
 
@@ -72,7 +65,7 @@ def test_the_output_is_checked_before_any_label_is_read(run, tree, tmp_path, mon
     assert (tmp_path / "lists/unlabeled.txt").read_text() == "mine"
 
 
-def test_refused_numbers_and_seeds(run, tree):
+def test_refused_numbers_and_seeds(run):
     refused(run("--number", 11), "11 labelled images are more or fewer than small", "give 1 to 10.")
     refused(run("--fraction", 1.5), "--fraction is 1.5; give")
     refused(run("--number", 1, "--seed", -1), "--seed is -1; give")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 
 import method_reference as reference
@@ -37,32 +38,17 @@ def test_cutmix_is_one_box_inside_the_grid(size):
     assert len(boxes(mask)) == 216
 
 
-def test_cutmix_aspect_ratio_is_log_uniform():
-    """Area 0.1 of 1000 x 1000: sides sqrt(0.1 a), sqrt(0.1 / a) thousand for aspect a = 0.3 ** (1 - 2 u)."""
-    fraction = (0.1 - 0.02) / 0.38
-    for u in (0.0, 0.25, 0.5, 0.75, ALMOST_ONE):
-        ((_, _, height, width),) = boxes(cutmix_mask(torch.tensor([[fraction, u, 0.3, 0.6]]), (1000, 1000)))
-        ratio = 0.3 ** (1 - 2 * u)
-        expected = sorted([1000 * (0.1 * ratio) ** 0.5, 1000 * (0.1 / ratio) ** 0.5])
-        assert_allclose(sorted([height, width]), expected, atol=1.01)
-    shapes = boxes(cutmix_mask(torch.tensor([[fraction, 0.0, 0, 0], [fraction, ALMOST_ONE, 0, 0]]), (1000, 1000)))
-    assert (shapes[0][2] > shapes[0][3]) != (shapes[1][2] > shapes[1][3])
-
-
-def test_cutmix_areas_follow_the_first_number():
-    uniform = torch.rand(300, 4, generator=torch.Generator().manual_seed(1))
-    areas = np.array([height * width / 128**2 for _, _, height, width in boxes(cutmix_mask(uniform, (128, 128)))])
-    expected = 0.02 + 0.38 * uniform[:, 0].numpy()
-    assert (areas <= expected + 0.02).all()
-    unclipped = expected < 0.29  # below 0.3 no aspect ratio makes the box longer than the grid
-    assert_allclose(areas[unclipped], expected[unclipped], atol=0.02)
-
-
-def test_cutmix_reaches_every_border():
-    uniform = torch.tensor([[0.3, 0.4, 0.0, 0.0], [0.3, 0.4, ALMOST_ONE, ALMOST_ONE]])
-    (top, left, _, _), (low, right, height, width) = boxes(cutmix_mask(uniform, (40, 60)))
-    assert (top, left) == (0, 0)
-    assert (low + height, right + width) == (40, 60)
+def test_cutmix_box_follows_its_numbers():
+    """Area 2 to 40 %, aspect ratio 0.3 to 1 / 0.3 on a log scale, sides at most those of the grid, any place."""
+    height, width = 400, 600
+    numbers = torch.rand(200, 4, generator=torch.Generator().manual_seed(1))
+    for (area, ratio, y, x), box in zip(numbers.tolist(), boxes(cutmix_mask(numbers, (height, width))), strict=True):
+        area, ratio = (0.02 + 0.38 * area) * height * width, math.exp((1 - 2 * ratio) * math.log(0.3))
+        sides = np.minimum(np.sqrt([area * ratio, area / ratio]), (height, width))
+        assert_allclose(box[2:], sides, atol=0.51)
+        assert_allclose(box[:2], [y * (height - box[2]), x * (width - box[3])], atol=1)
+    numbers[:, 2:] = ALMOST_ONE
+    assert {(top + h, left + w) for top, left, h, w in boxes(cutmix_mask(numbers, (height, width)))} == {(400, 600)}
 
 
 def test_classmix_by_hand():

@@ -39,15 +39,10 @@ def test_the_loaded_model_predicts_the_same(written):
     known = MetadataCatalog.get("tiny_val")
     assert metadata.stuff_classes == known.stuff_classes and metadata.stuff_colors == known.stuff_colors
     assert not loaded.training and cfg.INPUT.CROP.SIZE == [64, 64] and metadata.ignore_label == 255
-
-
-def test_plain_content_with_optional_and_unknown_keys(written):
-    file, _ = written
+    # Optional and unknown keys.
     content = torch.load(file, weights_only=True)
     config = yaml.safe_load(content["config"])
-    assert config["MODEL"]["SEM_SEG_HEAD"]["NUM_CLASSES"] == 8 and content["ignore_value"] == 255
     assert content["iteration"] == 20 and content["version"] == __version__
-    assert len(content["classes"]) == len(content["palette"]) == 8
     config["MODEL"]["ROI_HEADS"] = {"NAME": "only Detectron2 has this key"}
     del content["label_files"]
     torch.save({**content, "config": yaml.safe_dump(config)}, file)

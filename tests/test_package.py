@@ -1,4 +1,4 @@
-"""The package as a whole: effect and cost of its import, direction of imports, shell calls, versions."""
+"""The package as a whole: registration and time of its import, direction of imports, shell calls, versions."""
 
 import ast
 import subprocess
@@ -57,14 +57,14 @@ def test_imports_run_one_way_and_no_shell_is_called(path):
     parts = path.relative_to(REPO).parts
     if parts[:2] != ("rc2l_d2", "host"):
         assert not any(name.split(".")[0] == "detectron2" or "host.embedded" in name for name in names)
-    ours = {name.split(".")[1] for name in names if name.startswith("rc2l_d2.")} & set(LAYERS)
+    used = {name.split(".")[1] for name in names if name.startswith("rc2l_d2.")} & set(LAYERS)
     if parts[0] == "rc2l_d2" and parts[1] in LAYERS:
-        assert ours <= set(LAYERS[LAYERS.index(parts[1]) :])
+        assert used <= set(LAYERS[LAYERS.index(parts[1]) :])
     if parts[:2] == ("rc2l_d2", "regions"):
         assert {name.split(".")[0] for name in names} <= {"torch", "rc2l_d2", "__future__", "dataclasses"}
         assert {name.split(".")[1] for name in names if name.startswith("rc2l_d2.")} <= {"regions"}
     if parts[:2] == ("rc2l_d2", "host"):
-        assert ours <= {"host"}
+        assert used <= {"host"}
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.Call):  # No shell is called.
             called = ast.unparse(node.func)

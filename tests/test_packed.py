@@ -66,9 +66,7 @@ def test_repeated(lists):
     joined = [f"p{text}" for strings in lists for text in strings]
     expected = sorted({text for text in joined if joined.count(text) > 1})
     # The same text, cut in different places into prefix and rest.
-    packed = [PackedStrings.of((f"p{text}" for text in strings), *(["", ""] if place % 2 else [])) for place, strings
-              in enumerate(lists)]  # fmt: skip
-    assert repeated(packed) == expected
+    assert repeated([PackedStrings.of(f"p{text}" for text in strings) for strings in lists]) == expected
     assert repeated([PackedStrings.of(strings, "p") for strings in lists]) == expected
 
 

@@ -88,7 +88,7 @@ def test_labels_with_an_ending_of_their_own(folder):
         (["p/a.txt", "m/a.png"], ("p", "m"), "p holds no image"),
         (["p/a.jpg", "m/a.txt"], ("p", "m"), "m holds no label"),
         (["p/a.jpg", "m/a_mask.png"], ("p", "m"), r"\(expected a.png, found a_mask.png\); give"),
-        (["p/a.jpg", "m/a.png"], ("p", "m"), "Every image in .*p has a label; name the folder of the unlabelled"),
+        (["p/a.jpg", "m/a.png"], ("p", "m"), "Every image in .*p has a label; name the folder of unlabelled"),
         (["p/a.jpg", "m/a.png", "u/x.txt"], ("p", "m", "u"), "UNLABELED, .*u, holds no image without a label"),
         (["p/a.jpg", "p/a.png", "m/a.png", "p/b.jpg"], ("p", "m"), "p/a.jpg and .*p/a.png have one name"),
         (["p/a.jpg", "m/a.png", "m/a.tif", "p/b.jpg"], ("p", "m"), "m/a.png and .*m/a.tif have one name"),

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import ast
+import re
+from pathlib import Path
+
 import cv2
 import numpy as np
 import pytest
 import torch
+from conftest import REPO
 from torch import nn
 
 from rc2l_d2.data import LabelFiles, load_definition, read_label
@@ -31,9 +36,8 @@ def test_segmentations_have_the_size_of_their_image(tiny, size):
     image = np.random.default_rng(0).integers(0, 256, (*size, 3), np.uint8)
     segmentation = Segmenter(*tiny)(image)
     labels = segmentation.labels
-    assert labels.shape == size and labels.dtype == np.uint8 and labels.max() < 8
     maps = np.stack([segmentation.confidence(label) for label in range(8)])
-    assert maps.shape == (8, *size) and maps.dtype == np.uint8
+    assert labels.shape == size and maps.shape == (8, *size) and labels.dtype == maps.dtype == np.uint8
     # Eight fractions that sum to 255, each rounded to an integer.
     assert np.abs(maps.astype(int).sum(axis=0) - 255).max() <= 4
     winner = np.take_along_axis(maps, labels[None].astype(int), axis=0)[0]
@@ -49,6 +53,22 @@ def test_labels_and_confidence_come_from_the_models_scores(tiny):
     assert (segmentation.labels == scores.argmax(dim=0).numpy()).all()
     fraction = (scores[2] / scores.sum(dim=0)).numpy()
     assert np.abs(segmentation.confidence(2) - 255 * fraction).max() <= 0.51
+
+
+def test_the_python_example_of_the_readme_segments_a_file_as_its_array(trained_run, toy_definition, capsys):
+    image = Path(toy_definition).parent / "data/JPEGImages/val_00001.jpg"
+    example = re.search(r"```python\n(.*?)```", (REPO / "README.md").read_text(), re.DOTALL)[1]
+    for path, own in (("output/toy_rc2l", trained_run), ("datasets/toy/JPEGImages/val_00001.jpg", image)):
+        assert path in example
+        example = example.replace(path, str(own))
+    names: dict = {}
+    exec(example, names)
+    segment, labels = names["segmenter"], names["result"].labels
+    assert labels.shape == (64, 64) and (labels == segment(cv2.imread(str(image))).labels).all()
+    expected = {segment.metadata.stuff_classes[label] for label in np.unique(labels)}
+    assert set(ast.literal_eval(capsys.readouterr().out)) == expected
+    with pytest.raises(InputError, match=r"gone\.jpg"):
+        segment("gone.jpg")
 
 
 def test_a_sliding_window_is_used_as_in_evaluation(tiny):
@@ -110,7 +130,7 @@ def test_a_damaged_video_raises_after_its_last_frame(tmp_path):
     whole = (tmp_path / "film.avi").read_bytes()
     (tmp_path / "film.avi").write_bytes(whole[: len(whole) // 2])
     read = []
-    with pytest.raises(InputError, match=r"film\.avi: the video is damaged, \d+ of 40 frames can be read"):
+    with pytest.raises(InputError, match=r"film\.avi: the video is damaged after \d+ of 40 frames"):
         read.extend(frame for frame in VideoReader(tmp_path / "film.avi"))
     (tmp_path / "text.mp4").write_text("no video")
     with pytest.raises(InputError, match=r"text\.mp4: the file is not a video"):
@@ -126,9 +146,10 @@ def test_inputs_are_found_and_never_overwritten(tmp_path):
     assert names == ["a.jpg", "b.PNG", "c.mp4", "d.jpg"]
     with pytest.raises(InputError, match="nowhere is no image or video"):
         find_inputs([str(tmp_path / "nowhere")], out)
-    with pytest.raises(InputError, match=r"written over .*c\.mp4; give another --output"):
+    with pytest.raises(
+        InputError, match=r"^--input .*a\.jpg lies where results would be written; give another --output"
+    ):
         find_inputs([str(folder)], folder)
-    assert [file.name for file in find_inputs([str(folder / "a.jpg")], folder)] == ["a.jpg"]
 
 
 @pytest.mark.parametrize("where", ["", "labels", "confidence/a", "comparison"])

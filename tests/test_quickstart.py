@@ -178,7 +178,10 @@ def test_weights_set_the_depth(folder, output, run):
     assert run(*arguments, "R-34.pth").returncode == 0
     cfg = load_config(f"{output}/train.yaml")
     assert cfg.MODEL.WEIGHTS == "R-34.pth" and cfg.MODEL.RESNETS.DEPTH == 34
-    for file, message in (("other.pth", "other.pth does not hold a ResNet of 18"), ("none.pth", "is not a file")):
+    for file, message in (
+        ("other.pth", "other.pth does not hold a ResNet of 18"),
+        ("none.pth", "none.pth cannot be read"),
+    ):
         result = run(*arguments, file)
         assert result.returncode == 2 and message in result.stderr
 
@@ -213,7 +216,7 @@ def ten_classes(folder):
         (small_label, (), "photos with masks has labels of another size than their images (1 of 10 read): "),
         (broken_image, (), "photos with masks has images that cannot be read (1 of 10 read): "),
         (one_class, (), "The labels in masks hold one value only (0); a model needs two classes at least"),
-        (ten_classes, (), "None of the 10 labelled images can be held out for validation, as each is the only"),
+        (ten_classes, (), "Each of the 10 labelled images is the only one of some class; label more images."),
         (None, ("--classes", "a,b"), "--classes has 2 names, but the labels in masks hold 3 values (0, 1, 2); name"),
         (None, ("--held-out", 1), "--held-out is 1.0; give a number above 0 and below 1."),
         (None, ("--iterations", 0), "--iterations is 0; give 10 or more."),
@@ -236,7 +239,7 @@ def test_mistakes_give_one_sentence_and_nothing_is_written(folder, output, run, 
 def test_it_prints_the_next_commands_as_they_are_called_outside_a_checkout(folder, run):
     write_masks(folder, "grey")
     lines = [line.split() for line in run(*THREE).stdout.split("Next:\n")[1].splitlines()]
-    assert [words[0] for words in lines] == ["check", "train", "look", "predict"]
+    assert [words[0] for words in lines] == ["check", "train", "watch", "predict"]
     assert lines[0][1:] == ["rc2l-check", "--config-file", "quickstart/train.yaml", "--full"]
     assert [words[1] for words in lines] == ["rc2l-check", "rc2l-train", "tail", "rc2l-predict"]
     assert load_config("quickstart/train.yaml").DATASETS.TRAIN == ("quickstart_labeled",)

@@ -15,10 +15,9 @@ import numpy as np
 import pytest
 import torch
 
-import rc2l_d2.modeling  # noqa: F401  (registers the architectures)
-from rc2l_d2.config import add_rc2l_config
+from rc2l_d2.engine import load_config
 from rc2l_d2.errors import InputError
-from rc2l_d2.host import build_model, get_cfg
+from rc2l_d2.host import build_model
 from rc2l_d2.regions.semantic import semantic_scores
 
 REFERENCE = Path(os.environ.get("RC2L_REFERENCE") or Path(__file__).parents[2] / "shared" / "reference")
@@ -27,32 +26,15 @@ needs_reference = pytest.mark.skipif(
 )
 
 
-def config(**changes):
-    cfg = add_rc2l_config(get_cfg())
-    cfg.MODEL.META_ARCHITECTURE = "RegionSegmentor"
-    cfg.MODEL.DEVICE = "cpu"
-    cfg.MODEL.BACKBONE.NAME = "build_resnet_backbone"
-    cfg.MODEL.BACKBONE.FREEZE_AT = 0
-    cfg.MODEL.RESNETS.STRIDE_IN_1X1 = False
-    cfg.MODEL.RESNETS.OUT_FEATURES = ["res2", "res3", "res4", "res5"]
-    cfg.MODEL.PIXEL_MEAN = [123.675, 116.280, 103.530]
-    cfg.MODEL.PIXEL_STD = [58.395, 57.120, 57.375]
-    cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES = 21
-    cfg.MODEL.SEM_SEG_HEAD.IN_FEATURES = ["res2", "res3", "res4", "res5"]
-    cfg.MODEL.SEM_SEG_HEAD.CONVS_DIM = 256
-    cfg.MODEL.SEM_SEG_HEAD.NORM = "GN"
-    for key, value in changes.items():
-        cfg.merge_from_list([f"MODEL.{key.replace('__', '.')}", value])
-    return cfg
+@pytest.fixture
+def small_model(tiny_options):
+    """Build the supervised model of configs/toy with the tiny options and ``options``."""
 
+    def make(*options):
+        torch.manual_seed(0)
+        return build_model(load_config("configs/toy/supervised_R18.yaml", [*tiny_options, *options]))
 
-def small_config(**changes):
-    small = dict(
-        RESNETS__DEPTH=18, RESNETS__RES2_OUT_CHANNELS=64, SEM_SEG_HEAD__NUM_CLASSES=3, SEM_SEG_HEAD__CONVS_DIM=32,
-        SEM_SEG_HEAD__MASK_DIM=32, MASK_FORMER__HIDDEN_DIM=64, MASK_FORMER__DIM_FEEDFORWARD=64,
-        MASK_FORMER__DEC_LAYERS=2, MASK_FORMER__NUM_OBJECT_QUERIES=8,
-    )  # fmt: skip
-    return config(**small | changes)
+    return make
 
 
 def fill(model: torch.nn.Module) -> None:
@@ -76,7 +58,11 @@ def fill(model: torch.nn.Module) -> None:
 
 @pytest.fixture(scope="module")
 def model():
-    return build_model(config()).eval()
+    options = (
+        "MODEL.META_ARCHITECTURE RegionSegmentor MODEL.DEVICE cpu MODEL.RESNETS.DEPTH 50 "
+        "MODEL.SEM_SEG_HEAD.NUM_CLASSES 21"
+    ).split()
+    return build_model(load_config("configs/Base-R101.yaml", options)).eval()
 
 
 @needs_reference
@@ -117,58 +103,55 @@ def test_numbers_equal_the_reference(model):
 # --- the model as a whole, which needs no reference values ------------------------------------------------------------
 
 
-def batch(count: int, size: tuple[int, int], labelled: bool = True) -> list[dict]:
+def samples(*sizes: tuple[int, int]) -> list[dict]:
     generator = torch.Generator().manual_seed(0)
-    samples = []
-    for _ in range(count):
-        sample = {"image": torch.randint(256, (3, *size), dtype=torch.uint8, generator=generator)}
-        if labelled:
-            sample["sem_seg"] = torch.randint(3, size, dtype=torch.uint8, generator=generator)
-        samples.append(sample)
-    return samples
+    return [
+        {
+            "image": torch.randint(256, (3, *size), dtype=torch.uint8, generator=generator),
+            "sem_seg": torch.randint(3, size, dtype=torch.uint8, generator=generator),
+        }
+        for size in sizes
+    ]
 
 
 @pytest.mark.parametrize("autocast", [False, True])
-def test_training_losses_reach_every_trained_parameter(autocast):
-    torch.manual_seed(0)
-    model = build_model(small_config()).train()
+def test_training_losses_reach_every_trained_parameter(small_model, autocast):
+    model = small_model().train()
     with torch.autocast("cpu", dtype=torch.bfloat16, enabled=autocast):
-        losses = model(batch(2, (64, 64)))
+        losses = model(samples((64, 64), (64, 64)))
     assert set(losses) == {f"loss_{k}{s}" for k in ("ce", "mask", "dice") for s in ("", "_0")}
     assert all(loss.dtype is torch.float32 and loss.isfinite() for loss in losses.values())
     sum(losses.values()).backward()
     assert all(p.grad is not None and p.grad.isfinite().all() for p in model.parameters() if p.requires_grad)
 
 
-def test_evaluation_gives_the_wanted_size_and_padding_is_cut():
-    torch.manual_seed(0)
-    model = build_model(small_config()).eval()
-    first, second = batch(2, (50, 70), labelled=False)
+def test_evaluation_returns_the_requested_size_without_padding(small_model):
+    model = small_model().eval()
+    first, second = samples((50, 70), (50, 70))
     second.update(height=25, width=41)
     with torch.no_grad():
         results = model([first, second])
-        plain = model([first])
+        (alone,) = model([first])
         regions = model.regions(model.preprocess([first["image"]]).tensor)
-    assert results[0]["sem_seg"].shape == (3, 50, 70) and results[1]["sem_seg"].shape == (3, 25, 41)
-    torch.testing.assert_close(results[0]["sem_seg"], plain[0]["sem_seg"], atol=1e-5, rtol=1e-4)
+    assert results[0]["sem_seg"].shape == (8, 50, 70) and results[1]["sem_seg"].shape == (8, 25, 41)
+    torch.testing.assert_close(results[0]["sem_seg"], alone["sem_seg"], atol=1e-5, rtol=1e-4)
     large = torch.nn.functional.interpolate(regions.mask_logits, size=(64, 96), mode="bilinear", align_corners=False)
     scores = semantic_scores(regions.class_logits, large)[0, :, :50, :70]
-    torch.testing.assert_close(plain[0]["sem_seg"], scores)
+    torch.testing.assert_close(alone["sem_seg"], scores)
 
 
-def test_images_of_different_sizes_are_padded_with_the_ignore_value():
-    model = build_model(small_config()).train()
-    samples = batch(1, (40, 64)) + batch(1, (64, 50))
-    labels = model.preprocess_labels([sample["sem_seg"] for sample in samples])
+def test_images_of_different_sizes_are_padded_with_the_ignore_value(small_model):
+    model, batch = small_model().train(), samples((40, 64), (64, 50))
+    labels = model.preprocess_labels([sample["sem_seg"] for sample in batch])
     assert labels.shape == (2, 64, 64)
     assert (labels[0, 40:] == 255).all() and (labels[1, :, 50:] == 255).all()
-    assert all(loss.isfinite() for loss in model(samples).values())
+    assert all(loss.isfinite() for loss in model(batch).values())
 
 
 @pytest.mark.parametrize("key, value", [
-    ("SEM_SEG_HEAD.IN_FEATURES", ["p2", "p3"]), ("MASK_FORMER.TRANSFORMER_IN_FEATURE", "res9"),
-    ("SEM_SEG_HEAD.CONVS_DIM", 40),
+    ("SEM_SEG_HEAD.IN_FEATURES", "['p2', 'p3']"), ("MASK_FORMER.TRANSFORMER_IN_FEATURE", "res9"),
+    ("SEM_SEG_HEAD.CONVS_DIM", "40"),
 ])  # fmt: skip
-def test_impossible_configurations_are_refused_with_their_key(key, value):
+def test_impossible_configurations_are_refused_with_their_key(small_model, key, value):
     with pytest.raises(InputError, match=f"MODEL.{key}"):
-        build_model(small_config(**{key.replace(".", "__"): value}))
+        small_model(f"MODEL.{key}", value)

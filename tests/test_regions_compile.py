@@ -73,19 +73,8 @@ def inputs() -> list[torch.Tensor]:
 
 
 @pytest.mark.parametrize("autocast", [False, True])
-def test_no_value_is_read_on_the_host(autocast):
-    """Fake tensors have shapes and no values: any step that depends on a value raises."""
-    with FakeTensorMode() as mode:
-        tensors = [mode.from_tensor(tensor) for tensor in inputs()]
-        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=autocast):
-            loss, images, _ = chain(*tensors)
-        loss.backward()
-        assert loss.shape == () and images.shape == tensors[7].shape
-        assert all(tensor.grad is not None for tensor in tensors[:3])
-
-
-@pytest.mark.parametrize("autocast", [False, True])
 def test_one_graph(autocast):
+    """Tracing runs on tensors without values: a step that depends on a value would break the graph."""
     torch._dynamo.reset()
     compiled = torch.compile(chain, fullgraph=True, backend="eager")
     tensors = inputs()
@@ -102,11 +91,11 @@ def test_one_graph(autocast):
     ("RC2L", "float32"), ("RC2L", "mixed"), ("PixelContrast", "float32"),
 ])  # fmt: skip
 def test_a_whole_step_reads_no_value_on_the_host(make_trainer, monkeypatch, architecture, precision):
-    """Student, teacher, all losses, backward pass, update and EMA: the log alone waits for the device.
+    """Student, teacher, all losses, backward pass, update and EMA; only the log waits for the device.
 
-    Fake tensors have no values: a step that waited for one, as a GPU would be waited for, would raise.
+    Fake tensors have shapes and no values: an operation that needs a value on the host raises.
     """
-    # Hungarian matching does copy its costs to the host; here every layer pairs three queries without it.
+    # Hungarian matching copies its costs to the host; here every layer pairs three queries without it.
     monkeypatch.setattr(
         "rc2l_d2.modeling.set_criterion.hungarian_match",
         lambda cost, present: torch.zeros(len(cost), 3, 3, dtype=torch.long),

@@ -7,10 +7,10 @@ import importlib
 import os
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 import torch
+from conftest import REPO
 
 from rc2l_d2.config import add_rc2l_config
 from rc2l_d2.errors import InputError
@@ -22,8 +22,6 @@ if HOST != "detectron2":
 from detectron2.config import get_cfg
 from detectron2.modeling import BACKBONE_REGISTRY, Backbone, build_model
 from detectron2.modeling.backbone import regnet, swin, vit
-
-REPO = Path(__file__).resolve().parent.parent
 
 BESIDE = """
 import detectron2.data.datasets

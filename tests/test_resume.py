@@ -17,14 +17,13 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import REPO, TINY
+from conftest import REPO, tiny_overrides
 
 # Dropout and sampled pixels use torch's generator; batch statistics and momentum carry state.
 OPTIONS = """
     MODEL.META_ARCHITECTURE PixelContrast MODEL.PIXEL.CONTRAST_SAMPLES 32 MODEL.MASK_FORMER.DROPOUT 0.2
     SOLVER.IMS_PER_BATCH 4 SOLVER.IMS_PER_BATCH_UNLABELED 4 SOLVER.MAX_ITER 12 SOLVER.CHECKPOINT_PERIOD 4
-    TEST.EVAL_PERIOD 4 DATASETS.TRAIN ('tiny_labeled',) DATASETS.UNLABELED ('tiny_unlabeled',)
-    DATASETS.TEST ('tiny_val',)
+    TEST.EVAL_PERIOD 4
 """.split()
 
 
@@ -37,10 +36,8 @@ class Runs:
     def arguments(self, name: str, *arguments: str) -> list[str]:
         """Return the command's arguments; ``arguments`` are flags, then configuration keys and values."""
         flags = [argument for argument in arguments if argument.startswith("--")]
-        return [
-            "--config-file", "configs/toy/rc2l_R18.yaml", *flags, *TINY, *OPTIONS, "DATASETS.DEFINITIONS",
-            f"('{self.definition}',)", "OUTPUT_DIR", str(self.folder / name), *arguments[len(flags):],
-        ]  # fmt: skip
+        overrides = [*tiny_overrides(self.definition), *OPTIONS, "OUTPUT_DIR", str(self.folder / name)]
+        return ["--config-file", "configs/toy/rc2l_R18.yaml", *flags, *overrides, *arguments[len(flags) :]]
 
     def start(self, name: str, ranks: int, *arguments: str, launcher: tuple[str, ...] = ()) -> subprocess.Popen:
         flags = ("--num-gpus", str(ranks), "--dist-url", "auto")
@@ -128,10 +125,9 @@ def test_a_run_resumed_after_sigterm_equals_an_uninterrupted_one(runs, command_l
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    "ranks, workers, number",
-    [(1, 0, signal.SIGKILL), (2, 2, signal.SIGKILL), (1, 2, signal.SIGTERM), (2, 0, signal.SIGINT)],
-)
+@pytest.mark.parametrize("ranks, workers, number", [
+    (1, 0, signal.SIGKILL), (2, 2, signal.SIGKILL), (1, 2, signal.SIGTERM), (2, 0, signal.SIGINT)
+])  # fmt: skip
 def test_a_resumed_run_equals_an_uninterrupted_one(runs, ranks, workers, number):
     name = f"{number.name}_{ranks}"
     out, options = runs.folder / name, ("DATALOADER.NUM_WORKERS", str(workers))

@@ -1,4 +1,4 @@
-"""The semi-supervised architectures: which losses each has, with which settings, and what they share."""
+"""The semi-supervised architectures: their losses, settings and common weights."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import torch
 from method_cases import leaves, pixel_consistency, random_case, rcc, reached, rfc, rmc, semantic_map, smc
 
 from rc2l_d2.engine import RC2LTrainer, load_config
+from rc2l_d2.errors import InputError
 from rc2l_d2.modeling import SemiSupervisedSegmentor
 from rc2l_d2.modeling.hungarian import assign_regions
 from rc2l_d2.regions import Selection, pixel_contrastive
@@ -32,7 +33,7 @@ def case():
 
 
 @pytest.mark.parametrize("matching", ["class", "hungarian"])
-def test_rc2l_has_its_settings(make_model, case, matching):
+def test_rc2l_losses_use_their_settings(make_model, case, matching):
     regions, _, pseudo = case
     model = make_model(
         "RC2L", "MODEL.RC2L.MATCHING", matching, "MODEL.RC2L.MASK_TEMPERATURE", "0.3",
@@ -51,7 +52,7 @@ def test_rc2l_has_its_settings(make_model, case, matching):
 
 
 @pytest.mark.parametrize("samples", [0, 7])
-def test_pixel_losses_have_their_settings(make_model, case, samples):
+def test_pixel_losses_use_their_settings(make_model, case, samples):
     regions, _, pseudo = case
     options = (
         "MODEL.PIXEL.CONTRAST_SAMPLES", str(samples), "MODEL.PIXEL.CONTRAST_TEMPERATURE", "0.3",
@@ -71,20 +72,21 @@ def test_pixel_losses_have_their_settings(make_model, case, samples):
     assert model.loss_weights == {"loss_pixel_consistency": 0.5}
 
 
-@pytest.mark.parametrize("architecture, section", [
-    ("RC2L", "RC2L"), ("PixelConsistency", "PIXEL"), ("PixelContrast", "PIXEL"),
-])  # fmt: skip
-def test_each_method_selects_by_its_own_keys(make_model, architecture, section):
-    values = {"RC2L": ("pixel", 0.11, 0.12), "PIXEL": ("region", 0.21, 0.22)}
-    names = ("SELECTION", "CONFIDENCE_THRESHOLD", "CLASS_THRESHOLD_RATIO")
-    options = [text for key, of_key in values.items() for name, value in zip(names, of_key, strict=True)
-               for text in (f"MODEL.{key}.{name}", str(value))]  # fmt: skip
-    assert make_model(architecture, *options).selection == Selection(*values[section])
-    assert make_model(architecture).selection.unit == {"RC2L": "region", "PIXEL": "pixel"}[section]
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_each_method_selects_by_its_own_keys(make_model, architecture):
+    options = """
+        MODEL.RC2L.SELECTION pixel MODEL.RC2L.CONFIDENCE_THRESHOLD 0.11 MODEL.RC2L.CLASS_THRESHOLD_RATIO 0.12
+        MODEL.PIXEL.SELECTION region MODEL.PIXEL.CONFIDENCE_THRESHOLD 0.21 MODEL.PIXEL.CLASS_THRESHOLD_RATIO 0.22
+    """.split()
+    changed, default = make_model(architecture, *options).selection, make_model(architecture).selection
+    if architecture == "RC2L":
+        assert changed == Selection("pixel", 0.11, 0.12) and default.unit == "region"
+    else:
+        assert changed == Selection("region", 0.21, 0.22) and default.unit == "pixel"
 
 
 def test_all_have_the_same_weights(make_model):
-    """So that a checkpoint of one is a plain region predictor to the others, and one seed starts them alike."""
+    """A checkpoint of one method loads into the others, and the same seed gives the same initial weights."""
     states = [make_model(name).state_dict() for name in (*ARCHITECTURES, "RegionSegmentor")]
     for state in states[1:]:
         assert state.keys() == states[0].keys()
@@ -98,3 +100,15 @@ def test_unlabelled_losses_reach_the_student(make_model, architecture, case):
     sum(losses.values()).backward()
     features = set() if architecture == "PixelConsistency" else {"features"}
     assert reached(student) == {"class_logits", "mask_logits"} | features
+
+
+@pytest.mark.parametrize("name, value", [("EMA_DECAY", "0.9"), ("MIX", "none"), ("BURN_IN_ITERS", "3")])
+def test_an_old_key_is_refused_with_its_new_name(name, value, tmp_path):
+    old, new = f"MODEL.RC2L.{name}", f"MODEL.SEMI_SUPERVISED.{name}"
+    file = tmp_path / "old.yaml"
+    file.write_text(f"MODEL:\n  RC2L:\n    {name}: {value}\n")
+    for arguments in (("configs/toy/rc2l_R18.yaml", [old, value]), (str(file), [])):
+        with pytest.raises(InputError, match=f"{old}.*{new}") as caught:
+            load_config(*arguments)
+        assert "\n" not in str(caught.value)
+    assert load_config("configs/toy/rc2l_R18.yaml", [new, value]).MODEL.SEMI_SUPERVISED[name] is not None

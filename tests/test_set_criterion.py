@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
+import method_cases
 import method_reference as reference
 import numpy as np
 import pytest
 import torch
+from method_cases import leaves
 from torch.nn import functional as F
 
 from rc2l_d2.modeling.hungarian import hungarian_match, matching_cost
@@ -17,22 +20,16 @@ from rc2l_d2.regions.types import Regions
 IGNORE = 255
 
 
-def random_regions(batch=2, queries=6, classes=4, size=(4, 6), auxiliary=2, seed=0) -> Regions:
-    generator = torch.Generator().manual_seed(seed)
-
-    def layer() -> tuple[torch.Tensor, torch.Tensor]:
-        return (
-            torch.randn(batch, queries, classes + 1, generator=generator).requires_grad_(),
-            (3 * torch.randn(batch, queries, *size, generator=generator)).requires_grad_(),
-        )
-
-    return Regions(*layer(), torch.zeros(batch, 1, *size), tuple(layer() for _ in range(auxiliary)))
+def random_regions(queries=6, auxiliary=2) -> Regions:
+    """Two images, four classes, masks of 4 x 6 pixels; every layer can collect gradients."""
+    size = (2, queries, 4, 1, 4, 6)
+    first, *earlier = (leaves(method_cases.random_regions(size, n, torch.float32)) for n in range(auxiliary + 1))
+    return replace(first, auxiliary=tuple((regions.class_logits, regions.mask_logits) for regions in earlier))
 
 
-def random_labels(batch=2, classes=4, size=(16, 24), seed=0) -> torch.Tensor:
-    generator = torch.Generator().manual_seed(seed)
-    small = torch.randint(classes, (batch, 1, size[0] // 4, size[1] // 8), generator=generator)
-    return F.interpolate(small.float(), size=size, mode="nearest")[:, 0].to(torch.uint8)
+def random_labels() -> torch.Tensor:
+    small = torch.randint(4, (2, 4, 3), generator=torch.Generator().manual_seed(0))
+    return small.repeat_interleave(4, dim=1).repeat_interleave(8, dim=2).to(torch.uint8)
 
 
 def expected_losses(class_logits, mask_logits, labels, classes, no_object_weight, mask_weight, dice_weight):
@@ -42,13 +39,10 @@ def expected_losses(class_logits, mask_logits, labels, classes, no_object_weight
     step = [big // little for big, little in zip(labels.shape[-2:], mask_logits.shape[-2:], strict=True)]
     class_logits, mask_logits, labels = class_logits.detach().double().numpy(), mask_logits.numpy(), labels.numpy()
     small = labels[:, :: step[0], :: step[1]]
-
-    def masks_of(labels: np.ndarray) -> np.ndarray:
-        return np.stack([labels == c for c in range(classes)], axis=1)
-
-    present = masks_of(labels).any(axis=(2, 3))
+    slots = np.arange(classes)[:, None, None]
+    present = (labels[:, None] == slots).any(axis=(2, 3))
     cost = reference.matching_cost(
-        class_logits, mask_logits, masks_of(small), small != IGNORE, mask_weight, dice_weight
+        class_logits, mask_logits, small[:, None] == slots, small != IGNORE, mask_weight, dice_weight
     )
     pairs = reference.assignment(cost, present)
     probability, student = reference.class_probabilities(class_logits), reference.mask_probabilities(large.numpy())
@@ -129,14 +123,14 @@ def test_cost_of_non_finite_predictions_is_finite():
     assert hungarian_match(cost[None], torch.tensor([[True, False]])).shape == (1, 3, 1)
 
 
-def test_a_prediction_of_nan_shows_in_the_loss():
+def test_a_nan_prediction_gives_a_nan_loss():
     regions = random_regions(auxiliary=0)
     with torch.no_grad():
         regions.class_logits[0, 0] = torch.nan
     assert SetCriterion(4)(regions, random_labels())["loss_ce"].isnan()
 
 
-def test_label_type_ignore_value_and_autocast_do_not_matter():
+def test_label_type_ignore_value_and_autocast_do_not_change_the_losses():
     regions, labels = random_regions(), random_labels()
     labels[0, :8] = IGNORE
     expected = values(SetCriterion(4)(regions, labels))
@@ -151,12 +145,12 @@ def test_label_type_ignore_value_and_autocast_do_not_matter():
 @pytest.mark.parametrize("no_object_weight", [0.1, 0.0])
 def test_no_labelled_pixel_is_finite_and_connected(no_object_weight):
     regions = random_regions(auxiliary=1)
-    leaves = [regions.class_logits, regions.mask_logits, *regions.auxiliary[0]]
+    inputs = [regions.class_logits, regions.mask_logits, *regions.auxiliary[0]]
     labels = torch.full((2, 16, 24), IGNORE, dtype=torch.uint8)
     losses = SetCriterion(4, no_object_weight=no_object_weight)(regions, labels)
     assert losses["loss_mask"] == 0 and losses["loss_dice_0"] == 0
     sum(losses.values()).backward()
-    for leaf in leaves:
+    for leaf in inputs:
         assert leaf.grad is not None and leaf.grad.isfinite().all()
 
 
@@ -165,18 +159,16 @@ def test_half_precision_predictions_give_finite_float32_losses(dtype):
     regions, labels = random_regions(auxiliary=1), random_labels()
     labels[0] = 2
     labels[1, :, :8] = IGNORE
-    leaves = [regions.class_logits, regions.mask_logits, *regions.auxiliary[0]]
+    inputs = [regions.class_logits, regions.mask_logits, *regions.auxiliary[0]]
     half = Regions(
-        (40 * regions.class_logits).to(dtype),
-        (40 * regions.mask_logits).to(dtype),
-        regions.features,
+        *((60 * x).to(dtype) for x in (regions.class_logits, regions.mask_logits, regions.features)),
         tuple((classes.to(dtype), masks.to(dtype)) for classes, masks in regions.auxiliary),
     )
     with torch.autocast("cpu", dtype=torch.bfloat16):
         losses = SetCriterion(4)(half, labels)
     assert all(loss.dtype is torch.float32 and loss.isfinite() for loss in losses.values())
     sum(losses.values()).backward()
-    assert all(leaf.grad.isfinite().all() and leaf.grad.any() for leaf in leaves)
+    assert all(leaf.grad.isfinite().all() and leaf.grad.any() for leaf in inputs)
 
 
 def test_a_class_too_small_for_the_mask_grid_is_still_a_target():

@@ -7,6 +7,7 @@ import re
 import subprocess
 import sys
 
+import pandas as pd
 import pytest
 from conftest import REPO, call_command
 
@@ -27,21 +28,19 @@ SAMPLES = [
 
 
 def test_rows_are_medians_after_the_warm_up():
-    groups = soak.windows(SAMPLES, warm_up=2, length=3)
-    assert [[sample["minutes"] for sample in group] for group in groups] == [
-        [2, 2.5, 3, 3.5, 4, 4.5], [5, 5.5, 6, 6.5, 7, 7.5], [8, 8.5, 9, 9.5, 10],
-    ]  # fmt: skip
-    rows = soak.medians(groups, {done: 8.0 if done < 100 else 4.0 for done in range(20, 220, 20)})
-    assert [row["rank 0, MB"] for row in rows] == [103.25, 106.25, 109]
-    assert [row["images/s"] for row in rows] == [8, 4, 4]
-    assert rows[-1]["worker 0.0, files"] == 20 and not any(name.startswith("worker 0.1") for name in rows[0])
-    assert soak.spread([row["rank 0, MB"] for row in rows]) == pytest.approx(100 * 2.875 / 106.125)
-    assert soak.spread([0, 0]) == 0
+    rows = soak.medians(SAMPLES, {done: 8.0 if done < 100 else 4.0 for done in range(20, 220, 20)}, 2, 3)
+    assert [*rows["minutes"]] == [4.5, 7.5, 10]
+    assert [*rows["rank 0, MB"]] == [103.25, 106.25, 109]
+    assert [*rows["images/s"]] == [8, 4, 4]
+    assert rows["worker 0.0, files"].iloc[-1] == 20 and not any(name.startswith("worker 0.1") for name in rows)
+    assert soak.spread(rows)["rank 0, MB"] == pytest.approx(100 * 2.875 / 106.125)
+    assert soak.spread(0 * rows)["rank 0, MB"] == 0
 
 
 def test_trend_is_the_slope_per_hour():
-    assert soak.trend([0, 1, 2], [99, 100, 101]) == pytest.approx(60)  # 1 MB per minute around 100 MB
-    assert soak.trend([0, 1, 2, 3], [5, 4, 4, 5]) == pytest.approx(0)
+    rows = pd.DataFrame({"minutes": [0, 1, 2, 3], "rises": [99, 100, 101, 102], "falls and rises": [5, 4, 4, 5]})
+    trend = soak.trend(rows)
+    assert trend["rises"] == pytest.approx(100 * 60 / 100.5) and trend["falls and rises"] == pytest.approx(0)
 
 
 @pytest.mark.parametrize(
@@ -61,11 +60,9 @@ def test_errors_are_one_sentence(monkeypatch, tmp_path, options, message):
     assert result.stderr.startswith(f"soak.py: {message.format(tmp_path)}")
 
 
-@pytest.mark.slow
-def test_a_run_that_ends_by_itself_is_an_error(tiny_options, tmp_path):
-    command = [sys.executable, "train_net.py", *TOY, *tiny_options, "DATASETS.TRAIN", "('nowhere',)"]
-    with pytest.raises(soak.InputError, match="The run ended by itself with status 2; see .*log.txt"):
-        soak.soak(command, tmp_path, minutes=20, period=1)
+def test_a_run_that_ends_by_itself_is_an_error(tmp_path):
+    with pytest.raises(soak.InputError, match="The run ended by itself with status 3; see .*log.txt"):
+        soak.soak([sys.executable, "-c", "exit(3)"], tmp_path, minutes=20, period=0.5)
 
 
 @pytest.mark.slow

@@ -62,15 +62,12 @@ def test_unknown_names_are_refused(cfg, key):
         build_lr_scheduler(cfg, build_optimizer(cfg, nn.Linear(1, 1)))
 
 
-@pytest.mark.parametrize("optimizer", ["ADAMW", "SGD"])
-@pytest.mark.parametrize(
-    "batch, reference, rate", [(4, 16, 0.25), (16, 16, 1.0), (24, 16, 1.5), (1, 3, 1 / 3), (4, 0, 1.0)]
-)
-def test_learning_rate_scales_with_the_batch_size(cfg, optimizer, batch, reference, rate):
-    cfg.SOLVER.OPTIMIZER = optimizer
+@pytest.mark.parametrize("batch, reference, rate", [(4, 16, 0.25), (24, 16, 1.5), (1, 3, 1 / 3), (4, 0, 1.0)])
+def test_learning_rate_scales_with_the_batch_size(cfg, batch, reference, rate):
     cfg.SOLVER.IMS_PER_BATCH, cfg.SOLVER.REFERENCE_IMS_PER_BATCH = batch, reference
     assert learning_rate(cfg) == rate
-    assert {group["lr"] for group in build_optimizer(cfg, Model()).param_groups} == {rate, rate * 0.1}
+    for cfg.SOLVER.OPTIMIZER in ("ADAMW", "SGD"):
+        assert {group["lr"] for group in build_optimizer(cfg, Model()).param_groups} == {rate, rate * 0.1}
 
 
 def test_every_config_has_its_base_rate_at_its_batch_size():

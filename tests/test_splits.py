@@ -60,9 +60,6 @@ def tree(tmp_path):
     return Tree(tmp_path / "data")
 
 
-# --- images -----------------------------------------------------------------------------------------------------------
-
-
 def test_lists_of_ids_and_of_paths(tree):
     tree.add("images/x/a.jpg", "images/b.png", "images/c.jpg", "other/d.jpg")
     tree.list("x/a", "c")
@@ -194,9 +191,6 @@ def test_sampled_splits_keep_the_labels_of_their_list(tree):
             assert entry["sem_seg_file_name"] == f"{tree.folder}/labels/of_{entry['image_id']}.png"
 
 
-# --- missing files ----------------------------------------------------------------------------------------------------
-
-
 def test_missing_images_are_counted_in_every_list_format(tree):
     tree.add("images/a.jpg", "images/elsewhere/c.jpg")
     for lines in (["a", "b", "c"], [f"images/{name}.jpg" for name in "abc"], [f"{name}.jpg" for name in "abc"]):
@@ -208,6 +202,10 @@ def test_missing_images_are_counted_in_every_list_format(tree):
     with pytest.raises(InputError, match=r"12 of 12 image files are missing: .*gone_9\.jpg, \.\.\.") as caught:
         tree.entries("none")
     assert "gone_10" not in str(caught.value)
+    # Paths count from the root.
+    tree.list("/elsewhere/z.png")
+    with pytest.raises(InputError, match=rf"missing: {tree.folder}/elsewhere/z\.png; .*\(paths .* root\)"):
+        tree.entries("none")
 
 
 def test_images_in_lists_of_another_layout_are_found_by_name(tree, caplog):
@@ -227,37 +225,6 @@ def test_images_in_lists_of_another_layout_are_found_by_name(tree, caplog):
         tree.entries("none")
 
 
-def test_paths_in_lists_count_from_the_root(tree, tmp_path):
-    tree.list(str(tmp_path / "elsewhere/a.png"))
-    with pytest.raises(InputError, match=rf"missing: {tree.folder}{tmp_path}/elsewhere/a\.png; .*\(paths .* root\)"):
-        tree.entries("none")
-
-
-def test_images_of_one_name_share_a_label_with_a_warning(tree, caplog):
-    tree.add("images/a.jpg", "images/a.png", "images/b.jpg", "labels/a.png", "labels/b.png")
-    tree.content.update(parts={"train": {"folder": "."}}, image_suffix=[".jpg", ".png"])
-    tree.entries("none")
-    assert not caplog.records
-    assert len(tree.entries("all")) == 3
-    assert "split 'train': 1 images differ from another in the suffix alone, and share its label" in caplog.text
-
-
-def test_labels_among_unlabelled_images_are_refused(tree):
-    # An image, its label, and one more image.
-    tree.add("images/a/rgb/1.png", "images/a/mask/1_m.png", "images/a/rgb/2_m.png")
-    rule = {"folder": "images", "suffix": "_m.png", "replace": {"/rgb/": "/mask/"}}
-    changes = {"image_suffix": ".png", "labels": rule}
-    message = r"1 of \d sampled images are labels, \S*a/mask/1_m\.png among them, the label of \S*/a/rgb/1\.png"
-    for split in ({"folder": "."}, {"pattern": "*/mask/*"}):
-        with pytest.raises(InputError, match=message):
-            tree.labels("none", parts={"train": split}, **changes)
-    assert tree.labels("none", parts={"train": {"pattern": "*/rgb/*"}}, **changes) == [None, None]
-    # Images beside labels of the same suffix, none of which is a label.
-    tree.add("images/b/1.jpg", "images/b/2.png", "images/b/3.png")
-    changes = {"image_suffix": [".jpg", ".png"], "labels": "images"}
-    assert tree.labels("none", parts={"train": {"folder": "b"}}, **changes) == [None] * 3
-
-
 def test_a_sample_of_a_very_long_list_is_looked_for(tree, monkeypatch, caplog):
     monkeypatch.setattr(splits, "LOOKUP_LIMIT", 9)
     monkeypatch.setattr(splits, "LOOKUP_SAMPLE", 4)  # The images 0, 3, 6 and 9.
@@ -270,9 +237,6 @@ def test_a_sample_of_a_very_long_list_is_looked_for(tree, monkeypatch, caplog):
     (tree.folder / "images/x3.jpg").unlink()
     with pytest.raises(InputError, match=r"1 of 10 image files are missing: .*/x3\.jpg;"):
         tree.entries("none")
-
-
-# --- labels -----------------------------------------------------------------------------------------------------------
 
 
 def test_all_existing_or_no_labels(tree):

@@ -10,10 +10,6 @@ from method_cases import SIZES, arrays, cut, random_prediction, random_regions, 
 from rc2l_d2.regions import agreement_counts, coverage_counts, label_counts, quality_counts
 
 
-def as_lists(counts: dict[str, torch.Tensor]) -> dict:
-    return {name: count.tolist() for name, count in counts.items()}
-
-
 @pytest.mark.parametrize("dtype", [torch.uint8, torch.int64])
 def test_labels_by_hand(dtype):
     labels = torch.tensor([[[0, 1, 1]], [[255, 4, 1]]], dtype=dtype)
@@ -45,10 +41,10 @@ def test_counts_against_loops(size, threshold):
                         claimed[given[0]] += 1
                         correct[truth] += given[0] == truth
     agreement = agreement_counts(semantic_map(regions), pseudo)
-    assert as_lists(agreement) == {"compared": compared, "agreed": agreed}
     assert not any(count.requires_grad for count in agreement.values())
-    assert as_lists(quality_counts(pseudo, labels)) == {"labelled": labelled, "claimed": claimed, "correct": correct}
-    assert as_lists(coverage_counts(pseudo)) == {
+    counts = agreement | quality_counts(pseudo, labels) | coverage_counts(pseudo)
+    assert {name: count.tolist() for name, count in counts.items()} == {
+        "compared": compared, "agreed": agreed, "labelled": labelled, "claimed": claimed, "correct": correct,
         "positions": int(pseudo.teacher.inside.sum()), "confident": compared, "pseudo_area": area,
         "images": size[0], "regions": int(pseudo.present.sum()), "classes": size[2],
         "classes_present": sum(bool(pseudo.present[:, c].any()) for c in range(size[2])),

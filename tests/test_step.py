@@ -11,13 +11,13 @@ from rc2l_d2.errors import InputError
 
 @pytest.fixture
 def losses_of_each_step(monkeypatch):
-    """The loss dictionaries of all steps, caught where they go to the log."""
+    """The logged losses of each step."""
     seen = []
 
-    def keep(self, iteration, losses, gradient, data_time, files):
+    def add(self, iteration, losses, *others):
         seen.append({name: loss.detach() for name, loss in losses.items()})
 
-    monkeypatch.setattr("rc2l_d2.engine.step_log.StepLog.add", keep)
+    monkeypatch.setattr("rc2l_d2.engine.step_log.StepLog.add", add)
     monkeypatch.setattr("rc2l_d2.engine.step_log.StepLog.write", lambda self: None)
     return seen
 
@@ -27,12 +27,7 @@ def test_region_losses_start_after_burn_in_ramp_up_and_reach_the_student_alone(m
                "MODEL.RC2L.RCC_WEIGHT", "0.0", "DATASETS.TEST", "()")  # fmt: skip
     trainer = make_trainer(*options)
     unweighted, function = [], trainer.model.unlabeled_losses
-
-    def watch(*args):
-        unweighted.append(function(*args))
-        return unweighted[-1]
-
-    trainer.model.unlabeled_losses = watch
+    trainer.model.unlabeled_losses = lambda *args: unweighted.append(function(*args)) or unweighted[-1]
     trainer.train()
     supervised = {f"loss_{name}{suffix}" for name in ("ce", "mask", "dice") for suffix in ("", "_0")}
     assert [set(losses) - supervised for losses in losses_of_each_step] == [
@@ -94,7 +89,7 @@ def test_an_unknown_way_of_clipping_is_refused(make_trainer):
 
 
 @pytest.mark.parametrize("optimizer", ["ADAMW", "SGD"])
-def test_an_update_that_is_left_out_in_the_first_step_leaves_nothing_behind(make_trainer, optimizer):
+def test_a_skipped_first_update_leaves_nothing_behind(make_trainer, optimizer):
     step, other = (make_trainer("SOLVER.OPTIMIZER", optimizer)._trainer for _ in range(2))
     for trainer, gradients in ((step, (float("nan"), 1.0, 2.0)), (other, (1.0, 2.0))):
         for gradient in gradients:

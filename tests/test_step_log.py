@@ -41,7 +41,7 @@ def test_medians_over_the_steps_of_each_period():
 
 
 @pytest.mark.parametrize("value", [NAN, INF])
-def test_a_non_finite_loss_within_the_period_is_found_at_its_end(value):
+def test_non_finite_values_are_found_at_the_end_of_the_period(value):
     log = StepLog(NAMES)
     for iteration, rcc in ((20, 1.0), (21, value), (22, 1.0)):
         log.add(iteration, losses(ce=1.0, rcc=rcc), NORM, 0.0, [f"{iteration}.png", "b.png"])
@@ -49,10 +49,7 @@ def test_a_non_finite_loss_within_the_period_is_found_at_its_end(value):
         written(log)
     expected = f"Non-finite losses at iteration 21: rank 0: {{'rcc': {float(value)}}}, images 21.png, b.png"
     assert str(error.value) == expected
-
-
-@pytest.mark.parametrize("value", [NAN, INF])
-def test_non_finite_gradients_are_normal_only_with_loss_scaling_and_not_in_all_steps(value):
+    # Non-finite gradients are normal with loss scaling, but not in all steps of a period.
     norms = [NORM, value, *[NORM] * 18]
     for scaling, these, bad in ((False, norms, 1), (True, [value] * 20, 0), (True, norms, None)):
         log = StepLog(NAMES, scaling)
@@ -78,9 +75,7 @@ def test_max_bad_steps_are_logged_and_left_out(logged):
     log.add(4, losses(ce=INF), NAN, 0.0, ["4.png"])
     with pytest.raises(FloatingPointError, match=r"Non-finite losses at iteration 4: rank 0: {'ce': inf}"):
         written(log)
-
-
-def test_a_period_of_bad_steps_only_and_a_bad_loss_that_moved_the_weights():
+    # A bad loss with a finite gradient has moved the weights; a period may hold bad steps alone.
     log = StepLog(NAMES, max_bad_steps=9)
     log.add(0, losses(ce=NAN), NAN, 0.0, [])
     assert written(log) == {}

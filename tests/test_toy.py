@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import REPO, call_command
+from conftest import REPO, call_command, load_script
 from PIL import Image
 
 from rc2l_d2.data.datasets.description import load_definition, voc_color_map
@@ -15,8 +14,7 @@ from rc2l_d2.data.toy.dataset import draw_image, draw_own_images, draw_toy_datas
 from rc2l_d2.data.toy.scene import SHAPES, VOID
 from rc2l_d2.errors import InputError
 
-sys.path.insert(0, str(REPO / "tools"))
-import draw_toy
+draw_toy = load_script("tools/draw_toy.py")
 
 
 def contents(root: Path) -> dict[str, bytes]:
@@ -31,13 +29,13 @@ def drawn(tmp_path_factory) -> Path:
 
 
 def test_layout_and_labels(drawn):
-    names = {part: [f"{part}_{index:05d}" for index in range(n)] for part, n in (("train", 64), ("val", 4))}
-    for part, expected in names.items():
-        assert (drawn / f"ImageSets/Segmentation/{part}.txt").read_text().split() == expected
+    names = {split: [f"{split}_{index:05d}" for index in range(n)] for split, n in (("train", 64), ("val", 4))}
+    for split, expected in names.items():
+        assert (drawn / f"ImageSets/Segmentation/{split}.txt").read_text().split() == expected
     everything = names["train"] + names["val"]
     assert set(contents(drawn)) == {
         "toy.json",
-        *(f"ImageSets/Segmentation/{part}.txt" for part in names),
+        *(f"ImageSets/Segmentation/{split}.txt" for split in names),
         *(f"JPEGImages/{name}.jpg" for name in everything),
         *(f"SegmentationClass/{name}.png" for name in everything),
     }
@@ -70,20 +68,15 @@ def test_own_images_are_those_of_the_set_with_labels_for_some(drawn, tmp_path):
     assert contents(tmp_path) == files
 
 
-def test_same_seed_same_bytes(drawn, tmp_path):
+def test_an_image_depends_on_seed_split_and_number_alone(drawn, tmp_path):
     np.random.seed(1)
-    draw_toy_dataset(tmp_path / "a", 6, 2, seed=3)
-    np.random.seed(2)
-    draw_toy_dataset(tmp_path / "b", 6, 2, seed=3)
-    first = contents(tmp_path / "a")
-    assert first == contents(tmp_path / "b")
-    # An image depends on its own number, not on how many there are.
-    larger = contents(drawn)
-    same = [name for name in first if name.endswith((".jpg", ".png"))]
-    assert len(same) == 16 and all(first[name] == larger[name] for name in same)
+    draw_toy_dataset(tmp_path, 6, 2, seed=3)
+    smaller, larger = contents(tmp_path), contents(drawn)
+    same = [name for name in smaller if name.endswith((".jpg", ".png"))]
+    assert len(same) == 16 and all(smaller[name] == larger[name] for name in same)
 
 
-def test_seed_part_and_index_make_another_image():
+def test_seed_split_and_index_make_another_image():
     images = [draw_image(*key).image for key in ((0, "train", 0), (1, "train", 0), (0, "val", 0), (0, "train", 1))]
     for index, image in enumerate(images):
         assert all((image != other).mean() > 0.5 for other in images[:index])

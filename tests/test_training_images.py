@@ -8,53 +8,42 @@ import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from rc2l_d2.engine.step_log import StepLog
-from rc2l_d2.engine.training_images import IMAGE_NAME, TrainingImages, draw_views, query_map
+from rc2l_d2.engine.training_images import IMAGE_NAME, TrainingImages, draw_row, query_map
 from rc2l_d2.regions import Regions
 
-COLORS = torch.tensor([[200, 0, 0], [0, 100, 50]])
+COLORS = np.array([[200, 0, 0], [0, 100, 50]])
 
 
 def test_tiles_by_hand():
-    """One image of 2 x 3 mask pixels of stride four."""
-    weak, mixed = torch.full((1, 3, 8, 12), 10.0), torch.full((1, 3, 8, 12), 100.0)
-    weak[0, 0, 0, 0] = 255
-    pseudo = torch.tensor([[[0, 1, -1], [-1, -1, -1]]])
-    queries, labels = torch.tensor([[[5, 5, 7], [5, 5, 7]]]), torch.tensor([[[0, 0, 1], [0, 0, 1]]])
-    image = draw_views(weak, mixed, pseudo, queries, labels, COLORS)
-    assert image.shape == (3, 8, 4 * 12 + 3 * 4) and image.dtype == torch.uint8
-    tiles = [image[:, :, 16 * i : 16 * i + 12] for i in range(4)]
-    assert all((image[:, :, 16 * i + 12 : 16 * i + 16] == 255).all() for i in range(3))
-    assert tiles[0][:, 0, 0].tolist() == [255, 10, 10] and (tiles[0][:, 1:] == 10).all() and (tiles[1] == 100).all()
+    """An image of 2 x 3 mask pixels of stride four."""
+    weak, mixed = np.full((8, 12, 3), 10, np.uint8), np.full((8, 12, 3), 100, np.uint8)
+    weak[0, 0, 0] = 255
+    maps = ([[0, 1, -1], [-1, -1, -1]], [[5, 5, 7], [5, 5, 7]], [[0, 0, 1], [0, 0, 1]])
+    image = draw_row([weak, mixed], [np.array(index, np.int16) for index in maps], COLORS)
+    assert image.shape == (8 + 4, 4 * (12 + 4), 3) and image.dtype == np.uint8
+    tiles = [image[:8, 16 * i : 16 * i + 12] for i in range(4)]
+    assert all((image[:, 16 * i + 12 : 16 * i + 16] == 255).all() for i in range(4)) and (image[8:] == 255).all()
+    assert tiles[0][0, 0].tolist() == [255, 10, 10] and (tiles[0][1:] == 10).all() and (tiles[1] == 100).all()
     # 0.4 of the image's 100 and 0.6 of the colour; without a pseudo label the image alone.
-    assert tiles[2][:, 0, 0].tolist() == [160, 40, 40] and tiles[2][:, 3, 7].tolist() == [40, 100, 70]
-    assert (tiles[2][:, :4, 8:] == 100).all() and (tiles[2][:, 4:] == 100).all()
-    assert tiles[3][:, 7, 0].tolist() == [160, 40, 40] and tiles[3][:, 0, 11].tolist() == [40, 100, 70]
-    assert (tiles[3][:, :, 7] == 255).all() and (tiles[3][:, :, 6] < 255).all(), "the border between two regions"
-    assert (tiles[3][:, :, 8].T == torch.tensor([40, 100, 70])).all()
-
-
-def test_rows_are_images_and_large_ones_are_made_smaller():
-    views = torch.stack([torch.full((3, 300, 600), value) for value in (20.0, 40.0)])
-    nothing = torch.full((2, 75, 150), -1)
-    image = draw_views(views, views, nothing, nothing, torch.zeros_like(nothing), COLORS)
-    assert image.shape == (3, 2 * 128 + 4, 4 * 256 + 3 * 4)
-    assert (image[:, :128, :256] == 20).all() and (image[:, 132:, :256] == 40).all()
-    assert (image[:, 128:132] == 255).all()
+    assert tiles[2][0, 0].tolist() == [160, 40, 40] and tiles[2][3, 7].tolist() == [40, 100, 70]
+    assert (tiles[2][:4, 8:] == 100).all() and (tiles[2][4:] == 100).all()
+    assert tiles[3][7, 0].tolist() == [160, 40, 40] and tiles[3][0, 11].tolist() == [40, 100, 70]
+    assert (tiles[3][:, 7] == 255).all() and (tiles[3][:, 6, 1] < 255).all(), "the border between two regions"
+    assert (tiles[3][:, 8] == [40, 100, 70]).all()
+    # Large images are made smaller.
+    views = [np.full((300, 600, 3), value, np.uint8) for value in (20, 40)]
+    image = draw_row(views, [np.full((75, 150), -1, np.int16)] * 3, COLORS)
+    assert image.shape == (128 + 4, 4 * (256 + 4), 3) and (image[:128, :256] == 20).all()
+    assert (image[:128, 260:516] == 40).all()
 
 
 def test_a_mask_pixel_belongs_to_the_query_that_is_surest_of_a_class():
     torch.manual_seed(0)
     regions = Regions(torch.randn(2, 5, 4), torch.randn(2, 5, 3, 4), torch.zeros(2, 1, 3, 4))
     queries, labels = query_map(regions)
-    classes, masks = regions.class_logits.softmax(-1), regions.mask_logits.sigmoid()
-    for image in range(2):
-        for y in range(3):
-            for x in range(4):
-                best = max(
-                    (float(classes[image, i, c] * masks[image, i, y, x]), i, c)
-                    for i in range(5) for c in range(3)
-                )  # fmt: skip
-                assert (int(queries[image, y, x]), int(labels[image, y, x])) == best[1:]
+    scores = regions.class_logits.softmax(-1)[..., :3, None, None] * regions.mask_logits.sigmoid()[:, :, None]
+    best = scores.flatten(1, 2).argmax(dim=1)  # over all pairs of a query and one of three classes
+    assert torch.equal(queries, best // 3) and torch.equal(labels, best % 3)
 
 
 def test_tensorboard_has_them_and_nothing_else_changes(make_trainer, tmp_path, monkeypatch):

@@ -23,7 +23,7 @@ from rc2l_d2.errors import InputError
 from rc2l_d2.reporting import note_start, report_on, write_run_report
 from rc2l_d2.reporting.charts import line_chart
 from rc2l_d2.reporting.provenance import commit, read_starts
-from rc2l_d2.reporting.run_metrics import read_scalars
+from rc2l_d2.reporting.run_folder import collect_scalars, read_entries
 
 CONFIG = "configs/toy/rc2l_R18.yaml"
 HOSTILE = "<script src='https://example.org/x.js'></script>&amp;\"%{{ 7 * 7 }}"
@@ -44,7 +44,6 @@ class Page:
         self.source = file.read_text(encoding="utf-8")
         root = ElementTree.fromstring(self.source)
         self.text = "".join(root.find("body").itertext())
-        self.tags = {element.tag for element in root.iter()}
         self.addresses = [element.attrib[name] for element in root.iter() for name in ("src", "href", "action", "data")
                           if name in element.attrib]  # fmt: skip
         self.commands = [element.text for element in root.iter("pre")]
@@ -54,9 +53,9 @@ class Page:
             self.rows.setdefault("".join(row[0].itertext()).strip(), values)
         jpegs = [address.split("jpeg;base64,")[1] for address in self.addresses if "image/jpeg" in address]
         self.images = [Image.open(io.BytesIO(base64.b64decode(jpeg))) for jpeg in jpegs]
-
-    def assert_self_contained(self):
-        assert not self.tags & {"script", "link", "iframe", "object", "embed", "base", "form"}
+        # Every report is self-contained.
+        tags = {element.tag for element in root.iter()}
+        assert not tags & {"script", "link", "iframe", "object", "embed", "base", "form"}
         assert all(re.match("data:image/(jpeg|svg[+]xml);base64,", address) for address in self.addresses)
         assert not re.search(r"@import|url\(", self.source)
 
@@ -69,7 +68,7 @@ def trained(options: list[str], *more: str) -> RC2LTrainer:
     out.mkdir(exist_ok=True)
     (out / "config.yaml").write_text(trainer.cfg.dump())
     trainer.resume_or_load(resume=False)
-    note_start(trainer, CONFIG, overrides)
+    note_start(trainer)
     trainer.train()
     return trainer
 
@@ -99,7 +98,6 @@ def entries_of(folder: Path) -> list[dict]:
 
 def test_the_report_is_self_contained_and_has_the_numbers_of_metrics_json(hostile):
     page = Page(hostile / "report.html")
-    page.assert_self_contained()
     assert page.text.count(HOSTILE) >= 3, "table and legends"
     assert str(hostile) in page.text and "24 of 24 iterations" in page.text
     # Six test images with ground truth, prediction and errors, and six unlabelled ones with pseudo regions.
@@ -135,12 +133,11 @@ def test_a_baseline_beside_the_run(hostile, tmp_path, monkeypatch):
     shutil.copytree(hostile, tmp_path / "run", ignore=shutil.ignore_patterns("*.pth", "last_checkpoint"))
     shutil.copytree(tmp_path / "run", tmp_path / "base")
     rows = [{key: 0.25 * value if "IoU" in key else value for key, value in row.items()} for row in entries_of(hostile)]
-    (tmp_path / "base/metrics.json").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    rows_in(tmp_path / "base", rows)
     arguments = [tmp_path / "run", "--baseline", tmp_path / "base"]
     result = call_command(monkeypatch, "rc2l-report", main, *arguments)
     assert result.returncode == 0 and result.stdout == f"Report: {tmp_path / 'run/report.html'}\n", result.stderr
     page = Page(tmp_path / "run/report.html")
-    page.assert_self_contained()
     teacher, _, baseline, difference = page.rows["mIoU"]
     assert teacher > 0 and baseline == 0.25 * teacher and difference == pytest.approx(0.75 * teacher)
     assert shlex.split(page.commands[-1])[-3:] == [str(argument) for argument in arguments]
@@ -148,11 +145,15 @@ def test_a_baseline_beside_the_run(hostile, tmp_path, monkeypatch):
     assert "Example images are missing: " in page.text and not page.images and len(page.commands) == 2
 
 
+def rows_in(folder: Path, rows: list[dict], end: str = "") -> None:
+    (folder / "metrics.json").write_text("".join(json.dumps(row) + "\n" for row in rows) + end)
+
+
 def in_folder(folder: Path, options: list[str], rows: list[dict], *more: str) -> Path:
     """Write the folder of a run with these options and these lines of metrics.json."""
     folder.mkdir(exist_ok=True)
     (folder / "config.yaml").write_text(load_config(CONFIG, [*options, *more]).dump())
-    (folder / "metrics.json").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    rows_in(folder, rows)
     return folder
 
 
@@ -181,46 +182,36 @@ def test_a_run_on_labels_alone_has_no_pseudo_labels(tiny_options):
     assert "Pseudo-labels" not in page.text and "loss_rmc" not in page.text
 
 
-def test_a_report_that_fails_or_is_not_wanted_leaves_the_run_as_it_is(tiny_options, tmp_path, logged):
-    trainer = trained(tiny_options)
-    out = tmp_path / "out"
+def test_a_report_that_fails_or_is_not_wanted_leaves_the_run_as_it_is(make_trainer, tiny_options, tmp_path, logged):
+    out = in_folder(tmp_path / "out", tiny_options, [{"iteration": 1, "total_loss": 3.25}])
+    trainer = make_trainer("TEST.REPORT", "True")
     (out / "report.html").mkdir()
     logged.clear()
     assert report_on(trainer) is None
     (message,) = (message for level, message in logged if level == "WARNING")
-    assert message.startswith("No training report (InputError: ") and "report" in message
-    assert "\n" not in message and (out / "model_final.pth").exists()
+    assert message.startswith("No training report (InputError: ") and "report" in message and "\n" not in message
     (out / "report.html").rmdir()
-    assert report_on(RC2LTrainer(load_config(CONFIG, tiny_options))) is None and not (out / "report.html").exists()
+    assert report_on(make_trainer()) is None and not (out / "report.html").exists()
     # Starts are noted one after the other; a run from the beginning starts a new list.
-    assert [start["iteration"] for start in read_starts(out)] == [0]
-    trainer.start_iter = 6
-    note_start(trainer, "again.yaml", ["SOLVER.MAX_ITER", "9"])
-    first, second = read_starts(out)
-    assert (first["config_file"], first["seed"], second["iteration"]) == (CONFIG, 1, 6)
-    trainer.start_iter = 0
-    note_start(trainer, "new.yaml", [])
-    assert [start["config_file"] for start in read_starts(out)] == ["new.yaml"]
+    for trainer.start_iter, expected in ((0, [0]), (6, [0, 6]), (0, [0])):
+        note_start(trainer)
+        assert [start["iteration"] for start in read_starts(out)] == expected and read_starts(out)[0]["seed"] == 1
     (out / "starts.json").write_text("[1")
     assert read_starts(out) == []
 
 
 def test_a_wrong_folder_is_reported_in_one_sentence(tiny_options, tmp_path, monkeypatch):
-    begun = in_folder(tmp_path / "begun", tiny_options, [{"iteration": 1, "total_loss": 3.25}])
-    (begun / "metrics.json").unlink()
-    result = call_command(monkeypatch, "rc2l-report", main, begun)
-    assert result.returncode == 2 and not result.stdout
-    assert (
-        result.stderr == f"rc2l-report: {begun} holds no metrics.json; give the OUTPUT_DIR of a run that has trained.\n"
-    )
-    with pytest.raises(InputError, match=f"{tmp_path} holds no config.yaml; give the OUTPUT_DIR"):
-        write_run_report(tmp_path)
-    (begun / "metrics.json").write_text('{"iteration": 3, "total')
+    begun = in_folder(tmp_path / "begun", tiny_options, [])
     with pytest.raises(InputError, match="holds no numbers yet"):
         write_run_report(begun)
-    done = in_folder(
-        tmp_path / "done", tiny_options, [{"iteration": 6, "sem_seg/mIoU": 1.0, "sem_seg_teacher/mIoU": 1}]
-    )
+    (begun / "metrics.json").unlink()
+    result = call_command(monkeypatch, "rc2l-report", main, begun)
+    problem = f"{begun} holds no metrics.json; give the OUTPUT_DIR of a run that has trained."
+    assert result.returncode == 2 and not result.stdout and result.stderr == f"rc2l-report: {problem}\n"
+    with pytest.raises(InputError, match=f"{tmp_path} holds no config.yaml; give the OUTPUT_DIR"):
+        write_run_report(tmp_path)
+    rows = [{"iteration": 6, "sem_seg/mIoU": 1.0, "sem_seg_teacher/mIoU": 1}]
+    done = in_folder(tmp_path / "done", tiny_options, rows)
     other = in_folder(tmp_path / "other", tiny_options, [{"iteration": 6, "lr": 1.0}])
     with pytest.raises(InputError, match="was not evaluated on tiny_val; give --baseline"):
         write_run_report(done, other)
@@ -235,15 +226,14 @@ def test_numbers_that_a_resumed_run_repeats_are_its_own(tmp_path):
         {"iteration": 39, "lr": 4.0, "loss": 6.0},
         {"iteration": 60, "sem_seg/mIoU": 5.0},
     ]  # fmt: skip
-    file.write_text("".join(json.dumps(row) + "\n" for row in rows) + '{"iteration": 79, "l')
-    assert read_scalars(file, 60) == {
+    rows_in(tmp_path, rows, '{"iteration": 79, "l')
+    assert collect_scalars(read_entries(file), 60) == {
         "lr": {20: 1.0, 40: 4.0}, "loss": {18: 9.0, 40: 6.0}, "gone": {40: 1.0}, "sem_seg/mIoU": {60: 5.0}
     }  # fmt: skip
     # Another run in the same folder: nothing of the one before it is left.
-    with file.open("w") as stream:
-        stream.write("".join(json.dumps(row) + "\n" for row in [*rows, {"iteration": 9, "lr": 0.5}]))
-    assert read_scalars(file, 60) == {"lr": {10: 0.5}}
-    assert read_scalars(tmp_path / "none.json", 60) == {}
+    rows_in(tmp_path, [*rows, {"iteration": 9, "lr": 0.5}])
+    assert collect_scalars(read_entries(file), 60) == {"lr": {10: 0.5}}
+    assert collect_scalars(read_entries(tmp_path / "none.json"), 60) == {}
 
 
 def test_a_chart_is_a_small_transparent_svg():

@@ -80,16 +80,6 @@ def test_flip_and_crop_by_hand():
     assert geometry.cut_label(array).tolist() == [[6, 5], [10, 9]]
 
 
-def test_small_images_are_padded_below_and_right():
-    label = np.ones((4, 6), np.uint8)
-    settings = GeometrySettings((4,), "choice", 1000, (5, 8), False)
-    geometry = sample_geometry((4, 6), 4, settings, np.random.default_rng(0))
-    padded = geometry.pad(geometry.cut_label(label), 255)
-    assert padded.shape == (5, 8)
-    assert ((padded == 1) == geometry.inside()).all()
-    assert (padded[:4, :6] == 1).all() and (padded == 255).sum() == 40 - 24
-
-
 def test_range_and_choice_of_sizes():
     def short_edges(sampling):
         settings = GeometrySettings((10, 14), sampling, 1000, (8, 8), False)

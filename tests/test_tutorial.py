@@ -50,7 +50,7 @@ def test_the_tutorial_works_as_written(tmp_path):
     logged = (tmp_path / "quickstart/run/metrics.json").read_text()
     assert '"pseudo/classes_present"' in logged and '"pseudo/confident_share"' in logged
 
-    assert "wrote 60 images to seen" in predicted
+    assert "wrote the results of 60 files to seen" in predicted
     names = sorted(path.stem for path in (tmp_path / "more").iterdir())
     assert names == sorted(path.stem for path in (tmp_path / "seen").glob("*.png"))
     assert names == sorted(path.stem for path in (tmp_path / "seen/labels").iterdir())

@@ -45,12 +45,9 @@ def export(args: argparse.Namespace) -> int:
     files = tuple(str(args.output / name) for name in ("predictor.pt2", "predictor.onnx"))
     try:
         args.output.mkdir(parents=True, exist_ok=True)
-        program = exporting.export_program(model)
-        exporting.save_program(program, information, files[0])
-        exporting.save_onnx(program, information, files[1])
+        smallest = exporting.export_model(model, information, *files)
     except OSError as error:
         raise InputError(str(error)) from error
-    smallest = exporting.smallest_edge(model)
     # The first size needs no padding, the others need it in both directions.
     sizes = ((4 * smallest - 4, 5 * smallest - 5), (3 * smallest - 2, 7 * smallest + 10), (9 * smallest, 6 * smallest))
     found = [exporting.differences(model, *files, size, seed) for seed, size in enumerate(sizes)]

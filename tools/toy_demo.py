@@ -9,17 +9,19 @@ Writes summary.json and overlays.png to the output folder, beside the files of e
 import argparse
 import json
 import logging
-import os
 import sys
 import time
+from pathlib import Path
 
+from rc2l_d2 import load_segmenter
+from rc2l_d2.commands import train
 from rc2l_d2.commands.cli import run_cli
+from rc2l_d2.data import load_dataset, read_image, read_label
 from rc2l_d2.data.toy.dataset import draw_toy_dataset
 from rc2l_d2.engine import PROGRESS_LOGGER, RC2LTrainer, load_config
 from rc2l_d2.errors import InputError
-from rc2l_d2.evaluation import class_colors, draw_panels, predict_scores
-from rc2l_d2.host import HOST, HOST_REASON, MetadataCatalog, default_setup, setup_logger
-from rc2l_d2.reporting import note_start, report_on
+from rc2l_d2.evaluation import class_colors, draw_panels
+from rc2l_d2.host import HOST, MetadataCatalog, setup_logger
 
 TOY_ROOT = "datasets/toy"
 
@@ -46,27 +48,19 @@ def demo(args: argparse.Namespace) -> None:
         )
     print(f"Drawing the toy set in {TOY_ROOT} ...")
     draw_toy_dataset(TOY_ROOT, num_train=512, num_val=128)
-    metrics_file, summary_file, overlays_file = (
-        os.path.join(cfg.OUTPUT_DIR, name) for name in ("metrics.json", "summary.json", "overlays.png")
+    output = Path(cfg.OUTPUT_DIR)
+    metrics_file, summary_file, overlays_file, report_file = (
+        output / name for name in ("metrics.json", "summary.json", "overlays.png", "report.html")
     )
-    if os.path.exists(metrics_file):  # A run appends to it.
-        os.remove(metrics_file)
+    for file in (metrics_file, report_file, output / "last_checkpoint"):  # of an earlier demo
+        file.unlink(missing_ok=True)
     log_to_file(cfg.OUTPUT_DIR)
-    logging.getLogger("rc2l_d2").info("Host: %s (%s)", HOST, HOST_REASON)
-    default_setup(cfg, args)
 
     print(f"Training RC2L for {cfg.SOLVER.MAX_ITER} iterations on the {HOST} host ...")
-    RC2LTrainer.check_data(cfg)
-    trainer = RC2LTrainer(cfg)
-    trainer.resume_or_load(resume=False)
-    note_start(trainer, args.config_file, opts)
-    trainer.train()
-
-    student, teacher = trainer.last_results["sem_seg"], trainer.last_results["sem_seg_teacher"]
-    with open(metrics_file) as file:
-        (after_burn_in,) = (
-            entry for entry in map(json.loads, file) if entry["iteration"] + 1 == burn_in and "sem_seg/mIoU" in entry
-        )
+    results = train.main(argparse.Namespace(config_file=args.config_file, opts=opts, resume=False, eval_only=False))
+    student, teacher = results["sem_seg"], results["sem_seg_teacher"]
+    entries = map(json.loads, metrics_file.read_text().splitlines())
+    after_burn_in = next(entry for entry in entries if entry["iteration"] + 1 == burn_in and "sem_seg/mIoU" in entry)
     dataset = cfg.DATASETS.TEST[0]
     names = MetadataCatalog.get(dataset).stuff_classes
     summary = {
@@ -80,17 +74,17 @@ def demo(args: argparse.Namespace) -> None:
         "IoU_teacher": {name: teacher[f"IoU-{name}"] for name in names},
         "IoU_student": {name: student[f"IoU-{name}"] for name in names},
     }
-    with open(summary_file, "w") as file:
-        json.dump(summary, file, indent=2)
-    predicted = predict_scores(cfg, {"teacher": trainer.teacher.model}, dataset, range(6))
-    rows = [(image.image, [image.label, image.predictions["teacher"]]) for image in predicted]
+    summary_file.write_text(json.dumps(summary, indent=2))
+    segment, rows = load_segmenter(output / "teacher_final.pth"), []
+    for entry in [*load_dataset(dataset, labels="all", key="DATASETS.TEST")][:6]:
+        label = read_label(entry["sem_seg_file_name"], entry.get("label_map"))
+        rows.append((read_image(entry["file_name"], "RGB"), [label, segment(entry["file_name"]).labels]))
     titles = ["image", "ground truth", "prediction (teacher)"]
-    draw_panels(rows, titles, names, class_colors(dataset), overlays_file)
+    draw_panels(rows, titles, names, class_colors(dataset), str(overlays_file))
 
-    print(json.dumps(summary, indent=2))
-    print(f"Summary:  {summary_file}\nOverlays: {overlays_file}")
-    if report := report_on(trainer):
-        print(f"Report:   {report}")
+    print(f"{json.dumps(summary, indent=2)}\nSummary:  {summary_file}\nOverlays: {overlays_file}")
+    if report_file.is_file():
+        print(f"Report:   {report_file}")
 
 
 def main() -> int:

@@ -13,6 +13,7 @@ leave it at 0.
 from __future__ import annotations
 
 import argparse
+import math
 import os
 from collections.abc import Sequence
 
@@ -41,11 +42,10 @@ def summary(report: ScanReport) -> str:
     kind = "images with labels" if report.split.labelled else "images without labels"
     read = "all" if report.complete else f"a sample of {report.scanned}"
     line = f"{report.split.name}: {len(report.split.entries)} {kind}, {read} read in {report.seconds:.1f} s"
-    sizes = report.size_range()
-    if sizes is None:
-        return line
-    small, median, large = (f"{width}x{height}" for height, width in sizes)
-    return f"{line}; all {small} pixels" if len(report.sizes) == 1 else f"{line}; {small} to {large}, median {median}"
+    sizes = [f"{width}x{height}" for height, width in sorted(report.sizes, key=math.prod)]
+    if len(sizes) > 1:
+        return f"{line}; {sizes[0]} to {sizes[-1]} pixels"
+    return f"{line}; all {sizes[0]} pixels" if sizes else line
 
 
 def class_table(report: ScanReport) -> str:
@@ -105,11 +105,7 @@ def main() -> int:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Check the data set or the configuration of the command line; return the exit status.
-
-    Raises:
-        InputError: an option cannot be used.
-    """
+    """Check the data set or the configuration of the command line; return the exit status."""
     if args.workers < 1:
         raise InputError(f"--workers is {args.workers}; give at least 1.")
     if args.definition:

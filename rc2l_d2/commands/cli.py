@@ -15,15 +15,14 @@ from ..host import comm
 
 
 def run_cli(parser: argparse.ArgumentParser, command: Callable[[argparse.Namespace], int | None]) -> int:
-    """Parse the command line, run ``command`` on it and return the exit status: its own (None counts as 0) or that of
-    :func:`one_sentence_errors`.
+    """Parse the command line, run ``command`` on it and return its exit status (None counts as 0).
+
+    Raises:
+        SystemExit: see :func:`one_sentence_errors`.
     """
     args = parser.parse_args()
-    try:
-        with one_sentence_errors():
-            return command(args) or 0
-    except SystemExit as end:
-        return end.code
+    with one_sentence_errors():
+        return command(args) or 0
 
 
 @contextmanager

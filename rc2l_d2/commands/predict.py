@@ -2,8 +2,8 @@
 
     rc2l-predict --weights output/toy_rc2l/teacher_final.pth --input datasets/toy/JPEGImages --output output/seen
 
-(in a checkout also python demo/demo.py ...). teacher_final.pth, written at the end of training, needs nothing else. A
-checkpoint needs its configuration; prediction uses its EMA teacher, or its student with --student:
+teacher_final.pth, written at the end of training, needs nothing else. A checkpoint needs its configuration; its EMA
+teacher predicts, or its student with --student:
 
     rc2l-predict --config-file output/toy_rc2l/config.yaml --input datasets/toy/JPEGImages \\
         --opts MODEL.WEIGHTS output/toy_rc2l/model_0000999.pth
@@ -20,8 +20,7 @@ Prediction uses a GPU if there is one (CUDA_VISIBLE_DEVICES= hides it). For an i
 
 Labels and confidence maps of a video's frames go to labels/NAME/000000.png and confidence/NAME/000000; videos are not
 compared. Files that cannot be read, or that have no label to compare with, are reported at the end, with exit status 2;
-all others are written, and of a damaged video the frames before the damage. A user's mistake ends the command with one
-sentence and exit status 2.
+all others are written, and of a damaged video the frames before the damage.
 """
 
 from __future__ import annotations
@@ -31,13 +30,13 @@ from contextlib import closing
 from pathlib import Path
 
 import cv2
+from PIL import Image
 from tqdm import tqdm
 
 from ..data import read_image
-from ..engine import load_model_file
 from ..errors import InputError
 from ..host import setup_logger
-from ..prediction import Segmenter, load_checkpoint
+from ..prediction import Segmenter, load_checkpoint, load_segmenter
 from ..prediction.inputs import find_inputs, is_video, output_name
 from ..prediction.outputs import ResultWriter
 from ..prediction.video import VideoReader, VideoWriter
@@ -45,24 +44,16 @@ from .cli import print_error, run_cli
 
 
 def segment_image(file: Path, segmenter: Segmenter, results: ResultWriter) -> None:
-    """Write the results of an image.
-
-    Raises:
-        InputError: the image cannot be read or is too large, or there is no label to compare it with.
-    """
+    """Write the results of an image; InputError if it cannot be read, is too large, or has no label to compare."""
     image = read_image(file)
     segmentation = segmenter(image)
     image = cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
-    results.save(file.stem, results.draw(file.stem, image, segmentation))
+    Image.fromarray(results.draw(file.stem, image, segmentation)).save(results.output / output_name(file))
     results.compare(file, image, segmentation)
 
 
 def segment_video(file: Path, segmenter: Segmenter, results: ResultWriter) -> None:
-    """Write the results of a video.
-
-    Raises:
-        InputError: the video cannot be read, or not to its end; the frames before that are written.
-    """
+    """Write the results of a video; InputError if it cannot be read to its end, after the frames before that."""
     reader = VideoReader(file)
     bar = tqdm(reader, desc=file.name, total=reader.frames or None, unit="frame", leave=False, disable=None)
     with closing(VideoWriter(results.output / output_name(file), reader.rate)) as video:
@@ -72,11 +63,7 @@ def segment_video(file: Path, segmenter: Segmenter, results: ResultWriter) -> No
 
 
 def predict(args: argparse.Namespace) -> int:
-    """Segment all inputs of the command line, report those that failed, and return the exit status.
-
-    Raises:
-        InputError: no input can be segmented, or the output cannot be written.
-    """
+    """Segment all inputs, report those that failed, and return the exit status."""
     if args.weights and (args.opts or args.student):
         raise InputError("--opts and --student are for a checkpoint; give its --config-file instead of --weights.")
     for name in ("rc2l_d2", "fvcore"):
@@ -86,7 +73,7 @@ def predict(args: argparse.Namespace) -> int:
     try:
         files = find_inputs(args.input, output, args.compare)
         if args.weights:
-            segmenter = Segmenter(*load_model_file(args.weights))
+            segmenter = load_segmenter(args.weights)
         else:
             segmenter = load_checkpoint(args.config_file, args.opts, args.student)
         results = ResultWriter(output, segmenter, args.labels, args.confidence, args.compare)
@@ -104,10 +91,7 @@ def predict(args: argparse.Namespace) -> int:
         return 130
     for failure in failures:
         print_error(failure)
-    videos = sum(map(is_video, done))
-    counts = ((len(done) - videos, "image"), (videos, "video"))
-    written = [f"{count} {noun}{'s' * (count > 1)}" for count, noun in counts if count]
-    print(f"wrote {' and '.join(written) or 'nothing'} to {args.output}")
+    print(f"wrote the results of {len(done)} files to {args.output}")
     return 2 if failures else 0
 
 
@@ -118,13 +102,11 @@ def main() -> int:
     source.add_argument("--weights", metavar="FILE", help="teacher_final.pth of a run")
     source.add_argument("--config-file", metavar="FILE", help="configuration of the checkpoint that --opts names")
     parser.add_argument("--input", required=True, nargs="+", help="images, videos, folders or globs (in quotes)")
-    parser.add_argument("--output", default="output/pictures", metavar="FOLDER", help="output folder (%(default)s)")
+    parser.add_argument("--output", default="output/predictions", metavar="FOLDER", help="output folder (%(default)s)")
     parser.add_argument("--labels", action="store_true", help="also write label images")
     parser.add_argument("--confidence", action="store_true", help="also write confidence maps of the classes")
-    parser.add_argument(
-        "--compare", type=Path, metavar="LABELS",
-        help="also draw the ground truth beside: folder of label images, named as the images or as in the data set",
-    )  # fmt: skip
+    labels = "also draw the ground truth beside: folder of label images, named as the images or as in the data set"
+    parser.add_argument("--compare", type=Path, metavar="LABELS", help=labels)
     parser.add_argument("--student", action="store_true", help="use the student instead of the EMA teacher")
     parser.add_argument("--opts", default=[], nargs=argparse.REMAINDER, help="last: KEY VALUE pairs, as MODEL.WEIGHTS")
     return run_cli(parser, predict)

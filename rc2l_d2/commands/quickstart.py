@@ -14,7 +14,6 @@ import argparse
 import os
 import re
 import shlex
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -82,16 +81,15 @@ def quickstart(args: argparse.Namespace) -> None:
     config = starting_config(machine, sizes, len(classes.names), iterations, args.weights, depth)
     config |= {"SEED": args.seed, "OUTPUT_DIR": _in(args.output, _RUN)}
     config["DATASETS"] = {**streams, "DEFINITIONS": [_in(args.output, _DATASET)]}
-    _write(args, images, classes, {"labeled": kept, "val": held_out}, name, config)
-    height, width = sizes.crop
+    _write(args, images, classes, {"labeled": kept, "val": held_out}, config)
     print(f"{len(kept)} labelled images to train on, {len(held_out)} held out, {len(images.unlabeled)} unlabelled.\n")
     print(_class_table(classes, kept, held_out), end="\n\n")
     for note in [*_notes(images, classes, kept, held_out), *warnings]:
         print(f"Note: {note}")
-    print(
-        f"Written to {args.output}, for --device {args.device}: shortest edge {sizes.short_edge} pixels, crops of "
-        f"{width}x{height}, {iterations} iterations.\n\n{_next(args)}"
+    settings = (
+        f"short edge {sizes.short_edge} pixels, crops of {sizes.crop[1]}x{sizes.crop[0]}, {iterations} iterations"
     )
+    print(f"Written to {args.output}, for --device {args.device}: {settings}.\n\n{_next(args)}")
 
 
 def _check_options(args: argparse.Namespace) -> None:
@@ -107,16 +105,9 @@ def _check_options(args: argparse.Namespace) -> None:
 
 
 def _backbone_depth(weights: str) -> int | None:
-    if not weights:
-        return None
-    if not os.path.isfile(weights):
-        raise InputError(f"--weights {weights} is not a file; correct the path.")
-    depth = resnet_depth(read_weights(weights)["model"])
-    if depth is None:
-        raise InputError(
-            f"--weights {weights} does not hold a ResNet of 18, 34, 50, 101 or 152 layers; convert torchvision's "
-            f"weights with tools/convert_torchvision_weights.py."
-        )
+    depth = resnet_depth(read_weights(weights)["model"]) if weights else None
+    if weights and depth is None:
+        raise InputError(f"--weights {weights} does not hold a ResNet of 18, 34, 50, 101 or 152 layers; give another.")
     return depth
 
 
@@ -127,21 +118,14 @@ def _split(classes: FoundClasses, fraction: float, seed: int) -> tuple[np.ndarra
     number = max(1, round(fraction * len(useful)))
     held_out = useful[sample_held_out(presence[useful], number, seed)]
     if not len(held_out):
-        raise InputError(
-            f"None of the {len(useful)} labelled images can be held out for validation, as each is the only one with "
-            f"some class; label more of them."
-        )
+        raise InputError(f"Each of the {len(useful)} labelled images is the only one of some class; label more images.")
     return np.setdiff1d(useful, held_out), held_out
 
 
 def _check_files(
     args: argparse.Namespace, images: PairedImages, classes: FoundClasses
 ) -> tuple[list[ScanReport], list[str]]:
-    """Read all labelled images and a sample of the others; return a report on each of the two, and warnings.
-
-    Raises:
-        InputError: a file would spoil training.
-    """
+    """Read all labelled images and a sample of the others; return a report on each, and warnings."""
     raw = classes.label_map()
     label_map = None if raw is None else LabelMap.from_yaml(raw, classes.names, classes.palette, IGNORE_VALUE)
     labelled = [
@@ -164,24 +148,20 @@ def _check_files(
 
 
 def _write(
-    args: argparse.Namespace,
-    images: PairedImages,
-    classes: FoundClasses,
-    splits: dict[str, np.ndarray],
-    name: str,
-    config: dict[str, Any],
+    args: argparse.Namespace, images: PairedImages, classes: FoundClasses, splits: dict[str, np.ndarray], config: dict
 ) -> None:
-    output = os.path.abspath(args.output)
-    folders = [os.path.abspath(folder) for folder in (args.images, args.unlabeled or args.images)]
+    output, labels, *folders = map(
+        os.path.abspath, (args.output, args.labels, args.images, args.unlabeled or args.images)
+    )
     # Paths of lists and images are relative to a common root, which may be "/".
-    root = os.path.commonpath([output, os.path.abspath(args.labels), *folders])
+    root = os.path.commonpath([output, labels, *folders])
 
     def relative(paths: Sequence[str]) -> list[str]:
         return [os.path.relpath(path, root) for path in paths]
 
     label_map = classes.label_map()
     definition: dict[str, Any] = {
-        "name": name,
+        "name": _dataset_name(args.output),
         "root": os.path.relpath(root, output),
         "images": os.path.relpath(os.path.commonpath(folders), root),
         "classes": list(classes.names),
@@ -233,19 +213,17 @@ def _class_table(classes: FoundClasses, kept: np.ndarray, held_out: np.ndarray) 
 def _notes(images: PairedImages, classes: FoundClasses, kept: np.ndarray, held_out: np.ndarray) -> list[str]:
     """Return a sentence on each kind of unused file and scarce class."""
 
-    def some(files: Sequence[str]) -> str:
-        return f"{len(files)} ({os.path.basename(files[0])}{', ...' if len(files) > 1 else ''})" if files else "0"
-
-    def where(condition: np.ndarray) -> str:
+    def names(condition: np.ndarray) -> str:
         return ", ".join(np.array(classes.names)[condition])
 
     presence = classes.pixels > 0
     empty = len(presence) - len(kept) - len(held_out)
-    unseen = where(~presence[held_out].any(axis=0))
-    rare = where(presence.sum(axis=0) < _FEW)
+    unseen = names(~presence[held_out].any(axis=0))
+    rare = names(presence.sum(axis=0) < _FEW)
+    without_label, without_image = images.without_label, images.without_image
     notes = (
-        (images.without_label, f"Images without a label and not in UNLABELED, not used: {some(images.without_label)}."),
-        (images.without_image, f"Labels without an image: {some(images.without_image)}."),
+        (without_label, f"Images not used, without a label and not in UNLABELED: {_few(without_label)}."),
+        (without_image, f"Labels without an image: {_few(without_image)}."),
         (images.copies, f"Unlabelled images not used, as copies of labelled ones: {images.copies}."),
         (empty, f"Labels not used, as no pixel has a class: {empty}."),
         (classes.left_out, f"Classes not used, as no label has them: {', '.join(classes.left_out)}."),
@@ -256,17 +234,20 @@ def _notes(images: PairedImages, classes: FoundClasses, kept: np.ndarray, held_o
     return [text for condition, text in notes if condition]
 
 
+def _few(files: Sequence[str]) -> str:
+    """Return number and first names of the files."""
+    return f"{len(files)} ({', '.join(map(os.path.basename, files[:_FEW]))})"
+
+
 def _next(args: argparse.Namespace) -> str:
     check, train, predict = (shlex.join(command_words(name)) for name in ("check", "train", "predict"))
-    config, run, predictions = (shlex.quote(_in(args.output, name)) for name in (_CONFIG, _RUN, "pictures"))
+    config, run, predictions = (shlex.quote(_in(args.output, name)) for name in (_CONFIG, _RUN, "predictions"))
     source = shlex.quote(args.unlabeled or args.images)
-    return (
-        "Next:\n"
-        f"  check    {check} --config-file {config} --full\n"
-        f"  train    {train} --config-file {config}\n"
-        f"  look     tail -n 1 {run}/metrics.json          # or: tensorboard --logdir {run}\n"
-        f"  predict  {predict} --weights {run}/teacher_final.pth --input {source} --output {predictions} --labels"
-    )
+    return f"""Next:
+  check    {check} --config-file {config} --full
+  train    {train} --config-file {config}
+  watch    tail -n 1 {run}/metrics.json          # or: tensorboard --logdir {run}
+  predict  {predict} --weights {run}/teacher_final.pth --input {source} --output {predictions} --labels"""
 
 
 def main() -> int:
@@ -291,7 +272,3 @@ def main() -> int:
     weights = "initial ResNet weights (tools/convert_torchvision_weights.py); random without it"
     parser.add_argument("--weights", default="", metavar="FILE", help=weights)
     return run_cli(parser, quickstart)
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -1,10 +1,10 @@
-"""Make the page on a run, OUTPUT_DIR/report.html: again, later, with a baseline beside it, or of one that goes on.
+"""Write OUTPUT_DIR/report.html, the training report: later, during a run, or with a baseline beside it.
 
     rc2l-report output/toy_rc2l [--baseline output/toy_supervised]
 
-Reads what the run left in the folder: config.yaml, metrics.json and the last checkpoint (or teacher_final.pth), which
-only the pictures need; and the images that they are of. The configuration's paths count from the current directory, so
-give the command where the run was started. Exit status 2 for a mistake in what was given.
+It reads config.yaml, metrics.json and the last checkpoint (or teacher_final.pth) of the folder; only the example images
+need the checkpoint. Paths in config.yaml are relative to the current directory: call the command where the run started.
+A user's mistake ends it with one sentence and exit status 2.
 """
 
 from __future__ import annotations
@@ -17,10 +17,9 @@ from .cli import run_cli
 
 
 def main() -> int:
-    """What the command line asks for; 0, or 2 where it cannot be done."""
+    """Run the command line; return the exit status."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path, metavar="OUTPUT_DIR", help="folder of the run")
-    parser.add_argument(
-        "--baseline", type=Path, metavar="OUTPUT_DIR", help="folder of a run to compare with, on the same test data"
-    )
+    baseline = "folder of a run to compare with, on the same test data"
+    parser.add_argument("--baseline", type=Path, metavar="OUTPUT_DIR", help=baseline)
     return run_cli(parser, lambda args: print(f"Report: {write_run_report(args.folder, args.baseline)}"))

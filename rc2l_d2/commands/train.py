@@ -11,15 +11,8 @@ import cv2
 import torch
 
 from ..config_files import find_config_file
-from ..engine import (
-    RC2LTrainer,
-    describe_plan,
-    keep_freed_memory,
-    load_config,
-    run_under_torchrun,
-    signals_to_children,
-    started_by_torchrun,
-)
+from ..engine import RC2LTrainer, describe_plan, keep_freed_memory, load_config, signals_to_children
+from ..engine.torchrun import run_under_torchrun, started_by_torchrun
 from ..errors import InputError
 from ..host import HOST, HOST_REASON, CfgNode, comm, default_argument_parser, default_setup, launch, setup_logger
 from ..host.process import SIGNALLED
@@ -34,9 +27,7 @@ def setup(args: argparse.Namespace) -> CfgNode:
     try:
         os.makedirs(cfg.OUTPUT_DIR, exist_ok=True)
     except OSError as error:
-        raise InputError(
-            f"OUTPUT_DIR {cfg.OUTPUT_DIR!r} cannot be written ({error.strerror}); name another."
-        ) from error
+        raise InputError(f"OUTPUT_DIR {cfg.OUTPUT_DIR} cannot be written ({error.strerror}); name another.") from error
     logger = setup_logger(cfg.OUTPUT_DIR, distributed_rank=comm.get_rank(), name="rc2l_d2")
     logger.info("Host: %s (%s)", HOST, HOST_REASON)
     default_setup(cfg, args)
@@ -50,15 +41,6 @@ def setup(args: argparse.Namespace) -> CfgNode:
     return cfg
 
 
-def warn_of_other_run(folder: str) -> None:
-    """Warn if ``folder`` holds a run already."""
-    if os.path.exists(os.path.join(folder, "last_checkpoint")):
-        logging.getLogger(__name__).warning(
-            "OUTPUT_DIR %s holds a run already. This run replaces its checkpoints and appends to its metrics.json; "
-            "give --resume to continue that run, or another OUTPUT_DIR to keep it.", folder,
-        )  # fmt: skip
-
-
 @one_sentence_errors()
 def main(args: argparse.Namespace) -> dict:
     """Train or evaluate on one rank; return the results of the last evaluation."""
@@ -68,10 +50,13 @@ def main(args: argparse.Namespace) -> dict:
     if args.eval_only:
         trainer.load_for_evaluation(resume=args.resume)
         return trainer.evaluate()
-    if not args.resume:
-        warn_of_other_run(cfg.OUTPUT_DIR)
+    if not args.resume and os.path.exists(os.path.join(cfg.OUTPUT_DIR, "last_checkpoint")):
+        logging.getLogger(__name__).warning(
+            "OUTPUT_DIR %s holds a run already. This run replaces its checkpoints and appends to its metrics.json; "
+            "give --resume to continue that run, or another OUTPUT_DIR to keep it.", cfg.OUTPUT_DIR,
+        )  # fmt: skip
     trainer.resume_or_load(resume=args.resume)
-    note_start(trainer, args.config_file, args.opts)
+    note_start(trainer)
     trainer.train()
     report_on(trainer)
     return trainer.last_results
@@ -91,14 +76,7 @@ def start(args: argparse.Namespace) -> int:
     try:
         # A single rank trains in this process and handles its own signals.
         with signals_to_children() if args.num_gpus * args.num_machines > 1 else nullcontext():
-            launch(
-                main,
-                args.num_gpus,
-                num_machines=args.num_machines,
-                machine_rank=args.machine_rank,
-                dist_url=args.dist_url,
-                args=(args,),
-            )
+            launch(main, args.num_gpus, args.num_machines, args.machine_rank, args.dist_url, args=(args,))
     except torch.multiprocessing.ProcessExitedException as error:
         # The rank has printed its InputError or its signal.
         if error.exit_code in (2, *SIGNALLED):

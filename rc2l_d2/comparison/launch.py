@@ -23,7 +23,7 @@ _POLL, _GRACE = 0.2, 60.0
 def train_missing(
     runs: Sequence[Run], script: Path, output: Path, jobs: int = 1, keep_weights: bool = False
 ) -> list[str]:
-    """Run train_net.py once for each of ``runs``.
+    """Run train_net.py once for each of ``runs``, and return one sentence for each run that failed.
 
     Args:
         runs: unfinished runs, in order.
@@ -32,14 +32,12 @@ def train_missing(
         jobs: runs at a time; they divide the processor cores.
         keep_weights: keep the checkpoints of finished runs, which tables do not need.
 
-    Returns:
-        one sentence for each run that failed.
-
     Raises:
         InputError: another call works in ``output``.
         KeyboardInterrupt: on SIGINT or SIGTERM, after the runs have ended.
     """
-    failures, waiting, active = [], list(runs), []
+    failures, waiting = [], list(runs)
+    active: dict[subprocess.Popen, Run] = {}
     output.mkdir(parents=True, exist_ok=True)
     with open(output / ".lock", "w") as lock:
         try:
@@ -50,13 +48,13 @@ def train_missing(
         try:
             while waiting or active:
                 while waiting and len(active) < jobs:
-                    active.append((waiting[0], _start(waiting.pop(0), script, jobs, lock.fileno())))
+                    run = waiting.pop(0)
+                    active[_start(run, script, jobs, lock.fileno())] = run
                 time.sleep(_POLL)
-                for job in [job for job in active if job[1].poll() is not None]:
-                    active.remove(job)
-                    failures += _finish(job[0], job[1].returncode, keep_weights)
+                for process in [process for process in active if process.poll() is not None]:
+                    failures += _finish(active.pop(process), process.returncode, keep_weights)
         finally:
-            _stop([process for _, process in active])
+            _stop([*active])
     return failures
 
 
@@ -81,14 +79,13 @@ def _finish(run: Run, status: int, keep_weights: bool) -> list[str]:
             checkpoint.unlink(missing_ok=True)
         return []
     log = run.folder / "output.log"
-    lines = log.read_text(encoding="utf-8", errors="replace").split("\n")
-    last = next((line.strip() for line in reversed(lines) if line.strip()), "no output")
+    lines = log.read_text(encoding="utf-8", errors="replace").strip().splitlines()
     print(f"{run}: failed", flush=True)
-    return [f"{run} failed (status {status}; {log}): {last}"]
+    return [f"{run} failed (status {status}; {log}): {lines[-1].strip() if lines else 'no output'}"]
 
 
 def _stop(processes: Sequence[subprocess.Popen]) -> None:
-    """End the runs: SIGTERM lets each write a checkpoint; what is left after the grace period is killed."""
+    """End the runs: SIGTERM lets each write a checkpoint; those left after the grace period are killed."""
     for kind in (signal.SIGTERM, signal.SIGKILL):
         for process in processes:
             if process.poll() is None:

@@ -8,13 +8,17 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from ..errors import InputError
-from ..reporting.charts import COLORS
+from ..reporting.charts import COLORS, line_style
+from ..reporting.run_folder import STUDENT, TEACHER, step_seconds
 from .runs import Comparison
-from .tables import LAST, collect, markdown
+from .stored import PROVENANCE
 
 _AXIS = "mIoU of the teacher (%)"
-# Bands of more methods would hide the lines.
-_MAX_BANDS = 6
+LAST, _TIME, _IOU, _CELL = "teacher, last", "ms per step", "IoU-", ["split", "method"]
+_SCORES = {TEACHER: ("teacher, last", "teacher, best"), STUDENT: ("student, last", "student, best")}
+_EXPLANATION = """Mean ± sample standard deviation over seeds, of mIoU in percent on the test images. *Last*: after the
+last iteration. *Best*: the highest evaluation of each run, which is selected on the test images and therefore too high.
+*ms per step*: median time of a training step after burn-in, reading included."""
 
 
 def write_report(comparison: Comparison, records: Path | None, command: str) -> Path:
@@ -36,22 +40,115 @@ def write_report(comparison: Comparison, records: Path | None, command: str) -> 
     return table
 
 
+def collect(comparison: Comparison, records: Path | None = None) -> tuple[pd.DataFrame, pd.DataFrame, list[str]]:
+    """Read the finished runs, also from a folder of records where a run has no folder of its own.
+
+    Returns:
+        one row per run: split, method, seed, the scores in percent, ms per step and IoU-CLASS of the teacher;
+        one row per evaluation: split, method, seed, iteration and the teacher's mIoU in percent;
+        Markdown lines on provenance and on runs that have not finished.
+
+    Raises:
+        InputError: another configuration made the results of a run; see :meth:`.runs.Run.finished`.
+    """
+    rows, curves, unfinished, attempts = [], [], [], []
+    for run in comparison.runs:
+        if (stored := run.finished(records)) is None:
+            unfinished.append(str(run))
+            continue
+        cell = {"split": run.split, "method": run.method, "seed": run.seed}
+        row = dict(cell)
+        for task, (last, best) in _SCORES.items():
+            curve = stored.scalars[f"{task}/mIoU"]
+            row |= {last: curve[stored.max_iter], best: max(curve.values())}
+            if task == TEACHER:
+                curves += [{**cell, "iteration": iteration, "mIoU": miou} for iteration, miou in curve.items()]
+        row[_TIME] = 1000 * (step_seconds(stored.scalars, run.burn_in) or float("nan"))
+        for name, values in stored.scalars.items():
+            if name.startswith(f"{TEACHER}/{_IOU}"):
+                row[name.removeprefix(f"{TEACHER}/")] = values[stored.max_iter]
+        rows.append(row)
+        attempts += stored.attempts
+    lines = [f"- {key}: {'; '.join(sorted({str(attempt.get(key)) for attempt in attempts}))}" for key in PROVENANCE]
+    lines += [f"- not finished: {'; '.join(unfinished)}"] if unfinished else []
+    return pd.DataFrame(rows), pd.DataFrame(curves), lines
+
+
+def score_table(scores: pd.DataFrame) -> pd.DataFrame:
+    """Return scores of each split and method as text, "mean ± standard deviation" over seeds."""
+    groups = scores.groupby(_CELL)
+    table = pd.DataFrame({"seeds": groups.size()})
+    for name in (name for names in _SCORES.values() for name in names):
+        cells = groups[name].mean().map("{:.2f}".format) + groups[name].std().map(" ± {:.2f}".format)
+        table[name] = cells.str.removesuffix(" ± nan")
+    table[f"{LAST}, by seed"] = groups[LAST].agg(lambda values: ", ".join(values.map("{:.2f}".format)))
+    table[_TIME] = groups[_TIME].mean().map("{:.0f}".format)
+    return table
+
+
+def class_table(scores: pd.DataFrame) -> pd.DataFrame:
+    """Return the teacher's IoU of each class after the last iteration, in percent, mean over seeds, as text."""
+    ious = [name for name in scores if name.startswith(_IOU)]
+    return scores.groupby(_CELL)[ious].mean().map("{:.1f}".format).rename(columns=lambda name: name.removeprefix(_IOU))
+
+
+def paired_differences(scores: pd.DataFrame, baseline: str) -> pd.DataFrame:
+    """Return the teacher's last mIoU minus the baseline's of the same split and seed.
+
+    Returns:
+        indexed by split and method: "mean" in points of mIoU, "standard error" of the mean over seeds (NaN for one
+        seed), "seeds" that both methods have, and "by seed" as text. Splits without the baseline are absent.
+    """
+    pairs = scores.merge(scores[scores["method"] == baseline], on=["split", "seed"], suffixes=("", " baseline"))
+    pairs = pairs[pairs["method"] != baseline]
+    groups = (pairs[LAST] - pairs[f"{LAST} baseline"]).groupby([pairs[name] for name in _CELL])
+    by_seed = groups.agg(lambda values: ", ".join(values.map("{:+.2f}".format)))
+    columns = {"mean": groups.mean(), "standard error": groups.sem(), "seeds": groups.size(), "by seed": by_seed}
+    return pd.DataFrame(columns)
+
+
+def markdown(comparison: Comparison, scores: pd.DataFrame, lines: list[str]) -> str:
+    """Return the report; its figures are linked by file name."""
+    differences = paired_differences(scores, comparison.baseline)
+    for name, form in (("mean", "{:+.2f}"), ("standard error", "{:.2f}")):
+        differences[name] = differences[name].map(form.format)
+    paragraphs = [
+        f"# {comparison.title}",
+        _EXPLANATION,
+        _text(comparison, score_table(scores)),
+        f"**Difference to {comparison.methods[comparison.baseline]}** (teacher, last; points of mIoU; pairs of equal "
+        "split and seed)",
+        _text(comparison, differences),
+        f"![Teacher's mIoU over iterations]({comparison.name}_curves.png)",
+        f"![Teacher's mIoU]({comparison.name}_bars.png)",
+        "**IoU of each class** (percent; teacher, last, mean over seeds)",
+        _text(comparison, class_table(scores)),
+        "\n".join(lines),
+    ]
+    return "\n\n".join(paragraphs) + "\n"
+
+
+def _text(comparison: Comparison, table: pd.DataFrame) -> str:
+    """Return a Markdown table with rows in the order of the comparison file and labels instead of names."""
+    cells = [(split, method) for split in comparison.splits for method in comparison.methods]
+    table = table.loc[[cell for cell in cells if cell in table.index]].reset_index().astype(str)
+    table = table.replace("nan", "–").replace({"split": comparison.splits, "method": comparison.methods})
+    return table.to_markdown(index=False, tablefmt="github", disable_numparse=True)
+
+
 def draw_curves(comparison: Comparison, curves: pd.DataFrame, file: Path) -> None:
     """Draw mean and, for few methods, standard deviation over seeds; one panel per split."""
     figure, panels = _panels(comparison, max(4.2, 0.24 * len(comparison.methods)), "iterations")
     for (split, method), cell in curves.groupby(["split", "method"]):
-        index, axis = [*comparison.methods].index(method), panels[split]
         points = cell.groupby("iteration")["mIoU"].agg(["mean", "std"]).fillna(0.0)
-        style = {"color": COLORS[index % len(COLORS)], "linestyle": ("-", "--", ":", "-.")[index // len(COLORS) % 4]}
-        axis.plot(points.index, points["mean"], marker=".", label=comparison.methods[method], **style)
-        if len(comparison.methods) <= _MAX_BANDS:
-            low, high = points["mean"] - points["std"], points["mean"] + points["std"]
-            axis.fill_between(points.index, low, high, alpha=0.15, linewidth=0, color=style["color"])
+        color, style = line_style([*comparison.methods].index(method))
+        label, mean, std = comparison.methods[method], points["mean"], points["std"]
+        panels[split].plot(points.index, mean, marker=".", label=label, color=color, linestyle=style)
+        if len(comparison.methods) <= 6:  # Bands of more methods would hide the lines.
+            panels[split].fill_between(points.index, mean - std, mean + std, alpha=0.15, linewidth=0, color=color)
     figure.axes[0].set_ylabel(_AXIS)
-    legend = {
-        label: line for axis in figure.axes for line, label in zip(*axis.get_legend_handles_labels(), strict=True)
-    }
-    figure.legend(legend.values(), legend.keys(), loc="outside right center", frameon=False)
+    lines = {line.get_label(): line for axis in figure.axes for line in axis.get_lines()}
+    figure.legend(lines.values(), lines.keys(), loc="outside right center", frameon=False)
     figure.savefig(file, dpi=130)
 
 

@@ -12,13 +12,11 @@ from typing import Any
 import yaml
 
 from ..engine import load_config
-from ..errors import InputError
+from ..errors import InputError, one_line
 from .stored import StoredRun, check_settings, compared_settings, read_folder, read_record
 
 _KEYS = ("title", "config", "output", "overrides", "methods", "splits", "seeds", "baseline")
 _METHOD_KEYS, _SPLIT_KEYS = ("label", "overrides"), ("label", "overrides", "methods")
-# The tool sets these keys for each run.
-_RESERVED = ("SEED", "OUTPUT_DIR")
 
 
 @dataclass(frozen=True)
@@ -29,7 +27,6 @@ class Run:
         folder: its OUTPUT_DIR, below the output folder of the comparison.
         arguments: command line of train_net.py; ``--resume`` starts from the beginning where there is no checkpoint.
         settings: flat configuration, see :func:`.stored.compared_settings`.
-        max_iter, burn_in: SOLVER.MAX_ITER and MODEL.SEMI_SUPERVISED.BURN_IN_ITERS.
     """
 
     method: str
@@ -38,7 +35,6 @@ class Run:
     folder: Path
     arguments: tuple[str, ...]
     settings: Mapping[str, Any]
-    max_iter: int
     burn_in: int
 
     def __str__(self) -> str:
@@ -55,10 +51,9 @@ class Run:
             InputError: a file is damaged, or another configuration made these results.
         """
         stored = read_folder(self.folder) or (read_record(self.record_file(records)) if records else None)
-        if stored is None:
-            return None
-        check_settings(stored, self.settings)
-        return stored if stored.evaluated_after(self.max_iter) else None
+        if stored is not None:
+            check_settings(stored, self.settings)
+        return stored if stored and stored.finished else None
 
 
 @dataclass(frozen=True)
@@ -93,70 +88,65 @@ def load_comparison(path: str | Path, output: Path | None = None) -> Comparison:
         InputError: the file or a run's configuration cannot be used; names the file and key, or the run.
     """
     file = Path(path)
-    raw = _read_yaml(file)
-    methods, splits = _entries(raw, "methods", _METHOD_KEYS, file), _entries(raw, "splits", _SPLIT_KEYS, file)
-    seeds, config, baseline = raw.get("seeds"), raw.get("config"), raw.get("baseline", next(iter(methods)))
-    valid = isinstance(seeds, list) and seeds and all(type(seed) is int and seed >= 0 for seed in seeds)
-    if not valid or len(set(seeds)) < len(seeds) or not isinstance(config, str):
-        raise InputError(f"{file}: 'seeds' must be a list of different whole numbers from 0, and 'config' a file.")
-    cells = [(method, split) for split, value in splits.items() for method in value.get("methods") or methods]
-    for name in (baseline, *(method for method, _ in cells)):
-        if name not in methods:
-            raise InputError(f"{file}: the method '{name}' is not in 'methods'; known: {', '.join(methods)}.")
-    output = output or Path(str(raw.get("output", f"output/comparison/{file.stem}")))
-    common = _overrides(raw, "overrides", file)
-    runs = [
-        _run(method, split, seed, output, config, common | methods[method]["overrides"] | splits[split]["overrides"])
-        for seed in seeds
-        for method, split in cells
-    ]
-    labels = [{name: value.get("label", name) for name, value in entries.items()} for entries in (methods, splits)]
-    return Comparison(file.stem, raw.get("title", file.stem), output, *labels, baseline, runs)
-
-
-def _read_yaml(file: Path) -> dict[str, Any]:
     try:
         raw = yaml.safe_load(file.read_text(encoding="utf-8"))
     except OSError as error:
         raise InputError(f"The comparison {file} cannot be read ({error.strerror}); check the path.") from error
     except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise InputError(f"{file} is not valid YAML ({' '.join(str(error).split())}); correct it.") from error
+        raise InputError(f"{file} is not valid YAML ({one_line(error)}); correct it.") from error
     _check_keys(raw, _KEYS, file, "the comparison")
-    return raw
+    methods, splits = _entries(raw, "methods", _METHOD_KEYS, file), _entries(raw, "splits", _SPLIT_KEYS, file)
+    seeds, config, baseline = raw.get("seeds"), raw.get("config"), raw.get("baseline", next(iter(methods)))
+    valid = isinstance(seeds, list) and seeds and all(type(seed) is int and seed >= 0 for seed in seeds)
+    if not valid or len(set(seeds)) < len(seeds) or not isinstance(config, str):
+        raise InputError(f"{file}: 'seeds' must be a list of different whole numbers from 0, and 'config' a file.")
+    cells = [(method, split) for split, value in splits.items() for method in value["methods"] or methods]
+    for name in (baseline, *(method for method, _ in cells)):
+        if name not in methods:
+            raise InputError(f"{file}: the method '{name}' is not in 'methods'; known: {', '.join(methods)}.")
+    output = output or Path(str(raw.get("output", f"output/comparison/{file.stem}")))
+    common, runs = _overrides(raw, "overrides", file), []
+    for seed in seeds:
+        for method, split in cells:
+            overrides = common | methods[method]["overrides"] | splits[split]["overrides"]
+            runs.append(_run(method, split, seed, output, config, overrides))
+    labels = [{name: value["label"] for name, value in entries.items()} for entries in (methods, splits)]
+    return Comparison(file.stem, raw.get("title", file.stem), output, *labels, baseline, runs)
 
 
 def _entries(raw: Mapping[str, Any], key: str, known: Sequence[str], file: Path) -> dict[str, dict[str, Any]]:
-    """Return the validated methods or splits by name, each with its overrides."""
+    """Return the validated methods or splits by name, each with all of its keys."""
     entries = raw.get(key)
     if not isinstance(entries, dict) or not entries:
         raise InputError(f"{file}: '{key}' must hold at least one name with {', '.join(known)}.")
+    validated = {}
     for name, value in entries.items():
         # Names become folders. YAML reads 1_30 without quotes as the number 130.
         if not isinstance(name, str) or not re.fullmatch(r"\w[\w.+-]*", name):
             raise InputError(f"{file}: '{name}' in '{key}' must be text of letters, digits and _.+-; quote numbers.")
         _check_keys(value, known, file, f"{key}.{name}")
-    return {
-        name: value | {"overrides": _overrides(value, f"{key}.{name}.overrides", file)}
-        for name, value in entries.items()
-    }
+        overrides = _overrides(value, f"{key}.{name}.overrides", file)
+        validated[name] = {"label": name, "methods": None, **value, "overrides": overrides}
+    return validated
 
 
 def _overrides(raw: Mapping[str, Any], key: str, file: Path) -> dict[str, Any]:
     values = raw.get("overrides", {})
     if not isinstance(values, dict) or any(isinstance(value, dict) for value in values.values()):
         raise InputError(f"{file}: '{key}' must hold full config keys and values, such as SOLVER.MAX_ITER: 1500.")
-    for name in values.keys() & set(_RESERVED):
+    for name in values.keys() & {"SEED", "OUTPUT_DIR"}:
         raise InputError(f"{file}: '{key}' sets {name}, which the tool sets for each run; remove it.")
     return values
 
 
 def _check_keys(raw: Any, known: Sequence[str], file: Path, where: str) -> None:
-    if not isinstance(raw, dict) or not raw.keys() <= set(known):
-        unknown = [key for key in raw if key not in known] if isinstance(raw, dict) else [raw]
-        raise InputError(f"{file}: {where} holds the unknown key '{unknown[0]}'; known: {', '.join(known)}.")
+    for key in raw if isinstance(raw, dict) else [raw]:
+        if key not in known:
+            raise InputError(f"{file}: {where} holds the unknown key '{key}'; known: {', '.join(known)}.")
 
 
 def _run(method: str, split: str, seed: int, output: Path, config: str, overrides: Mapping[str, Any]) -> Run:
+    name = f"The run '{method}, {split}, seed {seed}'"
     words = []
     for key, value in {**overrides, "SEED": seed}.items():
         text = json.dumps(value) if isinstance(value, list) else str(value)
@@ -164,10 +154,10 @@ def _run(method: str, split: str, seed: int, output: Path, config: str, override
     try:
         cfg = load_config(config, words)
     except InputError as error:
-        raise InputError(f"The run '{method}, {split}, seed {seed}': {error}") from error
+        raise InputError(f"{name}: {error}") from error
     if len(cfg.DATASETS.TEST) != 1:
-        raise InputError(f"The run '{method}, {split}, seed {seed}': DATASETS.TEST must hold exactly one data set.")
+        raise InputError(f"{name}: DATASETS.TEST must hold exactly one data set.")
     folder = output / "runs" / method / split / f"seed{seed}"
     arguments = ("--config-file", config, "--resume", *words, "OUTPUT_DIR", str(folder), "TEST.REPORT", "False")
-    limits = cfg.SOLVER.MAX_ITER, cfg.MODEL.SEMI_SUPERVISED.BURN_IN_ITERS
-    return Run(method, split, seed, folder, arguments, compared_settings(cfg), *limits)
+    burn_in = cfg.MODEL.SEMI_SUPERVISED.BURN_IN_ITERS
+    return Run(method, split, seed, folder, arguments, compared_settings(cfg), burn_in)

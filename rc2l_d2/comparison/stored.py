@@ -13,22 +13,22 @@ import yaml
 
 from ..config import add_rc2l_config
 from ..engine import RC2LTrainer, learning_rate
+from ..engine.setup import flat_settings
 from ..engine.whole_files import write_text
 from ..errors import InputError
 from ..host import CfgNode, get_cfg
 from ..reporting.provenance import read_starts
-from ..reporting.run_metrics import STUDENT, TEACHER, collect_scalars, read_entries
+from ..reporting.run_folder import STUDENT, TEACHER, collect_scalars, read_entries
 
 # These keys change no result. SOLVER.BASE_LR is compared after scaling with the reference batch.
-_NOT_COMPARED = {
-    "OUTPUT_DIR", "DATALOADER.NUM_WORKERS", "SOLVER.CHECKPOINT_PERIOD", "SOLVER.CHECKPOINT_KEEP", "MODEL.DEVICE",
-    "DATALOADER.MAX_BAD_SHARE", "SOLVER.REFERENCE_IMS_PER_BATCH", "TEST.REPORT", "VERSION", "VIS_PERIOD",
-}  # fmt: skip
+_NOT_COMPARED = """
+    OUTPUT_DIR DATALOADER.NUM_WORKERS DATALOADER.MAX_BAD_SHARE SOLVER.CHECKPOINT_PERIOD SOLVER.CHECKPOINT_KEEP
+    SOLVER.REFERENCE_IMS_PER_BATCH MODEL.DEVICE TEST.REPORT VERSION VIS_PERIOD
+""".split()
 # Training on labels alone reads none of these (prefixes), except for the teacher's decay.
-_UNLABELED_ONLY = (
-    "MODEL.RC2L.", "MODEL.PIXEL.", "MODEL.SEMI_SUPERVISED.", "INPUT.STRONG_", "DATASETS.UNLABELED",
-    "SOLVER.IMS_PER_BATCH_UNLABELED",
-)  # fmt: skip
+_UNLABELED_ONLY = tuple("""
+    MODEL.RC2L. MODEL.PIXEL. MODEL.SEMI_SUPERVISED. INPUT.STRONG_ DATASETS.UNLABELED SOLVER.IMS_PER_BATCH_UNLABELED
+""".split())  # fmt: skip
 _EMA_DECAY = "MODEL.SEMI_SUPERVISED.EMA_DECAY"
 # A record keeps what tables need: prefixes of names in metrics.json, and keys of starts.json.
 _METRICS = ("iteration", "time", f"{STUDENT}/mIoU", f"{STUDENT}/IoU-", f"{TEACHER}/mIoU", f"{TEACHER}/IoU-")
@@ -37,37 +37,33 @@ PROVENANCE = ("commit", "host", "hardware", "torch", "date")
 
 @dataclass(frozen=True)
 class StoredRun:
-    """Results of a run, finished or not.
-
-    Attributes:
-        source: file of the settings.
-        settings: flat configuration that made the results.
-        attempts: commit, host, hardware, versions and date of each start.
-        metrics: lines of metrics.json.
-    """
+    """Results of a run, finished or not: file of its settings, flat settings, starts and lines of metrics.json."""
 
     source: Path
     settings: Mapping[str, Any]
     attempts: Sequence[Mapping[str, Any]]
     metrics: Sequence[Mapping[str, float]]
 
+    @property
+    def max_iter(self) -> int:
+        """Iterations of the whole run."""
+        return self.settings["SOLVER.MAX_ITER"]
+
     @cached_property
     def scalars(self) -> dict[str, dict[int, float]]:
         """Name -> finished iterations -> value."""
-        return collect_scalars(self.metrics, self.settings["SOLVER.MAX_ITER"])
+        return collect_scalars(self.metrics, self.max_iter)
 
-    def evaluated_after(self, iterations: int) -> bool:
-        """Return whether student and teacher were evaluated after so many iterations."""
-        return all(iterations in self.scalars.get(f"{task}/mIoU", {}) for task in (STUDENT, TEACHER))
+    @property
+    def finished(self) -> bool:
+        """Whether student and teacher were evaluated after the last iteration."""
+        return all(self.max_iter in self.scalars.get(f"{task}/mIoU", {}) for task in (STUDENT, TEACHER))
 
     def write_record(self, file: Path) -> None:
         """Write a record, small enough to commit, from which the tables can be made again."""
         metrics = [{key: value for key, value in entry.items() if key.startswith(_METRICS)} for entry in self.metrics]
-        record = {
-            "settings": self.settings,
-            "attempts": [{key: attempt.get(key) for key in PROVENANCE} for attempt in self.attempts],
-            "metrics": [entry for entry in metrics if len(entry) > 1],
-        }
+        attempts = [{key: attempt.get(key) for key in PROVENANCE} for attempt in self.attempts]
+        record = {"settings": self.settings, "attempts": attempts, "metrics": [row for row in metrics if len(row) > 1]}
         file.parent.mkdir(parents=True, exist_ok=True)
         write_text(file, json.dumps(record, indent=0, ensure_ascii=False) + "\n")
 
@@ -85,7 +81,7 @@ def read_folder(folder: Path) -> StoredRun | None:
         settings = compared_settings(CfgNode(yaml.safe_load(config.read_text(encoding="utf-8"))))
     except (OSError, ValueError, TypeError, AttributeError, KeyError, yaml.YAMLError) as error:
         raise InputError(f"{config} cannot be read; delete {folder} to train again.") from error
-    return StoredRun(config, settings, read_starts(folder), list(read_entries(metrics)))
+    return StoredRun(config, settings, read_starts(folder), read_entries(metrics))
 
 
 def read_record(file: Path) -> StoredRun | None:
@@ -96,12 +92,12 @@ def read_record(file: Path) -> StoredRun | None:
     """
     if not file.exists():
         return None
-    shared = add_rc2l_config(get_cfg()).MODEL.SEMI_SUPERVISED
     # Keys that all semi-supervised methods share used to be in MODEL.RC2L.
-    renamed = {f"MODEL.RC2L.{name}": f"MODEL.SEMI_SUPERVISED.{name}" for name in shared}
+    shared = {f"MODEL.RC2L.{name}" for name in add_rc2l_config(get_cfg()).MODEL.SEMI_SUPERVISED}
     try:
         record = json.loads(file.read_text(encoding="utf-8"))
-        settings = {renamed.get(key, key): value for key, value in record["settings"].items()}
+        settings = {key.replace("RC2L", "SEMI_SUPERVISED") if key in shared else key: value
+                    for key, value in record["settings"].items()}  # fmt: skip
         return StoredRun(file, settings, record["attempts"], record["metrics"])
     except (ValueError, TypeError, AttributeError, KeyError) as error:
         raise InputError(f"{file} is not a record of a run; delete it to train again.") from error
@@ -110,33 +106,26 @@ def read_record(file: Path) -> StoredRun | None:
 def compared_settings(cfg: CfgNode) -> dict[str, Any]:
     """Return the keys of a configuration that influence its results: "SOLVER.MAX_ITER" -> value."""
     everything = RC2LTrainer.uses_unlabeled(cfg)
+    settings = flat_settings(yaml.safe_load(cfg.dump())) | {"SOLVER.BASE_LR": learning_rate(cfg)}
     return {
         key: value
-        for key, value in (_flat(yaml.safe_load(cfg.dump())) | {"SOLVER.BASE_LR": learning_rate(cfg)}).items()
+        for key, value in settings.items()
         if key not in _NOT_COMPARED and (everything or key == _EMA_DECAY or not key.startswith(_UNLABELED_ONLY))
     }
 
 
 def check_settings(stored: StoredRun, settings: Mapping[str, Any]) -> None:
-    """Refuse results of another configuration than ``settings``.
-
-    A key that is newer than the results may have its default; keys that no longer exist are ignored.
+    """Refuse results of another configuration than ``settings``; a key that is newer may have its default.
 
     Raises:
         InputError: names the first key that differs.
     """
-    missing = settings.keys() - stored.settings.keys()
-    before = (_flat(yaml.safe_load(add_rc2l_config(get_cfg()).dump())) if missing else {}) | stored.settings
+    before = dict(stored.settings)
+    if settings.keys() - before.keys():
+        before = flat_settings(yaml.safe_load(add_rc2l_config(get_cfg()).dump())) | before
     for key, value in settings.items():
         if before.get(key) != value:
             raise InputError(
                 f"{stored.source} comes from another configuration ({key} was {before.get(key)}, is now {value}); "
                 "delete it to train again, or choose another --output or --records."
             )
-
-
-def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for key, value in values.items():
-        flat.update(_flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value})
-    return flat

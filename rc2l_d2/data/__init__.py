@@ -7,7 +7,6 @@ from pathlib import Path
 
 from .checks.check import check_test_data, check_training_data
 from .datasets.catalog import (
-    DatasetStatus,
     dataset_status,
     load_dataset,
     register_definition,
@@ -26,7 +25,6 @@ for _file in sorted((Path(__file__).parent / "datasets" / "definitions").glob("*
 
 __all__ = [
     "DatasetDefinition",
-    "DatasetStatus",
     "LabelFiles",
     "LabeledMapper",
     "TestMapper",

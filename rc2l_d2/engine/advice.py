@@ -29,8 +29,7 @@ class Advice:
     - The supervised losses have doubled since their minimum: the learning rate is too high for the batch size.
     """
 
-    def __init__(self, class_names: Sequence[str]) -> None:
-        """``class_names``: K names."""
+    def __init__(self, class_names: Sequence[str]):
         self.class_names = list(class_names)
         self._counts: dict[str, Tensor] = {}
         self._collapse: str | None = None
@@ -40,16 +39,13 @@ class Advice:
         self._warned: dict[str, int] = {}
 
     def check(self, iteration: int, counts: Mapping[str, Tensor], scalars: Mapping[str, float]) -> list[str]:
-        """Add the statistics of a log period.
+        """Add the statistics of a log period, and return the warnings that are due, one sentence each.
 
         Args:
             iteration: the last of the period.
-            counts: sums over the period and all ranks, on the host (:func:`rc2l_d2.regions.coverage_counts`,
-                :func:`rc2l_d2.regions.label_counts`); empty in burn-in.
+            counts: sums over the period and all ranks, on the host (:mod:`rc2l_d2.regions.statistics`); empty in
+                burn-in.
             scalars: losses by name, medians over the period.
-
-        Returns:
-            the warnings that are due, one sentence each.
         """
         due = []
         for problem, sentence in (("collapse", self._find_collapse(counts)), ("rise", self._find_rise(scalars))):
@@ -79,8 +75,9 @@ class Advice:
                 " or of MODEL.PIXEL for the pixel-level methods), or restart with a longer "
                 "MODEL.SEMI_SUPERVISED.BURN_IN_ITERS."
             )
-        areas = (counts[name].double() for name in ("pseudo_area", "label_area"))
-        pseudo, labels = (area / area.sum().clamp_min(1) for area in areas)
+        pseudo, labels = (
+            counts[name].double() / counts[name].sum().clamp_min(1) for name in ("pseudo_area", "label_area")
+        )
         largest = int(pseudo.argmax())
         if 1 - pseudo[largest] >= _MIN_OTHERS * (1 - labels[largest]):
             return None

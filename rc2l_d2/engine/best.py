@@ -11,8 +11,7 @@ logger = logging.getLogger(__name__)
 class BestResults:
     """Best mIoU so far and its iteration, for each data set and task (student, teacher).
 
-    The best of many evaluations on one data set is selected on that data, so it has another name than ``mIoU``, which
-    is always the last evaluation. Saved in checkpoints.
+    The best of many evaluations is selected on its test data, so it is not called ``mIoU``. Saved in checkpoints.
 
     Attributes:
         evaluated: the iteration of the last evaluation, -1 before the first.
@@ -23,12 +22,12 @@ class BestResults:
         self.evaluated = -1
 
     def update(self, results: Mapping[str, Mapping[str, dict[str, float]]], iteration: int) -> None:
-        """Add the best so far to the ``results`` of an evaluation.
+        """Add the best so far to the ``results`` of an evaluation after ``iteration``.
 
         Args:
             results: {data set: {task: metrics}}; the metrics get ``mIoU_best`` (percent) and ``mIoU_best_iteration``,
                 the first evaluation that reached it. Without any finite mIoU yet they get neither.
-            iteration: of the evaluation, counted as in metrics.json.
+            iteration: counted as in metrics.json.
         """
         self.evaluated = iteration
         for dataset_name, tasks in results.items():

@@ -5,28 +5,27 @@ from __future__ import annotations
 import glob
 import logging
 import os
-import re
 from collections import Counter
+from fnmatch import fnmatchcase
 from typing import Any, cast
 
 import torch
 from torch import nn
 
-from ..errors import InputError
+from ..errors import InputError, one_line
 from ..host import DetectionCheckpointer
 from ..modeling import RegionSegmentor
 from .weights import read_weights, with_names_of
 from .whole_files import is_whole, write_checkpoint, write_text
 
 logger = logging.getLogger(__name__)
-_NUMBERED = r"model_\d{7}"  # the checkpoint of an iteration
+_NUMBERED = "model_" + 7 * "[0-9]"  # the checkpoint of an iteration
 
 
 class RegionCheckpointer(DetectionCheckpointer):
     """Detectron2's checkpointer with atomic writes, safe reads, a damage check and one-sentence errors.
 
-    A checkpoint holds ``model`` (the student, a plain region predictor), ``ema`` (the teacher), ``best`` (the best
-    results so far) and the trainer's state.
+    A checkpoint holds ``model`` (the student), ``ema`` (the teacher), ``best`` and the trainer's state.
     """
 
     def __init__(self, model: nn.Module, save_dir: str = "", *, keep: int = 0, **checkpointables: Any):
@@ -34,7 +33,7 @@ class RegionCheckpointer(DetectionCheckpointer):
         Args:
             model: the student.
             save_dir: folder of the checkpoints.
-            keep: number of iterations whose checkpoints are kept, the newest; 0 keeps all.
+            keep: number of the newest checkpoints of iterations that are kept; 0 keeps all.
             checkpointables: other contents of a checkpoint by name.
         """
         super().__init__(model, save_dir, **checkpointables)
@@ -48,22 +47,21 @@ class RegionCheckpointer(DetectionCheckpointer):
         """
         if not self.save_dir or not self.save_to_disk:
             return
-        data = {"model": self.model.state_dict()}
-        data.update({key: value.state_dict() for key, value in self.checkpointables.items()}, **kwargs)
+        states = {key: value.state_dict() for key, value in self.checkpointables.items()}
+        data = {"model": self.model.state_dict(), **states, **kwargs}
         path = os.path.join(self.save_dir, f"{name}.pth")
         self.logger.info("Saving checkpoint to %s", path)
         write_checkpoint(data, path)
         self.tag_last_checkpoint(os.path.basename(path))
-        if self.keep and re.fullmatch(_NUMBERED, name):
+        if self.keep and fnmatchcase(name, _NUMBERED):
             # Sorted by age, because a reused OUTPUT_DIR may hold later iterations of an older run.
-            others = sorted((other for other in self._numbered() if other != path), key=os.path.getmtime)
-            for old in others[: max(0, len(others) - self.keep + 1)]:
+            others = sorted(self._numbered(), key=lambda other: (other == path, os.path.getmtime(other)))
+            for old in others[: -self.keep]:
                 os.remove(old)
 
     def _numbered(self) -> list[str]:
         """Return the paths of the checkpoints of single iterations."""
-        files = glob.glob(os.path.join(glob.escape(self.save_dir), "model_*.pth"))
-        return [file for file in files if re.fullmatch(_NUMBERED + r"\.pth", os.path.basename(file))]
+        return glob.glob(os.path.join(glob.escape(self.save_dir), f"{_NUMBERED}.pth"))
 
     def is_last(self, name: str) -> bool:
         """Return whether ``<name>.pth`` is the last checkpoint."""
@@ -83,8 +81,7 @@ class RegionCheckpointer(DetectionCheckpointer):
         if not last:
             return last
         # Names of fixed length sort by iteration; "model_final" comes last.
-        earlier = [path for path in self._numbered() if path < last]
-        for path in [last, *sorted(earlier, reverse=True)]:
+        for path in [last, *sorted((path for path in self._numbered() if path < last), reverse=True)]:
             if is_whole(path):
                 return path
             logger.warning("%s is damaged or missing; the checkpoint before it is used instead.", path)
@@ -93,10 +90,7 @@ class RegionCheckpointer(DetectionCheckpointer):
         )
 
     def refresh(self, name: str, key: str) -> None:
-        """Write the present state of the checkpointable ``key`` into ``<name>.pth``, if that is the last checkpoint.
-
-        For results that follow the checkpoint of their iteration, so that a resumed run has them too.
-        """
+        """Write the present state of the checkpointable ``key`` into ``<name>.pth``, if that is the last checkpoint."""
         if not self.save_to_disk or not self.is_last(name):
             return
         path = os.path.join(self.save_dir, f"{name}.pth")
@@ -119,13 +113,12 @@ class RegionCheckpointer(DetectionCheckpointer):
             return super().load(path, checkpointables)
         except InputError:
             raise
-        except (OSError, AssertionError, RuntimeError, KeyError, ValueError) as error:
-            if isinstance(error, OSError | AssertionError):  # from downloads
-                problem, advice = "could not be fetched", "download it and give MODEL.WEIGHTS the file"
-            else:
-                problem, advice = "does not fit this configuration", "use the one that wrote it, or other weights"
-            reason = " ".join(str(error).split())[:200].rstrip(".")
-            raise InputError(f"The checkpoint {path} {problem} ({reason}); {advice}.") from error
+        except (OSError, AssertionError) as error:
+            advice = "download it and give MODEL.WEIGHTS the file"
+            raise InputError(f"The checkpoint {path} could not be fetched ({one_line(error)}); {advice}.") from error
+        except (RuntimeError, KeyError, ValueError) as error:
+            advice = "use the one that wrote it, or other weights"
+            raise InputError(f"{path} does not fit this configuration ({one_line(error)}); {advice}.") from error
         finally:
             # Detectron2 does not reset it after a failed load, and then fails in the next one.
             self._parsed_url_during_load = None

@@ -18,13 +18,7 @@ Rows = list[tuple[str, str]]
 
 
 def describe_plan(cfg: CfgNode) -> str:
-    """Return the plan of a run as text: the host, :func:`plan_rows`, and the files it would write."""
-    rows = [("host", f"{HOST} ({HOST_REASON})"), *plan_rows(cfg), *_output(cfg)]
-    return tabulate(rows, tablefmt="plain")
-
-
-def plan_rows(cfg: CfgNode) -> Rows:
-    """Return the plan of a run as (title, text): model, data, losses and schedule. "" continues the row above.
+    """Return the plan of a run as text: host, model, data, losses, schedule, and the files it would write.
 
     Builds the model without weights on the CPU and reads lists of files, but no image. Missing data are listed.
     """
@@ -33,7 +27,9 @@ def plan_rows(cfg: CfgNode) -> Rows:
     on_cpu.MODEL.DEVICE = "cpu"
     model = build_model_or_explain(on_cpu)
     data, counts = _data(cfg, model.uses_unlabeled)
-    return [*_model(cfg, model), *data, *_losses(cfg, model), *_schedule(cfg, model, counts)]
+    rows = [("host", f"{HOST} ({HOST_REASON})"), *_model(cfg, model), *data, *_losses(cfg, model)]
+    # "" as the title continues the row above.
+    return tabulate([*rows, *_schedule(cfg, model, counts), *_output(cfg)], tablefmt="plain")
 
 
 def _model(cfg: CfgNode, model: RegionSegmentor) -> Rows:
@@ -44,17 +40,15 @@ def _model(cfg: CfgNode, model: RegionSegmentor) -> Rows:
         weights = weights or cfg.MODEL.TIMM.CHECKPOINT
         if not weights and cfg.MODEL.TIMM.PRETRAINED:
             weights = f"backbone from timm's hub://{cfg.MODEL.TIMM.NAME}"
-    precision = "float32"
-    if cfg.SOLVER.AMP.ENABLED:
-        precision = ("bfloat16" if cfg.MODEL.DEVICE == "cpu" else "float16") + " mixed with float32"
+    mixed = ("bfloat16" if cfg.MODEL.DEVICE == "cpu" else "float16") + " mixed with float32"
     if weights and "://" not in weights and not os.path.isfile(weights):
-        weights = f"{weights}: MISSING (looked at {os.path.abspath(weights)})"
+        weights = f"{weights}: MISSING (searched {os.path.abspath(weights)})"
     size = f"{sum(p.numel() for p in model.parameters()) / 1e6:.1f} M parameters, {decoder.NUM_OBJECT_QUERIES} queries"
     return [
         ("model", f"{cfg.MODEL.META_ARCHITECTURE}, {backbone}"),
         ("", f"{size}, {decoder.DEC_LAYERS} decoder layers, {cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES} classes"),
         ("weights", weights or "none, from scratch"),
-        ("device", f"{cfg.MODEL.DEVICE}, {precision}"),
+        ("device", f"{cfg.MODEL.DEVICE}, {mixed if cfg.SOLVER.AMP.ENABLED else 'float32'}"),
     ]
 
 
@@ -64,15 +58,14 @@ def _data(cfg: CfgNode, uses_unlabeled: bool) -> tuple[Rows, dict[str, int]]:
     streams = [("labelled", "TRAIN", data.LABELED_LIST, f"{solver.IMS_PER_BATCH} a step")]
     if uses_unlabeled:
         streams.append(("unlabelled", "UNLABELED", data.UNLABELED_LIST, f"{solver.IMS_PER_BATCH_UNLABELED} a step"))
-    streams.append(("test", "TEST", "", "all"))
     rows, counts = [], {}
-    for stream, key, list_file, use in streams:
+    for stream, key, list_file, use in [*streams, ("test", "TEST", "", "all")]:
         labels: Literal["none", "all"] = "none" if key == "UNLABELED" else "all"
         found = [dataset_status(name, labels, f"DATASETS.{key}", list_file) for name in data[key]]
         for status in found:
             listed = f" listed in {list_file}" if list_file else ""
             images = f"{status.num_images} images, {use}" if status.found else f"MISSING: {status.problem}"
-            searched = f" (looked at {', '.join(status.paths)})" if status.paths else ""
+            searched = f" (searched {', '.join(status.paths)})" if status.paths else ""
             rows.append((stream, f"{status.name}{listed}: {images}{searched}"))
         if found and all(status.found and status.num_images for status in found):
             counts[stream] = sum(status.num_images or 0 for status in found)
@@ -96,18 +89,18 @@ def _schedule(cfg: CfgNode, model: RegionSegmentor, counts: dict[str, int]) -> R
     if learning_rate(cfg) != solver.BASE_LR:
         rate += f" ({solver.BASE_LR:g} for {solver.REFERENCE_IMS_PER_BATCH} images a step)"
     evaluated = f"every {cfg.TEST.EVAL_PERIOD}" if cfg.TEST.EVAL_PERIOD else "at the end"
-    schedule = f"{solver.MAX_ITER} iterations, {solver.OPTIMIZER}, learning rate {rate}, warm-up {solver.WARMUP_ITERS}"
-    rows = [("schedule", f"{schedule}, evaluation {evaluated}")]
+    rows = [("schedule", f"{solver.MAX_ITER} iterations, {solver.OPTIMIZER}, learning rate {rate}, "
+                         f"warm-up {solver.WARMUP_ITERS}, evaluation {evaluated}")]  # fmt: skip
     if model.uses_unlabeled:
-        periods = f"burn-in {method.BURN_IN_ITERS}, ramp-up {method.RAMP_UP_ITERS}, EMA decay {method.EMA_DECAY:g}"
-        rows.append(("", periods))
-    if "labelled" in counts:
-        epochs = solver.MAX_ITER * solver.IMS_PER_BATCH / counts["labelled"]
-        rows.append(("", f"{epochs:.1f} epochs of labelled images"))
-    if "unlabelled" in counts:
-        steps = max(0, solver.MAX_ITER - method.BURN_IN_ITERS)
-        epochs = steps * solver.IMS_PER_BATCH_UNLABELED / counts["unlabelled"]
-        rows.append(("", f"{epochs:.1f} epochs of unlabelled images after burn-in"))
+        rows.append(("", f"burn-in {method.BURN_IN_ITERS}, ramp-up {method.RAMP_UP_ITERS}, "
+                         f"EMA decay {method.EMA_DECAY:g}"))  # fmt: skip
+    burned_in = max(0, solver.MAX_ITER - method.BURN_IN_ITERS)
+    for stream, seen, end in (
+        ("labelled", solver.MAX_ITER * solver.IMS_PER_BATCH, ""),
+        ("unlabelled", burned_in * solver.IMS_PER_BATCH_UNLABELED, " after burn-in"),
+    ):
+        if stream in counts:
+            rows.append(("", f"{seen / counts[stream]:.1f} epochs of {stream} images{end}"))
     return rows
 
 

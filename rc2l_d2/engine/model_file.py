@@ -10,7 +10,7 @@ from torch import nn
 from .. import __version__
 from ..config import add_rc2l_config
 from ..data import LabelFiles
-from ..errors import InputError
+from ..errors import InputError, one_line
 from ..evaluation import class_colors
 from ..host import CfgNode, MetadataCatalog, build_model, get_cfg
 from .weights import read_file
@@ -20,17 +20,12 @@ _KEYS = {"model", "config", "classes", "palette", "ignore_value", "iteration", "
 
 
 def write_model_file(path: str, cfg: CfgNode, model: nn.Module, iteration: int) -> None:
-    """Write ``model`` with all that prediction needs, atomically.
+    """Write ``model`` (not wrapped) with all that prediction needs, atomically.
 
     The file can be read with ``torch.load(..., weights_only=True)``: "model", weights by name; "config", YAML;
-    "classes", names; "palette", one (r, g, b) per class; "ignore_value"; "label_files", how label files are named and
-    encoded (optional); "iteration"; "version".
-
-    Args:
-        path: of the file.
-        cfg: configuration of the run; the classes are those of its first training data set.
-        model: not wrapped for distributed training.
-        iteration: number of trained iterations.
+    "classes", names, of the first training data set; "palette", one (r, g, b) per class; "ignore_value";
+    "label_files", how label files are named and encoded (optional); "iteration", the number of trained iterations;
+    "version".
 
     Raises:
         InputError: the file cannot be written.
@@ -71,10 +66,9 @@ def load_model_file(path: str) -> tuple[nn.Module, CfgNode, Any]:
         model = build_model(cfg).eval()
         model.load_state_dict(content["model"])
     except (KeyError, AssertionError, ValueError, RuntimeError) as error:
-        reason = " ".join(str(error).split())[:200].rstrip(".")
         raise InputError(
-            f"{path} was written by version {content['version']} and does not fit this version ({reason}); use that "
-            "version."
+            f"{path} was written by version {content['version']} and does not fit this version ({one_line(error)}); "
+            "use that version."
         ) from error
     name = f"classes of {path}"
     MetadataCatalog.pop(name, None)  # of an earlier file with this path

@@ -20,11 +20,7 @@ _SAME = 1.0
 
 
 class Interrupted(Exception):
-    """Training ended by a signal, its state saved.
-
-    Attributes:
-        status: the exit status, 128 plus the signal's number: 143 for SIGTERM, 130 for SIGINT.
-    """
+    """Training ended by a signal, its state saved; ``status`` is the exit status, 143 (SIGTERM) or 130 (SIGINT)."""
 
     def __init__(self, message: str, status: int):
         super().__init__(message)
@@ -35,15 +31,11 @@ class StopOnSignal(HookBase):
     """Ends training after the step in which any rank got a signal; a second signal ends the process at once.
 
     Register it after the hooks whose state a checkpoint holds, and before the evaluation, which may take longer than a
-    scheduler waits; the resumed run makes up for that evaluation.
+    scheduler waits.
     """
 
     def __init__(self, checkpointer: RegionCheckpointer, check: Callable[[], None]):
-        """
-        Args:
-            checkpointer: writes the checkpoint.
-            check: called on all ranks before the checkpoint is written; raises if training has failed.
-        """
+        """``check`` is called on all ranks before ``checkpointer`` writes; it raises if training has failed."""
         self.checkpointer = checkpointer
         self.check = check
         self._signal = 0
@@ -87,8 +79,8 @@ def _handle_signals(handler: Callable[[int, FrameType | None], None]) -> Iterato
     try:
         yield
     finally:
-        for number, handler in previous.items():
-            signal.signal(number, handler)
+        for number, earlier in previous.items():
+            signal.signal(number, earlier)
 
 
 def signals_to_children() -> AbstractContextManager[None]:

@@ -41,11 +41,7 @@ class ProgressLine(HookBase):
     """
 
     def __init__(self, labeled: int, unlabeled: int, burn_in: int):
-        """
-        Args:
-            labeled: labelled images per step, over all ranks.
-            unlabeled: unlabelled images per step, from iteration ``burn_in`` on.
-        """
+        """``labeled`` images per step, over all ranks, and ``unlabeled`` ones from iteration ``burn_in`` on."""
         self._labeled, self._unlabeled, self._burn_in = labeled, unlabeled, burn_in
 
     def before_train(self) -> None:
@@ -54,8 +50,9 @@ class ProgressLine(HookBase):
             initial=self.trainer.iter, total=self.trainer.max_iter, disable=not in_terminal, dynamic_ncols=True,
             bar_format="{percentage:3.0f}%|{bar:10}| {n_fmt}/{total_fmt}{postfix}",
         )  # fmt: skip
-        handlers = [handler for name in _LOGGERS for handler in logging.getLogger(name).handlers] if in_terminal else []
-        self._console = [handler for handler in handlers if _writes_to_terminal(handler)]
+        handlers = [handler for name in _LOGGERS for handler in logging.getLogger(name).handlers]
+        streams = [handler for handler in handlers if isinstance(handler, logging.StreamHandler)]
+        self._console = [handler for handler in streams if in_terminal and handler.stream.isatty()]
         for handler in self._console:
             handler.addFilter(self._clear_bar)
 
@@ -106,10 +103,7 @@ def progress_text(scalars: Mapping[str, float], iteration: int | None = None) ->
 
 
 def peak_memory() -> float | None:
-    """Return the peak memory of this process in MB (2^20 bytes), without data workers; None if it is unknown.
-
-    On a GPU, the memory that torch allocated; without a GPU, resident memory.
-    """
+    """Return the peak memory in MB (2^20 bytes): allocated by torch on a GPU, else resident; None if it is unknown."""
     if torch.cuda.is_initialized():
         return torch.cuda.max_memory_allocated() / 2**20
     try:
@@ -118,11 +112,6 @@ def peak_memory() -> float | None:
         return None
     unit = 1 if sys.platform == "darwin" else 2**10  # bytes on macOS, kilobytes elsewhere
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**20
-
-
-def _writes_to_terminal(handler: logging.Handler) -> bool:
-    stream = getattr(handler, "stream", None)
-    return stream is not None and stream.isatty()
 
 
 def _latest_scalars() -> dict[str, float]:

@@ -7,9 +7,10 @@ import difflib
 import logging
 import os
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import reduce
 from math import inf
+from typing import Any
 
 import torch
 import yaml
@@ -17,7 +18,7 @@ import yaml
 from ..config import add_rc2l_config
 from ..config_files import find_config_file
 from ..data import register_definitions
-from ..errors import InputError
+from ..errors import InputError, one_line
 from ..evaluation import check_test_settings
 from ..host import META_ARCH_REGISTRY, CfgNode, build_model, get_cfg
 from ..modeling import RegionSegmentor
@@ -100,8 +101,7 @@ def _use_preprocessing_of_backbone(cfg: CfgNode) -> None:
 def keep_freed_memory() -> None:
     """Make the GNU C library keep freed memory for the next step; other C libraries are left as they are.
 
-    By default it returns blocks above 32 MB to the kernel, and with large feature maps clearing the pages again takes
-    as long as the losses (tools/dev/bench/growth.py). Resident memory stays at its peak.
+    Clearing new pages for large feature maps takes as long as the losses (tools/dev/bench/growth.py).
     """
     library = ctypes.CDLL(None) if os.name == "posix" else None
     if library is not None and hasattr(library, "mallopt"):
@@ -140,8 +140,9 @@ def build_model_or_explain(cfg: CfgNode) -> RegionSegmentor:
     except InputError:
         raise
     except (AssertionError, KeyError, ValueError, ZeroDivisionError) as error:
-        reason = _one_line(error) or type(error).__name__
-        raise InputError(f"No model can be built from this configuration ({reason}); check MODEL.*.") from error
+        raise InputError(
+            f"No model can be built from this configuration ({one_line(error)}); check MODEL.*."
+        ) from error
 
 
 def _check_values(cfg: CfgNode) -> None:
@@ -173,24 +174,21 @@ def _merge(cfg: CfgNode, merge: Callable[[], None], source: str) -> None:
     except (KeyError, AssertionError) as error:
         key = re.search(r"[Nn]on-existent (?:config )?key: ([\w.]+)", str(error))
         if key is None:
-            raise InputError(f"{problem} {_one_line(error)}.") from error
-        close = difflib.get_close_matches(key[1], _keys(cfg), n=1)
+            raise InputError(f"{problem} {one_line(error, 5000)}.") from error
+        close = difflib.get_close_matches(key[1], flat_settings(cfg), n=1)
         advice = f"did you mean {close[0]}?" if close else "see rc2l_d2/config.py for the keys."
         raise InputError(f"{key[1]} in {source} is not a config key; {advice}") from error
     except (ValueError, yaml.YAMLError, FileNotFoundError) as error:
         advice = '; give a value of the first type (one data set is written ("name",))'
-        raise InputError(f"{problem} {_one_line(error)}{advice if 'mismatch' in str(error) else ''}.") from error
+        raise InputError(f"{problem} {one_line(error, 5000)}{advice if 'mismatch' in str(error) else ''}.") from error
     except (TypeError, AttributeError, RecursionError) as error:
         # Raised for a file that is empty or a list, and for a _BASE_ that is not a name or refers to itself.
         raise InputError(f"{problem} it must hold keys and values, and in _BASE_ another file.") from error
 
 
-def _one_line(error: Exception) -> str:
-    # str() quotes the message of a KeyError; the first argument of a YAML error is often None.
-    text = error.args[0] if isinstance(error, KeyError) and error.args else error
-    return " ".join(str(text).split()).rstrip(".")
-
-
-def _keys(node: CfgNode, prefix: str = "") -> Iterator[str]:
-    for name, value in node.items():
-        yield from _keys(value, f"{prefix}{name}.") if isinstance(value, CfgNode) else [prefix + name]
+def flat_settings(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Return nested settings as one dictionary: "SOLVER.MAX_ITER" -> value."""
+    flat: dict[str, Any] = {}
+    for key, value in settings.items():
+        flat |= flat_settings(value, f"{prefix}{key}.") if isinstance(value, dict) else {prefix + key: value}
+    return flat

@@ -2,22 +2,23 @@
 
 from __future__ import annotations
 
+import logging
+
 import torch
-from fvcore.common.param_scheduler import PolynomialDecayParamScheduler
 from torch import nn
 
 from ..errors import InputError
 from ..host import CfgNode
 from ..modeling.backbones import TimmBackbone
 
+logger = logging.getLogger(__name__)
 _NORMS = (nn.modules.batchnorm._NormBase, nn.GroupNorm, nn.LayerNorm)
 
 
 def learning_rate(cfg: CfgNode) -> float:
     """Return SOLVER.BASE_LR times SOLVER.IMS_PER_BATCH / SOLVER.REFERENCE_IMS_PER_BATCH (unscaled if that is 0).
 
-    Linear as in Detectron2 (``auto_scale_workers``). A square root would suit AdamW too; with smaller batches, the
-    usual case, linear scaling errs on the side of a small rate.
+    Linear as in Detectron2; a square root would suit AdamW too, but errs on the side of a large rate.
     """
     solver = cfg.SOLVER
     if not solver.REFERENCE_IMS_PER_BATCH:
@@ -26,36 +27,40 @@ def learning_rate(cfg: CfgNode) -> float:
 
 
 def build_optimizer(cfg: CfgNode, model: nn.Module) -> torch.optim.Optimizer:
-    """Return AdamW or SGD over ``model``'s trainable parameters.
+    """Return fused AdamW or SGD, which can skip an update on the device (``found_inf``), over trainable parameters.
 
     Weight decay: SOLVER.WEIGHT_DECAY_NORM for normalisation layers, WEIGHT_DECAY_EMBED for embeddings, WEIGHT_DECAY for
     the rest. The backbone learns at BACKBONE_MULTIPLIER times :func:`learning_rate`, each stage of a backbone of timm
-    also at MODEL.TIMM.LAYER_DECAY times the rate of the next one. The optimizer is fused: it can skip an update on the
-    device (``found_inf``), without a copy to the host.
+    also at MODEL.TIMM.LAYER_DECAY times the rate of the next one.
 
     Raises:
         InputError: SOLVER.OPTIMIZER is neither "ADAMW" nor "SGD".
     """
-    base, name = learning_rate(cfg), cfg.SOLVER.OPTIMIZER
+    base, solver = learning_rate(cfg), cfg.SOLVER
+    if base != solver.BASE_LR:
+        logger.info(
+            "The learning rate is %g: SOLVER.BASE_LR %g is for %d labelled images a step "
+            "(SOLVER.REFERENCE_IMS_PER_BATCH) and SOLVER.IMS_PER_BATCH is %d; a reference of 0 turns this off.",
+            base, solver.BASE_LR, solver.REFERENCE_IMS_PER_BATCH, solver.IMS_PER_BATCH,
+        )  # fmt: skip
     groups: dict[tuple[float, float], list[nn.Parameter]] = {}
     for module_name, module in model.named_modules():
-        decay = cfg.SOLVER.WEIGHT_DECAY
+        decay = solver.WEIGHT_DECAY
         if isinstance(module, _NORMS):
-            decay = cfg.SOLVER.WEIGHT_DECAY_NORM
+            decay = solver.WEIGHT_DECAY_NORM
         elif isinstance(module, nn.Embedding):
-            decay = cfg.SOLVER.WEIGHT_DECAY_EMBED
+            decay = solver.WEIGHT_DECAY_EMBED
         for parameter_name, parameter in module.named_parameters(module_name, recurse=False):
             if parameter.requires_grad:
                 lr = base * _rate_factor(cfg, model, parameter_name)
                 groups.setdefault((lr, decay), []).append(parameter)
     parameters = [{"params": group, "lr": lr, "weight_decay": decay} for (lr, decay), group in groups.items()]
-    if name == "ADAMW":
+    if solver.OPTIMIZER == "ADAMW":
         return torch.optim.AdamW(parameters, base, fused=True)
-    if name != "SGD":
-        raise InputError(f'SOLVER.OPTIMIZER is "{name}", which is unknown; use "ADAMW" or "SGD".')
-    momentum = cfg.SOLVER.MOMENTUM
-    optimizer = torch.optim.SGD(parameters, base, momentum=momentum, nesterov=cfg.SOLVER.NESTEROV, fused=True)
-    if momentum:
+    if solver.OPTIMIZER != "SGD":
+        raise InputError(f'SOLVER.OPTIMIZER is "{solver.OPTIMIZER}", which is unknown; use "ADAMW" or "SGD".')
+    optimizer = torch.optim.SGD(parameters, base, solver.MOMENTUM, nesterov=solver.NESTEROV, fused=True)
+    if solver.MOMENTUM:
         # Torch leaves its momentum buffers uninitialised if the first update is skipped.
         for parameter in (p for group in optimizer.param_groups for p in group["params"]):
             optimizer.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
@@ -84,12 +89,11 @@ def build_lr_scheduler(cfg: CfgNode, optimizer: torch.optim.Optimizer) -> torch.
         raise InputError(
             f'SOLVER.LR_SCHEDULER_NAME is "{solver.LR_SCHEDULER_NAME}", which is unknown; use "WarmupPolyLR".'
         )
-    decay = PolynomialDecayParamScheduler(1.0, solver.POLY_LR_POWER)
 
     def factor(iteration: int) -> float:
         warmup = 1.0
         if iteration < solver.WARMUP_ITERS:
             warmup = solver.WARMUP_FACTOR + (1 - solver.WARMUP_FACTOR) * iteration / solver.WARMUP_ITERS
-        return warmup * decay(min(iteration / solver.MAX_ITER, 1.0))
+        return warmup * max(0.0, 1 - iteration / solver.MAX_ITER) ** solver.POLY_LR_POWER
 
     return torch.optim.lr_scheduler.LambdaLR(optimizer, factor)

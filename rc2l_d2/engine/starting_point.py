@@ -7,8 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -19,16 +18,8 @@ SMALLEST_ITERATIONS = 10
 _STEP = 32  # pixels; lengths of a crop are multiples of it
 
 
-@dataclass(frozen=True)
-class Machine:
-    """Limits of the device that trains.
-
-    Attributes:
-        config_file: settings of this device.
-        pixels: approximate number of pixels of a crop.
-        images: labelled and unlabelled images of a step together.
-        iterations: the shortest and the longest schedule.
-    """
+class Machine(NamedTuple):
+    """Device that trains: its settings, pixels of a crop, images of a step, shortest and longest schedule."""
 
     config_file: str
     pixels: int
@@ -40,15 +31,8 @@ CPU = Machine("configs/starting_point/cpu.yaml", pixels=120 * 160, images=8, ite
 GPU = Machine("configs/starting_point/gpu.yaml", pixels=448 * 448, images=16, iterations=(4000, 8000))
 
 
-@dataclass(frozen=True)
-class Sizes:
-    """Lengths in pixels.
-
-    Attributes:
-        short_edge: shorter edge of a test image.
-        long_edge: limit of its longer edge.
-        crop: (h, w) of a training crop.
-    """
+class Sizes(NamedTuple):
+    """Lengths in pixels: shorter edge of a test image, limit of its longer edge, and (h, w) of a training crop."""
 
     short_edge: int
     long_edge: int
@@ -56,12 +40,9 @@ class Sizes:
 
     @classmethod
     def fitting(cls, images: Sequence[tuple[int, int]], machine: Machine, short_edge: int | None = None) -> Sizes:
-        """Fit sizes to images: about ``machine.pixels`` pixels, and no image enlarged.
+        """Return sizes of about ``machine.pixels`` pixels that enlarge none of ``images`` (h, w).
 
-        Args:
-            images: (h, w) of each image.
-            machine: the device that trains.
-            short_edge: used instead of the fitted one.
+        ``short_edge`` is used instead of the fitted one.
         """
         areas = [height * width for height, width in images]
         height, width = images[int(np.argsort(areas, kind="stable")[len(areas) // 2])]
@@ -83,9 +64,7 @@ def starting_config(
     """Return the configuration as nested keys with their values, without DATASETS and OUTPUT_DIR.
 
     Args:
-        machine: the device that trains.
-        sizes: image sizes.
-        num_classes: number of classes.
+        machine, sizes, num_classes: device, image sizes and number of classes.
         iterations: number of training iterations, at least SMALLEST_ITERATIONS.
         weights: file with the weights of a ResNet; "" for random weights.
         depth: depth of that ResNet; None for the depth in the device's configuration.

@@ -38,11 +38,11 @@ from .training_images import TrainingImages
 class SemiSupervisedTrainer(SimpleTrainer):
     """Detectron2's SimpleTrainer with two streams, a teacher and mixed precision.
 
-    The hook of :mod:`.ema` moves the teacher after each step.
+    The hook of :mod:`.ema` updates the teacher after each step.
 
     Attributes:
         teacher: the :class:`EMATeacher`, with the :class:`rc2l_d2.regions.PseudoLabeler`.
-        seed: SEED, or a random one where that is negative.
+        seed: SEED, or a random one if SEED is negative.
         log: the :class:`StepLog`.
     """
 
@@ -76,7 +76,7 @@ class SemiSupervisedTrainer(SimpleTrainer):
         scaled = self.amp_enabled and self.amp_dtype == torch.float16
         self.grad_scaler = torch.amp.GradScaler(self.device.type, enabled=scaled)
         self.images = TrainingImages(cfg)
-        # A scaler skips steps with infinite gradients now and then, to find its scale.
+        # A gradient scaler now and then skips a step with infinite gradients, to find its scale.
         self.log = StepLog(self.images.class_names, scaled, cfg.SOLVER.MAX_BAD_STEPS)
 
     def run_step(self) -> None:
@@ -98,7 +98,7 @@ class SemiSupervisedTrainer(SimpleTrainer):
                 teacher = labeler.select(teacher)  # tau and the valid pixels
                 if self.settings.MEASURE_PSEUDO_LABELS:
                     self.measure(labeler.regions(teacher), unlabeled)
-                strong, teacher = self.mix(self.strong_views(unlabeled), teacher)  # both alike
+                strong, teacher = self.mix(self.strong_views(unlabeled), teacher)  # one mask for both
                 pseudo = labeler.regions(teacher)  # M_c, r'_c and omega_c
 
                 regions = self.model(torch.cat([images, strong]), supervised=n)  # the one student forward
@@ -110,17 +110,17 @@ class SemiSupervisedTrainer(SimpleTrainer):
                 self.observe(labels, unlabeled, strong, strong_regions, semantic_map, pseudo)
         gradient_norm = self.optimize(sum(losses.values(), torch.zeros((), device=self.device)))
 
-        # A non-finite gradient may come from a forward pass that also spoilt the running statistics.
+        # A forward pass that leads to a non-finite gradient may also have made the running statistics non-finite.
         finite = gradient_norm.isfinite()
         set_batch_statistics(self.model, torch.where(finite, batch_statistics(self.model), statistics))
         self.log.add(self.iter, losses, gradient_norm, data_time, [s["file_name"] for s in [*labeled, *unlabeled]])
         done = self.iter + 1
-        # Also before each checkpoint: none may be written after an unnoticed non-finite loss.
+        # Also before each checkpoint, because ``write`` raises on a non-finite loss, which no checkpoint may contain.
         if done % LOG_PERIOD == 0 or done % self.checkpoint_period == 0 or done == self.max_iter:
             self.log.write()
 
     def next_batch(self) -> tuple[list[dict], list[dict], float]:
-        """Return labelled samples, unlabelled samples and the seconds waited for them."""
+        """Return labelled samples, unlabelled samples and the seconds that loading took."""
         start = time.perf_counter()
         labeled, unlabeled = next(self._data_loader_iter)
         return labeled, unlabeled, time.perf_counter() - start
@@ -141,12 +141,12 @@ class SemiSupervisedTrainer(SimpleTrainer):
         return mix(strong, prediction, mask)
 
     def ramp(self) -> float:
-        """Return the ramp at this iteration: linear from 0 to 1 over RAMP_UP_ITERS after burn-in (our reading)."""
+        """Return the ramp, which rises linearly from 0 to 1 over RAMP_UP_ITERS after burn-in (our reading)."""
         done = self.iter + 1 - self.settings.BURN_IN_ITERS
         return min(1.0, done / max(1, self.settings.RAMP_UP_ITERS))
 
     def weighted_losses(self, supervised: dict[str, Tensor], unlabeled: dict[str, Tensor]) -> dict[str, Tensor]:
-        """Return the terms of L = L_sup + ramp * lambda * sum_i w_i L_i; without those of weight zero."""
+        """Return the terms of L = L_sup + ramp * lambda * sum_i w_i L_i, except those of weight zero."""
         ramp, loss_weight, weights = self.ramp(), self.student.loss_weight, self.student.loss_weights
         return supervised | {
             name: ramp * (loss_weight * weights[name] * loss)
@@ -155,7 +155,7 @@ class SemiSupervisedTrainer(SimpleTrainer):
         }
 
     def optimize(self, loss: Tensor) -> Tensor:
-        """Backpropagate, clip the gradient and update the weights; no update where the gradient is non-finite.
+        """Backpropagate, clip the gradient and update the weights, unless the gradient is non-finite.
 
         Returns:
             The gradient's norm before clipping, the same on all ranks.
@@ -167,14 +167,14 @@ class SemiSupervisedTrainer(SimpleTrainer):
         norm = torch.nn.utils.get_total_norm(gradients)
         if self.clip_norm is not None:
             torch.nn.utils.clip_grads_with_norm_(self.model.parameters(), self.clip_norm, norm)
-        if not self.grad_scaler.is_enabled():  # An enabled one tells the optimizer itself.
+        if not self.grad_scaler.is_enabled():  # An enabled scaler sets ``found_inf`` itself.
             self.optimizer.found_inf = (~norm.isfinite()).float()
         self.grad_scaler.step(self.optimizer)
         self.grad_scaler.update()
         return norm
 
     def measure(self, pseudo: PseudoRegions, unlabeled: list[dict]) -> None:
-        """Count right pseudo labels before mixing, for the log alone."""
+        """Count correct pseudo labels before mixing, only for the log."""
         labels = self.student.preprocess_labels([sample["sem_seg"] for sample in unlabeled])
         self.log.telemetry.add(quality_counts(pseudo, _on_mask_grid(labels, pseudo)))
 
@@ -188,7 +188,7 @@ class SemiSupervisedTrainer(SimpleTrainer):
         semantic_map: Tensor,
         pseudo: PseudoRegions,
     ) -> None:
-        """Count pseudo labels and draw training images, for the log alone."""
+        """Count pseudo labels and draw training images, only for the log."""
         self.log.telemetry.add(coverage_counts(pseudo))
         self.log.telemetry.add(agreement_counts(semantic_map, pseudo))
         self.log.telemetry.add(label_counts(_on_mask_grid(labels, pseudo), semantic_map.shape[1]))
@@ -199,7 +199,7 @@ class SemiSupervisedTrainer(SimpleTrainer):
     def uniform(self, *shape: int) -> Tensor:
         """Return random numbers in [0, 1) on the device, a function of seed, rank and iteration.
 
-        They do not come from torch's global generator: methods that use more or less of it mix alike.
+        They do not come from torch's global generator, so that all methods mix the same way with the same seed.
         """
         generator = torch.Generator().manual_seed(self.seeds()[0])
         return torch.rand(shape, generator=generator).to(self.device, non_blocking=True)

@@ -5,9 +5,9 @@ from __future__ import annotations
 import logging
 import math
 import statistics
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -22,8 +22,7 @@ logger = logging.getLogger(__name__)
 LOG_PERIOD = 20
 
 
-@dataclass(frozen=True)
-class _Step:
+class _Step(NamedTuple):
     """A step of one rank."""
 
     iteration: int
@@ -41,17 +40,14 @@ class StepLog:
     Attributes:
         telemetry: takes the counts.
         bad_steps: non-finite steps of the run that were skipped.
-        advice: checks the statistics for training problems.
     """
 
-    def __init__(
-        self, class_names: Sequence[str], bears_infinite_gradients: bool = False, max_bad_steps: int = 0
-    ) -> None:
+    def __init__(self, class_names: Sequence[str], bears_infinite_gradients: bool = False, max_bad_steps: int = 0):
         """
         Args:
             class_names: K names.
-            bears_infinite_gradients: whether single non-finite gradients are normal (loss scaling); not in all steps
-                of a period.
+            bears_infinite_gradients: whether single non-finite gradients are normal (loss scaling); a whole period of
+                them is not.
             max_bad_steps: other non-finite steps that the run may skip.
         """
         self.telemetry = PseudoLabelTelemetry(class_names)
@@ -73,24 +69,22 @@ class StepLog:
 
         - each loss, ``total_loss`` and ``gradient_norm``: median over the steps of the mean over ranks;
         - ``data_time``: median over the steps of the longest wait of a rank;
-        - the telemetry of pseudo labels (:class:`PseudoLabelTelemetry`).
+        - the fractions of :class:`PseudoLabelTelemetry`.
 
-        Non-finite steps that are allowed are logged and left out. :class:`Advice` is logged as warnings.
+        Allowed non-finite steps are logged and left out. :class:`Advice` is logged as warnings.
 
         Raises:
-            FloatingPointError: too many steps have a non-finite loss or gradient; raised on all ranks, with the losses
-                and the images.
+            FloatingPointError: on all ranks, with losses and images, where too many steps are non-finite.
         """
         if not self._steps:
             return
         steps, counts = self._fetch()
         steps_by_rank, counts_by_rank = zip(*comm.all_gather((steps, counts)), strict=True)
         scalars = _scalars(self._finite([*zip(*steps_by_rank, strict=True)]))
-        storage = get_event_storage()
-        storage.put_scalars(**scalars)
+        get_event_storage().put_scalars(**scalars)
         totals = {name: sum(of_rank[name] for of_rank in counts_by_rank) for name in counts}
         # Already means over the period, so the writers must not smooth them.
-        storage.put_scalars(**self.telemetry.shares(totals), smoothing_hint=False)
+        get_event_storage().put_scalars(**self.telemetry.shares(totals), smoothing_hint=False)
         for sentence in self.advice.check(steps[-1].iteration, totals, scalars):
             if comm.is_main_process():
                 logger.warning(sentence)
@@ -105,7 +99,7 @@ class StepLog:
         chunks = values[len(scalars) :].split([count.numel() for count in counts.values()])
         numbers = iter(values[: len(scalars)].tolist())
         fetched = [
-            replace(step, losses={name: next(numbers) for name in step.losses}, gradient=next(numbers))
+            step._replace(losses={name: next(numbers) for name in step.losses}, gradient=next(numbers))
             for step in steps
         ]
         return fetched, {n: chunk.view(c.shape) for (n, c), chunk in zip(counts.items(), chunks, strict=True)}
@@ -117,11 +111,11 @@ class StepLog:
         ignore_gradients = self.bears_infinite_gradients and not always_infinite
         finite = []
         for step, (losses, gradient) in zip(steps, problems, strict=True):
-            if not losses and (ignore_gradients or not gradient):
+            problem = losses or (gradient if not ignore_gradients else "")
+            if not problem:
                 finite.append(step)
                 continue
             self.bad_steps += 1
-            problem = losses or gradient
             # A finite gradient has moved the weights, even where a loss is non-finite.
             if self.bad_steps > self.max_bad_steps or not gradient:
                 raise FloatingPointError(problem)
@@ -136,8 +130,7 @@ def _bad_losses(step: Sequence[_Step]) -> str:
     """Return a description of the non-finite losses of all ranks, "" without any."""
     ranks = []
     for rank, own in enumerate(step):
-        bad = {name: loss for name, loss in own.losses.items() if not math.isfinite(loss)}
-        if bad:
+        if bad := {name: loss for name, loss in own.losses.items() if not math.isfinite(loss)}:
             ranks.append(f"rank {rank}: {bad}, images {', '.join(own.files)}")
     return f"Non-finite losses at iteration {step[0].iteration}: {'; '.join(ranks)}" if ranks else ""
 
@@ -152,11 +145,11 @@ def _bad_gradient(step: Sequence[_Step]) -> str:
 
 def _scalars(steps: Sequence[Sequence[_Step]]) -> dict[str, float]:
     """Return the scalars of :meth:`StepLog.write`; each step is a sequence over ranks."""
-    histories: dict[str, list[float]] = {}
+    histories = defaultdict(list)
     for step in steps:
         means = {name: statistics.fmean(own.losses[name] for own in step) for name in step[0].losses}
         waited = max(own.data_time for own in step)
         others = {"data_time": waited, "gradient_norm": step[0].gradient, "total_loss": sum(means.values())}
-        for name, value in {**others, **means}.items():
-            histories.setdefault(name, []).append(value)
+        for name, value in (others | means).items():
+            histories[name].append(value)
     return {name: statistics.median(values) for name, values in histories.items()}

@@ -25,8 +25,7 @@ class PseudoLabelTelemetry:
     for each class, as ``pseudo/recall-<class>``.
     """
 
-    def __init__(self, class_names: Sequence[str]) -> None:
-        """``class_names``: K names."""
+    def __init__(self, class_names: Sequence[str]):
         self.class_names = list(class_names)
         self._sums: dict[str, Tensor] = {}
 
@@ -46,15 +45,14 @@ class PseudoLabelTelemetry:
         Args:
             sums: from :meth:`take`, summed over ranks and copied to the host.
         """
-        # float64 holds every count that a run can reach.
         totals = {name: total.double() for name, total in sums.items()}
         totals |= {f"{name}_of_all": total.sum() for name, total in totals.items()}
         shares = {}
-        for name, (part, whole) in SHARES.items():
-            if part in totals and totals[whole].any():
-                some = totals[whole] > 0
-                shares[name] = (totals[part][some] / totals[whole][some]).mean().item()
-                if some.numel() > 1:
-                    by_class = zip(self.class_names, (totals[part] / totals[whole]).tolist(), some, strict=True)
-                    shares |= {f"{name}-{label}": share for label, share, known in by_class if known}
+        for name, (counted, base) in SHARES.items():
+            if counted in totals and totals[base].any():
+                known = totals[base] > 0
+                shares[name] = (totals[counted][known] / totals[base][known]).mean().item()
+                if known.numel() > 1:
+                    by_class = zip(self.class_names, (totals[counted] / totals[base]).tolist(), known, strict=True)
+                    shares |= {f"{name}-{label}": share for label, share, is_known in by_class if is_known}
         return shares

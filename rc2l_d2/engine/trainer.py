@@ -6,10 +6,8 @@ import logging
 import math
 import os
 import weakref
-from collections import OrderedDict
 from collections.abc import Callable, Sequence
 
-import torch
 from torch import nn
 
 from ..data import build_test_loader, build_train_loader, check_test_data, check_training_data, dead_worker
@@ -35,7 +33,7 @@ from .model_file import write_model_file
 from .preemption import Interrupted, StopOnSignal
 from .progress import ProgressLine
 from .setup import build_model_or_explain, load_backbone
-from .solver import build_lr_scheduler, build_optimizer, learning_rate
+from .solver import build_lr_scheduler, build_optimizer
 from .step import SemiSupervisedTrainer
 from .step_log import LOG_PERIOD
 
@@ -50,10 +48,7 @@ def _is_unexpected(record: logging.LogRecord) -> bool:
 class EvaluationHook(hooks.EvalHook):
     """Detectron2's hook, which also runs an evaluation that an interruption prevented, after the resume.
 
-    Args:
-        eval_period, eval_function: as in Detectron2.
-        best: holds the iteration of the last evaluation.
-        writers: write the results of such an evaluation at once.
+    ``best`` holds the iteration of the last evaluation; ``writers`` write the results of a late one at once.
     """
 
     def __init__(self, eval_period: int, eval_function: Callable[[], dict], best: BestResults, writers: Sequence):
@@ -79,9 +74,7 @@ class EvaluationHook(hooks.EvalHook):
 
 
 class RC2LTrainer(DefaultTrainer):
-    """Trains RC2L, its baselines, or a RegionSegmentor on labelled images alone; each has a teacher.
-
-    Student and teacher are both evaluated.
+    """Trains RC2L, its baselines, or a RegionSegmentor on labelled images alone, and evaluates student and teacher.
 
     Attributes:
         teacher: the :class:`EMATeacher`.
@@ -89,8 +82,7 @@ class RC2LTrainer(DefaultTrainer):
     """
 
     def __init__(self, cfg: CfgNode):
-        # DefaultTrainer's constructor builds one loader, no teacher, and DistributedDataParallel with device ids, which
-        # fails on CPU. Hence its parent's constructor, and the parts here.
+        # DefaultTrainer's constructor builds DistributedDataParallel with device ids, which fails on CPU.
         super(DefaultTrainer, self).__init__()
         student = self.build_model(cfg)
         optimizer = self.build_optimizer(cfg, student)
@@ -136,24 +128,22 @@ class RC2LTrainer(DefaultTrainer):
         cfg = self.cfg.clone()
         cfg.defrost()
         cfg.SEED = self.seed
+        use_unlabeled, ranks = self.uses_unlabeled(cfg), comm.get_world_size()
         self._trainer.data_loader = self.build_train_loader(cfg, self.start_iter)
-        method = self.cfg.MODEL.SEMI_SUPERVISED
-        if self.uses_unlabeled(self.cfg) and method.BURN_IN_ITERS >= self.max_iter:
+        burn_in, batch = cfg.MODEL.SEMI_SUPERVISED.BURN_IN_ITERS, cfg.SOLVER.IMS_PER_BATCH_UNLABELED
+        if use_unlabeled and burn_in >= self.max_iter:
             logger.warning(
                 "MODEL.SEMI_SUPERVISED.BURN_IN_ITERS is %d and SOLVER.MAX_ITER %d: this run ends before it uses an "
-                "unlabelled image.", method.BURN_IN_ITERS, self.max_iter,
+                "unlabelled image.", burn_in, self.max_iter,
             )  # fmt: skip
-        if self.uses_unlabeled(self.cfg) and self.cfg.SOLVER.IMS_PER_BATCH_UNLABELED // comm.get_world_size() < 2:
+        if use_unlabeled and batch // ranks < 2:
             logger.warning(
                 "SOLVER.IMS_PER_BATCH_UNLABELED is %d for %d rank(s): an image without a neighbour in its batch is not "
-                "mixed.", self.cfg.SOLVER.IMS_PER_BATCH_UNLABELED, comm.get_world_size(),
+                "mixed.", batch, ranks,
             )  # fmt: skip
 
     def train(self) -> None:
-        """Train from the start of :meth:`resume_or_load` to the end, with an evaluation every TEST.EVAL_PERIOD.
-
-        At the end the teacher is also written to a file of its own for prediction (:mod:`.model_file`).
-        """
+        """Train to the end, with an evaluation every TEST.EVAL_PERIOD, then write the teacher's :mod:`.model_file`."""
         # The host's loop logs every exception with a traceback; a user's mistake gets one sentence instead.
         loop = logging.getLogger(SimpleTrainer.__module__)
         loop.addFilter(_is_unexpected)
@@ -167,8 +157,6 @@ class RC2LTrainer(DefaultTrainer):
 
     def load_for_evaluation(self, resume: bool = False) -> None:
         """Load student and teacher from MODEL.WEIGHTS, or from OUTPUT_DIR's last checkpoint; no training state.
-
-        A file without a teacher (a zoo model) gives its weights to both.
 
         Raises:
             InputError: there are no weights, or they do not fit.
@@ -187,26 +175,23 @@ class RC2LTrainer(DefaultTrainer):
         """Return Detectron2's hooks in their order, with the teacher's before the checkpointer's."""
         main, period, solver = comm.is_main_process(), self.cfg.TEST.EVAL_PERIOD, self.cfg.SOLVER
         unlabeled = solver.IMS_PER_BATCH_UNLABELED if self.uses_unlabeled(self.cfg) else 0
-        writers = self.build_writers() if main else []
+        burn_in, writers = self.cfg.MODEL.SEMI_SUPERVISED.BURN_IN_ITERS, self.build_writers() if main else []
         return [
             hooks.IterationTimer(),
             hooks.LRScheduler(),
             EMAHook(self.teacher, unwrap(self.model)),
-            hooks.PeriodicCheckpointer(self.checkpointer, self.cfg.SOLVER.CHECKPOINT_PERIOD) if main else None,
+            hooks.PeriodicCheckpointer(self.checkpointer, solver.CHECKPOINT_PERIOD) if main else None,
             StopOnSignal(self.checkpointer, self._trainer.log.write),
             EvaluationHook(period, self.evaluate_and_compare, self.best, writers),
-            ProgressLine(solver.IMS_PER_BATCH, unlabeled, self.cfg.MODEL.SEMI_SUPERVISED.BURN_IN_ITERS)
-            if main
-            else None,
+            ProgressLine(solver.IMS_PER_BATCH, unlabeled, burn_in) if main else None,
             # Also after each evaluation: a run that ends before the next period would lose its results.
             hooks.PeriodicWriter(writers, math.gcd(LOG_PERIOD, period)) if main else None,
         ]
 
     def build_writers(self) -> list:
         """Return writers of ``metrics.json`` and TensorBoard files in OUTPUT_DIR; :class:`ProgressLine` logs."""
-        out = self.cfg.OUTPUT_DIR
-        os.makedirs(out, exist_ok=True)
-        return [JSONWriter(os.path.join(out, "metrics.json")), TensorboardXWriter(out)]
+        os.makedirs(self.cfg.OUTPUT_DIR, exist_ok=True)
+        return [JSONWriter(os.path.join(self.cfg.OUTPUT_DIR, "metrics.json")), TensorboardXWriter(self.cfg.OUTPUT_DIR)]
 
     def evaluate(self) -> dict:
         """Evaluate student (``sem_seg``) and teacher (``sem_seg_teacher``) on DATASETS.TEST."""
@@ -215,16 +200,13 @@ class RC2LTrainer(DefaultTrainer):
 
     def evaluate_and_compare(self) -> dict:
         """Call :meth:`evaluate` within a training run, and log the best mIoU beside the last."""
-        self.evaluate()
-        names = set(self.cfg.DATASETS.TEST)
-        by_dataset = {names.pop(): self.last_results} if len(names) == 1 else self.last_results
-        self.best.update(by_dataset, self.iter)
-        # The evaluation follows the checkpointer, so that a failure in it loses no training. A checkpoint of this
-        # iteration gets the result now.
+        results, names = self.evaluate(), set(self.cfg.DATASETS.TEST)
+        self.best.update({names.pop(): results} if len(names) == 1 else results, self.iter)
+        # The checkpoint of this iteration was written first, so that a failing evaluation loses no training.
         name = "model_final" if self.iter >= self.max_iter else f"model_{self.iter:07d}"
-        if self.last_results:
+        if results:
             self.checkpointer.refresh(name, "best")
-        return self.last_results
+        return results
 
     @classmethod
     def build_model(cls, cfg: CfgNode) -> RegionSegmentor:
@@ -232,23 +214,18 @@ class RC2LTrainer(DefaultTrainer):
         logger.info("%s with %.1f M parameters", type(model).__name__, sum(p.numel() for p in model.parameters()) / 1e6)
         return model
 
-    @classmethod
-    def build_optimizer(cls, cfg: CfgNode, model: nn.Module) -> torch.optim.Optimizer:
-        if (rate := learning_rate(cfg)) != cfg.SOLVER.BASE_LR:
-            logger.info(
-                "The learning rate is %g: SOLVER.BASE_LR %g is for %d labelled images a step "
-                "(SOLVER.REFERENCE_IMS_PER_BATCH) and SOLVER.IMS_PER_BATCH is %d; a reference of 0 turns this off.",
-                rate, cfg.SOLVER.BASE_LR, cfg.SOLVER.REFERENCE_IMS_PER_BATCH, cfg.SOLVER.IMS_PER_BATCH,
-            )  # fmt: skip
-        return build_optimizer(cfg, model)
-
-    @classmethod
-    def build_lr_scheduler(cls, cfg: CfgNode, optimizer: torch.optim.Optimizer):
-        return build_lr_scheduler(cfg, optimizer)
+    # Override points of a Detectron2 trainer.
+    build_optimizer = staticmethod(build_optimizer)
+    build_lr_scheduler = staticmethod(build_lr_scheduler)
+    build_test_loader = staticmethod(build_test_loader)
 
     @classmethod
     def build_train_loader(cls, cfg: CfgNode, start_iter: int = 0):
-        return build_train_loader(cfg, use_unlabeled=cls.uses_unlabeled(cfg), start_iter=start_iter)
+        return build_train_loader(cfg, cls.uses_unlabeled(cfg), start_iter)
+
+    @classmethod
+    def build_evaluator(cls, cfg: CfgNode, dataset_name: str) -> SemanticEvaluator:
+        return SemanticEvaluator(dataset_name)
 
     @classmethod
     def uses_unlabeled(cls, cfg: CfgNode) -> bool:
@@ -257,40 +234,27 @@ class RC2LTrainer(DefaultTrainer):
 
     @classmethod
     def check_data(cls, cfg: CfgNode, eval_only: bool = False) -> None:
-        """Check the data before training (or evaluation alone).
-
-        Raises:
-            InputError: see :func:`rc2l_d2.data.check_training_data`.
-        """
+        """Check the data before training (or evaluation alone); see :func:`rc2l_d2.data.check_training_data`."""
         if eval_only:
             check_test_data(cfg)
         else:
             check_training_data(cfg, use_unlabeled=cls.uses_unlabeled(cfg))
 
     @classmethod
-    def build_test_loader(cls, cfg: CfgNode, dataset_name: str):
-        return build_test_loader(cfg, dataset_name)
-
-    @classmethod
-    def build_evaluator(cls, cfg: CfgNode, dataset_name: str):
-        return SemanticEvaluator(dataset_name)
-
-    @classmethod
     def test(cls, cfg: CfgNode, model: nn.Module, teacher: nn.Module | None = None) -> dict:
         """Evaluate ``model`` and, if given, ``teacher`` on every data set of DATASETS.TEST.
 
         Returns:
-            On the main rank ``{"sem_seg": {...}, "sem_seg_teacher": {...}}``, one such dictionary for each data set
-            under its name if there are several; empty dictionaries on other ranks.
+            ``{"sem_seg": {...}, "sem_seg_teacher": {...}}``, or data set -> such a dictionary if there are several;
+            empty dictionaries on other ranks than the main rank.
         """
-        results: dict[str, dict] = OrderedDict()
+        results: dict[str, dict] = {}
         for dataset_name in cfg.DATASETS.TEST:
-            results[dataset_name] = OrderedDict()
+            results[dataset_name] = {}
             for task, evaluated in (("sem_seg", model), ("sem_seg_teacher", teacher)):
                 if evaluated is None:
                     continue
-                loader = cls.build_test_loader(cfg, dataset_name)
-                evaluator = cls.build_evaluator(cfg, dataset_name)
+                loader, evaluator = cls.build_test_loader(cfg, dataset_name), cls.build_evaluator(cfg, dataset_name)
                 result = inference_on_dataset(Predictor(cfg, evaluated), loader, evaluator)
                 if comm.is_main_process():
                     results[dataset_name][task] = result["sem_seg"]

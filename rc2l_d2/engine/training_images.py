@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import numpy as np
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from ..data.datasets.description import voc_color_map
+from ..data.loading.transforms import resize_image, resize_label
+from ..evaluation import overlay
 from ..host import CfgNode, MetadataCatalog, comm, get_event_storage
 from ..regions import PseudoRegions, Regions
 
@@ -32,8 +34,8 @@ class TrainingImages:
         metadata = MetadataCatalog.get(cfg.DATASETS.TRAIN[0]) if cfg.DATASETS.TRAIN else {}
         self.class_names = metadata.get("stuff_classes") or [str(c) for c in range(classes)]
         self.period = cfg.VIS_PERIOD
-        self._colors = metadata.get("stuff_colors") or voc_color_map(classes)
-        self._is_bgr = cfg.INPUT.FORMAT == "BGR"
+        self._colors = np.array(metadata.get("stuff_colors") or voc_color_map(classes))
+        self._order = [2, 1, 0] if cfg.INPUT.FORMAT == "BGR" else [0, 1, 2]
 
     def due(self, iteration: int) -> bool:
         """Return whether this rank draws after ``iteration``, counted from 0."""
@@ -41,24 +43,24 @@ class TrainingImages:
 
     @torch.no_grad()
     def draw(self, weak: Sequence[Tensor], strong: Tensor, pseudo: PseudoRegions, regions: Regions) -> None:
-        """Put the image of :func:`draw_views` into the event storage.
+        """Put the rows of :func:`draw_row` into the event storage.
 
         Args:
             weak: (3, H_i, W_i) each, 0 to 255, on any device: the weak views; H_i and W_i are at most H and W.
             strong: (B, 3, H, W), 0 to 255: the mixed strong views.
             pseudo: the teacher's regions of these; regions: the student's.
         """
-        shown = slice(0, _IMAGES)
-        views = torch.zeros_like(strong[shown])
-        for view, image in zip(views, weak, strict=False):
-            view[:, : image.shape[-2], : image.shape[-1]] = image.to(view.device)
-        order = [2, 1, 0] if self._is_bgr else [0, 1, 2]
-        image = draw_views(
-            views[:, order], strong[shown][:, order],
-            pseudo.masks[shown].argmax(dim=1).where(pseudo.valid[shown], -1), *query_map(regions.images(0, _IMAGES)),
-            torch.tensor(self._colors, device=strong.device),
-        )  # fmt: skip
-        get_event_storage().put_image(IMAGE_NAME, image.cpu())
+        pseudo_labels = pseudo.masks.argmax(dim=1).where(pseudo.valid, -1)
+        queries, labels = query_map(regions.images(0, _IMAGES))
+        rows = []
+        for index, mixed in enumerate(strong[:_IMAGES]):
+            view = torch.zeros_like(mixed)
+            view[:, : weak[index].shape[-2], : weak[index].shape[-1]] = weak[index].to(view.device)
+            images = [x[self._order].movedim(0, -1).round().clamp(0, 255).byte().cpu().numpy() for x in (view, mixed)]
+            maps = [x[index].short().cpu().numpy() for x in (pseudo_labels, queries, labels)]
+            rows.append(draw_row(images, maps, self._colors))
+        image = np.concatenate(rows)[:-_GAP, :-_GAP]
+        get_event_storage().put_image(IMAGE_NAME, torch.from_numpy(image).movedim(-1, 0))
 
 
 def query_map(regions: Regions) -> tuple[Tensor, Tensor]:
@@ -72,50 +74,28 @@ def query_map(regions: Regions) -> tuple[Tensor, Tensor]:
     return queries, labels.gather(1, queries.flatten(1)).view_as(queries)
 
 
-def draw_views(weak: Tensor, mixed: Tensor, pseudo: Tensor, queries: Tensor, labels: Tensor, colors: Tensor) -> Tensor:
-    """Draw one row per image: weak view, mixed strong view, and over it the pseudo regions and the student's regions.
+def draw_row(views: Sequence[np.ndarray], maps: Sequence[np.ndarray], colors: np.ndarray) -> np.ndarray:
+    """Draw weak view, mixed strong view, and over it the pseudo regions and the student's regions.
 
     Regions have the colour of their class, the student's a white border too. Other pixels stay as they are.
 
     Args:
-        weak, mixed: (B, 3, H, W), 0 to 255, RGB.
-        pseudo: (B, h, w), class of the pseudo label; -1 where there is none.
-        queries, labels: (B, h, w), of :func:`query_map`.
+        views: weak view and mixed strong view, (H, W, 3) uint8, RGB.
+        maps: (h, w) int16: class of the pseudo label or -1; query and its class from :func:`query_map`.
         colors: (K, 3), RGB.
 
     Returns:
-        uint8, 3 x (B heights) x (4 widths) of an image, and white gaps between them.
+        uint8, the height of an image x 4 widths x 3, with a white gap below and to the right of each.
     """
-    factor = min(1.0, _SIDE / max(weak.shape[-2:]))
-    size = [max(1, round(factor * length)) for length in weak.shape[-2:]]
-    weak, mixed = (_resized(view.float(), size) for view in (weak, mixed))
-    pseudo, queries, labels = (
-        F.interpolate(index[:, None].float(), size=size, mode="nearest")[:, 0].long()
-        for index in (pseudo, queries, labels)
-    )
-    pseudo_regions = _colored(mixed, pseudo, colors).where(pseudo[:, None] >= 0, mixed)
-    student_regions = _colored(mixed, labels, colors).masked_fill(_borders(queries)[:, None], 255.0)
-    rows = torch.cat(
-        [F.pad(view, (0, _GAP, 0, _GAP), value=255.0) for view in (weak, mixed, pseudo_regions, student_regions)],
-        dim=-1,
-    )
-    image = torch.cat(list(rows), dim=-2)[:, :-_GAP, :-_GAP]
-    return image.round().clamp(0, 255).to(torch.uint8)
-
-
-def _resized(images: Tensor, size: list[int]) -> Tensor:
-    if list(images.shape[-2:]) == size:
-        return images
-    return F.interpolate(images, size=size, mode="bilinear", antialias=True, align_corners=False)
-
-
-def _colored(images: Tensor, labels: Tensor, colors: Tensor) -> Tensor:
-    painted = colors.to(images.dtype)[labels.clamp_min(0)].movedim(-1, 1)
-    return torch.lerp(images, painted, _OPACITY)
-
-
-def _borders(queries: Tensor) -> Tensor:
-    """Return (B, H, W) bool: the neighbour to the right or below belongs to another region."""
-    right = F.pad(queries[:, :, 1:] != queries[:, :, :-1], (0, 1))
-    below = F.pad(queries[:, 1:] != queries[:, :-1], (0, 0, 0, 1))
-    return right | below
+    height, width = views[0].shape[:2]
+    factor = min(1.0, _SIDE / max(height, width))
+    size = max(1, round(factor * height)), max(1, round(factor * width))
+    weak, mixed = (resize_image(view, size) for view in views)
+    pseudo, queries, labels = (resize_label(index, size) for index in maps)
+    student = overlay(mixed, labels, colors, _OPACITY)
+    # White where the neighbour to the right or below belongs to another query.
+    student[:, :-1][queries[:, 1:] != queries[:, :-1]] = 255
+    student[:-1][queries[1:] != queries[:-1]] = 255
+    tiles = [weak, mixed, overlay(mixed, pseudo, colors, _OPACITY), student]
+    gap = ((0, _GAP), (0, _GAP), (0, 0))
+    return np.concatenate([np.pad(tile, gap, constant_values=255) for tile in tiles], axis=1)

@@ -93,10 +93,8 @@ def read_weights(filename: str) -> dict[str, Any]:
                 f"{filename} has torchvision's parameter names; convert it with tools/convert_torchvision_weights.py."
             )
         content = {"model": {} if "model" in content else content}
-    weights = {
-        name: torch.tensor(value) if isinstance(value, np.ndarray) else value
-        for name, value in content["model"].items()
-    }
+    model = content["model"].items()
+    weights = {name: torch.tensor(value) if isinstance(value, np.ndarray) else value for name, value in model}
     if not weights or not all(isinstance(value, Tensor) for value in weights.values()):
         raise InputError(f'{filename} is not a checkpoint, it has no "model" weights; {_ADVICE}.')
     return {**content, "model": weights}
@@ -128,8 +126,7 @@ def with_names_of(model: dict[str, Tensor], weights: dict[str, Tensor]) -> dict[
 
     If any weight has its final name or a ``backbone.`` prefix, names stay; only ``pixel_decoder``, which early
     MaskFormer checkpoints lack, is added. Otherwise (ImageNet backbones) each parameter gets the weight with the
-    longest suffix of its name and the same shape: ``backbone.stem.conv1.weight`` gets ``stem.conv1.weight``. Weights
-    that match nothing keep their names.
+    longest suffix of its name and the same shape: ``backbone.stem.conv1.weight`` gets ``stem.conv1.weight``.
 
     Args:
         model: state dict of the model.

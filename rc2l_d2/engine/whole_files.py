@@ -14,11 +14,7 @@ from ..errors import InputError
 
 
 def write_checkpoint(data: dict[str, Any], path: str) -> None:
-    """Write a torch file atomically.
-
-    Raises:
-        InputError: the file cannot be written.
-    """
+    """Write a torch file atomically; :func:`write_text` lists the errors."""
     # All checkpoints share one temporary name, so killed runs leave one file behind, which the next write replaces.
     _write_whole(path, os.path.join(os.path.dirname(path), "checkpoint.tmp"), lambda file: torch.save(data, file))
 

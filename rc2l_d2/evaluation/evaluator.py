@@ -25,27 +25,17 @@ class SemanticEvaluator:
     """
 
     def __init__(self, dataset_name: str):
-        """
-        Args:
-            dataset_name: a registered data set.
-
-        Raises:
-            InputError: its metadata lacks ``stuff_classes`` or ``ignore_label``.
-        """
+        """Take a registered data set (InputError if its metadata lacks ``stuff_classes`` or ``ignore_label``)."""
         metadata = MetadataCatalog.get(dataset_name)
         if metadata.get("stuff_classes") is None or metadata.get("ignore_label") is None:
-            raise InputError(
-                f"The data set '{dataset_name}' has no stuff_classes or no ignore_label in its metadata; set both "
-                f"where it is registered."
-            )
+            raise InputError(f"The data set '{dataset_name}' has no stuff_classes or no ignore_label; register both.")
         self.class_names = list(metadata.stuff_classes)
         self.ignore_value = metadata.ignore_label
         self._host_evaluator = None
         if HOST_EVALUATOR is not None:
             # It loads labels by file name; _label_of returns the label that process() has read and mapped.
-            self._host_evaluator = HOST_EVALUATOR(
-                dataset_name, distributed=comm.get_world_size() > 1, sem_seg_loading_fn=self._label_of
-            )
+            options = {"distributed": comm.get_world_size() > 1, "sem_seg_loading_fn": self._label_of}
+            self._host_evaluator = HOST_EVALUATOR(dataset_name, **options)
         self.reset()
 
     def reset(self) -> None:
@@ -71,8 +61,8 @@ class SemanticEvaluator:
                 raise InputError(f"{sample['file_name']} has no label; name a labelled data set in DATASETS.TEST.")
             if len(scores) != len(self.class_names):
                 raise InputError(
-                    f"The model has {len(scores)} classes and the data set of {sample['file_name']} has "
-                    f"{len(self.class_names)}; make MODEL.SEM_SEG_HEAD.NUM_CLASSES equal to it."
+                    f"MODEL.SEM_SEG_HEAD.NUM_CLASSES is {len(scores)}, but the data set of {sample['file_name']} has "
+                    f"{len(self.class_names)} classes; make them equal."
                 )
             label = read_label(file, sample.get("label_map"))
             check_label(label, tuple(scores.shape[-2:]), sample, len(self.class_names), self.ignore_value)
@@ -102,7 +92,5 @@ class SemanticEvaluator:
         """Return the label that was read last, for the host's evaluator."""
         read, label = self._label
         if read != str(file):
-            raise InputError(
-                f"Two labels are registered for one image of DATASETS.TEST, {read} and {file}; list each image once."
-            )
+            raise InputError(f"DATASETS.TEST has two labels for one image, {read} and {file}; list each image once.")
         return label.astype(dtype)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import product
 
@@ -17,8 +17,7 @@ from ..errors import InputError
 from ..host import CfgNode
 from ..regions import most_probable
 
-# Windows in one forward pass. An image of 24 megapixels has hundreds, too many for memory.
-WINDOW_BATCH = 9
+WINDOW_BATCH = 9  # windows in one forward pass; a large image has hundreds, too many for memory
 
 
 def window_starts(length: int, window: int, stride: int) -> list[int]:
@@ -29,19 +28,16 @@ def window_starts(length: int, window: int, stride: int) -> list[int]:
 class Predictor(nn.Module):
     """Applies a model to test samples with the settings of ``cfg.TEST``.
 
-    Without TEST.SLIDING_WINDOW and TEST.AUG it calls the model itself. With them it averages the model's scores:
+    Without TEST.SLIDING_WINDOW and TEST.AUG it calls the model itself. With them it averages the model's scores
 
-    - over overlapping windows, at the size of the test image, and then resizes the result to the original size, as the
-      model does with a whole image. A window as large as the image gives exactly the whole-image result.
-    - over the sizes in TEST.AUG.MIN_SIZES and, with TEST.AUG.FLIP, over the image and its mirror image, at the original
-      size (MaskFormer's test-time augmentation); each view goes through the sliding window if that is enabled.
+    - over overlapping windows at the size of the test image, and resizes the result to the original size. A window as
+      large as the image gives exactly the whole-image result.
+    - over the sizes in TEST.AUG.MIN_SIZES and, with TEST.AUG.FLIP, over mirror images, at the original size
+      (MaskFormer's test-time augmentation); each view goes through the sliding window if that is enabled.
     """
 
     def __init__(self, cfg: CfgNode, model: nn.Module):
-        """
-        Args:
-            cfg: TEST.SLIDING_WINDOW and TEST.AUG are read.
-            model: in eval mode, maps lists of samples to lists of ``{"sem_seg": (K, height, width)}``.
+        """Take a model that maps lists of samples to lists of ``{"sem_seg": (K, height, width)}``.
 
         Raises:
             InputError: see :func:`check_test_settings`.
@@ -58,13 +54,7 @@ class Predictor(nn.Module):
 
     @torch.no_grad()
     def forward(self, batched_inputs: list[dict]) -> list[dict[str, Tensor]]:
-        """
-        Args:
-            batched_inputs: samples of :class:`TestMapper`, with "image" and, if TEST.AUG is enabled, "scales".
-
-        Returns:
-            ``{"sem_seg": (K, height, width)}`` for each sample.
-        """
+        """Return ``{"sem_seg": (K, height, width)}`` for each sample of :class:`TestMapper`."""
         if self.window is None and not self.augmented:
             return self.model(batched_inputs)
         return [{"sem_seg": self._scores(sample)} for sample in batched_inputs]
@@ -73,13 +63,12 @@ class Predictor(nn.Module):
         """Return the mean over scales and flips, (K, height, width)."""
         images = sample["scales"] if self.augmented else [sample["image"]]
         size = {"height": sample["height"], "width": sample["width"]}
-        views = [*product(images, (False, True) if self.flip else (False,))]
-        total: Tensor | None = None
-        for image, mirrored in views:
-            scores = self._scores_of_view({"image": image.flip(-1) if mirrored else image, **size})
-            total = torch.zeros_like(scores) if total is None else total
-            total += scores.flip(-1) if mirrored else scores
-        return total.div_(len(views))
+        total = 0
+        for image in images:
+            total = total + self._scores_of_view({"image": image, **size})
+            if self.flip:
+                total += self._scores_of_view({"image": image.flip(-1), **size}).flip(-1)
+        return total / (len(images) * (1 + self.flip))
 
     def _scores_of_view(self, sample: dict) -> Tensor:
         """Return the scores of one view, whole or by windows, (K, height, width)."""
@@ -121,57 +110,44 @@ def check_test_settings(cfg: CfgNode) -> None:
         return
     for key, pair in (("CROP_SIZE", window.CROP_SIZE), ("STRIDE", window.STRIDE)):
         if len(pair) != 2 or not all(isinstance(length, int) and length > 0 for length in pair):
-            raise InputError(
-                f"TEST.SLIDING_WINDOW.{key} is {list(pair)}; set it to a height and a width in whole pixels."
-            )
+            raise InputError(f"TEST.SLIDING_WINDOW.{key} is {list(pair)}; set it to a height and a width in pixels.")
     if any(stride > length for stride, length in zip(window.STRIDE, window.CROP_SIZE, strict=True)):
         raise InputError(
-            f"TEST.SLIDING_WINDOW.STRIDE is {list(window.STRIDE)}, more than CROP_SIZE {list(window.CROP_SIZE)}, which "
-            f"leaves pixels out; make it at most as large."
+            f"TEST.SLIDING_WINDOW.STRIDE is {list(window.STRIDE)}; make it at most CROP_SIZE {list(window.CROP_SIZE)}."
         )
 
 
 @dataclass(frozen=True)
-class ImagePredictions:
-    """Predictions of several models for one image, at the size of its file.
+class ImagePrediction:
+    """Prediction for one image, at the size of its file.
 
     Attributes:
         file: path of the image.
         image: (H, W, 3) uint8, RGB.
         label: (H, W) uint8, the ground truth.
-        predictions: name of the model -> (H, W), the class with the highest score.
+        prediction: (H, W), the class with the highest score.
     """
 
     file: str
     image: np.ndarray
     label: np.ndarray
-    predictions: Mapping[str, np.ndarray]
+    prediction: np.ndarray
 
 
 @torch.no_grad()
-def predict_scores(
-    cfg: CfgNode, models: Mapping[str, nn.Module], dataset_name: str, indices: Sequence[int]
-) -> Iterator[ImagePredictions]:
-    """Apply models to single images of a data set, one image at a time.
-
-    Args:
-        cfg: configuration of the models (INPUT and TEST are read).
-        models: name -> model in eval mode.
-        dataset_name: a registered data set with labels.
-        indices: indices of the images.
+def predict_images(
+    cfg: CfgNode, model: nn.Module, dataset_name: str, indices: Sequence[int]
+) -> Iterator[ImagePrediction]:
+    """Apply a model in eval mode to single images of a registered data set with labels, one at a time.
 
     Raises:
         InputError: the data set cannot be used, or a file cannot be read.
     """
     records = load_dataset(dataset_name, labels="all", key="DATASETS.TEST")
-    mapper = TestMapper(cfg)
-    predictors = {name: Predictor(cfg, model) for name, model in models.items()}
+    mapper, predictor = TestMapper(cfg), Predictor(cfg, model)
     for index in indices:
         sample = mapper(records[index])
         image = read_image(sample["file_name"], "RGB")  # at the file's size, unlike the sample's
         label = read_label(sample["sem_seg_file_name"], sample.get("label_map"))
-        predictions = {
-            name: most_probable(predictor([sample])[0]["sem_seg"], dim=0).cpu().numpy()
-            for name, predictor in predictors.items()
-        }
-        yield ImagePredictions(sample["file_name"], image, label, predictions)
+        scores = predictor([sample])[0]["sem_seg"]
+        yield ImagePrediction(sample["file_name"], image, label, most_probable(scores, dim=0).cpu().numpy())

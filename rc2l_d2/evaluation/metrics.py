@@ -22,9 +22,8 @@ def confusion_matrix(prediction: Tensor, truth: Tensor, num_classes: int, ignore
 
     Args:
         prediction: integers of any type and shape, 0 to K - 1.
-        truth: integers of the same shape, 0 to K - 1 or ``ignore_value``.
+        truth: integers of the same shape, 0 to K - 1, or ``ignore_value`` where nothing is counted.
         num_classes: K.
-        ignore_value: ground truth of pixels that are not counted.
 
     Returns:
         int64 (K, K): [predicted, ground truth].

@@ -15,6 +15,7 @@ _DPI = 120
 # Limits of a panel, in inches: of its longer side, and of its shorter side.
 _SMALLEST, _LARGEST, _THINNEST = 2.6, 10.0, 0.5
 _LINE = 0.3  # height of a line of text, in inches
+Row = tuple[np.ndarray, Sequence[np.ndarray]]  # an image, uint8 (H, W, 3), RGB, and its label maps, integers (H, W)
 
 
 def class_colors(dataset_name: str) -> np.ndarray:
@@ -44,23 +45,18 @@ def overlay(image: np.ndarray, labels: np.ndarray, colors: np.ndarray, opacity: 
 
 
 def draw_panels(
-    rows: Sequence[tuple[np.ndarray, Sequence[np.ndarray]]],
-    titles: Sequence[str],
-    names: Sequence[str],
-    colors: np.ndarray,
-    path: str,
+    rows: Sequence[Row], titles: Sequence[str], names: Sequence[str], colors: np.ndarray, path: str
 ) -> None:
     """Write a PNG with a row for each image: the image, its label maps over it, and below all rows a legend.
 
     Args:
-        rows: image, uint8 (H, W, 3), RGB, and its label maps, integers (H, W).
+        rows: images with their label maps.
         titles: titles of the columns, the image's first.
         names: the K class names.
-        colors: the K class colours, (K, 3), RGB, 0 to 255.
+        colors: (K, 3), RGB, 0 to 255.
         path: PNG to write, with images in their own size within limits.
     """
-    # The import takes half a second, and most runs draw nothing.
-    from matplotlib.figure import Figure
+    from matplotlib.figure import Figure  # takes half a second, and most runs draw nothing
 
     occurring = {label for _, maps in rows for labels in maps for label in classes_in(labels, len(colors))}
     sizes = np.array([image.shape[:2] for image, _ in rows]) / _DPI

@@ -15,9 +15,8 @@ Differences from the embedded host, with the file that handles them:
 - ``build_backbone`` requires a ``detectron2.modeling.Backbone``. Detectron2 registers no function for its Swin, ViT and
   RegNet, and the first two import timm.
 
-Observed at Detectron2's head of 2026. The release v0.6 of 2021 has every name, but fails to import with Pillow 10 (the
-embedded host is used then); its ``launch`` needs GPUs, its trainer gathers losses every step, and its mIoU also divides
-by classes that are predicted but absent.
+Observed at Detectron2's head of 2026. Its release v0.6 fails to import with Pillow 10 (the embedded host is used then);
+its ``launch`` needs GPUs, and its mIoU also divides by classes that are predicted but absent.
 """
 
 # ruff: noqa: F401

@@ -13,7 +13,7 @@ from ..regions.types import PseudoRegions, Regions
 # Focal loss: weight of pixels inside the region; the exponent is 2 (MaskFormer's values).
 FOCAL_ALPHA = 0.25
 
-# Replaces a non-finite cost, on which scipy would raise: reporting a non-finite loss is up to the trainer.
+# Replaces a non-finite cost, on which scipy would raise; the trainer reports the non-finite loss.
 _UNKNOWN_COST = 1e6
 
 
@@ -41,11 +41,11 @@ def matching_cost(
         # The last column holds all valid pixels.
         columns = torch.cat([targets.flatten(2), valid.flatten(1)[:, None]], dim=1).float().transpose(1, 2)
         areas = columns.sum(1, keepdim=True)
-        masks, surprise = logits.sigmoid(), F.softplus(logits)
-        # In place, since memory traffic takes the time; ``surprise`` is overwritten.
-        outside = masks.square().mul_(surprise).mul_(1 - FOCAL_ALPHA)
-        # sum of positive terms inside and negative ones outside = (positive - negative) inside + negative everywhere
-        inside = (1 - masks).square_().mul_(surprise.sub_(logits)).mul_(FOCAL_ALPHA).sub_(outside)
+        masks, softplus = logits.sigmoid(), F.softplus(logits)
+        # In place, since memory traffic takes most of the time; this overwrites ``softplus``.
+        outside = masks.square().mul_(softplus).mul_(1 - FOCAL_ALPHA)
+        # Focal loss is p inside a region and n outside: sum_inside p + sum_outside n = sum_inside (p - n) + sum_all n.
+        inside = (1 - masks).square_().mul_(softplus.sub_(logits)).mul_(FOCAL_ALPHA).sub_(outside)
         everywhere = outside @ columns[..., -1:]
         focal = (inside @ columns[..., :-1] + everywhere) / areas[..., -1:].clamp(min=1)
         covered = masks @ columns
@@ -58,17 +58,17 @@ def matching_cost(
 def hungarian_match(cost: Tensor, present: Tensor) -> Tensor:
     """Find the cheapest one-to-one assignment of each image, for each decoder layer.
 
-    Copies to the host once, whatever the number of images and layers.
+    All images and layers are copied to the host together.
 
     Args:
         cost: (L, B, N, K), finite.
         present: (B, K) bool, classes that have a region.
 
     Returns:
-        (L, 3, M) long, on the device of ``cost``: image, query and class of each pair. M is the same for every layer:
-        the sum over images of the smaller of N and the number of its regions.
+        (L, 3, M) long, on the device of ``cost``: image, query and class of each pair. An image with R regions has
+        min(N, R) pairs in every layer.
     """
-    # Absent classes are infinite, so that one copy to the host carries both arguments.
+    # An infinite cost marks absent classes, so that one copy to the host holds both arguments.
     table = cost.masked_fill(~present[None, :, None, :], torch.inf).cpu().numpy()
     pairs = []
     for layer in table:
@@ -84,11 +84,10 @@ def hungarian_match(cost: Tensor, present: Tensor) -> Tensor:
 def assign_regions(regions: Regions, pseudo: PseudoRegions, mask_weight: float, dice_weight: float) -> Tensor:
     """Assign queries to pseudo regions by MaskFormer's matching, a baseline for the match by class.
 
-    Weights as in :func:`matching_cost`; copies to the host.
+    Weights as in :func:`matching_cost`. Copies to the host.
 
     Returns:
-        (B, N, K), float32: 1 where a query is assigned to a region. Of each image's N queries and R regions, the
-        smaller number is assigned, each to one.
+        (B, N, K), float32: 1 for each of the min(N, R) pairs of an image with R regions.
     """
     cost = matching_cost(
         regions.class_logits, regions.mask_logits, pseudo.masks, pseudo.valid, mask_weight, dice_weight

@@ -1,4 +1,4 @@
-"""The region predictor as a whole model: Detectron2's contract, and training on labels alone."""
+"""The region predictor as a Detectron2 model, trained on labels only."""
 
 from __future__ import annotations
 
@@ -41,13 +41,13 @@ class RegionSegmentor(nn.Module):
     ):
         """
         Args:
-            backbone: images to maps by name.
-            sem_seg_head: these maps to :class:`Regions`.
+            backbone: maps images to named feature maps.
+            sem_seg_head: maps these to :class:`Regions`.
             criterion: the supervised losses.
             pixel_mean, pixel_std: per channel, in the order of INPUT.FORMAT.
-            size_divisibility: images are padded to a multiple of it; where it is negative, or no multiple of the
-                backbone's own (the patches of a ViT), to that of the backbone.
-            micro_batch: images that go through the model together, see :mod:`.micro_batches`; 0: all.
+            size_divisibility: images are padded to a multiple of it. The backbone's own is used where this is negative
+                or not a multiple of the backbone's (the patches of a ViT).
+            micro_batch: images in a micro-batch, see :mod:`.micro_batches`; 0: all.
         """
         super().__init__()
         self.backbone = backbone
@@ -98,7 +98,7 @@ class RegionSegmentor(nn.Module):
     def regions(self, images: Tensor, supervised: int | None = None) -> Regions:
         """Predict the regions of normalised images (B, 3, H, W); H and W multiples of ``size_divisibility``.
 
-        In training ``auxiliary`` is of the first ``supervised`` images alone (None: of all).
+        In training, ``auxiliary`` covers only the first ``supervised`` images (None: all).
         """
         supervised = len(images) if supervised is None else supervised
         if 0 < self.micro_batch < len(images):
@@ -115,17 +115,17 @@ class RegionSegmentor(nn.Module):
     def forward(
         self, inputs: Tensor | list[dict], supervised: int | None = None
     ) -> Regions | dict[str, Tensor] | list[dict[str, Tensor]]:
-        """Predict regions of a batch of tensors, or follow Detectron2's contract for a list of samples.
+        """Predict the regions of a tensor (the trainer's call), or process samples in Detectron2's format.
 
         Args:
-            inputs: normalised images (B, 3, H, W), see :meth:`regions`: how the trainer calls a (distributed) model.
-                Or samples with "image" (3, h, w); in training also "sem_seg" (h, w); in evaluation optionally "height"
-                and "width", the size wanted (the image's own without them).
-            supervised: see :meth:`regions`; for a tensor alone.
+            inputs: a tensor of normalised images (B, 3, H, W), see :meth:`regions`. Or a list of samples with "image"
+                (3, h, w); in training also "sem_seg" (h, w); in evaluation optionally "height" and "width", the output
+                size (default: the size of the image).
+            supervised: see :meth:`regions`; only for a tensor.
 
         Returns:
-            For a tensor its regions. For samples in training the losses by name; in evaluation
-            ``{"sem_seg": (K, height, width)}`` for each image.
+            For a tensor: its regions. For samples in training: the losses by name. For samples in evaluation:
+            ``{"sem_seg": (K, height, width)}`` of each image.
         """
         if isinstance(inputs, Tensor):
             return self.regions(inputs, supervised)
@@ -135,16 +135,16 @@ class RegionSegmentor(nn.Module):
             return self.supervised_losses(regions, self.preprocess_labels([sample["sem_seg"] for sample in inputs]))
         results = []
         for index, (sample, (height, width)) in enumerate(zip(inputs, images.image_sizes, strict=True)):
-            # One image at a time: N masks at full size are what takes the memory.
+            # One image at a time, since N masks at full size need much memory.
             scores = scores_at(regions.images(index, index + 1), images.tensor.shape[-2:])[..., :height, :width]
-            wanted = (sample.get("height", height), sample.get("width", width))
-            if wanted != (height, width):
-                scores = F.interpolate(scores, size=wanted, mode="bilinear", align_corners=False)
+            size = (sample.get("height", height), sample.get("width", width))
+            if size != (height, width):
+                scores = F.interpolate(scores, size=size, mode="bilinear", align_corners=False)
             results.append({"sem_seg": scores[0]})
         return results
 
 
 def scores_at(regions: Regions, size: Sequence[int]) -> Tensor:
-    """Return semantic scores (B, K, H, W); mask *logits* are resized to ``size`` first (MaskFormer's inference)."""
+    """Return semantic scores (B, K, H, W) of mask logits resized to ``size`` (MaskFormer's inference)."""
     masks = F.interpolate(regions.mask_logits.float(), size=tuple(size), mode="bilinear", align_corners=False)
     return semantic_scores(regions.class_logits.float(), masks)

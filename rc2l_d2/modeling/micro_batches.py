@@ -1,4 +1,4 @@
-"""A batch that does not fit into memory passes through the model in micro-batches, and still has one loss."""
+"""Micro-batches: one loss over a whole batch, with the activations of a few images in memory."""
 
 from __future__ import annotations
 
@@ -17,44 +17,38 @@ def regions_in_micro_batches(
 ) -> Regions:
     """Predict the regions of a batch, ``size`` images at a time; the backward pass repeats each micro-batch.
 
-    Losses that compare regions of several images cover the whole batch, unlike with accumulated gradients; only
-    activations are limited to a micro-batch. Batch normalisation takes its statistics from a micro-batch; with any
-    other normalisation the gradient is that of the whole batch.
+    The losses see the whole batch, also those that compare regions of several images; accumulated gradients could not
+    do this. Batch normalisation takes its statistics from a micro-batch; with any other normalisation the gradient is
+    that of the whole batch.
 
     Args:
-        predict: function of images and the number of labelled ones, which come first, that returns their regions.
-        images: (B, 3, H, W).
-        supervised: number of labelled ``images``, which come first.
-        size: images in a micro-batch, from 1.
+        predict: function of a micro-batch and the number of its labelled images that returns its regions.
+        images: (B, 3, H, W), labelled images first.
+        supervised: number of labelled images.
+        size: images in a micro-batch, at least 1.
         model: module that ``predict`` computes with.
     """
-    parts = []
+
+    def contexts():
+        return nullcontext(), _statistics_kept(model)
+
+    results = []
     for first in range(0, len(images), size):
-        some = images[first : first + size]
-        labeled = min(max(supervised - first, 0), len(some))
-        if torch.is_grad_enabled():
-            part = checkpoint(
-                predict, some, labeled, use_reentrant=False, context_fn=lambda: (nullcontext(), _statistics_kept(model))
-            )
-        else:
-            part = predict(some, labeled)
-        parts.append(part)
-    return _concatenated(parts)
-
-
-def _concatenated(parts: list[Regions]) -> Regions:
-    layers = zip(*(part.auxiliary for part in parts), strict=True)
+        micro_batch = images[first : first + size]
+        labeled = min(max(supervised - first, 0), len(micro_batch))
+        results.append(checkpoint(predict, micro_batch, labeled, use_reentrant=False, context_fn=contexts))
+    layers = zip(*(regions.auxiliary for regions in results), strict=True)
     return Regions(
-        torch.cat([part.class_logits for part in parts]),
-        torch.cat([part.mask_logits for part in parts]),
-        torch.cat([part.features for part in parts]),
+        torch.cat([regions.class_logits for regions in results]),
+        torch.cat([regions.mask_logits for regions in results]),
+        torch.cat([regions.features for regions in results]),
         tuple((torch.cat([c for c, _ in layer]), torch.cat([m for _, m in layer])) for layer in layers),
     )
 
 
 @contextmanager
 def _statistics_kept(model: nn.Module) -> Iterator[None]:
-    """Keep running statistics as they are: the repeated forward must not count its images again."""
+    """Freeze running statistics: the repeated forward pass must not count its images again."""
     modules = [module for module in model.modules() if isinstance(module, nn.modules.batchnorm._BatchNorm)]
     before = [(module.momentum, module.num_batches_tracked) for module in modules]
     for module in modules:

@@ -14,11 +14,6 @@ from .semi_supervised import SemiSupervisedSegmentor
 class PixelConsistency(SemiSupervisedSegmentor):
     """Pixel-level consistency (the scheme of FixMatch and mean teacher): cross-entropy against pseudo labels."""
 
-    @configurable
-    def __init__(self, **segmentor):
-        """Take the arguments of :class:`SemiSupervisedSegmentor`."""
-        super().__init__(**segmentor)
-
     @classmethod
     def from_config(cls, cfg: CfgNode) -> dict:
         settings = cfg.MODEL.PIXEL

@@ -16,9 +16,8 @@ FINEST_STRIDE = 4
 class PixelDecoder(nn.Module):
     """A top-down feature pyramid that ends in the per-pixel features F (MaskFormer's pixel decoder without attention).
 
-    The coarsest map goes through ``layer_n``; every finer map i is widened by ``adapter_i`` (1x1), added to the
-    coarser result resized by nearest neighbour, and smoothed by ``layer_i`` (3x3). Parameter names are
-    those of MaskFormer's checkpoints.
+    The coarsest map passes ``layer_n`` (3x3). Each finer map i is projected by ``adapter_i`` (1x1), added to the
+    resized result of the coarser level, and smoothed by ``layer_i`` (3x3). Parameter names are MaskFormer's.
     """
 
     @configurable

@@ -20,7 +20,7 @@ from .semi_supervised import SemiSupervisedSegmentor
 
 @META_ARCH_REGISTRY.register()
 class RC2L(SemiSupervisedSegmentor):
-    """A region predictor that also learns from pseudo regions."""
+    """The region predictor with RMC, RFC, RCC and SMC on unlabelled images."""
 
     @configurable
     def __init__(self, *, mask_temperature: float, feature_temperature: float, matching: str, **segmentor):
@@ -28,8 +28,8 @@ class RC2L(SemiSupervisedSegmentor):
         Args:
             mask_temperature: of the Dice similarities in RMC and RCC.
             feature_temperature: of the cosine similarities in RFC.
-            matching: of queries and pseudo regions in RMC and RCC: "class", or "hungarian", MaskFormer's assignment,
-                which copies its costs to the host at each step.
+            matching: of queries and pseudo regions in RMC and RCC. "class": by class. "hungarian": MaskFormer's
+                assignment, which copies its costs to the host at each step.
             segmentor: the arguments of :class:`SemiSupervisedSegmentor`.
         """
         super().__init__(**segmentor)

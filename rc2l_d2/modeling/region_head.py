@@ -22,23 +22,17 @@ class RegionHead(nn.Module):
         pixel_decoder: nn.Module,
         predictor: nn.Module,
         transformer_in_feature: str,
-        num_classes: int,
-        ignore_value: int,
     ):
         """
         Args:
-            pixel_decoder: backbone maps to per-pixel features (B, C, h, w).
-            predictor: one backbone map and the per-pixel features to (class, mask) logits of each layer.
+            pixel_decoder: computes per-pixel features (B, C, h, w) from the backbone maps.
+            predictor: computes class and mask logits of each layer from one backbone map and the per-pixel features.
             transformer_in_feature: name of the map that the queries attend to.
-            num_classes: K, without "no object".
-            ignore_value: label of pixels without a class.
         """
         super().__init__()
         self.pixel_decoder = pixel_decoder
         self.predictor = predictor
         self.transformer_in_feature = transformer_in_feature
-        self.num_classes = num_classes
-        self.ignore_value = ignore_value
 
     @classmethod
     def from_config(cls, cfg, input_shape: dict[str, ShapeSpec]) -> dict:
@@ -52,15 +46,10 @@ class RegionHead(nn.Module):
             "pixel_decoder": PixelDecoder(cfg, input_shape),
             "predictor": RegionPredictor(cfg, input_shape[name].channels),
             "transformer_in_feature": name,
-            "num_classes": cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES,
-            "ignore_value": cfg.MODEL.SEM_SEG_HEAD.IGNORE_VALUE,
         }
 
     def forward(self, features: dict[str, Tensor], supervised: int | None = None) -> Regions:
-        """Predict regions from backbone maps by name.
-
-        Earlier decoder layers predict for the first ``supervised`` images alone (None: for all).
-        """
+        """Predict regions from named backbone maps; ``auxiliary`` covers the first ``supervised`` ones (None: all)."""
         pixel_features = self.pixel_decoder(features)
         layers = self.predictor(features[self.transformer_in_feature], pixel_features, supervised)
         class_logits, mask_logits = layers[-1]

@@ -1,4 +1,4 @@
-"""What the semi-supervised architectures have in common: named losses on unlabelled images, and their weights."""
+"""Base class of the semi-supervised architectures: named losses on unlabelled images, and their weights."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from abc import ABC, abstractmethod
 
 from torch import Tensor
 
-from ..host import CfgNode
+from ..host import CfgNode, configurable
 from ..regions import PseudoRegions, Regions, Selection
 from .meta_arch import RegionSegmentor
 
@@ -14,22 +14,18 @@ from .meta_arch import RegionSegmentor
 class SemiSupervisedSegmentor(RegionSegmentor, ABC):
     """A :class:`RegionSegmentor` with losses on the pseudo regions of unlabelled images.
 
-    The teacher is not part of it: the trainer keeps it, so that the weights are those of a plain region predictor.
-
-    Attributes:
-        loss_weight: lambda, the weight of all unlabelled losses together.
-        loss_weights: weight of each unlabelled loss by its name in the log; 0 switches a loss off.
-        selection: which pseudo labels are used.
+    The trainer holds the teacher, so that a state dict of this class is that of a plain region predictor.
     """
 
     uses_unlabeled = True
 
-    def __init__(
-        self, *, loss_weights: dict[str, float], selection: Selection, loss_weight: float = 1.0, **segmentor
-    ) -> None:
+    @configurable
+    def __init__(self, *, loss_weights: dict[str, float], selection: Selection, loss_weight: float = 1.0, **segmentor):
         """
         Args:
-            loss_weights, selection, loss_weight: see above.
+            loss_weights: weight of each unlabelled loss by its name in the log; 0 switches a loss off.
+            selection: rule that selects pseudo labels.
+            loss_weight: lambda, the weight of all unlabelled losses together.
             segmentor: the arguments of :class:`RegionSegmentor`.
         """
         super().__init__(**segmentor)
@@ -47,7 +43,7 @@ class SemiSupervisedSegmentor(RegionSegmentor, ABC):
         """Return the unweighted losses on unlabelled images, by the names in ``loss_weights``.
 
         Args:
-            regions: the student's, of the mixed strong views.
-            semantic_map: (B, K, h, w), their normalised semantic map s_c.
-            pseudo: the teacher's pseudo regions of the same images.
+            regions: the student's prediction for the mixed strong views.
+            semantic_map: (B, K, h, w), s_c of these regions.
+            pseudo: the teacher's pseudo regions for the same images.
         """

@@ -16,9 +16,8 @@ class SetCriterion(nn.Module):
 
     An image has one target for each class in its labels: the binary mask of that class.
 
-    Our reading: pixels without a label (the ignore value, which includes padding, and any value that is no class) are
-    left out of matching, focal and Dice loss. MaskFormer counts them as outside of every mask. For images without such
-    pixels the numbers are the same.
+    Our reading: matching, focal and Dice loss leave out pixels without a label (the ignore value, also on padding, and
+    any value outside 0, ..., K-1). MaskFormer counts them as outside of every mask. Without such pixels both are equal.
 
     Buffers:
         empty_weight: (K+1,), class weights of the classification loss; the last is that of "no object".
@@ -48,14 +47,14 @@ class SetCriterion(nn.Module):
         """Return the weighted losses of a batch, for each decoder layer.
 
         Args:
-            regions: of B images; a loss is added for every layer in ``regions.auxiliary``.
+            regions: of B images; the layers in ``regions.auxiliary`` get losses too.
             labels: (B, H, W), integer, at the size of the images; masks (h, w) are resized to it bilinearly.
 
         Returns:
             ``loss_ce``, ``loss_mask``, ``loss_dice`` of the last layer and the same with suffix ``_0``, ``_1``, ... of
             the earlier ones, float32 scalars, already multiplied by their weights. Mask losses are sums over matched
             pairs, divided by the mean number of targets per rank. Without any labelled pixel they are zero and still
-            connected to the graph.
+            have a graph.
         """
         layers = [*regions.auxiliary, (regions.class_logits, regions.mask_logits)]
         suffixes = [*(f"_{i}" for i in range(len(layers) - 1)), ""]
@@ -100,7 +99,7 @@ class SetCriterion(nn.Module):
         target = torch.full(class_logits.shape[:2], self.num_classes, device=class_logits.device)
         target[image, query] = label
         loss = F.cross_entropy(class_logits.flatten(0, 1), target.flatten(), self.empty_weight, reduction="sum")
-        # With a "no object" weight of zero the sum of weights is zero where no query is matched.
+        # The sum of weights is zero if the "no object" weight is and no query is matched.
         return loss / mean_over_ranks(self.empty_weight[target].sum()).clamp(min=1e-6)
 
 
@@ -118,7 +117,7 @@ def mask_losses(mask_logits: Tensor, targets: Tensor, valid: Tensor) -> tuple[Te
     Returns:
         (M,) and (M,).
     """
-    # Resized as the channels of one image: as images of one channel the gradient takes twice the time.
+    # Resized as M channels of one image: the backward pass of M images takes twice as long. M may be 0, channels not.
     side = 0 if len(mask_logits) else 1
     logits = F.interpolate(mask_logits.unsqueeze(side), size=targets.shape[-2:], mode="bilinear", align_corners=False)
     logits = logits.squeeze(side).flatten(1)

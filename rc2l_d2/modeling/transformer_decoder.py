@@ -36,7 +36,7 @@ def sine_position_embedding(height: int, width: int, channels: int, device: torc
 
 
 class TransformerDecoderLayer(nn.Module):
-    """Self-attention of the queries, attention to the image, feed-forward; each with a residual and a norm (DETR)."""
+    """DETR's decoder layer: self-attention, cross-attention to the image, MLP; each has a residual and a norm."""
 
     def __init__(self, dim: int, heads: int, feedforward_dim: int, dropout: float, pre_norm: bool):
         super().__init__()
@@ -56,7 +56,7 @@ class TransformerDecoderLayer(nn.Module):
             target: (B, N, D), state of the queries.
             query_position: (B, N, D), added to the state in queries and keys of the attention.
             memory: (B, S, D), map of the image: the values of the attention.
-            memory_key: (B, S, D), the same with their position embedding: the keys.
+            memory_key: (B, S, D), the map plus its position embedding: the keys.
 
         Returns:
             (B, N, D), the new state.
@@ -80,45 +80,35 @@ class TransformerDecoderLayer(nn.Module):
         return target
 
 
-class TransformerDecoder(nn.Module):
-    """A stack of decoder layers; one final norm is applied to the state after each."""
+class Transformer(nn.Module):
+    """A stack of decoder layers on a feature map, without an encoder (MaskFormer's default)."""
 
     def __init__(self, layers: int, dim: int, heads: int, feedforward_dim: int, dropout: float, pre_norm: bool):
         super().__init__()
-        self.layers = nn.ModuleList(
+        stack = nn.ModuleList(
             TransformerDecoderLayer(dim, heads, feedforward_dim, dropout, pre_norm) for _ in range(layers)
         )
-        self.norm = nn.LayerNorm(dim)
-
-    def forward(self, query_position: Tensor, memory: Tensor, memory_key: Tensor) -> list[Tensor]:
-        """Return the normed state (B, N, D) after each layer, first layer first, starting from zeros."""
-        target = torch.zeros_like(query_position)
-        states = []
-        for layer in self.layers:
-            target = layer(target, query_position, memory, memory_key)
-            states.append(self.norm(target))
-        return states
-
-
-class Transformer(nn.Module):
-    """The decoder on a feature map, without a transformer encoder (MaskFormer's default)."""
-
-    def __init__(self, layers: int, dim: int, heads: int, feedforward_dim: int, dropout: float, pre_norm: bool):
-        super().__init__()
-        self.decoder = TransformerDecoder(layers, dim, heads, feedforward_dim, dropout, pre_norm)
+        # A ModuleDict gives MaskFormer's parameter names, transformer.decoder.layers and transformer.decoder.norm.
+        self.decoder = nn.ModuleDict({"layers": stack, "norm": nn.LayerNorm(dim)})
         for parameter in self.parameters():
             if parameter.dim() > 1:
                 nn.init.xavier_uniform_(parameter)
 
     def forward(self, image: Tensor, query_embed: Tensor) -> list[Tensor]:
-        """Return the state (B, N, D) after each layer, from a map (B, D, h, w) and query embeddings (N, D).
+        """Return the normalised state (B, N, D) after each layer, from a map (B, D, h, w) and query embeddings (N, D).
 
-        Padding is not masked out, as in MaskFormer, whose checkpoints are trained so.
+        Padding is not masked out: MaskFormer does not, and its published weights are trained with it.
         """
         batch, dim, height, width = image.shape
         position = sine_position_embedding(height, width, dim, image.device).flatten(1).transpose(0, 1)
         memory = image.flatten(2).transpose(1, 2)
-        return self.decoder(query_embed.expand(batch, -1, -1), memory, memory + position)
+        memory_key = memory + position
+        query_position = query_embed.expand(batch, -1, -1)
+        target, states = torch.zeros_like(query_position), []
+        for layer in self.decoder["layers"].children():
+            target = layer(target, query_position, memory, memory_key)
+            states.append(self.decoder["norm"](target))
+        return states
 
 
 class MLP(nn.Module):
@@ -137,7 +127,7 @@ class MLP(nn.Module):
 
 
 class RegionPredictor(nn.Module):
-    """Learned queries to class logits and masks (MaskFormer's predictor, with its parameter names)."""
+    """MaskFormer's predictor, with its parameter names: class and mask logits of learned queries."""
 
     @configurable
     def __init__(
@@ -209,16 +199,16 @@ class RegionPredictor(nn.Module):
         Args:
             image: (B, in_channels, h', w'), the backbone map that the queries attend to.
             pixel_features: (B, C, h, w).
-            supervised: number of first images for which earlier layers predict; None: all.
+            supervised: earlier layers predict only for this number of first images; None: for all.
 
         Returns:
-            ``(class_logits (B, N, K+1), mask_logits (B, N, h, w))`` of every layer in training with deep supervision,
-            first layer first; of the last layer alone otherwise.
+            ``(class_logits (B, N, K+1), mask_logits (B, N, h, w))`` of each layer, first layer first; of the last layer
+            only in evaluation and without deep supervision.
         """
         states = self.transformer(self.input_proj(image), self.query_embed.weight)
         if not (self.training and self.deep_supervision):
             states = states[-1:]
-        # Masks without a loss would cost as much as those with one.
+        # No loss uses the masks of earlier layers on unlabelled images.
         auxiliary = [(state[:supervised], pixel_features[:supervised]) for state in states[:-1]]
         return [
             (self.class_embed(state), torch.einsum("bnc,bchw->bnhw", self.mask_embed(state), features))

@@ -1,5 +1,5 @@
 """Segmentation of images and videos by a trained model."""
 
-from .segmenter import Segmentation, Segmenter, load_checkpoint
+from .segmenter import Segmentation, Segmenter, load_checkpoint, load_segmenter
 
-__all__ = ["Segmentation", "Segmenter", "load_checkpoint"]
+__all__ = ["Segmentation", "Segmenter", "load_checkpoint", "load_segmenter"]

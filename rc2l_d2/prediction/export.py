@@ -7,7 +7,7 @@ import json
 import onnxruntime
 import torch
 from torch import Tensor, nn
-from torch.export import Dim, ExportedProgram
+from torch.export import Dim
 
 from ..engine import load_model_file
 from ..modeling.meta_arch import RegionSegmentor, scores_at
@@ -45,73 +45,47 @@ def load_for_export(path: str) -> tuple[RegionSegmentor, dict]:
     """Load ``teacher_final.pth`` of a run on the CPU.
 
     Returns:
-        The model in eval mode, and the description that goes into the exported files: "classes", "palette",
-        "ignore_value", "format" (channel order), and "min_size_test" and "max_size_test": the caller resizes the
-        image's short edge to the first, within the second for its long edge (0: no resizing).
+        The model in eval mode, and its description: "classes", "palette", "ignore_value", "format" (channel order),
+        and the limits "min_size_test" of the short and "max_size_test" of the long edge (0: no resizing).
 
     Raises:
         InputError: see :func:`rc2l_d2.engine.load_model_file`.
     """
     model, cfg, metadata = load_model_file(path)
-    information = {
-        "classes": metadata.stuff_classes,
-        "palette": metadata.stuff_colors,
-        "ignore_value": metadata.ignore_label,
-        "format": cfg.INPUT.FORMAT,
-        "min_size_test": cfg.INPUT.MIN_SIZE_TEST,
-        "max_size_test": cfg.INPUT.MAX_SIZE_TEST,
-    }
-    return model.cpu(), information
-
-
-def smallest_edge(model: RegionSegmentor) -> int:
-    """Return the shortest edge in pixels that an exported model takes.
-
-    Below it the coarsest feature map, of stride 32 at most, would have length 1, for which torch exports another graph.
-    """
-    return max(model.size_divisibility, 32) + 1
+    classes = {"classes": metadata.stuff_classes, "palette": metadata.stuff_colors}
+    sizes = {"min_size_test": cfg.INPUT.MIN_SIZE_TEST, "max_size_test": cfg.INPUT.MAX_SIZE_TEST}
+    return model.cpu(), {**classes, "ignore_value": metadata.ignore_label, "format": cfg.INPUT.FORMAT, **sizes}
 
 
 @torch.no_grad()
-def export_program(model: RegionSegmentor) -> ExportedProgram:
-    """Export :class:`WholeImagePredictor` for edges from :func:`smallest_edge` to ``LARGEST`` pixels."""
-    smallest = smallest_edge(model)
-    # An example that is square or a multiple of the divisibility would specialise the graph.
+def export_model(model: RegionSegmentor, information: dict, program_file: str, graph_file: str) -> int:
+    """Export :class:`WholeImagePredictor` for edges up to ``LARGEST`` pixels, and return the shortest edge.
+
+    Args:
+        model: the model, on the CPU.
+        information: is stored in both files under ``INFORMATION``: an extra file, and a metadata property of ONNX.
+        program_file: file for ``torch.export.load``.
+        graph_file: ONNX file, from "image" to "scores".
+    """
+    # A coarsest feature map, of stride 32 at most, of length 1 would specialise the graph; so would an example that is
+    # square or a multiple of the divisibility.
+    smallest = max(model.size_divisibility, 32) + 1
     example = torch.zeros(1, 3, 3 * smallest, 4 * smallest + 1, dtype=torch.uint8)
     height, width = (Dim(name, min=smallest, max=LARGEST) for name in ("height", "width"))
-    return torch.export.export(WholeImagePredictor(model).eval(), (example,), dynamic_shapes=({2: height, 3: width},))
-
-
-def save_program(program: ExportedProgram, information: dict, path: str) -> None:
-    """Write a file for ``torch.export.load``, with ``information`` in its extra file ``INFORMATION``."""
-    torch.export.save(program, path, extra_files={INFORMATION: json.dumps(information)})
-
-
-def save_onnx(program: ExportedProgram, information: dict, path: str) -> None:
-    """Write ONNX, from "image" to "scores", with ``information`` in its metadata property ``INFORMATION``."""
-    graph = torch.onnx.export(
-        program,
-        dynamo=True,
-        input_names=["image"],
-        output_names=["scores"],
-        dynamic_shapes=({2: "height", 3: "width"},),
-        verbose=False,
-    )
+    shapes = ({2: height, 3: width},)
+    program = torch.export.export(WholeImagePredictor(model).eval(), (example,), dynamic_shapes=shapes)
+    torch.export.save(program, program_file, extra_files={INFORMATION: json.dumps(information)})
+    names = {"input_names": ["image"], "output_names": ["scores"], "dynamic_shapes": ({2: "height", 3: "width"},)}
+    graph = torch.onnx.export(program, dynamo=True, verbose=False, **names)
     graph.model.metadata_props[INFORMATION] = json.dumps(information)
-    graph.save(path)
+    graph.save(graph_file)
+    return smallest
 
 
 def differences(model: RegionSegmentor, program: str, graph: str, size: tuple[int, int], seed: int) -> dict[str, float]:
-    """Compare two saved files with the model on a random image.
+    """Return the largest difference of a score of each file, as a fraction of the model's highest score.
 
-    Args:
-        model: the exported model.
-        program, graph: paths, from :func:`save_program` and :func:`save_onnx`.
-        size: height and width in pixels.
-        seed: seed of the image.
-
-    Returns:
-        For "torch.export" and "ONNX" the largest difference of a score, as a fraction of the model's highest score.
+    The files are those of :func:`export_model`, the image is random, of (height, width) ``size``.
     """
     image = torch.randint(0, 256, (1, 3, *size), dtype=torch.uint8, generator=torch.Generator().manual_seed(seed))
     with torch.no_grad():

@@ -9,8 +9,7 @@ from pathlib import Path
 from ..data.datasets.image_lists import IMAGE_SUFFIXES
 from ..errors import InputError
 
-# Folders below --output for everything but the overlays.
-RESULTS = ("labels", "confidence", "comparison")
+RESULTS = ("labels", "confidence", "comparison")  # folders below --output for everything but the overlays
 VIDEO_SUFFIXES = {".mp4", ".m4v", ".mov", ".avi", ".mkv", ".webm", ".mpg", ".mpeg"}
 
 
@@ -25,44 +24,33 @@ def output_name(file: Path) -> str:
 
 
 def find_inputs(inputs: Sequence[str], output: Path, truth: Path | None = None) -> list[Path]:
-    """Return the images and videos of the inputs, in order, each once.
-
-    Args:
-        inputs: files, folders and globs.
-        output: the folder to write to.
-        truth: a folder of labels that is read too.
+    """Return the images and videos of the inputs (files, folders and globs), in order, each once.
 
     Raises:
-        InputError: an input matches no file, or an output would overwrite an input, a label or another output.
+        InputError: an input matches no file, two files have one result, or an input or the folder of labels ``truth``
+            lies where results are written: directly in ``output``, or in a folder of RESULTS.
     """
     found: dict[str, Path] = {}
     for given in inputs:
         for file in _files(given):
             name = output_name(file)
             if found.setdefault(name, file) != file:
-                raise InputError(
-                    f"{found[name]} and {file} would both be written to {name}; segment them in separate calls with "
-                    "different --output."
-                )
-    sources = {file.resolve() for file in found.values()}
-    results = {(output / name).resolve() for name in RESULTS}
-    for name, file in found.items():
-        if (output / name).resolve() in sources:
-            raise InputError(f"The result of {file} would be written over {output / name}; give another --output.")
-        if results & {*file.resolve().parents}:
-            raise InputError(f"{file} lies where results would be written; give another --output.")
+                raise InputError(f"{found[name]} and {file} would both be written to {name}; give one at a time.")
+    folders = {f"--input {file}": file.parent for file in found.values()}
     if truth is not None:
-        labels = truth.resolve()
-        if labels == output.resolve() or results & {labels, *labels.parents}:
-            raise InputError(f"--compare {truth} lies where results would be written; give another --output.")
+        folders[f"--compare {truth}"] = truth
+    results = {(output / name).resolve() for name in RESULTS}
+    for given, folder in folders.items():
+        folder = folder.resolve()
+        if folder == output.resolve() or results & {folder, *folder.parents}:
+            raise InputError(f"{given} lies where results would be written; give another --output.")
     return list(found.values())
 
 
 def _files(given: str) -> list[Path]:
     path = Path(given)
     if path.is_dir():
-        known = {*IMAGE_SUFFIXES, *VIDEO_SUFFIXES}
-        paths = sorted(file for file in path.iterdir() if file.suffix.lower() in known)
+        paths = sorted(file for file in path.iterdir() if file.suffix.lower() in {*IMAGE_SUFFIXES, *VIDEO_SUFFIXES})
     else:
         # A file's name may hold characters of a pattern.
         paths = [path] if path.is_file() else map(Path, sorted(glob.glob(given, recursive=True)))

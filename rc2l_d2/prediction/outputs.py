@@ -19,11 +19,7 @@ from .segmenter import Segmentation, Segmenter
 
 @dataclass
 class ResultWriter:
-    """Writes overlays and, if ``labels`` and ``confidence``, label images and confidence maps to the folder ``output``.
-
-    See :mod:`rc2l_d2.commands.predict` for the files. An InputError is raised if ``truth``, a folder of labels to
-    compare with, does not exist.
-    """
+    """Writes the files that :mod:`rc2l_d2.commands.predict` describes; InputError without the folder ``truth``."""
 
     output: Path
     segmenter: Segmenter
@@ -43,13 +39,7 @@ class ResultWriter:
     def draw(self, name: str, image: np.ndarray, segmentation: Segmentation) -> np.ndarray:
         """Write labels and confidence maps of an image or frame, and return its overlay.
 
-        Args:
-            name: of the files, with a folder before it for a frame of a video.
-            image: uint8 (H, W, 3), RGB.
-            segmentation: the segmentation of the image.
-
-        Returns:
-            uint8 (H, W, 3), RGB, the image with colours and names of the classes over it.
+        Image and overlay are uint8 (H, W, 3), RGB; ``name`` of a frame starts with the folder of its video.
         """
         occurring = classes_in(segmentation.labels, len(self.names))
         self.occurred.update(occurring)
@@ -60,20 +50,12 @@ class ResultWriter:
         if self.confidence:
             for label in occurring:
                 class_name = re.sub(r"\W+", "_", self.names[label])
-                confidence = Image.fromarray(segmentation.confidence(label))
-                confidence.save(self._path(f"confidence/{name}/{label}_{class_name}.png"))
+                path = self._path(f"confidence/{name}/{label}_{class_name}.png")
+                Image.fromarray(segmentation.confidence(label)).save(path)
         return Visualizer(image, self.metadata).draw_sem_seg(segmentation.labels, alpha=0.6).get_image()
 
-    def save(self, name: str, overlay: np.ndarray) -> None:
-        """Write the overlay of an image."""
-        Image.fromarray(overlay).save(self._path(f"{name}.png"))
-
     def compare(self, file: Path, image: np.ndarray, segmentation: Segmentation) -> None:
-        """Write image, ground truth and prediction side by side, if there is a folder of ground truth.
-
-        Raises:
-            InputError: there is no label for the file, or the label does not fit.
-        """
+        """Write image, ground truth and prediction side by side; InputError if no label fits the file."""
         if self.truth is None:
             return
         label_file, label_map = self.segmenter.label_files.find(self.truth, file)
@@ -81,13 +63,13 @@ class ResultWriter:
         files = {"file_name": str(file), "sem_seg_file_name": str(label_file)}
         check_label(label, image.shape[:2], files, len(self.names), self.metadata.ignore_label)
         path = self._path(f"comparison/{file.stem}.png")
-        titles = ["image", "ground truth", "prediction"]
-        draw_panels([(image, [label, segmentation.labels])], titles, self.names, self.colors, str(path))
+        rows, titles = [(image, [label, segmentation.labels])], ["image", "ground truth", "prediction"]
+        draw_panels(rows, titles, self.names, self.colors, str(path))
 
     def finish(self) -> None:
         """Write the legend of all predicted classes."""
         if self.occurred:
-            draw_legend(self.occurred, self.names, self.colors, str(self._path("legend.svg")))
+            draw_legend(self.occurred, self.names, self.colors, str(self.output / "legend.svg"))
 
     def _path(self, name: str) -> Path:
         path = self.output / name

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from os import PathLike
 from typing import Any
 
 import cv2
@@ -13,16 +13,15 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ..data import LabelFiles, TestMapper, require_registered
+from ..data import LabelFiles, TestMapper, read_image, require_registered
 from ..data.loading.transforms import resize_image, resize_label
-from ..engine import RegionCheckpointer, load_config
+from ..engine import RegionCheckpointer, load_config, load_model_file
 from ..errors import InputError, is_out_of_memory
 from ..evaluation import Predictor, class_colors
 from ..host import CfgNode, MetadataCatalog, build_model
 from ..regions import most_probable
 
-# Larger images are shrunk to this size and their labels enlarged, as the scores of each class take 4 bytes a pixel. The
-# model's masks are coarser anyway.
+# Larger images are shrunk and their labels enlarged: the scores of each class take 4 bytes a pixel.
 MAX_PIXELS = 2**24
 
 
@@ -38,15 +37,11 @@ class Segmentation:
     labels: np.ndarray
     scores: Tensor
 
-    @cached_property
-    def _totals(self) -> Tensor:
-        return self.scores.sum(dim=0).clamp_min(1e-6)
-
     def confidence(self, label: int) -> np.ndarray:
         """Return the fraction of class ``label`` in the sum of all scores, uint8 (H, W), 255 for 1."""
-        fraction = (255 * self.scores[label] / self._totals).round().to(torch.uint8).cpu().numpy()
-        height, width = self.labels.shape
-        return cv2.resize(fraction, (width, height), interpolation=cv2.INTER_LINEAR)
+        total = self.scores.sum(dim=0).clamp_min(1e-6)
+        fraction = (255 * self.scores[label] / total).round().to(torch.uint8).cpu().numpy()
+        return cv2.resize(fraction, self.labels.shape[::-1], interpolation=cv2.INTER_LINEAR)
 
 
 class Segmenter:
@@ -58,11 +53,7 @@ class Segmenter:
     """
 
     def __init__(self, model: nn.Module, cfg: CfgNode, metadata: Any):
-        """Take a model in eval mode, its configuration and the metadata of its data set.
-
-        Raises:
-            InputError: the configuration has an impossible size.
-        """
+        """Take a model in eval mode, its configuration and its data set's metadata."""
         self.mapper = TestMapper(cfg)
         self.predictor = Predictor(cfg, model)
         if not metadata.get("stuff_colors"):
@@ -71,14 +62,14 @@ class Segmenter:
         self.label_files = metadata.get("label_files", LabelFiles())
 
     @torch.no_grad()
-    def __call__(self, image: np.ndarray) -> Segmentation:
-        """
-        Args:
-            image: uint8 (H, W, 3), BGR.
+    def __call__(self, image: np.ndarray | str | PathLike[str]) -> Segmentation:
+        """Segment one image, uint8 (H, W, 3), BGR, or the image in a file.
 
         Raises:
-            InputError: there is not enough memory.
+            InputError: the file cannot be read, or there is not enough memory.
         """
+        if not isinstance(image, np.ndarray):
+            image = read_image(image)
         height, width = image.shape[:2]
         scale = min(1.0, math.sqrt(MAX_PIXELS / (height * width)))
         resized = resize_image(image, (max(1, int(scale * height)), max(1, int(scale * width))))
@@ -90,6 +81,15 @@ class Segmenter:
                 raise
             raise InputError(f"{width} x {height} pixels are too many for this memory; shrink or cut it.") from error
         return Segmentation(resize_label(labels, (height, width)), scores)
+
+
+def load_segmenter(path: str | PathLike[str]) -> Segmenter:
+    """Load a self-describing model file, the ``teacher_final.pth`` of a run; on a GPU if there is one.
+
+    Raises:
+        InputError: see :func:`rc2l_d2.engine.load_model_file`.
+    """
+    return Segmenter(*load_model_file(str(path)))
 
 
 def load_checkpoint(config_file: str, overrides: Sequence[str], student: bool = False) -> Segmenter:

@@ -25,10 +25,7 @@ class VideoReader:
     """
 
     def __init__(self, file: Path):
-        """
-        Raises:
-            InputError: the file cannot be decoded.
-        """
+        """Open the file; InputError if it cannot be decoded."""
         self.file = file
         self._capture = cv2.VideoCapture(str(file))
         if not self._capture.isOpened():
@@ -38,30 +35,21 @@ class VideoReader:
         self.frames = max(0, int(self._capture.get(cv2.CAP_PROP_FRAME_COUNT)))
 
     def __iter__(self) -> Iterator[np.ndarray]:
-        """
-        Raises:
-            InputError: after the last frame, if more than a second of the video is missing, or all of it.
-        """
+        """Yield the frames; InputError after the last one if more than a second of the video is missing, or all."""
         count = 0
         while (frame := self._capture.read()[1]) is not None:
             count += 1
             yield frame
         # The number in the header is approximate in some files.
         if not count or self.frames - count > self.rate:
-            raise InputError(
-                f"{self.file}: the video is damaged, {count} of {self.frames} frames can be read; replace it."
-            )
+            raise InputError(f"{self.file}: the video is damaged after {count} of {self.frames} frames; replace it.")
 
 
 class VideoWriter:
     """Writes an MPEG-4 file without sound; a temporary file gets the final name on :meth:`close`."""
 
     def __init__(self, file: Path, rate: float):
-        """
-        Args:
-            file: path to write, ``.mp4``.
-            rate: frames a second.
-        """
+        """Take the path, ``.mp4``, and the frames a second."""
         self.file = file
         self.rate = rate
         self.frames = 0
@@ -69,11 +57,7 @@ class VideoWriter:
         self._writer: cv2.VideoWriter | None = None
 
     def write(self, frame: np.ndarray) -> None:
-        """Add a frame, uint8 (H, W, 3), RGB; an odd height or width is padded by one pixel.
-
-        Raises:
-            OSError: the file cannot be written.
-        """
+        """Add a frame, uint8 (H, W, 3), RGB, padded to even height and width; OSError if it cannot be written."""
         height, width = frame.shape[:2]
         # The codec takes even sizes only, and OpenCV would crop.
         frame = cv2.copyMakeBorder(frame, 0, height % 2, 0, width % 2, cv2.BORDER_REPLICATE)
@@ -86,11 +70,7 @@ class VideoWriter:
         self.frames += 1
 
     def close(self) -> None:
-        """Finish the file, if there was a frame.
-
-        Raises:
-            OSError: some frames are missing in the file.
-        """
+        """Finish the file, if there was a frame; OSError if frames are missing in it."""
         if not self.frames:
             return
         self._writer.release()

@@ -7,32 +7,29 @@ SMC  semantic mask consistency     the union of the queries of a class covers th
 
 The paper names the terms; the formulas are our reading (docs/method.md). Each loss returns a scalar in at least
 float32: the mean over the present regions of the batch, weighted by the teacher's confidence in each region.
-Normalisers are averaged over ranks, so that DistributedDataParallel's averaged gradient equals the gradient of the
-global batch. Without any region the value is exactly zero and still connected to the graph, so that ranks stay in step.
+Normalisers are averaged over ranks (:func:`mean_over_ranks`). Without any region the value is exactly zero and still
+has a graph, since every rank needs a backward pass.
 """
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from .matching import match_by_class
 from .pseudo_labels import masked_average_pool
 from .ranks import gather_over_ranks, mean_over_ranks
-from .semantic import at_least_float32
+from .semantic import at_least_float32, normalised
 from .types import PseudoRegions
 
-# Stands for minus infinity in logits: exp() of it is 0 in every floating-point type, and 0 * it is not NaN.
+# Replaces minus infinity in logits: its exp() is 0 in every floating-point type, and its product with 0 is not NaN.
 _EXCLUDED = -1e4
 # Smallest probability in RCC and SMC; bounds their -log at 13.8.
 _FLOOR = 1e-6
-# Smallest norm that a feature is divided by; a zero feature's gradient then still fits into float16.
-_MIN_NORM = 1e-3
 
 
 def _weighted_mean(values: Tensor, weights: Tensor) -> Tensor:
-    """sum(values * weights) / sum(weights); zero, and connected to the graph, where all weights are zero."""
+    """Return sum(values * weights) / sum(weights), or a zero with a graph if all weights are zero."""
     weights = at_least_float32(weights)
     return (values * weights).sum() / mean_over_ranks(weights.sum()).clamp_min(1e-12)
 
@@ -56,15 +53,15 @@ def region_mask_contrastive(
         query to region:  -log softmax_c(d_ic / t), weighted by P_i(c)
         region to query:  -log sum_i P_i(c) exp(d_ic / t) / sum_i exp(d_ic / t)
 
-    half each. The gradient reaches mask logits alone.
+    The loss is the mean of both. The gradient reaches only the mask logits.
 
     Args:
         similarity: (B, N, K), d_ic, from :func:`rc2l_d2.regions.soft_dice`.
         class_logits: (B, N, K+1).
         pseudo: the teacher's regions.
         temperature: t.
-        assignment: (B, N, K), 1 where a query is assigned to a region, used instead of P_i(c). A region without a query
-            (there are fewer queries than regions) is left out. None: the match by class.
+        assignment: (B, N, K), 1 where a query is assigned to a region; used instead of P_i(c). Regions without a query
+            are left out. None: the match by class.
     """
     pseudo = pseudo.detach()
     if assignment is None:
@@ -77,7 +74,7 @@ def region_mask_contrastive(
     logits = similarity / temperature
 
     log_region = _log_softmax_over_present(logits, pseudo.present.unsqueeze(1))
-    # An excluded entry is -1e4, finite, and its weight is zero.
+    # Excluded entries are finite and have zero weight.
     query_to_region = _weighted_mean(-log_region, match * pseudo.weights.unsqueeze(1))
 
     region_logits = torch.logsumexp(logits + log_match, dim=1) - torch.logsumexp(logits, dim=1)
@@ -90,9 +87,9 @@ def region_feature_contrastive(
 ) -> Tensor:
     """RFC: InfoNCE between the student's class features and the teacher's region features (our reading).
 
-    Anchors are r_c = MAP(F, s_c * valid), pooled with the student's own semantic map, of the slots that are present;
-    keys are r'_c of all images of all ranks; positives are the keys of the same class, averaged; similarity is the
-    cosine / t. The gradient reaches features, and masks and classes through s_c.
+    The anchor of each present slot is r_c = MAP(F, s_c * valid), pooled with the student's own semantic map. Keys are
+    r'_c of all images of all ranks. The loss of an anchor is the mean over the keys of its class. Similarity is the
+    cosine / t. The gradient reaches the features, and through s_c masks and classes.
 
     Args:
         semantic_map: (B, K, h, w), s_c of the student, from :func:`rc2l_d2.regions.semantic_probabilities`.
@@ -103,8 +100,8 @@ def region_feature_contrastive(
     pseudo = pseudo.detach()
     keys, keys_present = gather_over_ranks(pseudo.features), gather_over_ranks(pseudo.present)
     weights = semantic_map * pseudo.valid.unsqueeze(1)
-    anchors = F.normalize(masked_average_pool(features, weights), dim=-1, eps=_MIN_NORM)
-    keys = F.normalize(at_least_float32(keys), dim=-1, eps=_MIN_NORM)
+    anchors = normalised(masked_average_pool(features, weights))
+    keys = normalised(at_least_float32(keys))
     with torch.autocast(anchors.device.type, enabled=False):
         similarity = torch.einsum("bkc,mjc->bkmj", anchors, keys.to(anchors.dtype)) / temperature
 
@@ -126,17 +123,17 @@ def region_class_consistency(
 ) -> Tensor:
     """RCC: the queries that lie on a region predict its class (our reading).
 
-    o_ic = softmax over the regions of d_ic / t (detached): on which region query i lies;
-    q_c = sum_i o_ic P_i(c) / sum_i o_ic: the prediction of these queries together; the loss is -log q_c.
-    The gradient reaches class logits alone.
+    o_ic = softmax_c(d_ic / t), detached, is the degree to which query i lies on region c. The queries on region c
+    together predict its class with probability q_c = sum_i o_ic P_i(c) / sum_i o_ic. The loss is -log q_c.
+    The gradient reaches only the class logits.
 
     Args:
-        similarity: (B, N, K), d_ic; not used with an assignment.
+        similarity: (B, N, K), d_ic; ignored with an assignment.
         class_logits: (B, N, K+1).
         pseudo: the teacher's regions.
-        temperature: t; not used with an assignment.
-        assignment: (B, N, K), 1 where a query is assigned to a region, used instead of o_ic. A region without a query
-            is left out. None: o_ic from the masks.
+        temperature: t; ignored with an assignment.
+        assignment: (B, N, K), 1 where a query is assigned to a region; used instead of o_ic. Regions without a query
+            are left out. None: o_ic from the masks.
     """
     pseudo = pseudo.detach()
     weights = pseudo.weights
@@ -146,14 +143,14 @@ def region_class_consistency(
         log_lies_on = _EXCLUDED * (1 - assignment)
         weights = weights * assignment.amax(dim=1)
     log_class = at_least_float32(class_logits).log_softmax(dim=-1)[..., :-1]
-    # In log space a class that no query predicts still has a gradient; the floor bounds the loss and keeps one too.
+    # In log space a class that no query predicts still has a gradient. The floor bounds the loss.
     log_q = torch.logsumexp(log_lies_on + log_class, dim=1) - torch.logsumexp(log_lies_on, dim=1)
     log_q = torch.logaddexp(log_q, torch.full_like(log_q, _FLOOR).log())
     return _weighted_mean(-log_q, weights)
 
 
 def confident_cross_entropy(semantic_map: Tensor, pseudo: PseudoRegions) -> Tensor:
-    """-log s_y(x)(x) on valid pixels, mean over all pixels: FixMatch's loss on semantic maps.
+    """Mean over all pixels of -log s_y(x)(x), 0 where a pixel is not valid: FixMatch's loss on semantic maps.
 
     Args:
         semantic_map: (B, K, h, w), s_c of the student.
@@ -167,8 +164,8 @@ def confident_cross_entropy(semantic_map: Tensor, pseudo: PseudoRegions) -> Tens
 def semantic_mask_consistency(semantic_map: Tensor, pseudo: PseudoRegions) -> Tensor:
     """SMC: the student's semantic map agrees with the pseudo regions (our reading).
 
-    :func:`confident_cross_entropy`, plus half the Dice loss between s_c and M_c on valid pixels for each present class.
-    The gradient reaches masks and classes.
+    :func:`confident_cross_entropy` plus half the mean Dice loss between s_c and M_c on valid pixels, over the present
+    regions. The gradient reaches masks and classes.
 
     Args:
         semantic_map: (B, K, h, w), s_c of the student.

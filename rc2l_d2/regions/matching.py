@@ -41,7 +41,7 @@ def soft_dice(mask_logits: Tensor, masks: Tensor, valid: Tensor) -> Tensor:
     """
     predicted = at_least_float32(mask_logits).sigmoid().flatten(2)
     inside = valid.unsqueeze(1).to(predicted.dtype)
-    # ``valid`` is appended as one more region: a single product then gives intersections and areas of all masks.
+    # With ``valid`` appended as one more region, a single product gives the intersections and the areas.
     target = torch.cat([masks.detach().to(predicted.dtype) * inside, inside], dim=1).flatten(2)
     with torch.autocast(predicted.device.type, enabled=False):
         covered = (target @ predicted.transpose(1, 2)).transpose(1, 2)

@@ -20,7 +20,7 @@ def _partner(x: Tensor) -> Tensor:
 
 
 def cutmix_mask(uniform: Tensor, size: tuple[int, int]) -> Tensor:
-    """One random box per image (CutMix, Yun et al. 2019; area and aspect ranges of UniMatch).
+    """Return one random box per image (CutMix, Yun et al. 2019; area and aspect ranges of UniMatch).
 
     Args:
         uniform: (B, 4) random numbers in [0, 1): area (2 to 40 % of the grid), aspect ratio (0.3 to 1/0.3, log
@@ -46,12 +46,12 @@ def cutmix_mask(uniform: Tensor, size: tuple[int, int]) -> Tensor:
 
 
 def classmix_mask(teacher: TeacherPrediction, uniform: Tensor) -> Tensor:
-    """The pixels of half of the partner's classes (ClassMix, Olsson et al. 2021).
+    """Return the pixels of half of the partner's classes (ClassMix, Olsson et al. 2021).
 
     Args:
         teacher: prediction for B images with K classes.
-        uniform: (B, K) random numbers in [0, 1); of the n classes that occur in the partner of image b, the
-            ceil(n / 2) with the smallest numbers in row b are pasted.
+        uniform: (B, K) random numbers in [0, 1). If the partner of image b has n classes, the ceil(n / 2) of them with
+            the smallest numbers in row b are pasted.
 
     Returns:
         (B, h, w) bool, True where the partner is pasted.

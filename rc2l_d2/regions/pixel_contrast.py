@@ -1,20 +1,17 @@
 """The pixel-level contrastive loss of the baseline ``PixelContrast``.
 
-The consistency loss of the pixel-level baselines is :func:`rc2l_d2.regions.confident_cross_entropy`, a part of SMC.
+The pixel-level baselines' other loss is :func:`rc2l_d2.regions.confident_cross_entropy`, the first term of SMC.
 """
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
-from .semantic import at_least_float32
+from .semantic import at_least_float32, normalised
 from .types import TeacherPrediction
 
-# Smallest norm that a feature is divided by; a zero feature's gradient then still fits into float16.
-_MIN_NORM = 1e-3
-# Smallest weight of a negative: its logarithm removes a negative from any sum, and is finite in float32.
+# Smallest weight of a negative. Its logarithm is finite in float32 and low enough to remove the negative from the sum.
 _MIN_WEIGHT = 1e-30
 
 
@@ -29,12 +26,12 @@ def pixel_contrastive(
 
     Anchors are the student's F(x), keys the teacher's F'(y), both at the same pixels of the whole batch. The positive
     of an anchor is the key at its own pixel. Every other key is a negative with weight 1 - s'(x) . s'(y), the
-    probability that x and y are of different classes, so that false negatives hardly count. With z = cosine / t:
+    probability that x and y are of different classes, so that false negatives count little. With z = cosine / t:
 
-        -log exp(z_xx) / (exp(z_xx) + sum_y!=x (1 - s'(x) . s'(y)) exp(z_xy)), mean over the anchors
+        loss of x = -log [exp(z_xx) / (exp(z_xx) + sum_y!=x (1 - s'(x) . s'(y)) exp(z_xy))]
 
-    Time and memory grow with the square of the number of pixels. The value is in at least float32; without any pixel
-    inside the images it is exactly zero and still connected to the graph.
+    Time and memory grow with the square of the number of pixels. The value, the mean over the anchors, is in at least
+    float32. Without any pixel inside the images it is exactly zero and still has a graph.
 
     Args:
         features: (B, C, h, w), F of the mixed strong views.
@@ -49,7 +46,7 @@ def pixel_contrastive(
         at_least_float32(x).flatten(2).transpose(1, 2) for x in (features, teacher.features, teacher.semantic_map)
     )  # (B, pixels, C or K)
     if 0 < samples < pixels:
-        # Padding comes last: it is sampled only where an image has too few pixels, and has no weight.
+        # Padding is sampled only if an image has too few pixels; it has zero weight.
         place = uniform.masked_fill(~inside, torch.inf).topk(samples, dim=1, largest=False).indices
         anchors, keys, classes = (
             x.gather(1, place.unsqueeze(2).expand(-1, -1, x.shape[2])) for x in (anchors, keys, classes)
@@ -57,8 +54,8 @@ def pixel_contrastive(
         inside = inside.gather(1, place)
 
     inside = inside.flatten()
-    anchors = F.normalize(anchors.flatten(0, 1), dim=1, eps=_MIN_NORM)
-    keys = F.normalize(keys.detach().flatten(0, 1), dim=1, eps=_MIN_NORM)
+    anchors = normalised(anchors.flatten(0, 1))
+    keys = normalised(keys.detach().flatten(0, 1))
     classes = classes.detach().flatten(0, 1)
     with torch.autocast(features.device.type, enabled=False):
         similarity = anchors @ keys.to(anchors.dtype).T / temperature

@@ -51,8 +51,8 @@ def masked_average_pool(features: Tensor, masks: Tensor) -> Tensor:
 def class_confidence_sums(teacher: TeacherPrediction) -> tuple[Tensor, Tensor]:
     """Return the summed confidence and the number of the pixels labelled c, (K,) each.
 
-    They are separate so that ranks can be summed before the division. Non-finite confidences are left out: they would
-    stay in a running mean for ever.
+    Both are summed over ranks before the division. Non-finite confidences are left out, since a running mean would keep
+    them for ever.
     """
     finite = teacher.confidence.isfinite()
     labelled = _labelled(teacher) & finite.unsqueeze(1)
@@ -83,16 +83,16 @@ def class_thresholds(kappa: Tensor, selection: Selection) -> Tensor:
 def select(teacher: TeacherPrediction, thresholds: Tensor, unit: str) -> TeacherPrediction:
     """Select the confident pixels: return ``teacher`` with ``valid`` (our reading).
 
-    With omega_c the mean of v(x) where y(x) = c, a pixel with y(x) = c is valid where
+    omega_c is the mean of v(x) where y(x) = c. A pixel with y(x) = c is valid if
 
-        unit "region":  omega_c > tau_c: a region is selected as a whole
-        unit "pixel":   v(x) > tau_c: FixMatch's choice, pixel by pixel
+        unit "region":  omega_c > tau_c, so that a region is selected as a whole
+        unit "pixel":   v(x) > tau_c, as in FixMatch
 
-    Wrong regions are often wrong as a whole. A threshold per pixel would keep their most confident part, and would drop
-    the borders of right ones.
+    Wrong regions are often wrong as a whole: a threshold per pixel would keep their most confident pixels, and would
+    drop the borders of right regions.
 
     Args:
-        teacher: prediction before mixing: a mixed image holds pieces of regions.
+        teacher: prediction before mixing, since mixing cuts regions into pieces.
         thresholds: (K,), tau.
         unit: "region" or "pixel".
     """
@@ -107,7 +107,7 @@ def pseudo_regions(teacher: TeacherPrediction, min_area: int) -> PseudoRegions:
 
     Args:
         teacher: prediction, possibly mixed.
-        min_area: smallest region, in pixels of the mask grid; slot c is present from this area on.
+        min_area: slots with fewer pixels of the mask grid are empty.
     """
     labelled = _labelled(teacher)
     masks = labelled & teacher.valid.unsqueeze(1)
@@ -125,7 +125,7 @@ def pseudo_regions(teacher: TeacherPrediction, min_area: int) -> PseudoRegions:
 
 
 class PseudoLabeler:
-    """Turns predictions of the teacher into pseudo regions. The one owner of kappa, thresholds and selection.
+    """Turns the teacher's predictions into pseudo regions; holds kappa and the selection rule.
 
     Attributes:
         kappa: (K,), running mean confidence of each class, the same on all ranks.

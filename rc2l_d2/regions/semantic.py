@@ -4,11 +4,20 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 
 def at_least_float32(x: Tensor) -> Tensor:
-    """Return ``x`` in float32, or in float64 where it already is: the precision of all losses, also under autocast."""
+    """Return ``x`` as float32, or unchanged if it is float64: the precision of all losses, also under autocast."""
     return x if x.dtype == torch.float64 else x.float()
+
+
+def normalised(features: Tensor) -> Tensor:
+    """Divide features (..., C) by their norm, which counts as at least 1e-3.
+
+    With this bound the gradient of a zero feature still fits into float16.
+    """
+    return F.normalize(features, dim=-1, eps=1e-3)
 
 
 def most_probable(scores: Tensor, dim: int) -> Tensor:
@@ -20,7 +29,7 @@ def most_probable(scores: Tensor, dim: int) -> Tensor:
 
 
 def one_hot(labels: Tensor, num_classes: int) -> Tensor:
-    """Return 1[label = c], (B, K, h, w) bool, of integer labels (B, h, w); all False where a label is no class."""
+    """Return 1[label = c], (B, K, h, w) bool, of integer labels (B, h, w); False for labels outside 0, ..., K-1."""
     return labels.unsqueeze(1) == torch.arange(num_classes, device=labels.device).view(1, -1, 1, 1)
 
 

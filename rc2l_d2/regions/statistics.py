@@ -1,6 +1,6 @@
 """Counts about a step's pseudo labels that add up over steps and ranks.
 
-Everything here has no gradient, a fixed shape, and stays on the device. Fractions are formed from the sums on the host.
+Counts have no gradient and a fixed shape, and stay on the device. The log forms fractions from their sums on the host.
 """
 
 from __future__ import annotations
@@ -17,9 +17,9 @@ def coverage_counts(pseudo: PseudoRegions) -> dict[str, Tensor]:
     """Count confident pixels and regions.
 
     Returns:
-        Scalars: "positions", pixels inside the images, of which "confident" are in a pseudo region; "images"; their
-        "regions"; "classes", K, of which "classes_present" have a region in the batch. And (K,): "pseudo_area", the
-        confident pixels of each class.
+        Scalars: "positions", pixels inside the images; "confident", those in a pseudo region; "images"; "regions";
+        "classes", K; "classes_present", classes with a region in the batch. And (K,): "pseudo_area", the confident
+        pixels of each class.
     """
     assert pseudo.teacher is not None
     images, classes = pseudo.present.shape
@@ -44,7 +44,7 @@ def agreement_counts(semantic_map: Tensor, pseudo: PseudoRegions) -> dict[str, T
         pseudo: the teacher's regions.
 
     Returns:
-        Scalars: "compared", the confident pixels, of which "agreed" agree.
+        Scalars: "compared", the confident pixels; "agreed", those where both agree.
     """
     agreed = (most_probable(semantic_map, dim=1) == most_probable(pseudo.masks, dim=1)) & pseudo.valid
     return {"compared": pseudo.valid.sum(), "agreed": agreed.sum()}
@@ -56,11 +56,11 @@ def quality_counts(pseudo: PseudoRegions, labels: Tensor) -> dict[str, Tensor]:
 
     Args:
         pseudo: of B images with K classes.
-        labels: (B, h, w), integer ground truth; pixels with another value than a class are left out.
+        labels: (B, h, w), integer ground truth; values outside 0, ..., K-1 are left out.
 
     Returns:
-        (K,) each: "labelled", pixels of each class; "claimed", confident pixels with this pseudo label and a known
-        label; "correct", those of them that are right.
+        (K,) each: "labelled", pixels with this label; "claimed", labelled and confident pixels with this pseudo label;
+        "correct", those with both.
     """
     truth = one_hot(labels, pseudo.masks.shape[1])
     claimed = pseudo.masks.bool() & truth.any(dim=1, keepdim=True)

@@ -5,7 +5,7 @@ B images, N queries, K classes, C feature channels, h x w pixels of the mask gri
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from torch import Tensor
 
@@ -18,8 +18,8 @@ class Regions:
         class_logits: (B, N, K+1); the last entry is "no object".
         mask_logits: (B, N, h, w).
         features: (B, C, h, w), per-pixel features F of the pixel decoder. Region features are pooled from them.
-        auxiliary: ``(class_logits, mask_logits)`` of every earlier decoder layer, first layer first, for the labelled
-            images, which come first in the batch; empty without deep supervision.
+        auxiliary: ``(class_logits, mask_logits)`` of each earlier decoder layer, first layer first. They cover only the
+            labelled images, which are the first of the batch. Empty without deep supervision.
     """
 
     class_logits: Tensor
@@ -39,7 +39,7 @@ class Regions:
 
 @dataclass(frozen=True)
 class TeacherPrediction:
-    """The teacher's prediction for unlabelled images, per pixel of the mask grid. Mixing acts on every field.
+    """The teacher's prediction for unlabelled images, per pixel of the mask grid. All fields are mixed.
 
     Attributes:
         semantic_map: (B, K, h, w), s', normalised: non-negative, sums to one over the classes.
@@ -47,7 +47,7 @@ class TeacherPrediction:
         label: (B, h, w), int64, the pseudo label y(x) = argmax_c s'_c(x).
         confidence: (B, h, w), v(x) = max_c s'_c(x), at least float32.
         inside: (B, h, w) bool, False on padding.
-        valid: (B, h, w) bool, confident pixels, whose pseudo label is used; equal to ``inside`` before selection.
+        valid: (B, h, w) bool, confident pixels, whose pseudo labels are used; equal to ``inside`` before selection.
     """
 
     semantic_map: Tensor
@@ -60,12 +60,12 @@ class TeacherPrediction:
 
 @dataclass(frozen=True)
 class Selection:
-    """Rule by which pseudo labels are selected.
+    """Rule that selects pseudo labels by their confidence.
 
     Attributes:
-        unit: what is selected: "region", a whole region by its mean confidence, or "pixel", each pixel by its own.
-        floor: probability that the confidence has to exceed.
-        ratio: fraction of the mean confidence of the class, kappa_c, that it has to exceed too.
+        unit: "region": a region is selected as a whole, by its mean confidence; "pixel": each pixel by its confidence.
+        floor: smallest threshold, a probability.
+        ratio: the threshold of class c is at least this fraction of kappa_c, the running mean confidence of the class.
     """
 
     unit: str
@@ -82,7 +82,7 @@ class PseudoRegions:
         present: (B, K) bool, whether slot c holds a region.
         valid: (B, h, w) bool, pixels that lie in a present region.
         features: (B, K, C), r'_c, mean teacher feature over M_c; zero where the slot is empty.
-        weights: (B, K), omega_c in [0, 1], mean confidence over all pixels labelled c; zero where absent.
+        weights: (B, K), omega_c in [0, 1], mean confidence of the pixels labelled c, valid or not; zero in empty slots.
         teacher: the prediction that the regions were cut from.
     """
 
@@ -95,11 +95,5 @@ class PseudoRegions:
 
     def detach(self) -> PseudoRegions:
         """Return the same regions without gradient (stop-gradient on the teacher)."""
-        return PseudoRegions(
-            self.masks.detach(),
-            self.present,
-            self.valid,
-            self.features.detach(),
-            self.weights.detach(),
-            self.teacher,
-        )
+        masks, features, weights = self.masks.detach(), self.features.detach(), self.weights.detach()
+        return replace(self, masks=masks, features=features, weights=weights)

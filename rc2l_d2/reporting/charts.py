@@ -6,25 +6,27 @@ import base64
 import io
 from collections.abc import Mapping, Sequence
 
+import numpy as np
+
 # Okabe and Ito's colours, which people of every colour vision can distinguish; gray instead of black, for dark pages.
 COLORS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#888888")
-# CSS names of line styles -> those of matplotlib.
-_STYLES = {"solid": "-", "dashed": "--", "dotted": ":"}
+# Names of line styles in CSS and in matplotlib.
+_STYLES = ("solid", "dashed", "dotted")
 _GRAY = "#808080"
 # More points cannot be distinguished in a chart.
 _MAX_POINTS = 400
 
 
 def line_style(index: int) -> tuple[str, str]:
-    """Return colour (hex) and CSS line style of the curve with this index."""
-    return COLORS[index % len(COLORS)], [*_STYLES][index // len(COLORS) % len(_STYLES)]
+    """Return colour (hex) and line style of the curve with this index."""
+    return COLORS[index % len(COLORS)], _STYLES[index // len(COLORS) % len(_STYLES)]
 
 
 def line_chart(curves: Sequence[Mapping[int, float]], end: int, mark: int = 0) -> str:
     """Draw curves over iterations.
 
     Args:
-        curves: iterations -> value, in order.
+        curves: iterations -> value, in order; neighbours are averaged where there are too many.
         end: right end of the axis, in iterations.
         mark: iterations of a vertical dotted line; 0 for none.
 
@@ -41,8 +43,9 @@ def line_chart(curves: Sequence[Mapping[int, float]], end: int, mark: int = 0) -
         axis = figure.subplots()
         for index, points in enumerate(curves):
             color, style = line_style(index)
-            x, y = _thinned(list(points)), _thinned(list(points.values()))
-            axis.plot(x, y, _STYLES[style], color=color, marker="." if len(x) < 30 else "")
+            groups = np.array_split([*points.items()], min(len(points), _MAX_POINTS))
+            x, y = np.transpose([group.mean(axis=0) for group in groups])
+            axis.plot(x, y, color=color, linestyle=style, marker="." if len(x) < 30 else "")
         axis.set_xlim(0, 1.02 * end)
         if mark:
             axis.axvline(mark, color=_GRAY, linewidth=0.8, linestyle=":")
@@ -54,11 +57,9 @@ def line_chart(curves: Sequence[Mapping[int, float]], end: int, mark: int = 0) -
         axis.spines[:].set_visible(False)
         file = io.BytesIO()
         figure.savefig(file, format="svg", transparent=True, metadata={"Date": None})
-    return f"data:image/svg+xml;base64,{base64.b64encode(file.getvalue()).decode()}"
+    return data_uri("svg+xml", file)
 
 
-def _thinned(values: Sequence[float]) -> list[float]:
-    """Return at most ``_MAX_POINTS`` means of neighbours."""
-    step = -(-len(values) // _MAX_POINTS)
-    groups = [values[first : first + step] for first in range(0, len(values), max(1, step))]
-    return [sum(group) / len(group) for group in groups]
+def data_uri(kind: str, file: io.BytesIO) -> str:
+    """Return an image file of this MIME subtype as a data URI."""
+    return f"data:image/{kind};base64,{base64.b64encode(file.getvalue()).decode()}"

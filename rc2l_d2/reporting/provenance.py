@@ -6,10 +6,10 @@ import datetime
 import json
 import os
 import platform
+import re
 import shlex
 import subprocess
 import sys
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,12 +24,8 @@ _STARTS = "starts.json"
 _PACKAGE = Path(__file__).resolve().parents[1]
 
 
-def note_start(trainer: RC2LTrainer, config_file: str, overrides: Sequence[str]) -> None:
+def note_start(trainer: RC2LTrainer) -> None:
     """Append this start to ``starts.json`` of OUTPUT_DIR, on the main rank; a run from the beginning replaces the file.
-
-    Args:
-        trainer: a trainer that is about to start.
-        config_file, overrides: as on the command line.
 
     Raises:
         InputError: the file cannot be written.
@@ -51,8 +47,6 @@ def note_start(trainer: RC2LTrainer, config_file: str, overrides: Sequence[str])
         "iteration": trainer.start_iter,
         "seed": trainer.seed,
         "command": shlex.join([*words, *arguments]),
-        "config_file": config_file,
-        "overrides": list(overrides),
     }
     folder = Path(trainer.cfg.OUTPUT_DIR)
     earlier = read_starts(folder) if trainer.start_iter else []
@@ -78,7 +72,7 @@ def commit(folder: Path) -> str:
 
     try:
         git("ls-files", "--error-unmatch", ".")  # the package may be installed below a checkout of something else
-        return git("rev-parse", "--short=12", "HEAD") + ("-dirty" if git("status", "--porcelain", "-uno") else "")
+        return git("describe", "--always", "--dirty", "--abbrev=12", "--exclude=*")
     except (OSError, subprocess.CalledProcessError):
         return "unknown"
 
@@ -86,12 +80,9 @@ def commit(folder: Path) -> str:
 def hardware() -> str:
     """Return the names of GPUs and processor, and the number of usable cores."""
     gpus = [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())]
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-    except OSError:
-        lines = []
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    processor = names[0] if names else platform.processor() or platform.machine()
+    cpuinfo = Path("/proc/cpuinfo")
+    model = re.search(r"model name\s*: (.+)", cpuinfo.read_text(encoding="utf-8")) if cpuinfo.is_file() else None
+    processor = model[1] if model else platform.processor() or platform.machine()
     return f"{', '.join([*gpus, processor])}, {usable_cores()} cores"
 
 

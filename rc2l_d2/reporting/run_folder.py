@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shlex
-from collections.abc import Mapping, Sequence
+import statistics
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,22 +14,17 @@ from typing import Any
 from ..command_words import command_words
 from ..engine import EMATeacher, RC2LTrainer, RegionCheckpointer, load_config
 from ..engine.setup import build_model_or_explain
+from ..engine.step_log import LOG_PERIOD
 from ..errors import InputError
 from ..host import CfgNode
 from .provenance import read_starts
-from .run_metrics import read_scalars
+
+STUDENT, TEACHER = "sem_seg", "sem_seg_teacher"
 
 
 @dataclass(frozen=True)
 class RunFolder:
-    """A run, finished or not.
-
-    Attributes:
-        folder: its OUTPUT_DIR, as given.
-        cfg: its configuration.
-        scalars: its numbers, see :func:`.run_metrics.collect_scalars`.
-        starts: see :func:`.provenance.read_starts`.
-    """
+    """A run, finished or not: OUTPUT_DIR as given, configuration, :func:`collect_scalars` and :func:`read_starts`."""
 
     folder: Path
     cfg: CfgNode
@@ -51,7 +48,7 @@ class RunFolder:
 
     @property
     def burn_in(self) -> int:
-        """Iterations on labels alone before the unlabelled images are used; 0 if the run has not got further."""
+        """Iterations before unlabelled images are used; 0 if the run has not got further."""
         burn_in = self.cfg.MODEL.SEMI_SUPERVISED.BURN_IN_ITERS
         return burn_in if self.uses_unlabeled and burn_in < self.iterations else 0
 
@@ -76,20 +73,22 @@ class RunFolder:
         return teacher
 
     def resume_command(self) -> str:
-        """Return the command that continues the run, valid in the folder where it was started; "" without a checkpoint.
+        """Return the command that continues the run, or trains a finished one as long again; "" without a checkpoint.
 
-        The command trains a finished run for as many iterations again.
+        It is valid in the folder where the run was started.
         """
         if not (self.folder / "last_checkpoint").exists():
             return ""
         words = [*command_words("train"), "--config-file", str(self.folder / "config.yaml")]
         ranks = self.starts[-1].get("processes", 1) if self.starts else 1
-        words += ["--num-gpus", str(ranks)] if ranks > 1 else []
+        if ranks > 1:
+            words += ["--num-gpus", str(ranks)]
         words.append("--resume")
-        words += ["SOLVER.MAX_ITER", str(2 * self.max_iter)] if self.iterations >= self.max_iter else []
-        # The folder may have been moved.
-        moved = os.path.realpath(self.folder) != os.path.realpath(self.cfg.OUTPUT_DIR)
-        return shlex.join([*words, *(["OUTPUT_DIR", str(self.folder)] if moved else [])])
+        if self.iterations >= self.max_iter:
+            words += ["SOLVER.MAX_ITER", str(2 * self.max_iter)]
+        if os.path.realpath(self.folder) != os.path.realpath(self.cfg.OUTPUT_DIR):  # The folder was moved.
+            words += ["OUTPUT_DIR", str(self.folder)]
+        return shlex.join(words)
 
 
 def read_run(folder: Path) -> RunFolder:
@@ -102,7 +101,45 @@ def read_run(folder: Path) -> RunFolder:
         if not (folder / name).is_file():
             raise InputError(f"{folder} holds no {name}; give the OUTPUT_DIR of a run that has trained.")
     cfg = load_config(str(folder / "config.yaml"))
-    scalars = read_scalars(folder / "metrics.json", cfg.SOLVER.MAX_ITER)
+    scalars = collect_scalars(read_entries(folder / "metrics.json"), cfg.SOLVER.MAX_ITER)
     if not scalars:
         raise InputError(f"{folder / 'metrics.json'} holds no numbers yet; wait until the run has logged some.")
     return RunFolder(folder, cfg, scalars, read_starts(folder))
+
+
+def read_entries(metrics_file: Path) -> list[dict[str, float]]:
+    """Return the lines of a metrics.json, except one that a killed run left unfinished; none without the file."""
+    entries = []
+    for line in metrics_file.read_text(encoding="utf-8").splitlines() if metrics_file.is_file() else []:
+        try:
+            entries.append(json.loads(line))
+        except json.JSONDecodeError:
+            continue
+    return [entry for entry in entries if isinstance(entry, dict) and "iteration" in entry]
+
+
+def collect_scalars(entries: Iterable[Mapping[str, float]], max_iter: int) -> dict[str, dict[int, float]]:
+    """Return all scalars of a run: name -> finished iterations -> value.
+
+    One that comes again for an earlier iteration means that the run was resumed, or that another one started in the
+    same folder; the values of later iterations are then dropped. ``max_iter``: iterations of the whole run.
+    """
+    scalars: dict[str, dict[int, float]] = {}
+    for entry in entries:
+        # During training "iteration" is the one just finished; after training it is the next one.
+        done = min(int(entry["iteration"]) + 1, max_iter)
+        values = {name: value for name, value in entry.items() if name != "iteration"}
+        # Compare the numbers, not the lines: one write may put a later iteration's line before an earlier one's.
+        if any(done <= next(reversed(scalars[name])) for name in values if name in scalars):
+            kept = {name: {i: x for i, x in known.items() if i <= done} for name, known in scalars.items()}
+            scalars = {name: known for name, known in kept.items() if known}
+        for name, value in values.items():
+            scalars.setdefault(name, {})[done] = value
+    return scalars
+
+
+def step_seconds(scalars: Mapping[str, Mapping[int, float]], burn_in: int) -> float | None:
+    """Return the median seconds of a training step after burn-in, without hooks; None before anything was logged."""
+    # Each logged time is the median of the last LOG_PERIOD iterations, all of which must come after burn-in.
+    times = [value for done, value in scalars.get("time", {}).items() if done - LOG_PERIOD >= burn_in]
+    return statistics.median(times) if times else None

@@ -6,7 +6,6 @@ import logging
 import math
 import re
 import shlex
-import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -17,28 +16,18 @@ from ..command_words import command_words
 from ..engine import EMATeacher, RC2LTrainer
 from ..engine.telemetry import SHARES
 from ..engine.whole_files import write_text
-from ..errors import InputError
+from ..errors import InputError, one_line
 from ..evaluation import class_colors
 from ..host import MetadataCatalog, comm
 from .charts import line_chart, line_style
 from .example_images import Row, test_rows, unlabeled_rows
-from .run_folder import RunFolder, read_run
-from .run_metrics import STUDENT, TEACHER, step_seconds
+from .run_folder import STUDENT, TEACHER, RunFolder, read_run, step_seconds
 
 logger = logging.getLogger(__name__)
 
 REPORT = "report.html"
 _IMAGES_PER_KIND = 6
 _TEMPLATE = Path(__file__).with_suffix(".html")
-_DESCRIPTIONS = {
-    "pseudo/confident_share": "fraction of the mask pixels of mixed images in a pseudo region",
-    "pseudo/regions_per_image": "pseudo regions per image",
-    "pseudo/classes_present": "fraction of the classes with a pseudo region in a batch",
-    "pseudo/agreement": "fraction of the confident mask pixels where the student, on the mixed strong view, agrees",
-    "pseudo/accuracy": "fraction of the confident labelled mask pixels with a correct pseudo label",
-    "pseudo/precision": "precision of the pseudo labels, mean over their classes",
-    "pseudo/recall": "fraction of the mask pixels with a correct and confident pseudo label, mean over classes",
-}
 
 
 def report_on(trainer: RC2LTrainer) -> Path | None:
@@ -51,19 +40,17 @@ def report_on(trainer: RC2LTrainer) -> Path | None:
         return None
     folder = trainer.cfg.OUTPUT_DIR
     try:
-        start = time.perf_counter()
         path = write_run_report(Path(folder), teacher=trainer.teacher)
-        logger.info("Training report, written in %.1f s: %s", time.perf_counter() - start, path)
-        return path
     except Exception as error:
-        reason = " ".join(str(error).split())[:300].rstrip(".")
-        command = " ".join([*command_words("report"), folder])
-        logger.warning("No training report (%s: %s); write it with: %s", type(error).__name__, reason, command)
+        command = shlex.join([*command_words("report"), folder])
+        logger.warning("No training report (%s: %s); write it with: %s", type(error).__name__, one_line(error), command)
         return None
+    logger.info("Training report: %s", path)
+    return path
 
 
 def write_run_report(folder: Path, baseline: Path | None = None, teacher: EMATeacher | None = None) -> Path:
-    """Write ``report.html`` into the folder of a run, finished or not.
+    """Write ``report.html`` into the folder of a run, finished or not, and return its path.
 
     The report omits what the folder does not hold (weights, telemetry) and says why there are no example images.
 
@@ -71,9 +58,6 @@ def write_run_report(folder: Path, baseline: Path | None = None, teacher: EMATea
         folder: OUTPUT_DIR of the run.
         baseline: OUTPUT_DIR of a run with the same test data, to show beside this one.
         teacher: the run's teacher; None to load it from the last checkpoint.
-
-    Returns:
-        the file.
 
     Raises:
         InputError: a folder is not a run's, the baseline was not evaluated on the same data, or the file cannot be
@@ -84,54 +68,36 @@ def write_run_report(folder: Path, baseline: Path | None = None, teacher: EMATea
     run = read_run(folder)
     other = read_run(baseline) if baseline is not None else None
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    template = environment.from_string(_TEMPLATE.read_text(encoding="utf-8"))
-    path = folder / REPORT
-    write_text(path, template.render(_content(run, other, teacher)))
-    return path
-
-
-def _content(run: RunFolder, baseline: RunFolder | None, teacher: EMATeacher | None) -> dict[str, Any]:
-    """Return the variables of the template."""
-    tests = [_test(run, baseline, name) for name in dict.fromkeys(run.cfg.DATASETS.TEST)]
+    tests = [_test(run, other, name) for name in dict.fromkeys(run.cfg.DATASETS.TEST)]
     test_images, unlabeled_images, problem = _example_images(run, teacher)
     classes = _classes(run.cfg.DATASETS.TRAIN[0])
-    telemetry = [name for name in SHARES if name in run.scalars]
-    by_class = {
-        f"{name}, each class": {
-            label: run.scalars[f"{name}-{label}"] for label, _ in classes if f"{name}-{label}" in run.scalars
-        }
-        for name in telemetry
-    }
+    telemetry, by_class = [], []
+    for name in SHARES:
+        if name in run.scalars:
+            telemetry.append(_chart(run, name, {name: run.scalars[name]}))
+        labels = [label for label, _ in classes if f"{name}-{label}" in run.scalars]
+        if labels:
+            curves = {label: run.scalars[f"{name}-{label}"] for label in labels}
+            by_class.append(_chart(run, f"{name}, each class", curves))
     # Losses with a number at the end are those of earlier decoder layers.
     losses = sorted(name for name in run.scalars if re.fullmatch(r"total_loss|loss_.*\D|lr|gradient_norm", name))
-    report = [*command_words("report"), str(run.folder), *(["--baseline", str(baseline.folder)] if baseline else [])]
-    return {
-        "run": run,
-        "nan": math.nan,
-        "tests": tests,
-        "baseline": baseline,
-        "classes": classes,
-        "seconds": step_seconds(run.scalars, run.burn_in),
-        "test_images": test_images,
-        "unlabeled_images": unlabeled_images,
-        "problem": problem,
-        "telemetry": [_chart(run, name, {name: run.scalars[name]}) for name in telemetry],
-        "telemetry_by_class": [
-            _chart(run, f"{name}, each class", curves) for name, curves in by_class.items() if curves
-        ],
-        "losses": [_chart(run, name, {name: run.scalars[name]}) for name in losses],
-        "report_command": shlex.join(report),
-    }
+    options = [] if baseline is None else ["--baseline", str(baseline)]
+    page = environment.from_string(_TEMPLATE.read_text(encoding="utf-8")).render(
+        run=run, baseline=other, nan=math.nan, tests=tests, classes=classes, problem=problem,
+        test_images=test_images, unlabeled_images=unlabeled_images, telemetry=telemetry, telemetry_by_class=by_class,
+        losses=[_chart(run, name, {name: run.scalars[name]}) for name in losses],
+        seconds=step_seconds(run.scalars, run.burn_in),
+        report_command=shlex.join([*command_words("report"), str(folder), *options]),
+    )  # fmt: skip
+    write_text(folder / REPORT, page)
+    return folder / REPORT
 
 
 def _chart(run: RunFolder, title: str, curves: Mapping[str, Mapping[int, float]]) -> dict[str, Any]:
     """Draw curves: label -> iterations -> value."""
     uri = line_chart([*curves.values()], run.iterations, run.burn_in)
-    legend = [
-        (*line_style(index), label, next(reversed(points.values())))
-        for index, (label, points) in enumerate(curves.items())
-    ]
-    return {"title": title, "text": _DESCRIPTIONS.get(title, ""), "uri": uri, "legend": legend}
+    legend = [(*line_style(index), label, [*curves[label].values()][-1]) for index, label in enumerate(curves)]
+    return {"title": title, "uri": uri, "legend": legend}
 
 
 def _test(run: RunFolder, baseline: RunFolder | None, dataset: str) -> dict[str, Any]:
@@ -150,15 +116,13 @@ def _test(run: RunFolder, baseline: RunFolder | None, dataset: str) -> dict[str,
     last = {name: {metric: next(reversed(values.values())) for metric, values in metrics.items()}
             for name, metrics in scores.items()}  # fmt: skip
     curves = {name: metrics["mIoU"] for name, metrics in scores.items() if "mIoU" in metrics}
-    evaluated = bool(scores["teacher"])
-    return {
-        "dataset": dataset,
-        "iterations": next(reversed(curves["teacher"])) if evaluated else 0,
-        "chart": _chart(run, f"mIoU on {dataset}, percent", curves) if evaluated else None,
-        "last": last,
-        "metrics": [name for name in sorted(last["teacher"]) if not re.match("IoU-|ACC-|mIoU_best_it", name)],
-        "classes": _classes(dataset) if evaluated else [],
-    }
+    test = {"dataset": dataset, "last": last, "chart": None}
+    if scores["teacher"]:
+        test["chart"] = _chart(run, f"mIoU on {dataset}, percent", curves)
+        test["iterations"] = [*curves["teacher"]][-1]
+        test["metrics"] = [name for name in sorted(last["teacher"]) if not re.match("IoU-|ACC-|mIoU_best_it", name)]
+        test["classes"] = _classes(dataset)
+    return test
 
 
 def _classes(dataset: str) -> list[tuple[str, list[int]]]:

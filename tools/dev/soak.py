@@ -12,26 +12,26 @@ Runs train_net.py without an end and stops it with SIGTERM ``--minutes`` after i
 from __future__ import annotations
 
 import argparse
-import itertools
 import json
-import math
 import shlex
 import signal
-import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
 
+import numpy as np
+import pandas as pd
 import psutil
 from tabulate import tabulate
 
+from rc2l_d2.commands.cli import run_cli
 from rc2l_d2.engine import load_config
 from rc2l_d2.errors import InputError
 from rc2l_d2.reporting import hardware
-from rc2l_d2.reporting.run_metrics import read_entries, read_scalars
+from rc2l_d2.reporting.run_folder import collect_scalars, read_entries
 
 TRAIN_NET = Path(__file__).resolve().parents[2] / "train_net.py"
 ENDLESS = 10**9  # iterations
@@ -84,43 +84,34 @@ def soak(command: Sequence[str], folder: Path, minutes: float, period: float) ->
             raise InputError(f"The run ended with status {run.returncode} after SIGTERM; see {folder / 'log.txt'}.")
 
 
-def windows(samples: Sequence[dict], warm_up: float, length: float) -> list[list[dict]]:
-    """Group the samples after ``warm_up`` minutes by ``length`` minutes; groups less than half full are dropped."""
-    groups: dict[int, list[dict]] = {}
-    for sample in samples:
-        if sample["minutes"] >= warm_up:
-            groups.setdefault(int((sample["minutes"] - warm_up) / length), []).append(sample)
-    most = max(map(len, groups.values()), default=0)
-    return [group for group in groups.values() if 2 * len(group) >= most]
+def medians(samples: list[dict], rates: dict[int, float], warm_up: float, length: float) -> pd.DataFrame:
+    """Return a row of medians for each window of ``length`` minutes after ``warm_up``, if it is at least half full.
 
-
-def medians(groups: Sequence[Sequence[dict]], rates: Mapping[int, float]) -> list[dict[str, float]]:
-    """Return the medians of each group, for processes that live throughout; NaN for a rate that was not logged.
-
-    Args:
-        groups: :func:`windows`.
-        rates: iterations done -> images per second, as logged.
+    The columns are "minutes" at the end of the window, "images/s" of ``rates`` (iterations done -> images per second,
+    as logged; NaN without any), and memory and open files of each process that lives throughout.
     """
-    alive = set.intersection(*({*sample["processes"]} for group in groups for sample in group))
-    rows = []
-    for group in groups:
-        first, last = group[0]["iterations"], group[-1]["iterations"]
-        logged = [rate for done, rate in rates.items() if first < done <= last] or [math.nan]
-        row = {"minutes": group[-1]["minutes"], "images/s": statistics.median(logged)}
-        for name, unit in itertools.product(sorted(alive), ("MB", "files")):
-            row[f"{name}, {unit}"] = statistics.median(sample["processes"][name][unit] for sample in group)
-        rows.append(row)
-    return rows
+    table = pd.json_normalize(samples, sep=", ").rename(columns=lambda name: name.removeprefix("processes, "))
+    table = table[table["minutes"] >= warm_up]
+    window = (table["minutes"] - warm_up) // length
+    counts = window.map(window.value_counts())
+    groups = table[2 * counts >= counts.max()].dropna(axis="columns").groupby(window)
+    rows = groups.median()
+    rows["minutes"] = groups["minutes"].max()
+    logged, ends = pd.Series(rates), groups["iterations"].agg(["min", "max"])
+    speed = [logged[(logged.index > first) & (logged.index <= last)].median() for first, last in ends.to_numpy()]
+    rows.insert(1, "images/s", speed)
+    return rows.drop(columns="iterations")
 
 
-def spread(values: Sequence[float]) -> float:
-    """Return half the range in percent of its centre."""
-    return 100 * (max(values) - min(values)) / max(max(values) + min(values), 1e-12)
+def spread(rows: pd.DataFrame) -> pd.Series:
+    """Return half the range of each column in percent of its centre."""
+    return 100 * (rows.max() - rows.min()) / (rows.max() + rows.min()).clip(lower=1e-12)
 
 
-def trend(minutes: Sequence[float], values: Sequence[float]) -> float:
-    """Return the slope of the regression line in percent of the mean per hour."""
-    return 100 * 60 * statistics.linear_regression(minutes, values).slope / max(statistics.fmean(values), 1e-12)
+def trend(rows: pd.DataFrame) -> pd.Series:
+    """Return the slope of each column's regression line over "minutes" in percent of its mean per hour."""
+    slopes = np.polyfit(rows["minutes"], rows.to_numpy(), 1)[0]
+    return 100 * 60 * slopes / rows.mean().clip(lower=1e-12)
 
 
 def tables(folder: Path, warm_up: float, length: float) -> str:
@@ -128,20 +119,18 @@ def tables(folder: Path, warm_up: float, length: float) -> str:
     if not (folder / "samples.jsonl").is_file():
         raise InputError(f"{folder} holds no samples.jsonl; give the --folder of a soak.")
     samples = [json.loads(line) for line in (folder / "samples.jsonl").read_text().splitlines()]
-    groups = windows(samples, warm_up, length)
-    if len(groups) < 2:
+    rates = collect_scalars(read_entries(folder / "run" / "metrics.json"), ENDLESS)["images_per_second"]
+    rows = medians(samples, rates, warm_up, length)
+    if len(rows) < 2:
         raise InputError(f"{folder} has less than two windows of samples; give a smaller --window or --warm-up.")
-    rows = medians(groups, read_scalars(folder / "run" / "metrics.json", ENDLESS)["images_per_second"])
-    over_time = [{name: x for name, x in row.items() if not name.startswith("worker")} for row in rows]
-    constant = []
-    for name in [*rows[0]][1:]:
-        values = [row[name] for row in rows]
-        constant.append([name, values[0], values[-1], spread(values), trend([row["minutes"] for row in rows], values)])
-    titles, formats = ["", "first", "last", "+-, %", "trend, % per hour"], ("", ".4g", ".4g", ".2f", ".2f")
-    return f"{tabulate(over_time, 'keys', floatfmt='.4g')}\n\n{tabulate(constant, titles, floatfmt=formats)}"
+    over_time = rows[[name for name in rows if not name.startswith("worker")]]
+    columns = {"first": rows.iloc[0], "last": rows.iloc[-1], "+-, %": spread(rows), "trend, % per hour": trend(rows)}
+    constant = tabulate(pd.DataFrame(columns).drop("minutes"), "keys", floatfmt=("", ".4g", ".4g", ".2f", ".2f"))
+    return f"{tabulate(over_time, 'keys', floatfmt='.4g', showindex=False)}\n\n{constant}"
 
 
-def main() -> None:
+def main() -> int:
+    """Run the command line; return the exit status."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--config-file", default="", help="as for train_net.py")
     parser.add_argument("--num-gpus", default="1", help="ranks, as for train_net.py")
@@ -153,27 +142,25 @@ def main() -> None:
         parser.add_argument(f"--{name}", type=float, default=default, help=f"{text} (%(default)s)")
     parser.add_argument("--table", action="store_true", help="only print the tables of --folder")
     parser.add_argument("opts", nargs=argparse.REMAINDER, help="KEY VALUE pairs, as for train_net.py")
-    args = parser.parse_args()
-    try:
-        if not args.table:
-            if args.minutes < args.warm_up + 2 * args.window:
-                raise InputError(f"--minutes is {args.minutes:g}; give at least --warm-up and two times --window.")
-            load_config(args.config_file, args.opts)
-            if args.folder.exists():
-                raise InputError(f"{args.folder} exists; give another --folder.")
-            args.folder.mkdir(parents=True)
-            command = [
-                sys.executable, str(TRAIN_NET), "--config-file", args.config_file, "--num-gpus", args.num_gpus,
-                "--dist-url", "auto", *args.opts, "SOLVER.MAX_ITER", str(ENDLESS),
-                "OUTPUT_DIR", str(args.folder.resolve() / "run"),
-            ]  # fmt: skip
-            soak(command, args.folder, args.minutes, args.period)
-            print(f"{shlex.join(command[1:])}\n{hardware()}; {args.minutes:g} minutes\n")
-        print(tables(args.folder, args.warm_up, args.window))
-    except (OSError, InputError) as error:
-        print(f"soak.py: {error}", file=sys.stderr)
-        sys.exit(2)
+    return run_cli(parser, run)
+
+
+def run(args: argparse.Namespace) -> None:
+    """Train and sample unless --table is given, then print the tables."""
+    if not args.table:
+        if args.minutes < args.warm_up + 2 * args.window:
+            raise InputError(f"--minutes is {args.minutes:g}; give at least --warm-up and two times --window.")
+        load_config(args.config_file, args.opts)
+        if args.folder.exists():
+            raise InputError(f"{args.folder} exists; give another --folder.")
+        args.folder.mkdir(parents=True)
+        options = ["--config-file", args.config_file, "--num-gpus", args.num_gpus, "--dist-url", "auto", *args.opts]
+        overrides = ["SOLVER.MAX_ITER", str(ENDLESS), "OUTPUT_DIR", str(args.folder.resolve() / "run")]
+        command = [str(TRAIN_NET), *options, *overrides]
+        soak([sys.executable, *command], args.folder, args.minutes, args.period)
+        print(f"{shlex.join(command)}\n{hardware()}; {args.minutes:g} minutes\n")
+    print(tables(args.folder, args.warm_up, args.window))
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

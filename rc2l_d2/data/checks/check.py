@@ -19,21 +19,13 @@ _logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Remark:
-    """A problem or a warning; as text, one sentence.
+    """A problem or a warning; as text, one sentence."""
 
-    Attributes:
-        fatal: whether it spoils training, or is a warning.
-        what: the problem.
-        names: the first ten of the files (or classes) concerned.
-        count: how many there are.
-        advice: what to do, "" where nothing has to be done.
-    """
-
-    fatal: bool
+    fatal: bool  # whether it spoils training, or is a warning
     what: str
-    names: tuple[str, ...] = ()
-    count: int = 0
-    advice: str = ""
+    names: tuple[str, ...] = ()  # the first ten of the files (or classes) concerned
+    count: int = 0  # how many there are
+    advice: str = ""  # what to do, "" where nothing has to be done
 
     def __str__(self) -> str:
         shown = ": " + ", ".join(self.names) if self.names else ""
@@ -42,11 +34,7 @@ class Remark:
 
 
 def check_test_data(cfg: CfgNode, sample: int = 200) -> Sequence[dict]:
-    """Check ``cfg.DATASETS.TEST``, reading ``sample`` images and labels; return its entries.
-
-    Raises:
-        InputError: names the files or the key and what to do.
-    """
+    """Check ``cfg.DATASETS.TEST``, reading ``sample`` images and labels; return its entries. Raises InputError."""
     split = _config_split(cfg, "TEST")
     _check_sample(cfg, split, sample)
     return split.entries
@@ -59,10 +47,8 @@ def check_training_data(cfg: CfgNode, use_unlabeled: bool = True, sample: int = 
     two streams (:func:`shared_images`). A sample of the images and labels, with the run's seed, must be readable and
     fit, and the sampled labels of DATASETS.TRAIN must have at least two classes.
 
-    Args:
-        cfg: the whole configuration.
-        use_unlabeled: False ignores DATASETS.UNLABELED, as training a supervised model does.
-        sample: images to read of TRAIN and of TEST; half as many are read of UNLABELED.
+    ``use_unlabeled`` False ignores DATASETS.UNLABELED, as training a supervised model does. ``sample`` images are read
+    of TRAIN and of TEST, half as many of UNLABELED.
 
     Raises:
         InputError: names the files or the key and what to do.
@@ -78,28 +64,16 @@ def config_splits(cfg: CfgNode, use_unlabeled: bool = True) -> dict[str, Split]:
     """Return what ``cfg.DATASETS`` names: "TRAIN", with ``use_unlabeled`` "UNLABELED", and "TEST".
 
     Raises:
-        InputError: an unknown data set, missing files, classes that differ from the configuration's, or no image to
-            train on.
+        InputError: an unknown data set, missing files, other classes than the configuration's, or no training image.
     """
     streams = ("TRAIN", "UNLABELED", "TEST") if use_unlabeled else ("TRAIN", "TEST")
-    splits = {stream: _config_split(cfg, stream) for stream in streams}
-    alone = "train on labels alone with MODEL.META_ARCHITECTURE RegionSegmentor"
-    advice = {"TRAIN": "name a data set with labelled images", "UNLABELED": f"name a split that has some, or {alone}"}
-    for stream in streams[:-1]:
-        if not len(splits[stream].entries):
-            raise InputError(f"DATASETS.{stream} = {tuple(cfg.DATASETS[stream])} holds no image; {advice[stream]}.")
-    return splits
+    return {stream: _config_split(cfg, stream) for stream in streams}
 
 
 def definition_splits(path: str | os.PathLike, names: Sequence[str] = ()) -> tuple[list[Split], list[Remark]]:
-    """Return the splits of a data set's YAML file; labelled are those that have a label for every image.
+    """Return splits of a data set's YAML file, and a warning for each that has labels for some of its images.
 
-    Args:
-        path: the YAML file.
-        names: keys of its ``parts``; none takes all.
-
-    Returns:
-        The splits, and a warning for each that has labels for some of its images.
+    Labelled are the splits with a label for every image. ``names`` are keys of ``parts``; none takes all.
 
     Raises:
         InputError: the file cannot be used, it has no such split, or images are missing.
@@ -113,12 +87,10 @@ def definition_splits(path: str | os.PathLike, names: Sequence[str] = ()) -> tup
         title = f"split '{name}'"
         entries = split_entries(definition, name, "existing")
         bare = len(entries) - len(entries.label_files)
-        if bare:
-            if bare < len(entries):
-                first = next(entry["file_name"] for entry in entries if "sem_seg_file_name" not in entry)
-                what = f"{title} is checked without labels, as {bare} of {len(entries)} images have none"
-                remarks.append(Remark(False, what, (first,), bare))
-            entries = split_entries(definition, name, "none")
+        if 0 < bare < len(entries):
+            first = next(entry["file_name"] for entry in entries if "sem_seg_file_name" not in entry)
+            what = f"{title} is checked without labels, as {bare} of {len(entries)} images have none"
+            remarks.append(Remark(False, what, (first,), bare))
         splits.append(Split(title, entries, not bare, definition.classes, definition.ignore_value, not bare))
     return splits, remarks
 
@@ -134,8 +106,8 @@ def shared_images(cfg: CfgNode, splits: dict[str, Split]) -> list[Remark]:
 
     def add(what: str, files: Sequence[str], advice: str, kind: str = "image") -> None:
         if files:
-            number = f"{len(files)} {kind}{'s' if len(files) > 1 else ''}"
-            remarks.append(Remark(True, f"{what} {number}", tuple(files[:10]), len(files), advice))
+            what = f"{what} {len(files)} {kind}{'s' if len(files) > 1 else ''}"
+            remarks.append(Remark(True, what, tuple(files[:10]), len(files), advice))
 
     entries = {stream: split.entries for stream, split in splits.items()}
     for stream in [stream for stream in entries if stream != "TEST"]:
@@ -168,7 +140,7 @@ def remarks_on(report: ScanReport) -> list[Remark]:
         # Ignored labels spoil training if there are no others.
         fatal = kind.fatal or (kind is Kind.ALL_IGNORED and count == report.scanned)
         what = f"{split.name} has {title} ({count} of {report.scanned} {read})"
-        remarks.append(Remark(fatal, what, _with_details(report.examples[kind]), count, kind.advice))
+        remarks.append(Remark(fatal, what, tuple(report.examples[kind]), count, kind.advice))
     if report.labels and report.absent:
         count = len(report.absent)
         what = f"{split.name} has no pixel of {count} of {len(split.classes)} classes ({report.labels} labels {read})"
@@ -180,9 +152,7 @@ def remarks_on(report: ScanReport) -> list[Remark]:
 def class_problems(reports: Sequence[ScanReport], absent_too: bool = True) -> list[Remark]:
     """Return problems of all training labels together: they show one class alone, as a mask of 0 and 255 may.
 
-    Args:
-        reports: of all splits.
-        absent_too: where all labels were read, classes that no label has are a problem too.
+    With ``absent_too``, where all labels were read, classes that no label has are a problem too.
     """
     reports = [report for report in reports if report.split.for_training]
     if not any(report.labels for report in reports):
@@ -200,19 +170,9 @@ def class_problems(reports: Sequence[ScanReport], absent_too: bool = True) -> li
     return []
 
 
-def _with_details(examples: Sequence[tuple[str, str]]) -> tuple[str, ...]:
-    """Return files with details in brackets; a detail that all have in common only once, at the end."""
-    details = {detail for _, detail in examples}
-    if len(details) > 1 or len(examples) == 1:
-        return tuple(f"{file} ({detail})" if detail else file for file, detail in examples)
-    *files, last = (file for file, _ in examples)
-    return (*files, f"{last} (each: {details.pop()})" if details != {""} else last)
-
-
 def _values_advice(split: Split) -> str:
-    return (
-        f"define the values in the key label_map of the data set's YAML file: {split.ignore_value} is read as 'ignore'"
-    )
+    advice = "define the values in the key label_map of the data set's YAML file"
+    return f"{advice}: {split.ignore_value} is read as 'ignore'"
 
 
 def _check_sample(cfg: CfgNode, split: Split, sample: int) -> None:
@@ -241,13 +201,10 @@ def _check_classes(cfg: CfgNode, name: str, key: str) -> None:
     metadata, head = MetadataCatalog.get(name), cfg.MODEL.SEM_SEG_HEAD
     where = metadata.get("definition_file", "its registration")
     classes, ignore_value = metadata.get("stuff_classes"), metadata.get("ignore_label")
+    problem = ""
     if classes is not None and len(classes) != head.NUM_CLASSES:
-        raise InputError(
-            f"MODEL.SEM_SEG_HEAD.NUM_CLASSES is {head.NUM_CLASSES}, but '{name}' in {key} has {len(classes)} classes "
-            f"({where}); make the two equal."
-        )
-    if ignore_value is not None and ignore_value != head.IGNORE_VALUE:
-        raise InputError(
-            f"MODEL.SEM_SEG_HEAD.IGNORE_VALUE is {head.IGNORE_VALUE}, but '{name}' in {key} has ignore_value "
-            f"{ignore_value} ({where}); make the two equal."
-        )
+        problem = f"NUM_CLASSES is {head.NUM_CLASSES}, but '{name}' in {key} has {len(classes)} classes"
+    elif ignore_value not in (None, head.IGNORE_VALUE):
+        problem = f"IGNORE_VALUE is {head.IGNORE_VALUE}, but '{name}' in {key} has ignore_value {ignore_value}"
+    if problem:
+        raise InputError(f"MODEL.SEM_SEG_HEAD.{problem} ({where}); make the two equal.")

@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from ...errors import InputError
+from ...errors import InputError, first_few
 from ..loading.reading import LabelColorError, LabelValueError, read_image, read_label
 
 SMALLEST_SIDE = 32
@@ -51,23 +51,14 @@ class Kind(Enum):
 
 @dataclass(frozen=True)
 class Split:
-    """Images that are checked together.
+    """Images that are checked together."""
 
-    Attributes:
-        name: in messages.
-        entries: their dataset dicts.
-        labelled: whether each needs its label.
-        classes: the class names.
-        ignore_value: the label value of pixels without a class.
-        for_training: whether a model may learn from its labels.
-    """
-
-    name: str
+    name: str  # in messages
     entries: Sequence[dict]
-    labelled: bool
+    labelled: bool  # whether each image needs its label
     classes: tuple[str, ...]
-    ignore_value: int
-    for_training: bool = False
+    ignore_value: int  # the label value of pixels without a class
+    for_training: bool = False  # whether a model may learn from its labels
 
 
 class _FileScan(NamedTuple):
@@ -78,30 +69,18 @@ class _FileScan(NamedTuple):
 
 @dataclass
 class ScanReport:
-    """Problems and class frequencies in the files that were read.
-
-    Attributes:
-        split: the images.
-        scanned: images read.
-        labels: labels that fit their images and the classes; the next three count them alone.
-        pixels: (K,) int64, pixels of each class.
-        ignored: pixels with the ignore value.
-        images_with: (K,) int64, labels that have each class.
-        sizes: number of images of each size (h, w).
-        problems: number of files with each kind of problem.
-        examples: the first ten of these files with a detail each, in the order of the list.
-        seconds: duration.
-    """
+    """Problems and class frequencies in the files that were read."""
 
     split: Split
-    scanned: int = 0
-    labels: int = 0
-    pixels: np.ndarray = field(init=False)
-    ignored: int = 0
-    images_with: np.ndarray = field(init=False)
-    sizes: Counter[tuple[int, int]] = field(default_factory=Counter)
-    problems: Counter[Kind] = field(default_factory=Counter)
-    examples: defaultdict[Kind, list[tuple[str, str]]] = field(default_factory=lambda: defaultdict(list))
+    scanned: int = 0  # images read
+    labels: int = 0  # labels that fit their images and the classes; the next three count them alone
+    pixels: np.ndarray = field(init=False)  # (K,) int64, pixels of each class
+    ignored: int = 0  # pixels with the ignore value
+    images_with: np.ndarray = field(init=False)  # (K,) int64, labels that have each class
+    sizes: Counter[tuple[int, int]] = field(default_factory=Counter)  # number of images of each size (h, w)
+    problems: Counter[Kind] = field(default_factory=Counter)  # number of files with each kind of problem
+    # The first ten of these files, in the order of the list, with a detail in brackets.
+    examples: defaultdict[Kind, list[str]] = field(default_factory=lambda: defaultdict(list))
     seconds: float = 0.0
 
     def __post_init__(self):
@@ -119,14 +98,6 @@ class ScanReport:
         names = zip(self.split.classes, self.images_with, strict=True)
         return [name for name, images in names if not images] if self.split.labelled else []
 
-    def size_range(self) -> tuple[tuple[int, int], tuple[int, int], tuple[int, int]] | None:
-        """Return the smallest, the median and the largest (h, w) by area; None where no image could be read."""
-        sizes = sorted(self.sizes, key=lambda size: (size[0] * size[1], size))
-        if not sizes:
-            return None
-        ends = np.cumsum([self.sizes[size] for size in sizes])
-        return sizes[0], sizes[int(np.searchsorted(ends, ends[-1] / 2))], sizes[-1]
-
     def add(self, scan: _FileScan) -> None:
         """Add the result of one image."""
         self.scanned += 1
@@ -135,7 +106,7 @@ class ScanReport:
         for kind, file, detail in scan.problems:
             self.problems[kind] += 1
             if len(self.examples[kind]) < _EXAMPLES:
-                self.examples[kind].append((file, detail))
+                self.examples[kind].append(f"{file} ({detail})" if detail else file)
         if scan.counts is not None:
             pixels = scan.counts[: len(self.pixels)]
             self.labels += 1
@@ -149,12 +120,11 @@ def scan(
     limit: int | None = None,
     seed: int = 0,
     processes: int = 0,
-    progress: Callable[[], object] | None = None,
+    progress: Callable[[], object] = lambda: None,
 ) -> ScanReport:
     """Read the files of a split.
 
     Args:
-        split: the images.
         limit: at most this many entries, sampled with ``seed`` and read in the order of the list; None reads all.
         seed: of the sample.
         processes: number of reading processes; 0 reads with threads of this process, enough for a sample.
@@ -168,9 +138,8 @@ def scan(
     indices: Sequence[int] = range(len(split.entries))
     if limit is not None and len(indices) > limit:
         indices = np.sort(np.random.default_rng(seed).choice(len(indices), limit, replace=False)).tolist()
-    read = partial(
-        _scan_entry, labelled=split.labelled, num_classes=len(split.classes), ignore_value=split.ignore_value
-    )
+    shared = {"num_classes": len(split.classes), "ignore_value": split.ignore_value}
+    read = partial(_scan_entry, labelled=split.labelled, **shared)
     try:
         # Decoding releases the interpreter lock, counting labels does not.
         with ProcessPoolExecutor(processes) if processes else ThreadPoolExecutor(_THREADS) as pool:
@@ -178,8 +147,7 @@ def scan(
                 block = [split.entries[index] for index in indices[first : first + _BLOCK]]
                 for result in pool.map(read, block, chunksize=_CHUNK):
                     report.add(result)
-                    if progress is not None:
-                        progress()
+                    progress()
     except BrokenProcessPool as error:
         raise InputError(
             f"A process that was reading images died, after {report.scanned} of {len(indices)} images; it may have run "
@@ -224,8 +192,7 @@ def _label_counts(
     counts = np.bincount(label.ravel(), minlength=256)
     outside = [value for value in np.flatnonzero(counts) if value >= num_classes and value != ignore_value]
     if outside:
-        shown = ", ".join(map(str, outside[:5])) + (", ..." if len(outside) > 5 else "")
-        return Kind.VALUES_OUTSIDE, file, shown
+        return Kind.VALUES_OUTSIDE, file, first_few(outside, 5)
     return counts
 
 

@@ -22,6 +22,11 @@ from ..labels.label_files import LabelFiles
 from .description import DatasetDefinition, load_definition
 from .splits import Labels, list_entries, split_entries
 
+# Advice for a training stream without images.
+_NO_IMAGE = {
+    "TRAIN": "name a data set with labelled images",
+    "UNLABELED": "name a split that has some, or train on labels alone with MODEL.META_ARCHITECTURE RegionSegmentor",
+}
 # Registered name -> its definition and split.
 _REGISTERED: dict[str, tuple[DatasetDefinition, str]] = {}
 
@@ -31,7 +36,7 @@ class DatasetStatus:
     """Whether a data set can be used."""
 
     name: str
-    found: bool  # all of its files are there
+    found: bool  # whether all of its files exist
     paths: tuple[str, ...]  # the folders searched, for printing
     num_images: int | None  # None if the data set cannot be read
     problem: str | None  # one sentence
@@ -69,11 +74,7 @@ def register_definition(path: str | os.PathLike) -> DatasetDefinition:
 
 
 def register_definitions(cfg: CfgNode) -> None:
-    """Register the YAML files of ``cfg.DATASETS.DEFINITIONS`` (relative to the current directory, or the package's).
-
-    Raises:
-        InputError: see :func:`register_definition`.
-    """
+    """Register the YAML files of ``cfg.DATASETS.DEFINITIONS`` (relative to the current directory, or the package's)."""
     for path in map(find_config_file, cfg.DATASETS.DEFINITIONS):
         if not Path(path).is_file():
             raise InputError(
@@ -84,15 +85,11 @@ def register_definitions(cfg: CfgNode) -> None:
 
 
 def require_registered(name: str, key: str) -> None:
-    """Refuse an unknown data set name, given in the configuration's ``key``.
-
-    Raises:
-        InputError: lists the known names, the most similar first.
-    """
+    """Refuse an unknown name in the configuration's ``key`` with an InputError: the most similar names come first."""
     known = DatasetCatalog.list()
     if name in known:
         return
-    close = difflib.get_close_matches(name, known, n=5, cutoff=0.6)
+    close = difflib.get_close_matches(name, known, n=5)
     others = sorted(set(known) - set(close))
     suggestion = f"did you mean {' or '.join(close)}? " if close else ""
     raise InputError(
@@ -104,18 +101,20 @@ def require_registered(name: str, key: str) -> None:
 def stream_entries(cfg: CfgNode, stream: str) -> Sequence[dict]:
     """The entries of all data sets of a stream, ``cfg.DATASETS[stream]``, or of its list of images.
 
+    With a list, DATASETS.LABELED_LIST or UNLABELED_LIST, folders and classes come from the stream's one data set.
+
     Args:
-        cfg: the list is DATASETS.LABELED_LIST (UNLABELED_LIST). Folders and classes then come from TRAIN (UNLABELED),
-            which must be one data set.
+        cfg: the whole configuration.
         stream: "TRAIN" or "TEST", whose images must all have labels, or "UNLABELED", whose labels are used only with
             MODEL.SEMI_SUPERVISED.MEASURE_PSEUDO_LABELS, and may be missing.
 
     Raises:
-        InputError: as :func:`load_dataset`; or a list with not exactly one data set.
+        InputError: as :func:`load_dataset`; no image to train on; or a list with not exactly one data set.
     """
     names, key = tuple(cfg.DATASETS[stream]), f"DATASETS.{stream}"
-    wanted = "existing" if cfg.MODEL.SEMI_SUPERVISED.MEASURE_PSEUDO_LABELS else "none"
-    labels: Labels = "all" if stream != "UNLABELED" else wanted
+    labels: Labels = "all"
+    if stream == "UNLABELED":
+        labels = "existing" if cfg.MODEL.SEMI_SUPERVISED.MEASURE_PSEUDO_LABELS else "none"
     list_key, list_file = _list_of(cfg, stream)
     if list_file and len(names) != 1:
         raise InputError(
@@ -123,6 +122,8 @@ def stream_entries(cfg: CfgNode, stream: str) -> Sequence[dict]:
             f"classes."
         )
     lists = [load_dataset(name, labels, key, list_file) for name in names]
+    if stream in _NO_IMAGE and not any(map(len, lists)):
+        raise InputError(f"{key} = {names} holds no image; {_NO_IMAGE[stream]}.")
     return ConcatDataset(lists) if len(lists) > 1 else lists[0] if lists else []
 
 
@@ -152,8 +153,8 @@ def load_dataset(name: str, labels: Labels, key: str = "DATASETS", list_file: st
     require_registered(name, key)
     if name in _REGISTERED:
         definition, split = _REGISTERED[name]
+        list_key = "DATASETS.LABELED_LIST" if labels == "all" else "DATASETS.UNLABELED_LIST"
         if list_file:
-            list_key = "DATASETS.LABELED_LIST" if labels == "all" else "DATASETS.UNLABELED_LIST"
             return list_entries(definition, list_file, labels, list_key)
         return split_entries(definition, split, labels)
     if list_file:
@@ -164,8 +165,7 @@ def load_dataset(name: str, labels: Labels, key: str = "DATASETS", list_file: st
     try:
         entries = [{"image_id": entry["file_name"], **entry} for entry in DatasetCatalog.get(name)]
     except (OSError, AssertionError) as error:  # Detectron2's own loaders raise these if the data is missing.
-        reason = _one_line(error)
-        raise InputError(f"{key}: the data set '{name}' cannot be read ({reason}); check its folder.") from error
+        raise InputError(f"{key}: data set '{name}' cannot be read ({_one_line(error)}); check its folder.") from error
     bare = [entry["file_name"] for entry in entries if "sem_seg_file_name" not in entry]
     if labels == "all" and bare:
         raise InputError(

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import yaml
 
 from ...errors import InputError
@@ -34,32 +35,21 @@ _LABEL_FORM = "a folder, or {folder: FOLDER} with suffix, map or replace; or a l
 class DatasetDefinition:
     """Validated description of a data set.
 
-    Attributes:
-        file: the YAML file, absolute.
-        name: prefix of the registered names ``<name>_<split>``.
-        roots: candidates for the data set's folder, as written; the first that exists is used.
-        images: folder of the images below the root, "" for the root itself.
-        labels: rules for label files; the first whose file exists is used. Empty if the data set has no labels.
-        image_suffixes: endings of image file names that are not part of the id.
-        label_map: for labels that a list names and no rule fits.
-        classes: class names.
-        palette: one (r, g, b) per class.
-        ignore_value: the label value for "no class".
-        splits: the key ``parts``: name -> {"list": file below the root}, {"folder": folder below the image folder},
-            {"pattern": glob below the image folder}, {"of": split, "fraction": 0 to 1, "seed": int} for a random
-            sample, or {"of": split, "except": split}. A split refers only to splits before it.
+    ``splits`` is the key ``parts``: name -> {"list": file below the root}, {"folder": folder below the image folder},
+    {"pattern": glob below the image folder}, {"of": split, "fraction": 0 to 1, "seed": int} for a random sample, or
+    {"of": split, "except": split}. A split refers only to splits before it.
     """
 
-    file: Path
-    name: str
-    roots: tuple[str, ...]
-    images: str
-    labels: tuple[LabelRule, ...]
-    image_suffixes: tuple[str, ...]
-    label_map: LabelMap | None
+    file: Path  # the YAML file, absolute
+    name: str  # prefix of the registered names <name>_<split>
+    roots: tuple[str, ...]  # candidates for the data set's folder, as written; the first that exists is used
+    images: str  # folder of the images below the root, "" for the root itself
+    labels: tuple[LabelRule, ...]  # the first whose file exists is used; empty if the data set has no labels
+    image_suffixes: tuple[str, ...]  # endings of image file names that are not part of the id
+    label_map: LabelMap | None  # for labels that a list names and no rule fits
     classes: tuple[str, ...]
-    palette: tuple[tuple[int, int, int], ...]
-    ignore_value: int
+    palette: tuple[tuple[int, int, int], ...]  # one (r, g, b) per class
+    ignore_value: int  # the label value for "no class"
     splits: Mapping[str, Mapping[str, Any]]
 
     def candidates(self) -> list[tuple[str, Path | None]]:
@@ -106,7 +96,7 @@ def _definition(file: Path, raw: dict[str, Any]) -> DatasetDefinition:
         raise InputError(f"the key '{missing[0]}' is missing; add it (datasets/README.md has an example).")
     classes = _texts(raw["classes"], "classes")
     ignore_value = raw.get("ignore_value", 255)
-    _require(_is_int(ignore_value) and 0 <= ignore_value <= 255, "ignore_value", "a whole number from 0 to 255")
+    _require(_is_whole(ignore_value, 255), "ignore_value", "a whole number from 0 to 255")
     twice = next((name for name in classes if classes.count(name) > 1), None)
     _require(twice is None, "classes", f"different names ('{twice}' is there twice)")
     _require(len(classes) <= 255, "classes", "at most 255 names")
@@ -138,13 +128,10 @@ def _definition(file: Path, raw: dict[str, Any]) -> DatasetDefinition:
 
 def voc_color_map(count: int) -> tuple[tuple[int, int, int], ...]:
     """The first ``count`` (r, g, b) of the Pascal VOC colour map: the bits of the index, spread over the channels."""
-    colors = []
-    for index in range(count):
-        channels = [0, 0, 0]
-        for bit in range(8):
-            channels[bit % 3] |= ((index >> bit) & 1) << (7 - bit // 3)
-        colors.append(tuple(channels))
-    return tuple(colors)
+    colors = np.zeros((count, 3), int)
+    for bit in range(8):
+        colors[:, bit % 3] |= (np.arange(count) >> bit & 1) << (7 - bit // 3)
+    return tuple(map(tuple, colors.tolist()))
 
 
 def _expand(root: str, base: Path) -> tuple[str, Path | None]:
@@ -208,9 +195,9 @@ def _splits(raw: Any) -> dict[str, dict[str, Any]]:
         elif {"of", "fraction"} <= set(value) <= {"of", "fraction", "seed"}:
             splits[name] = {"seed": 0, **value}
             fraction, seed = value["fraction"], splits[name]["seed"]
-            usable = isinstance(fraction, (int, float)) and not isinstance(fraction, bool) and 0 < fraction <= 1
+            usable = type(fraction) in (int, float) and 0 < fraction <= 1
             _require(usable, f"{key}.fraction", "a number above 0 and at most 1")
-            _require(_is_int(seed) and 0 <= seed < 2**32, f"{key}.seed", "a whole number from 0")
+            _require(_is_whole(seed, 2**32 - 1), f"{key}.seed", "a whole number from 0")
         else:
             _require(set(value) == {"of", "except"}, key, _SPLIT_FORMS)
             splits[name] = value
@@ -219,7 +206,8 @@ def _splits(raw: Any) -> dict[str, dict[str, Any]]:
 
 def _label_rules(raw: Any, default: LabelRule, read_map: Callable) -> tuple[LabelRule, ...]:
     rules = []
-    for place, value in enumerate([] if raw is None else raw if isinstance(raw, list) else [raw]):
+    values = raw if isinstance(raw, list) else [] if raw is None else [raw]
+    for place, value in enumerate(values):
         key = f"labels[{place}]" if isinstance(raw, list) else "labels"
         value = value if isinstance(value, dict) else {"folder": value}
         known = set(value) <= {"folder", "suffix", "map", "replace"} and "folder" in value
@@ -242,7 +230,7 @@ def _palette(raw: Any, count: int) -> tuple[tuple[int, int, int], ...]:
         return voc_color_map(count)
     colors = raw if isinstance(raw, list) else []
     usable = len(colors) == count and all(
-        isinstance(color, list) and len(color) == 3 and all(_is_int(value) and 0 <= value <= 255 for value in color)
+        isinstance(color, list) and len(color) == 3 and all(_is_whole(value, 255) for value in color)
         for color in colors
     )
     _require(usable, "palette", f"a list of {count} colours [r, g, b], one per class, with values from 0 to 255")
@@ -278,8 +266,8 @@ def _folder(raw: Any, key: str) -> str:
     return "" if folder == "." else folder
 
 
-def _is_int(value: Any) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool)
+def _is_whole(value: Any, largest: int) -> bool:
+    return type(value) is int and 0 <= value <= largest
 
 
 def _require(condition: bool, key: str, expected: str) -> None:

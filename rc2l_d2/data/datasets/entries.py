@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -58,18 +58,17 @@ def image_id(path: str, folder: str, suffixes: Sequence[str]) -> str:
 
 def common_files(first: Sequence[dict], second: Sequence[dict]) -> list[str]:
     """The images that both lists have, sorted. In lists of up to 100,000, links count as the files they lead to."""
-    return _common(_image_files(first), _image_files(second))
+    return _common(_paths(first), _paths(second))
 
 
 def labels_among(labelled: Sequence[dict], images: Sequence[dict]) -> list[str]:
     """The images of one list that are label files of another, sorted; links as in :func:`common_files`."""
-    labels = _paths(labelled, lambda entries: entries.label_files, "sem_seg_file_name")
-    return _common(labels, _image_files(images))
+    return _common(_paths(labelled, "sem_seg_file_name"), _paths(images))
 
 
 def repeated_files(entries: Sequence[dict]) -> list[str]:
     """The images that a list has more than once, sorted; links as in :func:`common_files`."""
-    paths = _image_files(entries)
+    paths = _paths(entries)
     if len(entries) <= _RESOLVE_LIMIT:
         paths = [PackedStrings.of(os.path.realpath(path) for strings in paths for path in strings)]
     return repeated(paths)
@@ -83,14 +82,10 @@ def _common(first: list[PackedStrings], second: list[PackedStrings]) -> list[str
     return sorted(path for paths in many for path in paths.take(members(paths, names)))
 
 
-def _image_files(entries: Sequence[dict]) -> list[PackedStrings]:
-    return _paths(entries, lambda files: files.images, "file_name")
-
-
-def _paths(entries: Sequence[dict], packed: Callable[[FileList], PackedStrings], key: str) -> list[PackedStrings]:
-    """The paths ``packed(files)`` of every FileList in ``entries``, and those at ``key`` of plain dictionaries."""
+def _paths(entries: Sequence[dict], key: str = "file_name") -> list[PackedStrings]:
+    """The paths at ``key``, "file_name" or "sem_seg_file_name", of all entries."""
     if isinstance(entries, FileList):
-        return [packed(entries)]
+        return [entries.images if key == "file_name" else entries.label_files]
     if isinstance(entries, ConcatDataset):
-        return [paths for joined in entries.datasets for paths in _paths(joined, packed, key)]
+        return [paths for joined in entries.datasets for paths in _paths(joined, key)]
     return [PackedStrings.of(entry[key] for entry in entries if key in entry)]

@@ -1,14 +1,8 @@
-"""Text files that list images, in the formats that are in use: read and written.
+"""Text files that list images, read and written.
 
-| format | a line |
-|---|---|
-| VOC's ImageSets, U2PL (VOC), CPS (VOC) | a bare id: ``2007_000032`` |
-| U2PL (Cityscapes), lists of file names | an image below the root: ``leftImg8bit/train/jena/jena_...Img8bit.png`` |
-| UniMatch, ST++ | image and label below the root, separated by a space |
-| CPS / TorchSemiSeg (Cityscapes) | image and label, separated by a tab, each with a leading slash |
-
-The format is detected from the lines. Paths count from the root, also with a leading ``./`` or slash. Names may contain
-spaces.
+A line is a bare id (VOC's ImageSets), an image, or an image and its label with a space (UniMatch) or a tab (CPS)
+between them; datasets/README.md has the table. The format is detected from the lines. Paths count from the root, also
+with a leading ``./`` or slash. Names may contain spaces.
 """
 
 from __future__ import annotations
@@ -32,10 +26,7 @@ def read_list(file: Path, where: str) -> tuple[PackedStrings, PackedStrings | No
     """Read a list in any of the formats above; ten million lines take seconds, and little more memory than their bytes.
 
     A byte order mark, empty lines, spaces at the ends, Windows line ends and a missing last newline are accepted.
-
-    Args:
-        file: the text file.
-        where: beginning of error messages: what names the file.
+    ``where`` begins error messages.
 
     Returns:
         Images, as ids or paths without leading slash; and a label path for each, None if the list has images alone.
@@ -59,13 +50,7 @@ def read_list(file: Path, where: str) -> tuple[PackedStrings, PackedStrings | No
 
 
 def write_list(file: Path, images: Iterable[str], labels: Iterable[str | None]) -> None:
-    """Write a list in UniMatch's format: image and label below the root, a space between (a tab where names have one).
-
-    Args:
-        file: the text file; its folder must exist.
-        images: paths below the root.
-        labels: one for each image; None writes the image alone.
-    """
+    """Write an image and its label (None: the image alone) per line, a space between, or a tab if names have spaces."""
     lines = []
     for image, label in zip(images, labels, strict=True):
         separator = "\t" if " " in image + (label or "") else " "

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from array import array
 from collections.abc import Iterable, Iterator, Sequence
+from copy import copy
 from functools import cached_property
 
 import numpy as np
@@ -19,12 +20,7 @@ class PackedStrings(Sequence[str]):
     """
 
     def __init__(self, buffer: np.ndarray, starts: np.ndarray, ends: np.ndarray, prefix: str = "", suffix: str = ""):
-        """
-        Args:
-            buffer: uint8, UTF-8 text; writable (torch requires it), never written.
-            starts, ends: (n,), the slice of each string.
-            prefix, suffix: added to each string.
-        """
+        """Slices, (n,) ``starts`` and ``ends``, of UTF-8 text: a uint8 array, writable (torch requires it)."""
         self._buffer = torch.from_numpy(buffer)
         self._starts = torch.from_numpy(np.ascontiguousarray(starts, np.int64))
         self._lengths = torch.from_numpy((ends - starts).astype(np.int32))
@@ -49,10 +45,13 @@ class PackedStrings(Sequence[str]):
             raise IndexError(f"index {index} of {len(self)} strings")
         start = int(self._starts[index])
         packed = self._buffer[start : start + int(self._lengths[index])].numpy().tobytes()
-        return self.prefix + packed.decode("utf-8", "surrogateescape") + self.suffix
+        return self._text(packed)
 
     def __iter__(self) -> Iterator[str]:
-        return (self.prefix + packed.decode("utf-8", "surrogateescape") + self.suffix for packed in self._packed())
+        return map(self._text, self._packed())
+
+    def _text(self, packed: bytes) -> str:
+        return self.prefix + packed.decode("utf-8", "surrogateescape") + self.suffix
 
     def _packed(self) -> Iterator[bytes]:
         """The bytes of each string without prefix and suffix."""
@@ -65,8 +64,9 @@ class PackedStrings(Sequence[str]):
 
     def between(self, prefix: str, suffix: str) -> PackedStrings:
         """The same strings with another prefix and suffix, on the same buffer."""
-        starts = self._starts.numpy()
-        return PackedStrings(self._buffer.numpy(), starts, starts + self._lengths.numpy(), prefix, suffix)
+        result = copy(self)  # without the hashes
+        result.prefix, result.suffix = prefix, suffix
+        return result
 
     def take(self, indices: np.ndarray) -> PackedStrings:
         """The strings at ``indices`` (or where a bool array is True), on the same buffer."""
@@ -94,7 +94,7 @@ def repeated(lists: Sequence[PackedStrings]) -> list[str]:
     found: set[str] = set()
     seen: set[str] = set()
     for strings in lists:
-        for index in np.flatnonzero(_among(strings.hashes, suspects)):
+        for index in np.flatnonzero(np.isin(strings.hashes, suspects)):
             text = strings[int(index)]
             (found if text in seen else seen).add(text)
     return sorted(found)
@@ -103,7 +103,7 @@ def repeated(lists: Sequence[PackedStrings]) -> list[str]:
 def members(strings: PackedStrings, others: Iterable[str]) -> np.ndarray:
     """(n,) bool: which of ``strings`` are among ``others``. Exact: strings with equal hashes are compared."""
     wanted = set(others)
-    result = _among(strings.hashes, np.array(sorted(map(_hash, wanted)), np.int64))
+    result = np.isin(strings.hashes, np.array([*map(_hash, wanted)], np.int64))
     for index in np.flatnonzero(result):
         result[index] = strings[int(index)] in wanted
     return result
@@ -111,10 +111,3 @@ def members(strings: PackedStrings, others: Iterable[str]) -> np.ndarray:
 
 def _hash(text: str) -> int:
     return hash(text.encode("utf-8", "surrogateescape"))
-
-
-def _among(values: np.ndarray, ordered: np.ndarray) -> np.ndarray:
-    """(n,) bool: which ``values`` are among ``ordered``, without np.isin's sorted copies of both."""
-    if not len(ordered):
-        return np.zeros(len(values), bool)
-    return ordered[np.searchsorted(ordered, values).clip(max=len(ordered) - 1)] == values

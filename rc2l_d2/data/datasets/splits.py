@@ -13,7 +13,7 @@ from typing import Literal
 
 import numpy as np
 
-from ...errors import InputError
+from ...errors import InputError, first_few
 from .description import DatasetDefinition
 from .entries import FileList, image_id
 from .image_lists import is_path, read_list
@@ -23,8 +23,7 @@ from .sampling import sample_uniform
 # In a split with more images than the first, only so many as the second, equally spaced, are looked for on the disk:
 # all of ten million would take minutes.
 LOOKUP_LIMIT, LOOKUP_SAMPLE = 1_000_000, 100_000
-# So many unlabelled images are tested for being labels.
-_LABELS_AMONG_IMAGES_SAMPLE = 1000
+_LABELS_SAMPLE = 1000  # unlabelled images that are tested for being labels
 # Every image must have its label, labels that exist are used, or labels are ignored.
 Labels = Literal["all", "existing", "none"]
 _logger = logging.getLogger(__name__)
@@ -49,10 +48,9 @@ def split_entries(definition: DatasetDefinition, split: str, labels: Labels) -> 
 
     Raises:
         InputError: no root, an unreadable list, no image, an image listed twice, missing files (with their number and
-            the first ten), or label files among images without labels.
+            the first ten), or labels among images without labels.
     """
-    where = f"{definition.file}: split '{split}'"
-    return _entries(definition, split_images(definition, split), labels, where)
+    return _entries(definition, split_images(definition, split), labels, f"{definition.file}: split '{split}'")
 
 
 def list_entries(definition: DatasetDefinition, list_file: str, labels: Labels, key: str) -> FileList:
@@ -62,7 +60,7 @@ def list_entries(definition: DatasetDefinition, list_file: str, labels: Labels, 
 
 
 def split_images(definition: DatasetDefinition, split: str) -> SplitImages:
-    """The images of a split; files that a list names may be missing. A further kind of split is one more case here.
+    """The images of a split; files that a list names may be missing.
 
     A list is read again when it changes. A folder or pattern is searched once per process, so that training uses what
     was checked before.
@@ -103,12 +101,8 @@ def _root(definition: DatasetDefinition) -> str:
 
 def _listed(definition: DatasetDefinition, file: Path, where: str) -> SplitImages:
     """The images of a list, which is read once as long as the file stays the same."""
-    try:
-        state = os.stat(file)
-    except OSError:
-        stamp = None  # read_list reports why.
-    else:
-        stamp = state.st_mtime_ns, state.st_size
+    state = os.stat(file) if file.exists() else None
+    stamp = state and (state.st_mtime_ns, state.st_size)
     return _read_images(_root(definition), image_folder(definition), definition.image_suffixes, file, where, stamp)
 
 
@@ -198,10 +192,8 @@ def _entries(definition: DatasetDefinition, split: SplitImages, labels: Labels, 
         return FileList(split.images, folder, suffixes)
     maps = [definition.label_map, *(rule.label_map for rule in definition.labels)]
     files, map_of_label, missing = [], np.full(len(split.images), -1, np.int16), []
-    ids: set[str] = set()
     for index, path in enumerate(split.images):
         label_id = image_id(path, folder, suffixes)
-        ids.add(label_id)
         ruled: dict[str, int] = {}  # Path -> index of its map. Of two rules with one path, the first counts.
         for place, rule in enumerate(definition.labels, start=1):
             ruled.setdefault(rule.path(label_id), place)
@@ -213,26 +205,19 @@ def _entries(definition: DatasetDefinition, split: SplitImages, labels: Labels, 
             missing += [root + candidate for candidate in candidates[:1]]
         files.append(found)
     if missing and labels == "all":
-        raise InputError(_missing(where, "label", missing, split))
-    if len(ids) < len(split.images) and labels == "all":
-        _logger.warning(
-            "%s: %d images differ from another in the suffix alone, and share its label; remove one of each two.",
-            where, len(split.images) - len(ids),
-        )  # fmt: skip
+        raise _missing(where, "label", missing, split)
     return FileList(split.images, folder, suffixes, PackedStrings.of(files, prefix=root), maps, map_of_label)
 
 
 def _refuse_labels_among(definition: DatasetDefinition, images: PackedStrings, where: str) -> None:
     """Refuse images, of a sample, that by the description's own rules are the labels of other images."""
     folder, root = image_folder(definition), _root(definition)
-    sample = images.take(np.arange(0, len(images), -(-len(images) // _LABELS_AMONG_IMAGES_SAMPLE)))
+    sample = images.take(np.arange(0, len(images), -(-len(images) // _LABELS_SAMPLE)))
     found = []
     for path in sample:
-        below = path.removeprefix(root)
-        owners = (name for rule in definition.labels if (name := rule.image_id(below)) is not None)
-        others = (folder + name + suffix for name in owners for suffix in definition.image_suffixes)
-        owner = next((other for other in others if other != path and os.path.isfile(other)), None)
-        found += [(path, owner)] if owner else []
+        ids = (rule.image_id(path.removeprefix(root)) for rule in definition.labels)
+        others = (folder + name + suffix for name in ids if name is not None for suffix in definition.image_suffixes)
+        found += [(path, other) for other in others if other != path and os.path.isfile(other)][:1]
     if found:
         raise InputError(
             f"{where}: {len(found)} of {len(sample)} sampled images are labels, {found[0][0]} among them, the label of "
@@ -258,7 +243,7 @@ def _located(definition: DatasetDefinition, split: SplitImages, where: str) -> S
     if len(missing) == count:
         return _located_by_name(definition, split, where)
     if missing:
-        raise InputError(_missing(where, "image", missing, split))
+        raise _missing(where, "image", missing, split)
     return split
 
 
@@ -282,7 +267,7 @@ def _located_by_name(definition: DatasetDefinition, split: SplitImages, where: s
         )
     missing = [path for path, name in zip(split.images, names, strict=True) if name not in known]
     if missing:
-        raise InputError(_missing(where, "image", missing, split))
+        raise _missing(where, "image", missing, split)
     _logger.warning(
         "%s: %d images are not at the paths in its list, %s among them; they were found by their names in %s.",
         where, len(names), split.images[0], folder,
@@ -290,10 +275,9 @@ def _located_by_name(definition: DatasetDefinition, split: SplitImages, where: s
     return replace(split, images=PackedStrings.of(known[name] for name in names))
 
 
-def _missing(where: str, kind: str, missing: list[str], split: SplitImages) -> str:
-    shown = ", ".join(missing[:10]) + (", ..." if len(missing) > 10 else "")
+def _missing(where: str, kind: str, missing: list[str], split: SplitImages) -> InputError:
     listed = f"the list {split.list_file} (paths in it count from the root), " if split.list_file else ""
-    return (
-        f"{where}: {len(missing)} of {len(split.images)} {kind} files are missing: {shown}; complete the data set or "
-        f"correct {listed}the folders or the suffixes."
+    return InputError(
+        f"{where}: {len(missing)} of {len(split.images)} {kind} files are missing: {first_few(missing)}; complete the "
+        f"data set or correct {listed}the folders or the suffixes."
     )

@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 
-from ...errors import InputError
+from ...errors import InputError, first_few
 from ..datasets.description import voc_color_map
 from ..loading.reading import LabelColorError, read_palette, read_raw_label
 from .label_map import packed_colors
@@ -18,7 +19,6 @@ IGNORE_VALUE, IGNORE_COLOR = 255, 0xE0E0C0
 # More unnamed values than this come from masks that were resized smoothly or were JPEGs.
 _MAX_UNNAMED = 40
 _MAX_CLASSES = 254
-_SHOWN = 10
 _IGNORE = "ignore"
 
 Color = tuple[int, int, int]
@@ -65,15 +65,16 @@ def read_raw_labels(files: Sequence[str]) -> RawLabels:
         InputError: a file cannot be read, is a JPEG, or has neither colours nor values from 0 to 65535.
     """
     palette: dict[int, Color] = {}
-    try:
-        counts = _in_threads(_values_of, files)
-        for found, colors in zip(counts, _in_threads(read_palette, files), strict=True):
-            for key in found if colors is not None else ():
-                if key < len(colors) and palette.setdefault(key, tuple(colors[key].tolist())) != tuple(colors[key]):
-                    raise LabelColorError
-        as_colors = False
-    except LabelColorError:
-        counts, as_colors = _in_threads(_colors_of, files), True
+    as_colors = False
+    with ThreadPoolExecutor() as pool:
+        try:
+            counts = list(pool.map(_counted, files))
+            for found, colors in zip(counts, pool.map(read_palette, files), strict=True):
+                for key in found if colors is not None else ():
+                    if key < len(colors) and palette.setdefault(key, tuple(colors[key].tolist())) != tuple(colors[key]):
+                        raise LabelColorError
+        except LabelColorError:
+            counts, as_colors = list(pool.map(partial(_counted, colors=True), files)), True
     keys = sorted(set().union(*counts))
     if as_colors:
         palette = {key: (key >> 16, key >> 8 & 255, key & 255) for key in keys}
@@ -85,16 +86,11 @@ def read_raw_labels(files: Sequence[str]) -> RawLabels:
 
 
 def name_classes(raw: RawLabels, names: Sequence[str], where: str) -> FoundClasses:
-    """Name the values or colours of labels.
+    """Name the values or colours of labels in the folder ``where``.
 
     255 (as a colour, that of Pascal VOC's borders) is no class if there are two others. ``names`` are those of the
     values 0, 1, 2, ... if they cover all that occur, else of the values that occur, in their order; "ignore" marks a
     value as no class. Without names a value v becomes ``class<v>``, the n-th colour ``class<n>``.
-
-    Args:
-        raw: from :func:`read_raw_labels`.
-        names: of the classes, or none.
-        where: the folder, for messages.
 
     Raises:
         InputError: fewer than two classes, too many values, or a wrong number of names.
@@ -116,20 +112,18 @@ def name_classes(raw: RawLabels, names: Sequence[str], where: str) -> FoundClass
             f"JPEG; save them again (nearest neighbour, PNG), or name at most {_MAX_CLASSES} classes with --classes."
         )
     named, left_out = _named(raw, keys, list(names), where)
-    chosen = [(key, name) for key, name in named.items() if name != _IGNORE]
-    if len(chosen) < 2:
+    kept = tuple(key for key, name in named.items() if name != _IGNORE)
+    if len(kept) < 2:
         raise InputError(f"--classes leaves fewer than two classes of the labels in {where}; name two at least.")
-    kept = tuple(key for key, _ in chosen)
-    columns = [raw.keys.index(key) for key in kept]
     own = tuple(raw.palette.get(key) for key in kept)
     return FoundClasses(
-        names=tuple(name for _, name in chosen),
+        names=tuple(named[key] for key in kept),
         keys=kept,
         ignored=tuple(key for key in raw.keys if key not in kept),
         colors=raw.colors,
         # The labels' own colours if each class has a different one, else Pascal VOC's.
         palette=own if None not in own and len(set(own)) == len(own) else voc_color_map(len(own)),
-        pixels=raw.pixels[:, columns],
+        pixels=raw.pixels[:, [raw.keys.index(key) for key in kept]],
         left_out=tuple(left_out),
     )
 
@@ -148,9 +142,7 @@ def _named(raw: RawLabels, keys: list[int], names: list[str], where: str) -> tup
     for counted in (keys, raw.keys):
         if len(names) == len(counted):
             return dict(zip(counted, names, strict=True)), []
-    shown = ", ".join(str(_key_text(key, raw.colors)) for key in keys[:_SHOWN])
-    shown += ", ..." if len(keys) > _SHOWN else ""
-    kind = "colours" if raw.colors else "values"
+    kind, shown = "colours" if raw.colors else "values", first_few([_key_text(key, raw.colors) for key in keys])
     raise InputError(
         f"--classes has {len(names)} names, but the labels in {where} hold {len(keys)} {kind} ({shown}); name them in "
         f"this order, with the word ignore for a value of no class."
@@ -161,23 +153,8 @@ def _key_text(key: int, colors: bool) -> int | str:
     return f"#{key:06x}" if colors else key
 
 
-def _values_of(path: str) -> dict[int, int]:
-    return _counted(read_raw_label(path))
-
-
-def _colors_of(path: str) -> dict[int, int]:
-    return _counted(packed_colors(read_raw_label(path, colors=True)))
-
-
-def _counted(raw: np.ndarray) -> dict[int, int]:
-    if raw.dtype == np.uint8:
-        counts = np.bincount(raw.ravel(), minlength=256)
-        values = np.flatnonzero(counts)
-        return dict(zip(values.tolist(), counts[values].tolist(), strict=True))
-    values, counts = np.unique(raw, return_counts=True)
+def _counted(path: str, colors: bool = False) -> dict[int, int]:
+    """Number of pixels of each value, or colour, of a label file."""
+    raw = read_raw_label(path, colors)
+    values, counts = np.unique(packed_colors(raw) if colors else raw, return_counts=True)
     return dict(zip(map(int, values), counts.tolist(), strict=True))
-
-
-def _in_threads(function, files: Sequence[str]) -> list:
-    with ThreadPoolExecutor() as pool:
-        return list(pool.map(function, files))

@@ -16,19 +16,12 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class LabelRule:
-    """The label of an image is ``<folder>/<id, with text replaced><suffix>`` below the data set's root.
+    """The label of an image is ``<folder>/<id, with text replaced><suffix>`` below the data set's root."""
 
-    Attributes:
-        folder: below the root, "" for the root itself.
-        suffix: follows the id.
-        label_map: maps the file's values to classes; None where they are class indices.
-        replace: pairs (text in the id, its replacement in the label's path).
-    """
-
-    folder: str
-    suffix: str
-    label_map: LabelMap | None
-    replace: tuple[tuple[str, str], ...] = ()
+    folder: str  # below the root, "" for the root itself
+    suffix: str  # follows the id
+    label_map: LabelMap | None  # maps the file's values to classes; None where they are class indices
+    replace: tuple[tuple[str, str], ...] = ()  # pairs (text in the id, its replacement in the label's path)
 
     def path(self, image_id: str) -> str:
         """The label's path below the root."""
@@ -52,15 +45,10 @@ class LabelRule:
 
 @dataclass(frozen=True)
 class LabelFiles:
-    """The label rules of a data set, independent of its folder.
+    """The label rules of a data set, independent of its folder."""
 
-    Attributes:
-        image_suffixes: endings of image file names that are not part of the id.
-        rules: the first whose file exists is used.
-    """
-
-    image_suffixes: tuple[str, ...] = ()
-    rules: tuple[LabelRule, ...] = (LabelRule("", ".png", None),)
+    image_suffixes: tuple[str, ...] = ()  # endings of image file names that are not part of the id
+    rules: tuple[LabelRule, ...] = (LabelRule("", ".png", None),)  # the first whose file exists is used
 
     @classmethod
     def of(cls, definition: DatasetDefinition) -> LabelFiles:

@@ -11,6 +11,8 @@ from typing import Any
 import cv2
 import numpy as np
 
+from ...errors import first_few
+
 _FORM = (
     "a mapping from label values (0 to 65535) or colours ('#rrggbb', in quotes), not both, to class names, class "
     "indices or the word ignore, with the key 'other' for what is not listed; or the word palette"
@@ -27,32 +29,22 @@ class UnlistedValueError(ValueError):
 
 @dataclass(frozen=True)
 class LabelMap:
-    """The class of each raw value of a label image.
+    """The class of each raw value of a label image."""
 
-    Attributes:
-        keys: the listed raw values, or colours as 0xrrggbb.
-        targets: for each key a class index or the ignore value, 0 to 255.
-        other: the target of values that are not listed; None refuses them.
-        colors: whether the keys are colours; label files are then read as RGB.
-    """
-
-    keys: tuple[int, ...]
-    targets: tuple[int, ...]
-    other: int | None
-    colors: bool
+    keys: tuple[int, ...]  # the listed raw values, or colours as 0xrrggbb
+    targets: tuple[int, ...]  # for each key a class index or the ignore value, 0 to 255
+    other: int | None  # the target of values that are not listed; None refuses them
+    colors: bool  # whether the keys are colours; label files are then read as RGB
 
     @classmethod
     def from_yaml(
         cls, raw: Any, classes: Sequence[str], palette: Sequence[tuple[int, int, int]], ignore_value: int
     ) -> LabelMap:
-        """Validate the key's value.
+        """Validate the key's value ``raw``.
 
-        Args:
-            raw: a mapping {raw value or "#rrggbb": class name, class index or "ignore"}, optionally with the key
-                "other"; or "palette" if labels have the palette's colours.
-            classes: class names. A class called "ignore" can only be given by its index.
-            palette: one (r, g, b) per class.
-            ignore_value: the value for "no class"; as a target the same as "ignore".
+        It is a mapping {raw value or "#rrggbb": class name, class index, "ignore" or the ignore value}, optionally with
+        the key "other"; or "palette" if labels have the palette's colours, one (r, g, b) per class. A class called
+        "ignore" can only be given by its index.
 
         Raises:
             ValueError: the expected form (to follow "it must be"), with the error in brackets.
@@ -75,10 +67,7 @@ class LabelMap:
         return cls(tuple(keys), tuple(targets), other, all(colors))
 
     def apply(self, raw: np.ndarray) -> np.ndarray:
-        """Class indices and ignore value, uint8 (H, W).
-
-        Args:
-            raw: integer (H, W); for a map of colours uint8 (H, W, 3) in RGB order.
+        """Integers (H, W), for a map of colours uint8 (H, W, 3) in RGB order -> classes and ignore value, uint8 (H, W).
 
         Raises:
             UnlistedValueError: a value or colour is not listed, and there is no ``other``.
@@ -95,11 +84,10 @@ class LabelMap:
 
     def _unlisted(self, values: np.ndarray) -> str:
         kind = "colours" if self.colors else "values"
-        shown = [f"'#{value:06x}'" if self.colors else str(value) for value in values[:5].tolist()]
+        shown = first_few([f"'#{value:06x}'" if self.colors else value for value in values.tolist()], 5)
         return (
-            f"the label has {kind} that label_map does not list ({len(values)}): {', '.join(shown)}"
-            f"{', ...' if len(values) > 5 else ''}; list them in the data set's YAML file as classes or as ignore, or "
-            f"add 'other: ignore' there"
+            f"the label has {kind} that label_map does not list ({len(values)}): {shown}; list them in the data set's "
+            f"YAML file as classes or as ignore, or add 'other: ignore' there"
         )
 
 

@@ -30,15 +30,13 @@ def pair_images(images: str, labels: str, unlabeled: str | None = None, label_su
     """Search the folders and their subfolders; a label has the name of its image but for the suffix.
 
     Args:
-        images: the folder of the labelled images.
-        labels: the folder of their labels; it may be inside that of the images.
+        images, labels: the folders of the labelled images and of their labels; one may be inside the other.
         unlabeled: the folder of unlabelled images; None uses the images of ``images`` that have no label. It may be
             ``images`` or contain the labelled images or copies of them, which are left out.
         label_suffix: replaces an image's suffix in its label's name, as ``_mask.png``; "" for any image suffix.
 
     Raises:
-        InputError: a missing folder, no image with a label, no unlabelled image, two files with one name, or a file
-            that cannot be read.
+        InputError: a missing folder, no pair, no unlabelled image, two files with one name, or an unreadable file.
     """
     for name, folder in (("IMAGES", images), ("LABELS", labels), ("UNLABELED", unlabeled)):
         if folder is not None and not os.path.isdir(folder):
@@ -68,8 +66,11 @@ def pair_images(images: str, labels: str, unlabeled: str | None = None, label_su
         kept = _without_copies(more, with_label)
     except OSError as error:
         raise InputError(f"{error.filename} cannot be read ({error.strerror}); replace or remove it.") from error
+    if not kept and not separate:
+        raise InputError(f"Every image in {images} has a label; name the folder of unlabelled images as UNLABELED.")
     if not kept:
-        raise InputError(_no_unlabeled(images, unlabeled if separate else None, len(more)))
+        content = f"nothing but the {len(more)} labelled images" if more else "no image without a label"
+        raise InputError(f"UNLABELED, {unlabeled}, holds {content}; name a folder with others.")
     return PairedImages(
         images=tuple(image_of.values()),
         labels=tuple(label_of[name] for name in image_of),
@@ -125,10 +126,3 @@ def _no_pair(images: str, labels: str, image_files: list[str], label_files: list
         f"{os.path.relpath(label_files[0], labels)}); give them equal names, or give the text that replaces an image's "
         f"suffix in its label's name (--label-suffix _mask.png)."
     )
-
-
-def _no_unlabeled(images: str, unlabeled: str | None, copies: int) -> str:
-    if unlabeled is None:
-        return f"Every image in {images} has a label; name the folder of the unlabelled images as UNLABELED."
-    content = f"nothing but the {copies} labelled images" if copies else "no image without a label"
-    return f"UNLABELED, {unlabeled}, holds {content}; name a folder with others."

@@ -44,19 +44,12 @@ class StepSampler:
 
     Step i of a stream with global batch size b holds the positions i * b to (i + 1) * b - 1; rank r of w takes every
     w-th of them, starting with the r-th.
-
-    Attributes:
-        sizes: images in each stream.
-        batch_sizes: images per step of each stream over all ranks, divisible by ``world_size``.
-        seed: not negative.
-        start_iter: the first step.
-        rank, world_size: this rank and the number of ranks.
     """
 
-    sizes: Sequence[int]
-    batch_sizes: Sequence[int]
-    seed: int
-    start_iter: int = 0
+    sizes: Sequence[int]  # images in each stream
+    batch_sizes: Sequence[int]  # images per step of each stream over all ranks, divisible by world_size
+    seed: int  # not negative
+    start_iter: int = 0  # the first step
     rank: int = 0
     world_size: int = 1
 
@@ -133,26 +126,27 @@ def build_train_loader(cfg: CfgNode, use_unlabeled: bool = True, start_iter: int
 
     Args:
         cfg: SOLVER.IMS_PER_BATCH and SOLVER.IMS_PER_BATCH_UNLABELED count over all ranks.
-        use_unlabeled: False ignores UNLABELED, as for a supervised model.
+        use_unlabeled: False ignores UNLABELED, as for a supervised model; the second list of a batch is then empty.
         start_iter: the step to begin with, for a resumed run.
-
-    Returns:
-        An endless iterable of (labelled, unlabelled) lists of samples; the second is empty without UNLABELED.
 
     Raises:
         InputError: data sets or sizes cannot be used; while iterating: more than the fraction
             DATALOADER.MAX_BAD_SHARE of a stream's images are unusable. Before that, the next image is used instead.
     """
-    entries = [_entries(cfg, "TRAIN")]
-    batch_sizes = [_divisible(cfg.SOLVER.IMS_PER_BATCH, "SOLVER.IMS_PER_BATCH")]
-    mappers: list[Mapper] = [LabeledMapper(cfg)]
+    streams: list[tuple[str, str, Callable[[CfgNode], Mapper]]] = [("TRAIN", "IMS_PER_BATCH", LabeledMapper)]
     if use_unlabeled and cfg.DATASETS.UNLABELED:
-        entries.append(_entries(cfg, "UNLABELED"))
-        batch_sizes.append(_divisible(cfg.SOLVER.IMS_PER_BATCH_UNLABELED, "SOLVER.IMS_PER_BATCH_UNLABELED"))
-        mappers.append(UnlabeledMapper(cfg))
+        streams.append(("UNLABELED", "IMS_PER_BATCH_UNLABELED", UnlabeledMapper))
+    entries = [stream_entries(cfg, stream) for stream, _, _ in streams]
+    mappers = [mapper(cfg) for _, _, mapper in streams]
+    batch_sizes, ranks = [cfg.SOLVER[key] for _, key, _ in streams], comm.get_world_size()
+    for (_, key, _), batch_size in zip(streams, batch_sizes, strict=True):
+        if batch_size < 1 or batch_size % ranks:
+            raise InputError(
+                f"SOLVER.{key} is {batch_size}, which {ranks} rank(s) cannot split evenly; set it to a multiple of "
+                f"{ranks}."
+            )
     seed = cfg.SEED if cfg.SEED >= 0 else comm.shared_random_seed()
-    sizes = [len(stream) for stream in entries]
-    sampler = StepSampler(sizes, batch_sizes, seed, start_iter, comm.get_rank(), comm.get_world_size())
+    sampler = StepSampler([len(stream) for stream in entries], batch_sizes, seed, start_iter, comm.get_rank(), ranks)
     pin_memory = torch.cuda.is_available() and cfg.MODEL.DEVICE.startswith("cuda")
     dataset = _TrainDataset(entries, mappers, seed)
     return TrainLoader(dataset, sampler, cfg.DATALOADER.NUM_WORKERS, pin_memory, cfg.DATALOADER.MAX_BAD_SHARE)
@@ -175,10 +169,7 @@ def rank_range(count: int, rank: int, world_size: int) -> range:
 
 
 def dead_worker(error: BaseException) -> str | None:
-    """One sentence about a data worker that was killed or crashed; None for any other error.
-
-    Torch raises a RuntimeError for it, wherever the main thread is at that time.
-    """
+    """One sentence for torch's RuntimeError about a killed or crashed data worker; None for any other error."""
     found = re.search(r"DataLoader worker \(pid(?:\(s\))? (\d+)[^)]*\) (.*)", str(error))
     if not found:
         return None
@@ -247,16 +238,9 @@ def _data_loader(dataset: Dataset, num_workers: int, **kwargs) -> DataLoader:
     # collate_fn=list: a batch is a list of samples. A generator of its own keeps the loader from advancing torch's
     # global one, which would make a run depend on how often it was evaluated or resumed. On Linux, workers are forked:
     # the ranks, themselves spawned, would spawn theirs, which import torch at each evaluation.
-    forks = num_workers > 0 and sys.platform == "linux"
-    return DataLoader(
-        dataset,
-        num_workers=num_workers,
-        multiprocessing_context="fork" if forks else None,
-        collate_fn=list,
-        worker_init_fn=_start_worker,
-        generator=torch.Generator(),
-        **kwargs,
-    )
+    kwargs |= {"num_workers": num_workers, "collate_fn": list, "generator": torch.Generator()}
+    context = "fork" if num_workers > 0 and sys.platform == "linux" else None
+    return DataLoader(dataset, worker_init_fn=_start_worker, multiprocessing_context=context, **kwargs)
 
 
 def _batches(loader: DataLoader) -> Iterator[list]:
@@ -285,21 +269,3 @@ def _end_with(parent: int) -> None:
     while signal.sigwaitinfo({signal.SIGTERM}).si_pid != parent:
         pass
     os._exit(0)
-
-
-def _entries(cfg: CfgNode, stream: str) -> Sequence[dict]:
-    entries = stream_entries(cfg, stream)
-    if not len(entries):
-        raise InputError(
-            f"DATASETS.{stream} = {tuple(cfg.DATASETS[stream])} holds no image; name a split that has some."
-        )
-    return entries
-
-
-def _divisible(batch_size: int, key: str) -> int:
-    ranks = comm.get_world_size()
-    if batch_size < 1 or batch_size % ranks:
-        raise InputError(
-            f"{key} is {batch_size}, which {ranks} rank(s) cannot split evenly; set it to a multiple of {ranks}."
-        )
-    return batch_size

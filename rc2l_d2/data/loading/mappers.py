@@ -10,9 +10,9 @@ import cv2
 import numpy as np
 import torch
 
-from ...errors import InputError
+from ...errors import InputError, first_few
 from ...host import CfgNode
-from .reading import IMAGE_FORMATS, read_image, read_image_reduced, read_label
+from .reading import check_format, read_image, read_image_reduced, read_label
 from .transforms import (
     IMAGE_PADDING,
     Geometry,
@@ -31,7 +31,7 @@ class _TrainMapper:
 
     def __init__(self, cfg: CfgNode):
         self.geometry = geometry_settings(cfg)
-        self.format = _image_format(cfg)
+        self.format = check_format(cfg.INPUT.FORMAT)
         self.num_classes = cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES
         self.ignore_value = cfg.MODEL.SEM_SEG_HEAD.IGNORE_VALUE
 
@@ -114,7 +114,7 @@ class TestMapper:
         self.short_edge = cfg.INPUT.MIN_SIZE_TEST
         self.long_edge = cfg.INPUT.MAX_SIZE_TEST
         self.scales = augmented_sizes(cfg)
-        self.format = _image_format(cfg)
+        self.format = check_format(cfg.INPUT.FORMAT)
 
     def __call__(self, entry: dict, rng: np.random.Generator | None = None) -> dict:
         """Nothing is random here. Raises InputError where the image cannot be read."""
@@ -148,11 +148,7 @@ def augmented_sizes(cfg: CfgNode) -> tuple[tuple[int, int], ...]:
 
 
 def geometry_settings(cfg: CfgNode) -> GeometrySettings:
-    """Return the settings of the weak geometry in ``cfg.INPUT``.
-
-    Raises:
-        InputError: a key has an unknown value.
-    """
+    """Return the settings of the weak geometry in ``cfg.INPUT``; InputError if a key has an unknown value."""
     crop, sizes = cfg.INPUT.CROP, tuple(cfg.INPUT.MIN_SIZE_TRAIN)
     flip, sampling = cfg.INPUT.RANDOM_FLIP, cfg.INPUT.MIN_SIZE_TRAIN_SAMPLING
     _require(
@@ -168,21 +164,12 @@ def geometry_settings(cfg: CfgNode) -> GeometrySettings:
     fit = len(sizes) == 2 and min(sizes) > 0 if sampling == "range" else sizes and min(sizes) >= 0
     advice = "set it to the lengths to choose from, or to two ends with MIN_SIZE_TRAIN_SAMPLING 'range'"
     _require(fit, f"INPUT.MIN_SIZE_TRAIN is {sizes}; {advice}.")
-    return GeometrySettings(
-        short_edges=sizes,
-        sampling=sampling,
-        long_edge=cfg.INPUT.MAX_SIZE_TRAIN,
-        crop=(int(crop.SIZE[0]), int(crop.SIZE[1])),
-        flip=flip == "horizontal",
-    )
+    height, width = map(int, crop.SIZE)
+    return GeometrySettings(sizes, sampling, cfg.INPUT.MAX_SIZE_TRAIN, (height, width), flip == "horizontal")
 
 
 def strong_view_settings(cfg: CfgNode) -> tuple[tuple[float, ...], float]:
-    """Return the jitter and the probability of grey in ``cfg.INPUT``, see :func:`.transforms.strong_view`.
-
-    Raises:
-        InputError: a strength is out of its range.
-    """
+    """Return jitter and probability of grey of :func:`.transforms.strong_view`; InputError if out of range."""
     jitter, grayscale = tuple(map(float, cfg.INPUT.STRONG_JITTER)), float(cfg.INPUT.STRONG_GRAYSCALE)
     in_range = len(jitter) == 4 and all(0 <= strength <= 1 for strength in jitter) and jitter[3] <= 0.5
     advice = "give four numbers: brightness, contrast and saturation from 0 to 1, hue from 0 to 0.5"
@@ -194,17 +181,12 @@ def strong_view_settings(cfg: CfgNode) -> tuple[tuple[float, ...], float]:
 def check_label(
     label: np.ndarray, image_size: tuple[int, int], entry: dict, num_classes: int, ignore_value: int
 ) -> None:
-    """Refuse a label that does not fit its image or the classes.
+    """Refuse a label, uint8 (H, W), of another size than its image's (h, w), or with values that are no class.
 
-    Args:
-        label: uint8 (H, W).
-        image_size: (h, w) of the image.
-        entry: the dataset dict, for the file names.
-        num_classes: the class indices are 0 to ``num_classes - 1``.
-        ignore_value: the value of pixels without a class.
+    ``entry``, the dataset dict, gives the file names.
 
     Raises:
-        InputError: the sizes differ, or the label has another value.
+        InputError: the sizes differ, or a value is neither below ``num_classes`` nor the ignore value.
     """
     file = entry["sem_seg_file_name"]
     if label.shape != tuple(image_size):
@@ -217,19 +199,12 @@ def check_label(
     found = cv2.LUT(label, is_outside)
     # Nearly always there are none: np.unique alone would be most of the cost of this check.
     if cv2.countNonZero(found):
-        outside = np.unique(label[found > 0])
-        shown = ", ".join(map(str, outside[:10])) + (", ..." if len(outside) > 10 else "")
+        outside = first_few(np.unique(label[found > 0]))
         raise InputError(
             f"{file}: the label has values that are no class (0 to {num_classes - 1}) and not the ignore value "
-            f"{ignore_value}: {shown}; correct the file, or the classes and ignore_value of its data set and "
+            f"{ignore_value}: {outside}; correct the file, or the classes and ignore_value of its data set and "
             f"MODEL.SEM_SEG_HEAD.NUM_CLASSES."
         )
-
-
-def _image_format(cfg: CfgNode) -> str:
-    format = cfg.INPUT.FORMAT
-    _require(format in IMAGE_FORMATS, f"INPUT.FORMAT is '{format}'; set it to one of {', '.join(IMAGE_FORMATS)}.")
-    return format
 
 
 def _require(condition: object, message: str) -> None:

@@ -47,41 +47,34 @@ class LabelValueError(InputError):
 def read_image(path: str | os.PathLike, format: str = "BGR") -> np.ndarray:
     """Read an image as uint8 (H, W, 3), upright.
 
-    ======================================  =======================================================================
-    8-bit RGB, YCbCr JPEG                   unchanged
-    grey, 1-bit grey                        three equal channels (0 and 255 for 1 bit)
-    with alpha, transparent palette entry   the stored colours; alpha is dropped, nothing is blended
-    palette                                 the palette's colours
-    16-bit grey, RGB, RGBA                  the upper 8 bits (value // 256)
-    CMYK, YCCK JPEG (inverted, as Adobe's)  RGB = (255 - ink) * (255 - black) / 255, without a colour profile
-    EXIF rotation, all 8 (JPEG, PNG)        applied; of WebP from OpenCV 5 on
-    embedded colour profile, gamma          not applied
-    ======================================  =======================================================================
+    Grey becomes three equal channels, 16 bits their upper 8. Alpha is dropped, nothing is blended. EXIF rotation is
+    applied, a colour profile is not; datasets/README.md has the table of all formats.
 
-    Args:
-        path: any file that OpenCV decodes, which takes 40 to 80 % of the time of Pillow.
-        format: the channel order, "BGR" or "RGB".
+    OpenCV decodes the file, in 40 to 80 % of the time of Pillow; ``format`` is the channel order, "BGR" or "RGB".
 
     Raises:
         InputError: the file cannot be read, is no image, ends too early or is too large; or an unknown format.
     """
-    if format not in IMAGE_FORMATS:
-        raise InputError(f"INPUT.FORMAT is '{format}'; set it to one of {', '.join(IMAGE_FORMATS)}.")
+    check_format(format)
     image = _decode(path, _read_bytes(path))
     return cv2.cvtColor(image, cv2.COLOR_BGR2RGB) if format == "RGB" else image
 
 
+def check_format(format: str) -> str:
+    """Return the channel order; refuse an unknown one with an InputError."""
+    if format not in IMAGE_FORMATS:
+        raise InputError(f"INPUT.FORMAT is '{format}'; set it to one of {', '.join(IMAGE_FORMATS)}.")
+    return format
+
+
 def read_image_reduced(path: str | os.PathLike, short_edge: int) -> tuple[np.ndarray, tuple[int, int]]:
-    """Read an image that will be resized to ``short_edge`` pixels, a JPEG at a fraction of its size.
+    """Read an image that will be resized to ``short_edge`` pixels; 0 keeps the size.
 
     A JPEG is decoded at an eighth, a quarter or half of its size, which is faster, where that divides both edges and
-    leaves ``short_edge`` pixels. Everything else, and every file with a ``short_edge`` of 0, is read whole.
+    leaves ``short_edge`` pixels. Everything else is read whole. Raises as :func:`read_image`.
 
     Returns:
         uint8 (h, w, 3) in BGR order, upright; and the file's own height and width, upright.
-
-    Raises:
-        InputError: as :func:`read_image`.
     """
     data = _read_bytes(path)
     height, width = _jpeg_header(data)[1] if data.startswith(_JPEG_START) else (0, 0)
@@ -125,17 +118,10 @@ def read_label(path: str | os.PathLike, label_map: LabelMap | None = None) -> np
 def read_raw_label(path: str | os.PathLike, colors: bool = False) -> np.ndarray:
     """Read a label image before a label map: integers (H, W), or with ``colors`` uint8 (H, W, 3) in RGB.
 
-    Values are the indices of a palette image, or those of one channel with 8 or 16 bits; 1-bit images hold 0 and 1, and
-    grey ones of 2 or 4 bits are scaled to 8 as PNG defines it. A grey image saved with three equal channels is read as
-    that one channel. As colours, every 8-bit image is read as RGB, a palette image by its palette. Alpha is dropped.
-
-    Args:
-        path: any file that Pillow decodes, but no JPEG.
-        colors: whether to read colours.
-
-    Raises:
-        LabelColorError: the file holds colours, but values are expected.
-        InputError: the file cannot be read or decoded, is a JPEG, or holds neither values nor colours.
+    Pillow decodes the file. Values are the indices of a palette image, or those of one channel with 8 or 16 bits; 1-bit
+    images hold 0 and 1, and grey ones of 2 or 4 bits are scaled to 8 as PNG defines it. A grey image saved with three
+    equal channels is read as that one channel. As colours, every 8-bit image is read as RGB, a palette image by its
+    palette. Alpha is dropped. Raises as :func:`read_label`.
     """
     try:
         with Image.open(path) as image:
@@ -143,9 +129,7 @@ def read_raw_label(path: str | os.PathLike, colors: bool = False) -> np.ndarray:
             as_colors = mode in _COLOR_MODES or (colors and mode in ("1", "L", "P"))
             values = np.array(image.convert("RGB") if as_colors else image)
     except FileNotFoundError as error:
-        raise InputError(
-            f"{path}: the label file does not exist; complete the data set or correct its list."
-        ) from error
+        raise InputError(f"{path}: the label file does not exist; complete the data set or its list.") from error
     except _DECODING_ERRORS as error:
         raise InputError(f"{path}: the label file cannot be decoded; replace it.") from error
     if is_lossy:

@@ -1,8 +1,9 @@
 """Weak and strong views as plain functions of arrays and a NumPy generator.
 
-Images are uint8 (H, W, 3) in OpenCV's BGR order, labels uint8 (H, W). The weak geometry (resize, flip, crop) is sampled
-once and applied to everything that has to stay aligned; the strong view changes only the colours of the weak one.
-Colours change before padding, so that padding neither bleeds into a blur nor counts in a mean.
+Images are uint8 (H, W, 3) in OpenCV's BGR order, labels uint8 (H, W); no function changes its input. The weak geometry
+(resize, flip, crop) is sampled once and applied to everything that has to stay aligned; the strong view changes only
+the colours of the weak one. Colours change before padding, so that padding neither bleeds into a blur nor counts in a
+mean.
 """
 
 from __future__ import annotations
@@ -17,21 +18,13 @@ IMAGE_PADDING = 128
 
 @dataclass(frozen=True)
 class GeometrySettings:
-    """Distribution of the weak geometry.
+    """Distribution of the weak geometry; lengths in pixels."""
 
-    Attributes:
-        short_edges: lengths of the shortest edge in pixels: a choice, or the two ends of a range; 0 keeps the size.
-        sampling: "choice" or "range".
-        long_edge: the longest edge that a resize may give, in pixels.
-        crop: height and width of the result, in pixels.
-        flip: whether half of the images are mirrored left to right.
-    """
-
-    short_edges: tuple[int, ...]
-    sampling: str
-    long_edge: int
-    crop: tuple[int, int]
-    flip: bool
+    short_edges: tuple[int, ...]  # of the shortest edge: a choice, or the two ends of a range; 0 keeps the size
+    sampling: str  # "choice" or "range"
+    long_edge: int  # the longest edge that a resize may give
+    crop: tuple[int, int]  # (h, w) of the result
+    flip: bool  # whether half of the images are mirrored left to right
 
 
 @dataclass(frozen=True)
@@ -108,10 +101,7 @@ def scaled_size(size: tuple[int, int], short_edge: int, long_edge: int) -> tuple
 
 
 def resize_image(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """Resize (H, W, 3) to ``size`` (h, w): bilinear, by area where it shrinks to less than half (no aliasing).
-
-    Down to a half, bilinear interpolation uses every pixel and is several times faster.
-    """
+    """Resize (H, W, 3) to ``size`` (h, w): bilinear, by area where it shrinks to less than half (no aliasing)."""
     if image.shape[:2] == tuple(size):
         return image
     by_area = 2 * size[0] < image.shape[0] and 2 * size[1] < image.shape[1]
@@ -131,15 +121,13 @@ def strong_view(
 ) -> np.ndarray:
     """Return the strong view, by UniMatch's recipe: jitter (p 0.8), grey, Gaussian blur (p 0.5; sigma 0.1 to 2 px).
 
-    Args:
-        image: uint8 (H, W, 3), BGR; not changed.
-        jitter: see :func:`color_jitter`; UniMatch's is (0.5, 0.5, 0.5, 0.25).
-        grayscale: probability of a grey image; UniMatch's is 0.2.
+    ``jitter`` is that of :func:`color_jitter` (UniMatch: 0.5, 0.5, 0.5, 0.25), ``grayscale`` the probability of a grey
+    image (UniMatch: 0.2).
     """
     if rng.random() < 0.8:
         image = color_jitter(image, jitter, rng)
     if rng.random() < grayscale:
-        image = cv2.cvtColor(cv2.cvtColor(image, cv2.COLOR_BGR2GRAY), cv2.COLOR_GRAY2BGR)
+        image = _grey(image)
     if rng.random() < 0.5:
         image = cv2.GaussianBlur(image, (0, 0), rng.uniform(0.1, 2.0))
     return image
@@ -150,9 +138,7 @@ def color_jitter(
 ) -> np.ndarray:
     """Scale brightness, contrast, saturation by up to 1 +- strength and turn the hue, in random order.
 
-    Args:
-        image: uint8 (H, W, 3), BGR; not changed.
-        strengths: of the three factors, and the largest turn of the hue in full circles.
+    ``strengths`` are those of the three factors, and the largest turn of the hue in full circles.
     """
     brightness, contrast, saturation = (rng.uniform(1 - strength, 1 + strength) for strength in strengths[:3])
     turn = rng.uniform(-strengths[3], strengths[3])
@@ -163,8 +149,7 @@ def color_jitter(
             mean = cv2.mean(cv2.cvtColor(image, cv2.COLOR_BGR2GRAY))[0]
             image = adjust_linear(image, contrast, (1 - contrast) * mean)
         elif step == 2:
-            gray = cv2.cvtColor(cv2.cvtColor(image, cv2.COLOR_BGR2GRAY), cv2.COLOR_GRAY2BGR)
-            image = cv2.addWeighted(image, saturation, gray, 1 - saturation, 0)
+            image = cv2.addWeighted(image, saturation, _grey(image), 1 - saturation, 0)
         else:
             image = adjust_hsv(image, 1.0, turn)
     return image
@@ -175,9 +160,6 @@ def ssd_distortion(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
 
     Each with probability 0.5: brightness by +-32 levels, contrast and saturation by 0.5 to 1.5, hue by +-18 degrees of
     OpenCV's 180; contrast comes before or after the two colour steps, with equal probability.
-
-    Args:
-        image: uint8 (H, W, 3), BGR; not changed.
     """
     brightness, contrast, saturation, hue, contrast_first = rng.random(5) < 0.5
     if brightness:
@@ -186,12 +168,15 @@ def ssd_distortion(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     if contrast_first:
         image = adjust_linear(image, factor, 0.0)
     if saturation or hue:
-        image = adjust_hsv(
-            image, rng.uniform(0.5, 1.5) if saturation else 1.0, rng.integers(-18, 19) / 180 if hue else 0.0
-        )
+        scale = rng.uniform(0.5, 1.5) if saturation else 1.0
+        image = adjust_hsv(image, scale, rng.integers(-18, 19) / 180 if hue else 0.0)
     if not contrast_first:
         image = adjust_linear(image, factor, 0.0)
     return image
+
+
+def _grey(image: np.ndarray) -> np.ndarray:
+    return cv2.cvtColor(cv2.cvtColor(image, cv2.COLOR_BGR2GRAY), cv2.COLOR_GRAY2BGR)
 
 
 def adjust_linear(image: np.ndarray, factor: float, offset: float) -> np.ndarray:

@@ -44,7 +44,7 @@ def draw_toy_dataset(
     seed: int = 0,
     progress: Callable[[list[tuple[str, int]]], Iterable[tuple[str, int]]] = iter,
 ) -> bool:
-    """Write the toy set to ``root``, unless exactly this set is there already.
+    """Write the toy set to ``root``; return False if exactly this set is there already.
 
     ``root`` gets ``JPEGImages``, ``SegmentationClass`` (palette PNGs, 255 on borders), ``ImageSets/Segmentation`` and
     the record ``toy.json``. A toy set with other parameters, or an unfinished one, is replaced.
@@ -56,9 +56,6 @@ def draw_toy_dataset(
         seed: at least 0. The same seed gives the same bytes (on one machine and with the same libraries).
         progress: wraps the list of images to draw, as ``tqdm`` does.
 
-    Returns:
-        True if it drew, False if the set was there.
-
     Raises:
         InputError: a parameter is out of its range, or ``root`` holds something other than a toy set.
     """
@@ -66,14 +63,13 @@ def draw_toy_dataset(
     _check_parameters({f"'{split}'": count for split, count in counts.items()}, size, seed)
     names = {(split, index): f"{split}_{index:05d}" for split in _SPLITS for index in range(counts[split])}
     record = {"generator": GENERATOR_VERSION, **counts, "size": list(size), "seed": seed}
-    present = _files(root)
+    finished, present = json.dumps({**record, "complete": True}) + "\n", _files(root)
     expected = {f"{_IMAGES}/{name}.jpg" for name in names.values()}
     expected |= {f"{_LABELS}/{name}.png" for name in names.values()} | {f"{_LISTS}/{split}.txt" for split in _SPLITS}
-    if _read_record(root) == {**record, "complete": True} and expected <= present:
+    if expected <= present and (root / _RECORD).read_text(encoding="utf-8") == finished:
         return False
     for name in present - {_RECORD}:
         (root / name).unlink()
-
     for folder in (_IMAGES, _LABELS, _LISTS):
         (root / folder).mkdir(parents=True, exist_ok=True)
     # Marks the folder from the start, so that an interrupted run can be repeated.
@@ -85,7 +81,7 @@ def draw_toy_dataset(
         scene = draw_image(seed, *key, tuple(size))
         _write_image(root / _IMAGES / f"{names[key]}.jpg", scene)
         _write_label(root / _LABELS / f"{names[key]}.png", scene)
-    (root / _RECORD).write_text(json.dumps({**record, "complete": True}) + "\n")
+    (root / _RECORD).write_text(finished)
     return True
 
 
@@ -94,11 +90,7 @@ def draw_own_images(
 ) -> None:
     """Write scenes as a user's own images: ``photos`` with labels of the same names in ``masks``, and ``more``.
 
-    Args:
-        root: the folder for these three.
-        num_labeled, num_unlabeled: number of images, 1 to 100,000 each; they are the first of the toy set's "train".
-        size: (height, width) in pixels, at least 32.
-        seed: at least 0.
+    They are the first of the toy set's "train"; see :func:`draw_toy_dataset` for the arguments.
 
     Raises:
         InputError: a parameter is out of its range, or one of the folders is there already.
@@ -141,17 +133,10 @@ def _files(root: Path) -> set[str]:
     return present
 
 
-def _read_record(root: Path) -> dict | None:
-    try:
-        return json.loads((root / _RECORD).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return None
-
-
 def _check_parameters(counts: dict[str, int], size: tuple[int, int], seed: int) -> None:
     for kind, count in counts.items():
         _require(1 <= count <= 100_000, f"the number of {kind} images", count, "from 1 to 100000")
-    _require(min(size) >= 32, "the image size", " x ".join(map(str, size)), "at least 32 x 32")
+    _require(min(size) >= 32, "the image size", f"{size[0]} x {size[1]}", "at least 32 x 32")
     _require(seed >= 0, "the seed", seed, "0 or larger")
 
 

@@ -25,19 +25,12 @@ _TAU = 2 * np.pi
 
 @dataclass(frozen=True)
 class Scene:
-    """A drawn image with its labels.
+    """A drawn image with its labels."""
 
-    Attributes:
-        image: (H, W, 3) uint8, RGB.
-        label: (H, W) uint8, class index; 255 on the 1-pixel border around every object.
-        layers: ``(class, mask (H, W) bool)`` of each object and distractor (class 0), first painted first.
-        jpeg_quality: the quality to write the image with.
-    """
-
-    image: np.ndarray
-    label: np.ndarray
-    layers: tuple[tuple[int, np.ndarray], ...]
-    jpeg_quality: int
+    image: np.ndarray  # (H, W, 3) uint8, RGB
+    label: np.ndarray  # (H, W) uint8, class index; 255 on the 1-pixel border around every object
+    layers: tuple[tuple[int, np.ndarray], ...]  # (class or 0, mask (H, W) bool) of all that was painted, in order
+    jpeg_quality: int  # the quality to write the image with
 
 
 # Shapes: contours in a circle of about radius 1 around the origin, filled by the even-odd rule
@@ -150,12 +143,7 @@ def _color(hue: float, saturation: float, value: float) -> np.ndarray:
 
 
 class Painter:
-    """A canvas with textures and shapes to paint on it; all randomness comes from ``rng``.
-
-    Args:
-        rng: the image's own generator.
-        size: (height, width).
-    """
+    """A canvas of ``size`` (height, width) with textures and shapes to paint on it; all randomness is from ``rng``."""
 
     def __init__(self, rng: np.random.Generator, size: tuple[int, int]):
         self.rng = rng
@@ -169,10 +157,11 @@ class Painter:
         period = self.unit * self.rng.uniform(0.04, 0.14)
         angle, *phases = self.rng.uniform(0, _TAU, 3)
         columns, rows = self._grid
-        turned = _rotation(angle) * (_TAU / period)
-        along = np.sin(np.float32(turned[0, 0]) * columns + np.float32(turned[0, 1]) * rows + np.float32(phases[0]))
-        across = np.sin(np.float32(turned[1, 0]) * columns + np.float32(turned[1, 1]) * rows + np.float32(phases[1]))
-        return along, across
+        turned, (along, across) = (_rotation(angle) * (_TAU / period)).astype(np.float32), np.float32(phases)
+        return (
+            np.sin(turned[0, 0] * columns + turned[0, 1] * rows + along),
+            np.sin(turned[1, 0] * columns + turned[1, 1] * rows + across),
+        )
 
     def _ramp(self) -> np.ndarray:
         """(H, W), rises linearly from 0 to 1 in some direction."""
@@ -287,14 +276,10 @@ class Painter:
 
 
 def draw_scene(rng: np.random.Generator, size: tuple[int, int]) -> Scene:
-    """Draw one to four objects among distractors, back to front.
+    """Draw one to four objects among distractors, back to front; ``size`` is (height, width).
 
     An object or distractor is moved until it leaves at least half of each earlier object visible (twelve tries, then
     it is left out), so that every labelled object can be recognised.
-
-    Args:
-        rng: the only source of randomness.
-        size: (height, width).
     """
     painter = Painter(rng, size)
     painter.background()

@@ -37,13 +37,7 @@ class Metadata(SimpleNamespace):
     """Metadata of one data set (``stuff_classes``, ``stuff_colors``, ``ignore_label`` ...), as attributes.
 
     Setting an attribute to a second, different value raises AssertionError: it would mix two data sets of one name.
-    A missing attribute raises AttributeError.
     """
-
-    name: str = "N/A"
-
-    def __getattr__(self, key: str) -> Any:
-        raise AttributeError(f"Dataset '{self.name}' has no metadata '{key}'. Available are {list(self.__dict__)}.")
 
     def __setattr__(self, key: str, value: Any) -> None:
         old = self.__dict__.get(key, value)

@@ -2,31 +2,21 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from fvcore.common.checkpoint import Checkpointer
-from iopath.common.file_io import PathHandler
 from torch import nn
 
 from . import comm
 
-
-class _ModelZooHandler(PathHandler):
-    """Download ``detectron2://ImageNetPretrained/...`` once and return the local path."""
-
-    def __init__(self, path_manager):
-        super().__init__()
-        self._path_manager = path_manager
-
-    def _get_supported_prefixes(self) -> list[str]:
-        return ["detectron2://"]
-
-    def _get_local_path(self, path: str, force: bool = False, **kwargs) -> str:
-        url = "https://dl.fbaipublicfiles.com/detectron2/" + path.removeprefix("detectron2://")
-        return self._path_manager.get_local_path(url, force=force)
+_MODEL_ZOO = "https://dl.fbaipublicfiles.com/detectron2/"
 
 
 class DetectionCheckpointer(Checkpointer):
-    """fvcore's Checkpointer; only rank 0 writes, and ``detectron2://`` paths are downloaded."""
+    """fvcore's Checkpointer; only rank 0 writes, and ``detectron2://ImageNetPretrained/...`` is downloaded once."""
 
     def __init__(self, model: nn.Module, save_dir: str = "", **checkpointables):
         super().__init__(model, save_dir, save_to_disk=comm.is_main_process(), **checkpointables)
-        self.path_manager.register_handler(_ModelZooHandler(self.path_manager))
+
+    def load(self, path: str, checkpointables: list[str] | None = None) -> dict[str, Any]:
+        return super().load(path.replace("detectron2://", _MODEL_ZOO, 1), checkpointables)

@@ -33,8 +33,7 @@ def get_cfg() -> CfgNode:
             "MODEL": {
                 "META_ARCHITECTURE": "GeneralizedRCNN",
                 "DEVICE": "cuda",
-                # Path of the initial checkpoint; empty: random weights.
-                "WEIGHTS": "",
+                "WEIGHTS": "",  # path of the initial checkpoint; empty: random weights
                 # Per channel, in the order of INPUT.FORMAT, on the scale 0 to 255.
                 "PIXEL_MEAN": [103.530, 116.280, 123.675],
                 "PIXEL_STD": [1.0, 1.0, 1.0],
@@ -43,27 +42,21 @@ def get_cfg() -> CfgNode:
                 "RESNETS": {
                     "DEPTH": 50,
                     "OUT_FEATURES": ["res4"],
-                    # "BN", "SyncBN", "FrozenBN", "GN" or "" (none).
-                    "NORM": "FrozenBN",
+                    "NORM": "FrozenBN",  # "BN", "SyncBN", "FrozenBN", "GN" or "" (none)
                     # A bottleneck's stride is in its first 1x1 convolution (MSRA weights) or in its 3x3 (torchvision).
                     "STRIDE_IN_1X1": True,
                     "STEM_OUT_CHANNELS": 64,
-                    # 64 for ResNet-18 and -34, 256 for the deeper ones.
-                    "RES2_OUT_CHANNELS": 256,
-                    # 2: res5 keeps the resolution of res4.
-                    "RES5_DILATION": 1,
+                    "RES2_OUT_CHANNELS": 256,  # 64 for ResNet-18 and -34
                 },
                 "SEM_SEG_HEAD": {
                     "NAME": "SemSegFPNHead",
                     "IN_FEATURES": ["p2", "p3", "p4", "p5"],
                     "NUM_CLASSES": 54,
-                    # Label of pixels that count nowhere.
-                    "IGNORE_VALUE": 255,
+                    "IGNORE_VALUE": 255,  # label of pixels that count nowhere
                     "CONVS_DIM": 128,
                     "NORM": "GN",
-                    # MaskFormer.
-                    "COMMON_STRIDE": 4,
-                    "LOSS_WEIGHT": 1.0,
+                    "COMMON_STRIDE": 4,  # MaskFormer
+                    "LOSS_WEIGHT": 1.0,  # MaskFormer
                 },
             },
             "INPUT": {
@@ -71,22 +64,18 @@ def get_cfg() -> CfgNode:
                 "MIN_SIZE_TRAIN": (800,),
                 "MIN_SIZE_TRAIN_SAMPLING": "choice",
                 "MAX_SIZE_TRAIN": 1333,
-                # 0: test images keep their size.
-                "MIN_SIZE_TEST": 800,
+                "MIN_SIZE_TEST": 800,  # 0: test images keep their size
                 "MAX_SIZE_TEST": 1333,
-                # "horizontal", "vertical" or "none".
-                "RANDOM_FLIP": "horizontal",
+                "RANDOM_FLIP": "horizontal",  # or "vertical" or "none"
                 # SIZE is (height, width): pixels for the type "absolute", fractions for the "relative" types.
                 "CROP": {"ENABLED": False, "TYPE": "relative_range", "SIZE": [0.9, 0.9]},
-                # "BGR" or "RGB".
-                "FORMAT": "BGR",
+                "FORMAT": "BGR",  # or "RGB"
             },
             "DATASETS": {"TRAIN": (), "TEST": ()},
             # FILTER_EMPTY_ANNOTATIONS: MaskFormer.
             "DATALOADER": {"NUM_WORKERS": 4, "FILTER_EMPTY_ANNOTATIONS": True},
             "SOLVER": {
-                # Images per step over all ranks.
-                "IMS_PER_BATCH": 16,
+                "IMS_PER_BATCH": 16,  # over all ranks
                 "MAX_ITER": 40000,
                 "BASE_LR": 0.001,
                 "LR_SCHEDULER_NAME": "WarmupMultiStepLR",
@@ -98,22 +87,18 @@ def get_cfg() -> CfgNode:
                 "NESTEROV": False,
                 "WEIGHT_DECAY": 0.0001,
                 "WEIGHT_DECAY_NORM": 0.0,
-                # In iterations.
-                "CHECKPOINT_PERIOD": 5000,
+                "CHECKPOINT_PERIOD": 5000,  # iterations
                 "CLIP_GRADIENTS": {"ENABLED": False, "CLIP_TYPE": "value", "CLIP_VALUE": 1.0, "NORM_TYPE": 2.0},
                 "AMP": {"ENABLED": False},
             },
             "TEST": {
-                # In iterations; 0: only at the end.
-                "EVAL_PERIOD": 0,
+                "EVAL_PERIOD": 0,  # iterations; 0: only at the end
                 # Test-time augmentation: lengths of the shorter side in pixels, limit of the longer one, mirrored too.
                 "AUG": {"ENABLED": False, "MIN_SIZES": tuple(range(400, 1300, 100)), "MAX_SIZE": 4000, "FLIP": True},
             },
-            # Iterations between training images in TensorBoard; 0: none.
-            "VIS_PERIOD": 0,
+            "VIS_PERIOD": 0,  # iterations between training images in TensorBoard; 0: none
             "OUTPUT_DIR": "./output",
-            # Negative: another seed in each run.
-            "SEED": -1,
+            "SEED": -1,  # negative: another seed in each run
             "CUDNN_BENCHMARK": False,
         }
     )

@@ -16,13 +16,10 @@ logger = logging.getLogger(__name__)
 
 @torch.no_grad()
 def inference_on_dataset(model: Callable, data_loader: Iterable, evaluator: Any) -> dict:
-    """Run ``model`` over ``data_loader`` without gradients, in eval mode, and evaluate; logs progress and speed.
+    """Run ``model`` over the batches of ``data_loader`` without gradients, in eval mode, and log progress and speed.
 
-    Args:
-        model: a module, whose mode is restored afterwards, or any callable.
-        data_loader: batches; has a length.
-        evaluator: ``reset()`` is called first, ``process(batch, outputs)`` per batch and ``evaluate()`` last, whose
-            result is returned (an empty dict for None).
+    Calls ``evaluator.reset()`` first, ``process(batch, outputs)`` per batch, and returns its ``evaluate()`` ({} for
+    None). The mode of a module is restored afterwards.
     """
     total = len(data_loader)
     logger.info("Start inference on %d batches", total)
@@ -37,7 +34,7 @@ def inference_on_dataset(model: Callable, data_loader: Iterable, evaluator: Any)
             now = time.perf_counter()
             if now - last_log >= 5:
                 eta = datetime.timedelta(seconds=int((now - start) / done * (total - done)))
-                logger.info("Inference done %d/%d. Total: %.4f s/iter. ETA=%s", done, total, (now - start) / done, eta)
+                logger.info("Inference done %d/%d. ETA=%s", done, total, eta)
                 last_log = now
     finally:
         if training:

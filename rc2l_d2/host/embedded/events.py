@@ -24,12 +24,7 @@ def get_event_storage() -> EventStorage:
 
 
 class EventStorage:
-    """Scalars with their history, and images for the writers, each with its iteration.
-
-    Attributes:
-        iter: iteration of new entries; the trainer sets it.
-        images: (name, image, iteration) of the images not yet written.
-    """
+    """Scalars with their history, and images not yet written; new entries get the iteration ``iter``."""
 
     def __init__(self, start_iter: int = 0):
         self.iter = start_iter

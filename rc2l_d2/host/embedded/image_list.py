@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 
 @dataclass
@@ -28,13 +30,9 @@ class ImageList:
             size_divisibility: the common height and width are rounded up to a multiple of it; 0 and 1: no rounding.
             pad_value: value of the padding.
         """
-        leading = tensors[0].shape[:-2]
-        for tensor in tensors:
-            assert tensor.shape[:-2] == leading, f"Images of one batch differ: {tuple(tensor.shape)}, {tuple(leading)}"
         sizes = [(tensor.shape[-2], tensor.shape[-1]) for tensor in tensors]
         step = max(size_divisibility, 1)
         height, width = (-(-max(size[axis] for size in sizes) // step) * step for axis in (0, 1))
-        batch = tensors[0].new_full((len(tensors), *leading, height, width), pad_value)
-        for image, padded, (h, w) in zip(tensors, batch, sizes, strict=True):
-            padded[..., :h, :w].copy_(image)
-        return ImageList(batch, sizes)
+        padding = [(0, width - w, 0, height - h) for h, w in sizes]
+        padded = [F.pad(tensor, pad, value=pad_value) for tensor, pad in zip(tensors, padding, strict=True)]
+        return ImageList(torch.stack(padded), sizes)

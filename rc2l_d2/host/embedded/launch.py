@@ -18,11 +18,8 @@ def launch(
 ) -> None:  # fmt: skip
     """Call ``main_func(*args)`` on every rank of a run; to be called on each machine.
 
-    A single rank runs in this process. Several are spawned, so ``main_func`` and ``args`` must be picklable.
-
-    Args:
-        num_gpus_per_machine: ranks per machine: at most its GPUs, or any number on CPU.
-        dist_url: address of rank 0, as ``tcp://127.0.0.1:8686``; "auto" takes a free port of this machine.
+    A single rank runs in this process. Several are spawned (at most the number of GPUs, or any number on CPU), so
+    ``main_func`` and ``args`` must be picklable. ``dist_url`` is the address of rank 0; "auto" takes a free port.
 
     Raises:
         AssertionError: "auto" with several machines, no ``dist_url``, or more ranks than GPUs.

@@ -80,21 +80,14 @@ class FrozenBatchNorm2d(nn.Module):
 
 _NORMS: dict[str, Callable[[int], nn.Module]] = {
     "BN": nn.BatchNorm2d,
-    "SyncBN": nn.SyncBatchNorm,
+    "SyncBN": nn.SyncBatchNorm,  # on several ranks for GPUs only
     "FrozenBN": FrozenBatchNorm2d,
     "GN": lambda channels: nn.GroupNorm(32, channels),
 }
 
 
 def get_norm(norm: str | None, out_channels: int) -> nn.Module | None:
-    """Return the norm layer for maps of ``out_channels`` channels.
-
-    Args:
-        norm: "BN", "SyncBN" (on several ranks for GPUs only), "FrozenBN" or "GN" (32 groups), None or "" for none;
-            KeyError for any other name.
-    """
-    if not norm:
-        return None
-    if norm not in _NORMS:
+    """Return the norm layer with this name in ``_NORMS``, None for None or ""; KeyError for any other name."""
+    if norm and norm not in _NORMS:
         raise KeyError(f"There is no norm '{norm}'; use {', '.join(_NORMS)}, or an empty string for none")
-    return _NORMS[norm](out_channels)
+    return _NORMS[norm](out_channels) if norm else None

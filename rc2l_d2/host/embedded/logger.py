@@ -1,4 +1,4 @@
-"""Logging: coloured on the terminal of rank 0, plain in one file per rank."""
+"""Logging to the terminal of rank 0, and to one file per rank."""
 
 from __future__ import annotations
 
@@ -6,9 +6,7 @@ import logging
 import os
 import sys
 
-from termcolor import colored
-
-_DATE = "%m/%d %H:%M:%S"
+_FORMATTER = logging.Formatter("[%(asctime)s] %(name)s %(levelname)s: %(message)s", "%m/%d %H:%M:%S")
 
 
 class _TerminalHandler(logging.StreamHandler):
@@ -16,16 +14,11 @@ class _TerminalHandler(logging.StreamHandler):
 
     def __init__(self):
         logging.Handler.__init__(self)
+        self.setFormatter(_FORMATTER)
 
     @property
     def stream(self):
         return sys.stdout
-
-
-class _ColorfulFormatter(logging.Formatter):
-    def formatMessage(self, record: logging.LogRecord) -> str:
-        text = super().formatMessage(record)
-        return f"{colored(record.levelname, 'red')} {text}" if record.levelno >= logging.WARNING else text
 
 
 def setup_logger(output: str | None = None, distributed_rank: int = 0, *, name: str = "rc2l_d2") -> logging.Logger:
@@ -40,16 +33,13 @@ def setup_logger(output: str | None = None, distributed_rank: int = 0, *, name: 
     logger.setLevel(logging.DEBUG)
     logger.propagate = False
     if distributed_rank == 0 and not any(isinstance(handler, _TerminalHandler) for handler in logger.handlers):
-        terminal = _TerminalHandler()
-        head = colored("[%(asctime)s %(name)s]: ", "green")
-        terminal.setFormatter(_ColorfulFormatter(head + "%(message)s", _DATE))
-        logger.addHandler(terminal)
+        logger.addHandler(_TerminalHandler())
     if output is not None:
         file_name = f"log.txt.rank{distributed_rank}" if distributed_rank > 0 else "log.txt"
         path = os.path.abspath(os.path.join(output, file_name))
         if not any(getattr(handler, "baseFilename", "") == path for handler in logger.handlers):
             os.makedirs(output, exist_ok=True)
             file = logging.FileHandler(path, encoding="utf-8")
-            file.setFormatter(logging.Formatter("[%(asctime)s] %(name)s %(levelname)s: %(message)s", _DATE))
+            file.setFormatter(_FORMATTER)
             logger.addHandler(file)
     return logger

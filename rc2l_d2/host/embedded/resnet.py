@@ -16,10 +16,10 @@ from .registry import BACKBONE_REGISTRY, Backbone
 _BLOCKS_PER_STAGE = {18: (2, 2, 2, 2), 34: (3, 4, 6, 3), 50: (3, 4, 6, 3), 101: (3, 4, 23, 3), 152: (3, 8, 36, 3)}
 
 
-def _conv(in_channels: int, out_channels: int, kernel_size: int, norm: str, *, dilation: int = 1, **kwargs) -> Conv2d:
+def _conv(in_channels: int, out_channels: int, size: int, norm: str, stride: int = 1) -> Conv2d:
     """Return a convolution with "same" padding and norm, without bias."""
-    kwargs |= {"padding": dilation * (kernel_size // 2), "dilation": dilation, "bias": False}
-    return Conv2d(in_channels, out_channels, kernel_size, norm=get_norm(norm, out_channels), **kwargs)
+    norm_layer = get_norm(norm, out_channels)
+    return Conv2d(in_channels, out_channels, size, stride, size // 2, bias=False, norm=norm_layer)
 
 
 def _initialise(*layers: Conv2d | None) -> None:
@@ -62,13 +62,12 @@ class BottleneckBlock(_Block):
     """1x1, 3x3 and 1x1 convolution (ResNet-50 and deeper); the first (MSRA) or second (torchvision) has the stride."""
 
     def __init__(
-        self, in_channels: int, out_channels: int, *, stride: int = 1, norm: str = "BN",
-        stride_in_1x1: bool = False, dilation: int = 1,
-    ) -> None:  # fmt: skip
+        self, in_channels: int, out_channels: int, *, stride: int = 1, norm: str = "BN", stride_in_1x1: bool = False
+    ) -> None:
         super().__init__(in_channels, out_channels, stride, norm)
         width, (stride_1x1, stride_3x3) = out_channels // 4, (stride, 1) if stride_in_1x1 else (1, stride)
         self.conv1 = _conv(in_channels, width, 1, norm, stride=stride_1x1)
-        self.conv2 = _conv(width, width, 3, norm, stride=stride_3x3, dilation=dilation)
+        self.conv2 = _conv(width, width, 3, norm, stride=stride_3x3)
         self.conv3 = _conv(width, out_channels, 1, norm)
         _initialise(self.conv1, self.conv2, self.conv3, self.shortcut)
 
@@ -138,22 +137,17 @@ def build_resnet_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> ResNet:
     """Return the ResNet of ``MODEL.RESNETS`` and ``MODEL.BACKBONE.FREEZE_AT``; AssertionError for bad values."""
     res = cfg.MODEL.RESNETS
     assert res.DEPTH in _BLOCKS_PER_STAGE, f"MODEL.RESNETS.DEPTH must be one of {list(_BLOCKS_PER_STAGE)}"
-    channels, block, rest = 256, BottleneckBlock, {"stride_in_1x1": res.STRIDE_IN_1X1}
+    channels, block, options = 256, BottleneckBlock, {"norm": res.NORM, "stride_in_1x1": res.STRIDE_IN_1X1}
     if res.DEPTH < 50:
-        channels, block, rest = 64, BasicBlock, {}
-        assert res.RES5_DILATION == 1, f"MODEL.RESNETS.RES5_DILATION must be 1 for a ResNet-{res.DEPTH}"
+        channels, block, options = 64, BasicBlock, {"norm": res.NORM}
     needed = f"MODEL.RESNETS.RES2_OUT_CHANNELS must be {channels} for a ResNet-{res.DEPTH}"
     assert res.RES2_OUT_CHANNELS == channels, needed
-    assert res.RES5_DILATION in (1, 2), "MODEL.RESNETS.RES5_DILATION must be 1 or 2"
     stem = BasicStem(input_shape.channels, res.STEM_OUT_CHANNELS, res.NORM)
     stages, in_channels = [], res.STEM_OUT_CHANNELS
     for stage, num_blocks in enumerate(_BLOCKS_PER_STAGE[res.DEPTH]):
         out_channels = channels * 2**stage
-        stride = 1 if stage == 0 else 2
-        if stage == 3 and res.RES5_DILATION == 2:
-            stride, rest = 1, {**rest, "dilation": 2}
-        first = block(in_channels, out_channels, stride=stride, norm=res.NORM, **rest)
-        others = [block(out_channels, out_channels, norm=res.NORM, **rest) for _ in range(num_blocks - 1)]
+        first = block(in_channels, out_channels, stride=1 if stage == 0 else 2, **options)
+        others = [block(out_channels, out_channels, **options) for _ in range(num_blocks - 1)]
         stages.append([first, *others])
         in_channels = out_channels
     return ResNet(stem, stages, res.OUT_FEATURES, cfg.MODEL.BACKBONE.FREEZE_AT)

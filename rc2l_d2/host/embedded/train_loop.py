@@ -37,10 +37,7 @@ class HookBase:
 class TrainerBase:
     """A loop of ``run_step``, which a subclass defines, with hooks around it.
 
-    Attributes:
-        iter: the current iteration; ``max_iter`` after a finished training.
-        start_iter, max_iter: first iteration, and the end (exclusive).
-        storage: the :class:`EventStorage` of the current training.
+    Its iteration ``iter`` runs from ``start_iter`` to ``max_iter`` (exclusive), and equals that after the training.
     """
 
     storage: EventStorage
@@ -99,13 +96,7 @@ class TrainerBase:
 
 
 class SimpleTrainer(TrainerBase):
-    """A trainer with one model, one loader and one optimizer; a subclass defines ``run_step``.
-
-    Args:
-        model: set to training mode.
-        data_loader: an iterable of batches.
-        optimizer: a torch optimizer.
-    """
+    """A trainer with one model, one loader and one optimizer; a subclass defines ``run_step``."""
 
     def __init__(self, model: nn.Module, data_loader: Iterable, optimizer: torch.optim.Optimizer) -> None:
         super().__init__()

@@ -22,12 +22,9 @@ class VisImage:
 
 
 class Visualizer:
-    """Draw on one image.
+    """Draws on an image, (H, W, 3), RGB, 0 to 255, with the metadata ``stuff_classes`` and ``stuff_colors``.
 
-    Args:
-        img_rgb: (H, W, 3), RGB, 0 to 255.
-        metadata: ``stuff_classes`` (names, by class number) and ``stuff_colors`` (RGB, 0 to 255). Labels without a
-            name, such as the ignore value, are not drawn.
+    Labels without a class, such as the ignore value, are not drawn.
     """
 
     def __init__(self, img_rgb: np.ndarray, metadata: Metadata) -> None:
@@ -35,13 +32,7 @@ class Visualizer:
         self._metadata = metadata
 
     def draw_sem_seg(self, sem_seg: np.ndarray, *, alpha: float = 0.8) -> VisImage:
-        """Draw class colours and class names.
-
-        Args:
-            sem_seg: (H, W) class numbers; AssertionError if its size is not the image's.
-            alpha: opacity of the colours.
-        """
-        assert sem_seg.shape == self._image.shape[:2], f"{sem_seg.shape} labels for an image of {self._image.shape[:2]}"
+        """Draw class colours of opacity ``alpha`` and class names for a map (H, W) of class numbers."""
         image = self._image.copy()
         names, colors = self._metadata.stuff_classes, np.asarray(self._metadata.stuff_colors, dtype=np.float32)
         labels = [label for label in np.unique(sem_seg).tolist() if 0 <= label < len(names)]
@@ -54,23 +45,20 @@ class Visualizer:
             for component, (left, top, width, height, area) in enumerate(stats[1:].tolist(), start=1):
                 # Only the bounding box is searched: a large image has thousands of small components.
                 region = components[top : top + height, left : left + width] == component
-                _write(image, names[label], region, (left, top), area, always=area == largest)
+                _write(image, names[label], region, (left, top), always=area == largest)
         return VisImage(image)
 
 
-def _write(image: np.ndarray, text: str, region: np.ndarray, corner: tuple[int, int], area: int, always: bool) -> None:
+def _write(image: np.ndarray, text: str, region: np.ndarray, corner: tuple[int, int], always: bool) -> None:
     """Write the text at the widest place of the region, in place; without ``always`` only if the text fits.
 
-    Args:
-        region: mask of the region in its bounding box.
-        corner: (x, y) of the bounding box in the image.
-        area: of the region, pixels.
+    ``region`` is the mask in its bounding box, which has its ``corner`` (x, y) in the image.
     """
     height, width = image.shape[:2]
     size = float(np.clip(np.sqrt(height * width) / 700, 0.35, 1.5))
     thickness = 1 if size < 0.9 else 2
     (text_width, text_height), below = cv2.getTextSize(text, cv2.FONT_HERSHEY_SIMPLEX, size, thickness)
-    if not always and area < 2 * text_width * text_height:
+    if not always and region.sum() < 2 * text_width * text_height:
         return
     # Zero padding makes the border of the box count as a border of the region.
     distance = cv2.distanceTransform(np.pad(region.astype(np.uint8), 1), cv2.DIST_L2, 3)[1:-1, 1:-1]

@@ -29,10 +29,7 @@ def random_batch(cfg: CfgNode, uses_unlabeled: bool) -> tuple[list[dict], list[d
 def random_case(
     images: int, queries: int, classes: int, channels: int, size: int, device: torch.device
 ) -> tuple[Regions, TeacherPrediction]:
-    """Return a student's regions (leaves that require gradients) and a teacher prediction with blobs of all classes.
-
-    The numbers are the same on every device.
-    """
+    """Return a student's regions (leaves that require gradients) and a teacher prediction with blobs of all classes."""
     generator = torch.Generator().manual_seed(0)
 
     def random(*shape: int) -> torch.Tensor:

@@ -3,9 +3,8 @@
 
     python tools/dev/bench/inference.py --config-file configs/camvid/rc2l_R18_1_8.yaml [--images 20] [KEY VALUE ...]
 
-Both use the same model (MODEL.WEIGHTS, or random weights) and images, whole or, with TEST.SLIDING_WINDOW.ENABLED True,
-by window. The simple loop runs windows one by one, sums their scores on the host, and counts the confusion matrix with
-NumPy. The table shows both pixel accuracies, which differ only by rounding.
+Both use the same model (MODEL.WEIGHTS, or random weights) and images. The simple loop runs windows one by one, sums
+their scores on the host, and uses NumPy's confusion matrix. The pixel accuracies differ only by rounding.
 """
 
 from __future__ import annotations
@@ -89,10 +88,9 @@ def main() -> None:
     images = f"windows of {window.CROP_SIZE} every {window.STRIDE}" if window.ENABLED else "whole images"
     print(f"{args.config_file} {' '.join(args.opts)}: {images}")
     print(f"{machine(model.device)}; {args.rounds} rounds of {len(entries)} images\n")
-    rows = [
-        [name, work(), 1e3 * len(entries) / median_ms(seconds, name), ratio(seconds, "simple loop", name)]
-        for name, work in parts.items()
-    ]
+    rows = []
+    for name, work in parts.items():
+        rows.append([name, work(), 1e3 * len(entries) / median_ms(seconds, name), ratio(seconds, "simple loop", name)])
     print(tabulate(rows, ["", "pixel accuracy, %", "images/s", "speed-up"], floatfmt=".3f"))
 
 

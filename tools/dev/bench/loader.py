@@ -3,9 +3,8 @@
 
     python tools/dev/bench/loader.py --config-file configs/camvid/rc2l_R18_1_8.yaml [--images 40] [KEY VALUE ...]
 
-Both read the same files with the same random geometry, crop and views, and return the same tensors. PIL does it as in
-UniMatch: Image.resize, transpose and crop, ImageEnhance for the jitter, ImageFilter for the blur. The labelled stream's
-colour distortion (INPUT.COLOR_AUG_SSD) is off on both sides, because UniMatch has none.
+Both read the same files with the same random geometry, crop and views, and return the same tensors. PIL works as in
+UniMatch, which has no INPUT.COLOR_AUG_SSD (off here).
 """
 
 from __future__ import annotations
@@ -39,19 +38,14 @@ class PILViews:
     def labeled(self, entry: dict, rng: np.random.Generator) -> dict:
         image, geometry = self.weak(entry, rng)
         label = cut(Image.open(entry["sem_seg_file_name"]), geometry, Image.Resampling.NEAREST)
-        label = Image.fromarray(np.array(label), mode="L")
-        return {
-            "image": to_tensor(image, geometry, (IMAGE_PADDING,) * 3),
-            "sem_seg": to_tensor(label, geometry, self.mapper.ignore_value),
-        }
+        label = to_tensor(Image.fromarray(np.array(label), mode="L"), geometry, self.mapper.ignore_value)
+        return {"image": to_tensor(image, geometry, (IMAGE_PADDING,) * 3), "sem_seg": label}
 
     def unlabeled(self, entry: dict, rng: np.random.Generator) -> dict:
         weak, geometry = self.weak(entry, rng)
-        return {
-            "image": to_tensor(weak, geometry, (IMAGE_PADDING,) * 3),
-            "strong": to_tensor(self.strong(weak, rng), geometry, (IMAGE_PADDING,) * 3),
-            "inside": torch.from_numpy(geometry.inside()),
-        }
+        views = (weak, self.strong(weak, rng))
+        image, strong = (to_tensor(view, geometry, (IMAGE_PADDING,) * 3) for view in views)
+        return {"image": image, "strong": strong, "inside": torch.from_numpy(geometry.inside())}
 
     def strong(self, image: Image.Image, rng: np.random.Generator) -> Image.Image:
         settings = self.mapper.strong

@@ -3,10 +3,9 @@
 
     python tools/dev/bench/matching.py [--images 16] [--queries 100] [--classes 21] [--size 128] [--device cuda]
 
-Hungarian: class, focal and Dice costs of every query and class, and one assignment problem per image on the host
-(scipy). By class: a softmax and a product. The losses RMC and RCC need the Dice similarity of queries and regions with
-either matching. The second row therefore adds it to matching by class; the third has both losses, forward and backward.
-With Hugging Face transformers (the extra "bench"), two more rows have the matcher of its MaskFormer.
+Hungarian: class, focal and Dice costs, and one assignment problem per image on the host (scipy). By class: a softmax
+and a product. RMC and RCC need the Dice similarity with either matching, so the second row adds it to matching by
+class; the third has both losses, forward and backward. Two more rows have the matcher of transformers' MaskFormer.
 """
 
 from __future__ import annotations

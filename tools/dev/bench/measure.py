@@ -1,7 +1,6 @@
 """Shared code of the benchmarks: command-line options, timing in turn, peak memory, and a line about the machine.
 
-The benchmarks need this package installed (``pip install -e .``). Times are compared only within one run, round by
-round, so that other load on the machine affects all alike.
+They need ``pip install -e .``. Times are compared round by round, so that other load on the machine affects all alike.
 """
 
 from __future__ import annotations
@@ -14,13 +13,12 @@ import statistics
 import sys
 import time
 from collections.abc import Callable, Mapping
-from pathlib import Path
 from typing import NoReturn
 
 import torch
 
+from rc2l_d2.commands.cli import one_sentence_errors
 from rc2l_d2.engine import keep_freed_memory
-from rc2l_d2.errors import InputError
 from rc2l_d2.reporting import hardware
 
 Seconds = dict[str, list[float]]
@@ -41,10 +39,7 @@ def options(description: str, rounds: int, config: bool = False, **integers: int
 
 
 def in_turn(parts: Mapping[str, Callable[[], object]], rounds: int, device: torch.device, warmup: int = 2) -> Seconds:
-    """Return the seconds of each part in each round. A round calls every part once; ``warmup`` rounds are not counted.
-
-    Every other round runs in reverse order, so that no part always follows the same one.
-    """
+    """Return the seconds of each part in each round; ``warmup`` rounds are not counted, every other one is reversed."""
     if device.type == "cpu":
         keep_freed_memory()  # as in training
     wait = torch.cuda.synchronize if device.type == "cuda" else lambda: None
@@ -75,8 +70,7 @@ def median_ms(seconds: Seconds, part: str) -> float:
 def peak_memory(work: Callable[[], object], device: torch.device) -> float:
     """Return the peak memory (MB, 10^6 bytes) that torch allocates in ``work``, beyond what was allocated before.
 
-    On a CPU it is summed from the profiler's record of the allocator, since resident memory depends on earlier work.
-    Scratch memory of libraries is not included.
+    On a CPU it comes from the profiler's record of the allocator, without scratch memory of libraries.
     """
     gc.collect()
     if device.type == "cuda":
@@ -101,9 +95,6 @@ def machine(device: torch.device) -> str:
 
 def run(main: Callable[[], None]) -> NoReturn:
     """Exit with status 0 after ``main``, or with 2 and one sentence after an InputError."""
-    try:
+    with one_sentence_errors():
         main()
-    except InputError as error:
-        print(f"{Path(sys.argv[0]).name}: {error}", file=sys.stderr)
-        sys.exit(2)
     sys.exit(0)

@@ -4,9 +4,8 @@
     python tools/dev/bench/memory.py --config-file configs/voc2012/rc2l_R101_1_16.yaml
         [--crops 256,384,512x1024] [--passes 0,4,2,1] [--precisions float32,mixed] [--rounds 5] [KEY VALUE ...]
 
-The step is the trainer's own, after burn-in, with the teacher's update, on random images; no data set is read. Each row
-is measured in its own process. Peak memory is, on CUDA, all that torch has allocated at a time, with weights, teacher
-and optimizer (not the driver's few hundred MB), and on a CPU the resident memory of the process with all libraries.
+The step is the trainer's own, after burn-in, on random images, measured in its own process. Peak memory is, on CUDA,
+all that torch has allocated at a time, and on a CPU the resident memory of the process with all libraries.
 """
 
 from __future__ import annotations

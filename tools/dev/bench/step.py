@@ -5,17 +5,14 @@
 
 The step is the trainer's own, after burn-in, with the teacher's update, on batches that were read before. The parts:
 
-    floor      student forward and backward on labelled and unlabelled images with the supervised losses, and the
-               teacher's forward pass: the cost of any method with a teacher
-    regions    views, selection, mixing, pseudo regions and the four losses, forward and backward, on given outputs of
-               student and teacher
+    floor      student forward and backward on all images with the supervised losses, and the teacher's forward pass
+    regions    views, selection, mixing, pseudo regions and the four losses, forward and backward
     optimizer  clipping and update
     ema        the teacher's update
     reading    one batch, read and augmented in this process
 
-All are measured in turn, round by round; ratios are medians over rounds with quartiles. On CUDA, regions, optimizer and
-ema first run once in torch's mode in which waiting for the device is an error. The supervised losses do wait once per
-step, for the costs of Hungarian matching.
+Ratios are medians over rounds with quartiles. On CUDA, regions, optimizer and ema first run once in torch's mode in
+which waiting for the device is an error. The supervised losses wait once per step, for Hungarian matching.
 """
 
 from __future__ import annotations
@@ -100,10 +97,8 @@ class Step:
         sum(losses.values()).backward()
 
     def regions(self) -> None:
-        student = Regions(
-            *(x.detach().requires_grad_() for x in (self.of_student.class_logits, self.of_student.mask_logits)),
-            self.of_student.features.detach().requires_grad_(),
-        )
+        outputs = (self.of_student.class_logits, self.of_student.mask_logits, self.of_student.features)
+        student = Regions(*(output.detach().requires_grad_() for output in outputs))
         with self.autocast(), mock.patch.object(self.teacher.model, "regions", return_value=self.of_teacher):
             prediction, labeler = self.teacher.predict(self.unlabeled), self.teacher.labeler
             labeler.observe(prediction)

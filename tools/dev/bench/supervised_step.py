@@ -1,7 +1,6 @@
 #!/usr/bin/env python3
 """The supervised step of the region predictor compared with Hugging Face transformers' MaskFormer.
 
-    pip install -e '.[bench]'
     python tools/dev/bench/supervised_step.py [--images 2] [--size 256] [--device cuda]
 
 Same backbone (ResNet-50, trained batch norm), queries, decoder layers, deep supervision, loss weights, images and
@@ -57,11 +56,9 @@ def transformers_step(images: torch.Tensor, labels: torch.Tensor) -> Callable[[]
     for key in ("dropout", "attention_dropout", "activation_dropout"):  # DETR's layers have all three
         setattr(config.decoder_config, key, _DROPOUT)
     model = MaskFormerForInstanceSegmentation(config).to(images.device).train()
-    class_labels = [label.unique() for label in labels]
-    mask_labels = [
-        (label == classes[:, None, None]).float() for label, classes in zip(labels, class_labels, strict=True)
-    ]
-    batch = {"pixel_values": images, "mask_labels": mask_labels, "class_labels": class_labels}
+    classes = [label.unique() for label in labels]
+    masks = [(label == present[:, None, None]).float() for label, present in zip(labels, classes, strict=True)]
+    batch = {"pixel_values": images, "mask_labels": masks, "class_labels": classes}
 
     def step() -> None:
         model.zero_grad()
