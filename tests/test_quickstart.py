@@ -10,10 +10,12 @@ import torch
 from conftest import call_command
 from data_files import write_image, write_label
 from PIL import Image
+from timm_import import timm
 
 from rc2l_d2.commands import check, quickstart
 from rc2l_d2.data import load_dataset, load_definition, read_label
 from rc2l_d2.engine import load_config
+from rc2l_d2.host import build_backbone
 
 SIZE = (48, 64)
 CLASSES = ["road", "car", "person"]
@@ -183,6 +185,28 @@ def test_weights_set_the_depth(folder, output, run):
         ("none.pth", "none.pth cannot be read"),
     ):
         result = run(*arguments, file)
+        assert result.returncode == 2 and message in result.stderr
+
+
+def test_a_backbone_of_timm_with_its_weights(folder, output, run):
+    write_masks(folder, "mask")
+    torch.save(timm.create_model("test_resnet").state_dict(), folder / "weights.pth")
+    arguments = (*THREE, "--output", output, "--overwrite")
+    result = run(*arguments, "--backbone", "test_resnet", "--weights", "weights.pth")
+    assert result.returncode == 0 and "random weights" not in result.stdout, result.stderr
+    cfg = load_config(f"{output}/train.yaml")
+    assert (cfg.MODEL.TIMM.NAME, cfg.MODEL.TIMM.CHECKPOINT) == ("test_resnet", "weights.pth")
+    assert cfg.INPUT.FORMAT == "RGB" and cfg.MODEL.PIXEL_STD == pytest.approx([127.5] * 3)
+    assert list(build_backbone(cfg).output_shape()) == cfg.MODEL.SEM_SEG_HEAD.IN_FEATURES
+
+    assert run(*arguments, "--backbone", "test_resnet").returncode == 0
+    assert load_config(f"{output}/train.yaml").MODEL.TIMM.PRETRAINED
+    assert "--backbone tf_efficientnet_lite0" in run(*arguments).stdout, "recommended where the weights are random"
+    for options, message in (
+        (("--backbone", "test_resnot"), "near ones are test_resnet"),
+        (("--backbone", "resnet18", "--weights", "weights.pth"), "weights.pth does not fit MODEL.TIMM.NAME 'resnet18'"),
+    ):
+        result = run(*arguments, *options)
         assert result.returncode == 2 and message in result.stderr
 
 

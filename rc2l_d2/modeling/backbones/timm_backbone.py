@@ -35,7 +35,15 @@ class TimmBackbone(Backbone):
     size_divisibility = 0
     body: Any
 
-    def __init__(self, name: str, in_channels: int, *, drop_path: float, norm_eval: bool, channels_last: bool):
+    def __init__(
+        self,
+        name: str,
+        in_channels: int,
+        *,
+        drop_path: float = 0.0,
+        norm_eval: bool = False,
+        channels_last: bool = False,
+    ):
         """
         Args:
             name: of the model in timm.
@@ -49,6 +57,18 @@ class TimmBackbone(Backbone):
         self.options = {"in_chans": in_channels, **({"drop_path_rate": drop_path} if drop_path else {})}
         self.body = self.build_body()
         self._setup()
+
+    @staticmethod
+    def named(name: str, in_channels: int = 3, pyramid_dim: int = 64, **settings) -> TimmBackbone:
+        """Build the backbone of a name with random weights; a plain ViT gets a pyramid of ``pyramid_dim`` channels.
+
+        Raises:
+            InputError: timm cannot be imported, does not have the model, or the model has no suitable maps.
+        """
+        _require_model(name)
+        if _is_plain_vit(name):
+            return PlainViTBackbone(name, in_channels, pyramid_dim=pyramid_dim, **settings)
+        return TimmBackbone(name, in_channels, **settings)
 
     def build_body(self, **weights) -> Any:
         """Build the model of timm; ``weights`` are timm's arguments for pretrained ones."""
@@ -209,23 +229,20 @@ class PlainViTBackbone(TimmBackbone):
 
 @BACKBONE_REGISTRY.register()
 def build_timm_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> TimmBackbone:
-    """Build the backbone MODEL.TIMM.NAME with random weights; see :meth:`TimmBackbone.load_pretrained`.
+    """Build the backbone MODEL.TIMM.NAME with random weights; :meth:`TimmBackbone.load_pretrained` loads others.
 
     Raises:
-        InputError: timm cannot be imported, does not have the model, or the model has no suitable maps.
+        InputError: see :meth:`TimmBackbone.named`.
     """
     settings = cfg.MODEL.TIMM
-    _require_model(settings.NAME)
-    common = {
-        "drop_path": settings.DROP_PATH,
-        "norm_eval": settings.NORM_EVAL,
-        "channels_last": settings.CHANNELS_LAST,
-    }
-    if _is_plain_vit(settings.NAME):
-        dim = cfg.MODEL.SEM_SEG_HEAD.CONVS_DIM
-        backbone = PlainViTBackbone(settings.NAME, input_shape.channels, pyramid_dim=dim, **common)
-    else:
-        backbone = TimmBackbone(settings.NAME, input_shape.channels, **common)
+    backbone = TimmBackbone.named(
+        settings.NAME,
+        input_shape.channels,
+        cfg.MODEL.SEM_SEG_HEAD.CONVS_DIM,
+        drop_path=settings.DROP_PATH,
+        norm_eval=settings.NORM_EVAL,
+        channels_last=settings.CHANNELS_LAST,
+    )
     backbone.freeze(settings.FREEZE_STAGES)
     if settings.GRAD_CHECKPOINTING:
         backbone.body.set_grad_checkpointing(True)
