@@ -192,22 +192,22 @@ def test_a_backbone_of_timm_with_its_weights(folder, output, run):
     write_masks(folder, "mask")
     torch.save(timm.create_model("test_resnet").state_dict(), folder / "weights.pth")
     arguments = (*THREE, "--output", output, "--overwrite")
-    result = run(*arguments, "--backbone", "test_resnet", "--weights", "weights.pth")
-    assert result.returncode == 0 and "random weights" not in result.stdout, result.stderr
-    cfg = load_config(f"{output}/train.yaml")
-    assert (cfg.MODEL.TIMM.NAME, cfg.MODEL.TIMM.CHECKPOINT) == ("test_resnet", "weights.pth")
-    assert cfg.INPUT.FORMAT == "RGB" and cfg.MODEL.PIXEL_STD == pytest.approx([127.5] * 3)
-    assert list(build_backbone(cfg).output_shape()) == cfg.MODEL.SEM_SEG_HEAD.IN_FEATURES
-
-    assert run(*arguments, "--backbone", "test_resnet").returncode == 0
-    assert load_config(f"{output}/train.yaml").MODEL.TIMM.PRETRAINED
-    assert "--backbone tf_efficientnet_lite0" in run(*arguments).stdout, "recommended where the weights are random"
     for options, message in (
         (("--backbone", "test_resnot"), "near ones are test_resnet"),
         (("--backbone", "resnet18", "--weights", "weights.pth"), "weights.pth does not fit MODEL.TIMM.NAME 'resnet18'"),
     ):
         result = run(*arguments, *options)
         assert result.returncode == 2 and message in result.stderr
+    assert "--backbone tf_efficientnet_lite0" in run(*arguments).stdout, "recommended where the weights are random"
+    assert run(*arguments, "--backbone", "test_resnet").returncode == 0
+    assert "PRETRAINED: true" in (folder / output / "train.yaml").read_text()
+
+    result = run(*arguments, "--backbone", "test_resnet", "--weights", "weights.pth")
+    assert result.returncode == 0 and "random weights" not in result.stdout, result.stderr
+    cfg = load_config(f"{output}/train.yaml")
+    assert (cfg.MODEL.TIMM.NAME, cfg.MODEL.TIMM.CHECKPOINT) == ("test_resnet", "weights.pth")
+    assert cfg.INPUT.FORMAT == "RGB" and cfg.MODEL.PIXEL_STD == pytest.approx([127.5] * 3)
+    assert list(build_backbone(cfg).output_shape()) == cfg.MODEL.SEM_SEG_HEAD.IN_FEATURES
 
 
 def jpeg_label(folder):
