@@ -79,7 +79,7 @@ CITYSCAPES_SIZES = """
 
 @pytest.fixture(
     params=[
-        ("VOC2012", write_voc, "voc2012/rc2l_R101_1_16", [], (2, 32, 2), 21),
+        ("VOC2012", write_voc, "voc2012/rc2l_R101", [], (2, 32, 2), 21),
         ("cityscapes", write_cityscapes, "cityscapes/rc2l_R101_1_8", CITYSCAPES_SIZES, (2, 14, 2), 19),
     ],
     ids=["VOC2012", "cityscapes"],

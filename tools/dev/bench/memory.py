@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Peak memory and time of a training step by crop size, micro-batch and precision.
 
-    python tools/dev/bench/memory.py --config-file configs/voc2012/rc2l_R101_1_16.yaml
+    python tools/dev/bench/memory.py --config-file configs/voc2012/rc2l_R101.yaml
         [--crops 256,384,512x1024] [--passes 0,4,2,1] [--precisions float32,mixed] [--rounds 5] [KEY VALUE ...]
 
 The step is the trainer's own, after burn-in, on random images, measured in its own process. Peak memory is, on CUDA,
