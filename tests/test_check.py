@@ -1,7 +1,5 @@
 """Problems that are found before training starts; test_bad_trees.py has the sentence for each of them."""
 
-from __future__ import annotations
-
 import logging
 
 import numpy as np

@@ -1,7 +1,6 @@
 """The generated toy set: its files, its repeatability, and what it refuses."""
 
-from __future__ import annotations
-
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -145,9 +144,7 @@ def test_description_names_the_shapes_in_their_order():
 
 
 def test_command(tmp_path, monkeypatch):
-    def draw(*arguments):
-        return call_command(monkeypatch, "draw_toy.py", draw_toy.main, *arguments)
-
+    draw = partial(call_command, monkeypatch, "draw_toy.py", draw_toy.main)
     root = tmp_path / "set"
     options = ("--root", root, "--train", 3, "--val", 1, "--size", 32, 48, "--seed", 7)
     result = draw(*options)
