@@ -46,11 +46,6 @@ def written(file: str, content: str | bytes) -> Spoil:
     return lambda tree: tree.write(file, content)
 
 
-def listed(key: str, content: str) -> Spoil:
-    """A list for DATASETS.LABELED_LIST or UNLABELED_LIST."""
-    return lambda tree: tree.config.update({f"DATASETS.{key}_LIST": tree.write("given.txt", content)})
-
-
 def linked_image(tree: Tree) -> None:
     (tree.folder / "images/web").mkdir()
     (tree.folder / "images/web/other.png").symlink_to(tree.folder / "images/val_000.png")

@@ -111,9 +111,7 @@ def test_training_reads_what_is_written(folder, output, run, problems, form, nam
     assert len(labelled) == 10 and len(set(files)) == 16
 
 
-def test_without_a_third_folder_the_images_without_labels_are_used_and_notes_name_what_is_scarce(
-    folder, output, run, problems
-):
+def test_two_folders_and_notes_on_what_is_scarce(folder, output, run, problems):
     write_masks(folder, "grey")
     for index in (0, 3):
         os.remove(folder / f"masks/{index} a.png")
@@ -150,9 +148,7 @@ def test_files_are_replaced_with_overwrite_only(folder, output, run):
     assert (folder / output / "val.txt").read_text() != before["val.txt"]
 
 
-def test_options_reach_the_configuration_and_images_may_lie_elsewhere(
-    folder, output, run, problems, tmp_path_factory, monkeypatch
-):
+def test_options_and_images_elsewhere(folder, output, run, problems, tmp_path_factory, monkeypatch):
     write_masks(folder, "mask")
     monkeypatch.chdir(tmp_path_factory.mktemp("elsewhere"))
     options = ("--output", output, "--iterations", 50, "--short-edge", 32, "--device", "cuda", "--seed", 3)
@@ -173,12 +169,9 @@ def test_weights_set_the_depth(folder, output, run):
     assert run(*arguments, "R-34.pth").returncode == 0
     cfg = load_config(f"{output}/train.yaml")
     assert cfg.MODEL.WEIGHTS == "R-34.pth" and cfg.MODEL.RESNETS.DEPTH == 34
-    for file, message in (
-        ("other.pth", "other.pth does not hold a ResNet of 18"),
-        ("none.pth", "none.pth cannot be read"),
-    ):
+    for file, message in (("other.pth", "does not hold a ResNet of 18"), ("none.pth", "cannot be read")):
         result = run(*arguments, file)
-        assert result.returncode == 2 and message in result.stderr
+        assert result.returncode == 2 and f"{file} {message}" in result.stderr
 
 
 def small_label(folder):
