@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 import yaml
+from conftest import start_script
 
 CONFIG = ("--config-file", "configs/toy/rc2l_R18.yaml")
 
@@ -102,11 +103,11 @@ def test_every_method_logs_its_losses_and_telemetry(
 
 
 @pytest.mark.slow
-def test_two_ranks_and_a_folder_with_another_run(command_line_process, tiny_options, tmp_path):
+def test_two_ranks_and_a_folder_with_another_run(tiny_options, tmp_path):
     # test_distributed.py compares the parameters of the ranks.
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "last_checkpoint").write_text("model_0000001.pth")  # of another run
-    result = command_line_process(*CONFIG, "--num-gpus", "2", "--dist-url", "auto", *tiny_options)
+    result = start_script("train_net.py", *CONFIG, "--num-gpus", "2", "--dist-url", "auto", *tiny_options)
     assert result.returncode == 0, result.stderr
     assert "World size: 2" in result.stdout
     assert result.stdout.count(f"OUTPUT_DIR {tmp_path / 'out'} holds a run already") == 1
