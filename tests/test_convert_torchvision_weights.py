@@ -1,7 +1,5 @@
 """tools/convert_torchvision_weights.py: names by torchvision's published layout; features if it is installed."""
 
-from __future__ import annotations
-
 import logging
 import pickle
 

@@ -1,7 +1,5 @@
 """The semi-supervised architectures: their losses, settings and common weights."""
 
-from __future__ import annotations
-
 import pytest
 import torch
 from method_cases import leaves, pixel_consistency, random_case, rcc, reached, rfc, rmc, semantic_map, smc

@@ -1,7 +1,5 @@
 """tools/dev/soak.py: the statistics of its samples, its errors, and a short soak."""
 
-from __future__ import annotations
-
 import json
 import re
 import subprocess
