@@ -16,15 +16,10 @@ def write(path: Path, text: str) -> str:
     return str(path)
 
 
-def test_defaults_are_detectron2s():
+def test_each_call_returns_new_defaults():  # test_host_parity.py compares them with Detectron2's
     cfg = get_cfg()
-    assert cfg.VERSION == 2 and cfg.SEED == -1 and cfg.OUTPUT_DIR == "./output"
-    assert cfg.MODEL.PIXEL_MEAN == [103.53, 116.28, 123.675] and cfg.MODEL.BACKBONE.FREEZE_AT == 2
-    assert cfg.MODEL.RESNETS.NORM == "FrozenBN" and cfg.MODEL.RESNETS.STRIDE_IN_1X1 is True
-    assert cfg.SOLVER.WARMUP_FACTOR == 1 / 1000 and cfg.SOLVER.CLIP_GRADIENTS.CLIP_TYPE == "value"
-    assert cfg.INPUT.FORMAT == "BGR" and cfg.INPUT.CROP.SIZE == [0.9, 0.9]
     cfg.SEED = 3
-    assert get_cfg().SEED == -1  # each call returns a new one
+    assert get_cfg().SEED == -1
 
 
 def test_base_files_are_inherited_from(tmp_path):

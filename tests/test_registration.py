@@ -62,6 +62,8 @@ def test_importing_changes_nothing_of_detectron2_or_its_projects():
 
 def config(backbone: str, features: list[str], architecture: str = "RegionSegmentor"):
     """Configuration of another script: Detectron2's defaults, the add-on's keys, and a small head."""
+    if "swin" in backbone or "vit" in backbone:
+        pytest.importorskip("timm.models.layers", reason="timm, which Detectron2's Swin and ViT need, is not installed")
     cfg = add_rc2l_config(get_cfg())
     small = """
         BACKBONE.FREEZE_AT 0 RESNETS.DEPTH 18 RESNETS.RES2_OUT_CHANNELS 64 RESNETS.NORM BN SEM_SEG_HEAD.NUM_CLASSES 3
@@ -88,13 +90,7 @@ def assert_trains(model) -> None:
         assert model.eval()([sample])[0]["sem_seg"].shape == (3, 64, 96)
 
 
-# Detectron2 registers no function for these three: each project that uses one brings its own.
-@pytest.fixture
-def timm():
-    """Detectron2's Swin and ViT import two layers from it."""
-    pytest.importorskip("timm.models.layers", reason="timm, which Detectron2's Swin and ViT need, is not installed")
-
-
+# Detectron2 registers no function for these: each project that uses one brings its own.
 @BACKBONE_REGISTRY.register()
 def build_swin_for_test(cfg, input_shape):
     return swin.SwinTransformer(
@@ -141,9 +137,7 @@ def build_plain_vit_for_test(cfg, input_shape):
         ("build_vit_pyramid_for_test", ["p2", "p3", "p4", "p5"], "RegionSegmentor"),
     ],
 )
-def test_another_script_builds_the_architectures_on_detectron2s_backbones(backbone, features, architecture, request):
-    if "swin" in backbone or "vit" in backbone:
-        request.getfixturevalue("timm")
+def test_another_script_builds_the_architectures_on_detectron2s_backbones(backbone, features, architecture):
     cfg = config(backbone, features, architecture)
     cfg.MODEL.FPN.IN_FEATURES = STAGES
     model = build_model(cfg)
@@ -183,9 +177,7 @@ def test_the_resnet_with_deeplabs_stem_works():
         ("build_plain_vit_for_test", ["last_feat"], "last_feat", r"\{'last_feat': 16\}, but the finest has to have"),
     ],
 )
-def test_unsuitable_backbones_are_refused(backbone, features, transformer_feature, message, request):
-    if "vit" in backbone:
-        request.getfixturevalue("timm")
+def test_unsuitable_backbones_are_refused(backbone, features, transformer_feature, message):
     cfg = config(backbone, features)
     cfg.MODEL.MASK_FORMER.TRANSFORMER_IN_FEATURE = transformer_feature
     with pytest.raises(InputError, match=message):

@@ -99,18 +99,6 @@ def test_matching_equals_brute_force(queries, classes):
         assert assigned.numpy() == pytest.approx(reference.assignment(cost[layer].numpy(), present.numpy()))
 
 
-@pytest.mark.parametrize("autocast", [False, True])
-def test_cost_equals_independent_loops(autocast):
-    generator = torch.Generator().manual_seed(0)
-    classes, masks = torch.randn(2, 3, 5, generator=generator), 3 * torch.randn(2, 3, 4, 6, generator=generator)
-    labels = torch.randint(5, (2, 4, 6), generator=generator)  # 4 stands for "no label"
-    targets = labels[:, None] == torch.arange(4)[:, None, None]
-    with torch.autocast("cpu", dtype=torch.bfloat16, enabled=autocast):
-        cost = matching_cost(classes, masks, targets, labels < 4, 20.0, 2.0)
-    arrays = (x.numpy() for x in (classes, masks, targets, labels < 4))
-    assert cost.numpy() == pytest.approx(reference.matching_cost(*arrays, 20.0, 2.0), rel=1e-5, abs=1e-6)
-
-
 def test_non_finite_predictions_have_a_finite_cost_and_a_nan_loss():
     classes, masks = torch.randn(1, 4, 3), torch.randn(1, 4, 2, 2)
     classes[0, 0], masks[0, 1], masks[0, 2, 0, 0], masks[0, 3] = torch.nan, torch.nan, torch.inf, -torch.inf

@@ -45,14 +45,14 @@ class PILViews:
         return {"image": image, "strong": strong, "inside": torch.from_numpy(geometry.inside())}
 
     def strong(self, image: Image.Image, rng: np.random.Generator) -> Image.Image:
-        settings = self.mapper.strong
+        jitter = self.mapper.jitter
         if rng.random() < 0.8:
-            factors = [rng.uniform(1 - strength, 1 + strength) for strength in settings.jitter[:3]]
-            shift = rng.uniform(-settings.jitter[3], settings.jitter[3])
+            factors = [rng.uniform(1 - strength, 1 + strength) for strength in jitter[:3]]
+            shift = rng.uniform(-jitter[3], jitter[3])
             enhancers = (ImageEnhance.Brightness, ImageEnhance.Contrast, ImageEnhance.Color)
             for step in rng.permutation(4):
                 image = shift_hue(image, shift) if step == 3 else enhancers[step](image).enhance(factors[step])
-        if rng.random() < settings.grayscale:
+        if rng.random() < self.mapper.grayscale:
             image = image.convert("L").convert("RGB")
         if rng.random() < 0.5:
             image = image.filter(ImageFilter.GaussianBlur(rng.uniform(0.1, 2.0)))
