@@ -180,9 +180,7 @@ def command_line_process():
 
     def run(*arguments: str, timeout: float = 300) -> subprocess.CompletedProcess:
         command = [sys.executable, "train_net.py", *arguments]
-        return subprocess.run(
-            command, cwd=REPO, env=os.environ | {"OMP_NUM_THREADS": "1"}, capture_output=True, text=True,
-            timeout=timeout,
-        )  # fmt: skip
+        environment = os.environ | {"OMP_NUM_THREADS": "1"}
+        return subprocess.run(command, cwd=REPO, env=environment, capture_output=True, text=True, timeout=timeout)
 
     return run
