@@ -4,7 +4,8 @@
     python tools/dev/bench/growth.py [--sizes 24 32 48 64 96 128 192 256] [--device cuda] [--picture growth.png]
 
 Regions: pseudo regions and the four losses, forward and backward. Pixels: InfoNCE between all pixel features of the two
-views, forward and backward, unless its estimated memory (then in the table) exceeds ``--limit`` GB. Ratios are to the size ``--reference``.
+views, forward and backward, left out if its estimated memory (in the table) exceeds ``--limit`` GB. Ratios are to the
+size ``--reference``.
 """
 
 import math
