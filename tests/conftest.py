@@ -1,7 +1,5 @@
 """Fixtures of several test modules: a small generated data set, tiny training options, commands."""
 
-from __future__ import annotations
-
 import importlib.util
 import io
 import logging

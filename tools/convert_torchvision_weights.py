@@ -7,8 +7,6 @@ Give the result as MODEL.WEIGHTS, with INPUT.FORMAT RGB, PIXEL_MEAN [123.675, 11
 57.120, 57.375] and RESNETS.STRIDE_IN_1X1 False. A .pkl has the format of Detectron2's model zoo, a .pth that of torch.
 """
 
-from __future__ import annotations
-
 import argparse
 import pickle
 import re

@@ -10,8 +10,6 @@ metadata property of ONNX. The caller resizes the image to its test size ("min_s
 Exit status 1 if a file differs from the model, 2 after a user's mistake. Needs pip install -e '.[export]'.
 """
 
-from __future__ import annotations
-
 import argparse
 import importlib.util
 import logging

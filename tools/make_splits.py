@@ -9,8 +9,6 @@ sample is that of ``{of: train, fraction: 0.125, seed: 0}`` in the YAML file; wi
 least one labelled image. An error in the input gives one sentence and exit status 2.
 """
 
-from __future__ import annotations
-
 import argparse
 import os
 import sys

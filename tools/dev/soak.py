@@ -9,8 +9,6 @@ Runs train_net.py without an end and stops it with SIGTERM ``--minutes`` after i
 (not of a GPU) and open files. ``--table`` prints the tables of an earlier soak. For Linux; needs the extra "bench".
 """
 
-from __future__ import annotations
-
 import argparse
 import json
 import shlex
