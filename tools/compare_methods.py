@@ -1,4 +1,3 @@
-#!/usr/bin/env python3
 """Compare methods on the same labels and seeds: train what is missing, then write tables and figures.
 
     python tools/compare_methods.py configs/comparison/toy.yaml [--jobs N] [--output output/comparison/toy]
@@ -16,12 +15,10 @@ import shlex
 import sys
 from pathlib import Path
 
-REPOSITORY = Path(__file__).resolve().parents[1]
-# Plan with the package that train_net.py beside it will use, whichever version is installed.
-sys.path.insert(0, str(REPOSITORY))
+from rc2l_d2.comparison import load_comparison, train_missing
+from rc2l_d2.errors import InputError
 
-from rc2l_d2.comparison import load_comparison, train_missing  # noqa: E402
-from rc2l_d2.errors import InputError  # noqa: E402
+REPOSITORY = Path(__file__).resolve().parents[1]
 
 
 def main() -> int:

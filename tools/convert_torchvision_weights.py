@@ -1,4 +1,3 @@
-#!/usr/bin/env python3
 """Convert the state dict of a torchvision ResNet (18, 34, 50, 101 or 152) to backbone weights.
 
     python tools/convert_torchvision_weights.py resnet50-11ad3fa6.pth R-50.pkl
@@ -16,10 +15,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-
-from rc2l_d2.engine.weights import read_file, resnet_depth  # noqa: E402
-from rc2l_d2.errors import InputError  # noqa: E402
+from rc2l_d2.engine.weights import read_file, resnet_depth
+from rc2l_d2.errors import InputError
 
 # Patterns of torchvision's names -> Detectron2's names; the stage number is one higher there.
 _NAMES = {

@@ -1,4 +1,3 @@
-#!/usr/bin/env python3
 """Draw the toy data set: a folder in Pascal VOC's layout with textured shapes (see rc2l_d2/data/toy/dataset.py).
 
 ``--own LABELED UNLABELED`` writes that many of its images in the layout of a user's own images: photos with labels in
@@ -12,11 +11,10 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-REPOSITORY = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(REPOSITORY))
+from rc2l_d2.commands.cli import run_cli
+from rc2l_d2.data.toy.dataset import draw_own_images, draw_toy_dataset
 
-from rc2l_d2.commands.cli import run_cli  # noqa: E402
-from rc2l_d2.data.toy.dataset import draw_own_images, draw_toy_dataset  # noqa: E402
+REPOSITORY = Path(__file__).resolve().parents[1]
 
 
 def main() -> int:
@@ -24,8 +22,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     own = "write the folders photos, masks and more instead, into --root or the current folder"
     parser.add_argument("--own", type=int, nargs=2, metavar=("LABELED", "UNLABELED"), help=own)
-    root = "folder to write to (default: datasets/toy in the checkout)"
-    parser.add_argument("--root", type=Path, help=root)
+    parser.add_argument("--root", type=Path, help="folder to write to (default: datasets/toy in the checkout)")
     parser.add_argument("--train", type=int, default=512, metavar="N", help="training images (%(default)s)")
     parser.add_argument("--val", type=int, default=128, metavar="N", help="validation images (%(default)s)")
     parser.add_argument("--size", type=int, nargs=2, default=(96, 96), metavar=("H", "W"), help="pixels (96 96)")

@@ -1,4 +1,3 @@
-#!/usr/bin/env python3
 """Train for a long time and measure what must stay constant: memory and open files of each process, and throughput.
 
     python tools/dev/soak.py --config-file configs/toy/rc2l_R18.yaml --minutes 60 --num-gpus 2 --folder output/soak \\

@@ -1,4 +1,3 @@
-#!/usr/bin/env python3
 """Growth of time and memory of the unlabelled losses with the feature map: region losses and pixel contrast.
 
     python tools/dev/bench/growth.py [--sizes 24 32 48 64 96 128 192 256] [--device cuda] [--picture growth.png]

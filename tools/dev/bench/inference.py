@@ -1,4 +1,3 @@
-#!/usr/bin/env python3
 """Images per second of an evaluation, compared with the simple loop.
 
     python tools/dev/bench/inference.py --config-file configs/camvid/rc2l_R18_1_8.yaml [--images 20] [KEY VALUE ...]

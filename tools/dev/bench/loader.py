@@ -1,4 +1,3 @@
-#!/usr/bin/env python3
 """Images per second and core of the mappers, compared with a plain PIL implementation.
 
     python tools/dev/bench/loader.py --config-file configs/camvid/rc2l_R18_1_8.yaml [--images 40] [KEY VALUE ...]

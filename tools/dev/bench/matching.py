@@ -1,4 +1,3 @@
-#!/usr/bin/env python3
 """Matching by class compared with Hungarian matching as in MaskFormer, on the same queries and pseudo regions.
 
     python tools/dev/bench/matching.py [--images 16] [--queries 100] [--classes 21] [--size 128] [--device cuda]

@@ -1,4 +1,3 @@
-#!/usr/bin/env python3
 """Peak memory and time of a training step by crop size, micro-batch and precision.
 
     python tools/dev/bench/memory.py --config-file configs/voc2012/rc2l_R101_1_16.yaml

@@ -1,4 +1,3 @@
-#!/usr/bin/env python3
 """Time of a whole RC2L training step, of its parts, and of its floor.
 
     python tools/dev/bench/step.py --config-file configs/toy/rc2l_R18.yaml [--rounds 20] [KEY VALUE ...]

@@ -1,4 +1,3 @@
-#!/usr/bin/env python3
 """The supervised step of the region predictor compared with Hugging Face transformers' MaskFormer.
 
     python tools/dev/bench/supervised_step.py [--images 2] [--size 256] [--device cuda]
