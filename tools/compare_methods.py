@@ -15,10 +15,12 @@ import shlex
 import sys
 from pathlib import Path
 
-from rc2l_d2.comparison import load_comparison, train_missing
-from rc2l_d2.errors import InputError
-
 REPOSITORY = Path(__file__).resolve().parents[1]
+# Plan with the package that train_net.py beside it uses, whichever version is installed.
+sys.path.insert(0, str(REPOSITORY))
+
+from rc2l_d2.comparison import load_comparison, train_missing  # noqa: E402
+from rc2l_d2.errors import InputError  # noqa: E402
 
 
 def main() -> int:

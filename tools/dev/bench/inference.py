@@ -2,8 +2,7 @@
 
     python tools/dev/bench/inference.py --config-file configs/camvid/rc2l_R18_1_8.yaml [--images 20] [KEY VALUE ...]
 
-Both use the same model (MODEL.WEIGHTS, or random weights) and images. The simple loop runs windows one by one, sums
-their scores on the host, and uses NumPy's confusion matrix. The pixel accuracies differ only by rounding.
+The simple loop runs windows one by one, sums their scores on the host, and uses NumPy's confusion matrix.
 """
 
 from collections.abc import Callable

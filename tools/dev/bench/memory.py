@@ -3,8 +3,7 @@
     python tools/dev/bench/memory.py --config-file configs/voc2012/rc2l_R101_1_16.yaml
         [--crops 256,384,512x1024] [--passes 0,4,2,1] [--precisions float32,mixed] [--rounds 5] [KEY VALUE ...]
 
-The step is the trainer's own, after burn-in, on random images, measured in its own process. Peak memory is, on CUDA,
-all that torch has allocated at a time, and on a CPU the resident memory of the process with all libraries.
+Runs the trainer's step after burn-in on random images. Memory is torch's on CUDA, the resident memory on a CPU.
 """
 
 import itertools
