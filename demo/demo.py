@@ -1,15 +1,11 @@
-#!/usr/bin/env python3
 """Segment images and videos: ``rc2l-predict`` in a checkout, see ``--help``.
 
 python demo/demo.py --weights output/toy_rc2l/teacher_final.pth --input datasets/toy/JPEGImages --output output/seen
 """
 
 import sys
-from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-
-from rc2l_d2.commands.predict import main  # noqa: E402
+from rc2l_d2.commands.predict import main
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -1,7 +1,5 @@
 """Fixtures of several test modules: a small generated data set, tiny training options, commands."""
 
-from __future__ import annotations
-
 import importlib.util
 import io
 import logging
@@ -118,7 +116,7 @@ def logged():
 
 @pytest.fixture
 def command_line(monkeypatch):
-    """Call ``train_net.py ...`` in this process; for signals, ranks and torchrun see ``command_line_process``."""
+    """Call ``train_net.py ...`` in this process; for signals, ranks and torchrun see ``start_script``."""
     return lambda *arguments: call_command(monkeypatch, "train_net.py", train.run, *arguments)
 
 
@@ -176,15 +174,7 @@ def call_command(monkeypatch, name: str, function, *arguments: str, folder=REPO)
     return subprocess.CompletedProcess([name, *arguments], status, out.getvalue(), err.getvalue())
 
 
-@pytest.fixture
-def command_line_process():
-    """Run ``python train_net.py ...`` in the checkout, in a process of its own."""
-
-    def run(*arguments: str, timeout: float = 300) -> subprocess.CompletedProcess:
-        command = [sys.executable, "train_net.py", *arguments]
-        return subprocess.run(
-            command, cwd=REPO, env=os.environ | {"OMP_NUM_THREADS": "1"}, capture_output=True, text=True,
-            timeout=timeout,
-        )  # fmt: skip
-
-    return run
+def start_script(*arguments: object) -> subprocess.CompletedProcess:
+    """Run ``python`` with the script and options ``arguments`` in the checkout, in a process of its own."""
+    command, environment = [sys.executable, *map(str, arguments)], os.environ | {"OMP_NUM_THREADS": "1"}
+    return subprocess.run(command, cwd=REPO, env=environment, capture_output=True, text=True, timeout=300)

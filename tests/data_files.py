@@ -1,7 +1,5 @@
 """Small real data sets for the tests of ``rc2l_d2.data``: a Pascal-VOC-like folder and its YAML file."""
 
-from __future__ import annotations
-
 from itertools import count
 from pathlib import Path
 
@@ -39,21 +37,14 @@ def write_dataset(folder: Path, train: int = 10, val: int = 3, size=(24, 32), nu
             write_label(folder / "labels" / f"{image_id}.png", label)
         (folder / f"{split}.txt").write_text("\n".join(ids) + "\n")
     return {
-        "name": f"small{next(_NUMBERS)}",
-        "root": str(folder),
-        "images": "images",
-        "labels": "labels",
-        "image_suffix": ".png",
-        "label_suffix": ".png",
-        "classes": [f"class{index}" for index in range(num_classes)],
-        "ignore_value": 255,
+        "name": f"small{next(_NUMBERS)}", "root": str(folder), "images": "images", "labels": "labels",
+        "image_suffix": ".png", "label_suffix": ".png",
+        "classes": [f"class{index}" for index in range(num_classes)], "ignore_value": 255,
         "parts": {
-            "train": {"list": "train.txt"},
-            "val": {"list": "val.txt"},
-            "labeled": {"of": "train", "fraction": 0.4, "seed": 1},
-            "unlabeled": {"of": "train", "except": "labeled"},
+            "train": {"list": "train.txt"}, "val": {"list": "val.txt"},
+            "labeled": {"of": "train", "fraction": 0.4, "seed": 1}, "unlabeled": {"of": "train", "except": "labeled"},
         },
-    }
+    }  # fmt: skip
 
 
 def write_definition(path: Path, content: dict) -> Path:
@@ -64,18 +55,12 @@ def write_definition(path: Path, content: dict) -> Path:
 def small_config(name: str = "", num_classes: int = 3):
     """A configuration that trains on 16x20 crops of ``name``'s splits, without worker processes."""
     cfg = add_rc2l_config(get_cfg())
-    cfg.INPUT.CROP.ENABLED = True
-    cfg.INPUT.CROP.TYPE = "absolute"
-    cfg.INPUT.CROP.SIZE = [16, 20]
-    cfg.INPUT.MIN_SIZE_TRAIN = (16, 30)
-    cfg.INPUT.MIN_SIZE_TRAIN_SAMPLING = "range"
-    cfg.INPUT.MIN_SIZE_TEST = 0
-    cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES = num_classes
-    cfg.MODEL.DEVICE = "cpu"
-    cfg.SOLVER.IMS_PER_BATCH = 2
-    cfg.SOLVER.IMS_PER_BATCH_UNLABELED = 4
-    cfg.DATALOADER.NUM_WORKERS = 0
-    cfg.SEED = 7
+    cfg.merge_from_list([
+        "INPUT.CROP.ENABLED", True, "INPUT.CROP.TYPE", "absolute", "INPUT.CROP.SIZE", [16, 20],
+        "INPUT.MIN_SIZE_TRAIN", (16, 30), "INPUT.MIN_SIZE_TRAIN_SAMPLING", "range", "INPUT.MIN_SIZE_TEST", 0,
+        "MODEL.SEM_SEG_HEAD.NUM_CLASSES", num_classes, "MODEL.DEVICE", "cpu", "DATALOADER.NUM_WORKERS", 0, "SEED", 7,
+        "SOLVER.IMS_PER_BATCH", 2, "SOLVER.IMS_PER_BATCH_UNLABELED", 4,
+    ])  # fmt: skip
     if name:
         cfg.DATASETS.TRAIN = (f"{name}_labeled",)
         cfg.DATASETS.UNLABELED = (f"{name}_unlabeled",)

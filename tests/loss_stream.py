@@ -7,6 +7,7 @@ import torch
 
 from rc2l_d2.engine import RC2LTrainer, load_config
 from rc2l_d2.engine.checkpoint import unwrap
+from rc2l_d2.engine.step_log import StepLog
 from rc2l_d2.host import HOST, HookBase, default_setup
 
 
@@ -28,11 +29,11 @@ def main(file: str, mode: str, options: list[str]) -> None:
     student, losses = unwrap(trainer.model), []
     weights = {name: value.double().abs().sum().item() for name, value in student.state_dict().items()}
 
-    def keep(module, inputs, output):
-        if module.training:
-            losses.append({name: value.item() for name, value in output.items()})
+    def keep(log, iteration, values, *rest):
+        losses.append({name: value.item() for name, value in values.items()})
+        add(log, iteration, values, *rest)
 
-    student.register_forward_hook(keep)
+    add, StepLog.add = StepLog.add, keep
     trainer.train()
     report = {"host": HOST, "start": trainer.start_iter, "weights": weights, "losses": losses}
     with open(file, "w", encoding="utf-8") as out:

@@ -1,9 +1,7 @@
 """Inputs that the tests of ``rc2l_d2.regions`` share: random batches, edge cases, precisions."""
 
-from __future__ import annotations
-
 import contextlib
-from dataclasses import replace
+from dataclasses import is_dataclass, replace
 
 import numpy as np
 import torch
@@ -13,6 +11,7 @@ from rc2l_d2.regions import (
     Regions,
     TeacherPrediction,
     confident_cross_entropy,
+    pixel_contrastive,
     pseudo_regions,
     region_class_consistency,
     region_feature_contrastive,
@@ -142,8 +141,9 @@ def arrays(value) -> dict[str, np.ndarray]:
 
 def in_double(value):
     """The same dataclass with floating-point tensors in float64."""
-    tensors = {name: x for name, x in vars(value).items() if isinstance(x, torch.Tensor) and x.is_floating_point()}
-    return replace(value, **{name: x.detach().double() for name, x in tensors.items()})
+    if isinstance(value, torch.Tensor):
+        return value.detach().double() if value.is_floating_point() else value
+    return type(value)(*map(in_double, vars(value).values())) if is_dataclass(value) else value
 
 
 def semantic_map(regions: Regions) -> torch.Tensor:
@@ -173,3 +173,9 @@ def smc(regions: Regions, pseudo: PseudoRegions) -> torch.Tensor:
 
 def pixel_consistency(regions: Regions, pseudo: PseudoRegions) -> torch.Tensor:
     return confident_cross_entropy(semantic_map(regions), pseudo)
+
+
+def pixel_contrast(regions: Regions, pseudo: PseudoRegions, *args) -> torch.Tensor:
+    """Contrast 64 sampled pixels per image, all pixels of smaller images."""
+    uniform = torch.rand(pseudo.valid.flatten(1).shape, generator=torch.Generator().manual_seed(0))
+    return pixel_contrastive(regions.features, pseudo.teacher, uniform, 64, *args)

@@ -5,8 +5,6 @@ Written from the formulas alone, to be compared with ``rc2l_d2``; clear before f
 ``pseudo`` and ``teacher`` are dictionaries of the fields of these types.
 """
 
-from __future__ import annotations
-
 import itertools
 import math
 

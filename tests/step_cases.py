@@ -1,7 +1,5 @@
 """One training step of a real trainer, with what passes through it."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from unittest.mock import patch
 

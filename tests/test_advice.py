@@ -1,7 +1,5 @@
 """Warnings about training problems, and none for a healthy run."""
 
-from __future__ import annotations
-
 import pytest
 import torch
 

@@ -1,7 +1,5 @@
 """Unusable images in training: the next image is used instead, each is logged once, and too many end the run."""
 
-from __future__ import annotations
-
 import logging
 import os
 from itertools import islice

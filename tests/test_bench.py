@@ -1,7 +1,5 @@
 """The benchmarks of tools/dev/bench on tiny sizes: their tables are complete."""
 
-from __future__ import annotations
-
 import importlib.util
 import re
 import runpy

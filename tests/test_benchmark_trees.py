@@ -1,7 +1,5 @@
 """The shipped VOC 2012 and Cityscapes configurations read and train on miniature copies of the official data."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 

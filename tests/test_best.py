@@ -1,7 +1,5 @@
 """Best results beside the last: while training, in checkpoints, after resuming."""
 
-from __future__ import annotations
-
 import json
 import math
 
@@ -84,4 +82,5 @@ def test_best_results_in_checkpoints_and_after_a_resume(tiny_options, tmp_path):
     Scripted.values = [10.0]
     assert alone.evaluate()["sem_seg"] == {"mIoU": 10.0}
     trainer = train(options, [3.0], *weights, "SOLVER.MAX_ITER", "1", "OUTPUT_DIR", str(tmp_path / "new"))
+    assert trainer.start_iter == 0 and {state["step"].item() for state in trainer.optimizer.state.values()} == {1}
     assert trainer.last_results["sem_seg"]["mIoU_best"] == 3.0

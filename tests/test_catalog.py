@@ -1,22 +1,14 @@
 """Data sets described by YAML files: what is read, what is refused and how, and the catalogs."""
 
-from __future__ import annotations
-
 import re
 
 import numpy as np
 import pytest
 import yaml
 from conftest import REPO, SHARED
-from data_files import small_config, write_dataset, write_definition
+from data_files import write_dataset, write_definition
 
-from rc2l_d2.data import (
-    dataset_status,
-    load_dataset,
-    load_definition,
-    register_definition,
-    register_definitions,
-)
+from rc2l_d2.data import dataset_status, load_dataset, load_definition, register_definition
 from rc2l_d2.data.datasets.description import _OPTIONAL, _REQUIRED
 from rc2l_d2.data.datasets.entries import FileList
 from rc2l_d2.errors import InputError
@@ -84,7 +76,6 @@ def test_root_is_the_first_candidate_that_exists(tmp_path, content, monkeypatch)
 LIST = {"a": {"list": "a.txt"}}
 INVALID = [
     ("classes", None, "'classes' is missing"),
-    ("root", None, "'root' is missing"),
     ("image_sufix", ".png", "unknown key 'image_sufix'"),
     ("classes", ["a", "b", "a"], r"different names \('a' is there twice\)"),
     ("classes", ["yes", True], "quotes"),
@@ -166,15 +157,6 @@ def test_status_never_raises(tmp_path, content):
     (tmp_path / "data").rename(tmp_path / "moved")
     assert str(tmp_path / "data") in dataset_status(name).problem
     assert "not registered" in dataset_status("no_such_set").problem
-
-
-def test_definitions_of_a_config(tmp_path, content, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    write_definition(tmp_path / "set.yaml", content)
-    cfg = small_config()
-    cfg.DATASETS.DEFINITIONS = ("set.yaml",)
-    register_definitions(cfg)
-    assert f"{content['name']}_labeled" in DatasetCatalog.list()
 
 
 def test_data_sets_of_other_code(content):

@@ -1,13 +1,8 @@
 """tools/check_dataset.py: its output and its exit status."""
 
-from __future__ import annotations
-
-import subprocess
-import sys
-
 import numpy as np
 import pytest
-from conftest import REPO, call_command
+from conftest import call_command, start_script
 from data_files import SMALL_SIZE, SmallTree, write_label
 
 from rc2l_d2.commands import check
@@ -36,9 +31,10 @@ def _fill(tree, names, value):
         write_label(tree.folder / f"labels/{name}.png", np.full(SMALL_SIZE, value, np.uint8))
 
 
-def test_good_configuration(run):
-    status, output, _ = run(*CONFIG)
-    assert status == 0 and output.endswith("Problems: 0, warnings: 0.\n")
+def test_good_configuration(tree):
+    result = start_script("tools/check_dataset.py", *CONFIG, *tree.options())
+    output = result.stdout
+    assert result.returncode == 0 and output.endswith("Problems: 0, warnings: 0.\n"), result.stderr
     assert "At most 200 images of each split are read, sampled with seed 1" in output
     assert "_labeled): 4 images with labels, all read in" in output and "s; all 48x40 pixels" in output
     assert "_unlabeled): 6 images without labels, all read" in output
@@ -107,9 +103,3 @@ def test_mistakes_give_one_sentence(run, tree, tmp_path):
         assert status == 2 and output == "" and errors.count("\n") == 1
         assert errors.startswith("check_dataset.py: ") and fragment in errors
     assert run()[0] == 2
-
-
-def test_as_a_command(tree):
-    command = [sys.executable, "tools/check_dataset.py", *CONFIG, "--full", *tree.options()]
-    result = subprocess.run(command, cwd=REPO, capture_output=True, text=True, timeout=120)
-    assert result.returncode == 0 and "Problems: 0" in result.stdout, result.stderr

@@ -1,7 +1,5 @@
 """Checkpoints: atomic writes, safe reads, names of zoo files, one-sentence errors."""
 
-from __future__ import annotations
-
 import logging
 import os
 import pickle

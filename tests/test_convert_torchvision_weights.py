@@ -1,7 +1,5 @@
 """tools/convert_torchvision_weights.py: names by torchvision's published layout; features if it is installed."""
 
-from __future__ import annotations
-
 import logging
 import pickle
 
@@ -66,9 +64,7 @@ class Model(torch.nn.Module):
 @pytest.mark.parametrize("depth, suffix", [
     (18, "pkl"),
     (50, "pth"),
-    pytest.param(34, "pth", marks=pytest.mark.slow),
-    pytest.param(101, "pth", marks=pytest.mark.slow),
-    pytest.param(152, "pkl", marks=pytest.mark.slow),
+    *[pytest.param(depth, "pth", marks=pytest.mark.slow) for depth in (34, 101, 152)],
 ])  # fmt: skip
 def test_every_weight_of_the_backbone_is_loaded(depth, suffix, tmp_path, caplog):
     source, target = tmp_path / "resnet.pth", tmp_path / f"R.{suffix}"

@@ -1,10 +1,5 @@
 """rc2l-predict and demo/demo.py: overlays, labels, videos, comparisons, teacher and student, mistakes."""
 
-from __future__ import annotations
-
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import cv2
@@ -12,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 import yaml
-from conftest import REPO, call_command
+from conftest import REPO, call_command, start_script
 from PIL import Image
 
 from rc2l_d2.commands.predict import main
@@ -82,11 +77,8 @@ def test_readable_inputs_are_segmented_and_the_others_reported(run, images, tmp_
     writer.release()
 
     options = ("--labels", "--confidence", "--compare", truth)
-    command = ("demo/demo.py", "--weights", run / "teacher_final.pth", "--input", given, "--output", out, *options)
-    result = subprocess.run(
-        [sys.executable, *map(str, command)],
-        cwd=REPO, env={**os.environ, "OMP_NUM_THREADS": "1"}, capture_output=True, text=True, timeout=120,
-    )  # fmt: skip
+    given_and_out = ("--input", given, "--output", out)
+    result = start_script("demo/demo.py", "--weights", run / "teacher_final.pth", *given_and_out, *options)
     assert result.returncode == 2, result.stderr
     errors = result.stderr.splitlines()
     assert len(errors) == 2 and all(line.startswith("demo.py: ") for line in errors) and "\r" not in result.stderr

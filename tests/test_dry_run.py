@@ -1,7 +1,5 @@
 """Plan of a run before it starts."""
 
-from __future__ import annotations
-
 import pytest
 
 from rc2l_d2.engine import describe_plan, load_config

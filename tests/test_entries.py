@@ -1,7 +1,5 @@
 """Entries made on access, and images found twice, also through links."""
 
-from __future__ import annotations
-
 import pickle
 
 import numpy as np

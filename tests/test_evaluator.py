@@ -1,7 +1,5 @@
 """SemanticEvaluator: label files, label maps, errors, and two ranks."""
 
-from __future__ import annotations
-
 import json
 
 import numpy as np

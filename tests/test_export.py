@@ -1,7 +1,5 @@
 """tools/export.py: both files give the model's scores, also at sizes that the tool does not try."""
 
-from __future__ import annotations
-
 import json
 
 import numpy as np

@@ -1,7 +1,5 @@
 """tools/dev/fuzz_files.py: it finds faults of a mapper, and none in the package."""
 
-from __future__ import annotations
-
 import os
 import random
 import signal

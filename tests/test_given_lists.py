@@ -1,7 +1,5 @@
 """Published lists on the official folder trees, and lists named in the configuration."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import numpy as np

@@ -1,7 +1,5 @@
 """The embedded host's configuration, and the choice of the host."""
 
-from __future__ import annotations
-
 import os
 import sys
 from pathlib import Path
@@ -9,8 +7,6 @@ from pathlib import Path
 import pytest
 
 from rc2l_d2 import host
-from rc2l_d2.engine import load_config
-from rc2l_d2.errors import InputError
 from rc2l_d2.host.embedded.config import CfgNode, configurable, get_cfg
 
 
@@ -20,15 +16,10 @@ def write(path: Path, text: str) -> str:
     return str(path)
 
 
-def test_defaults_are_detectron2s():
+def test_each_call_returns_new_defaults():  # test_host_parity.py compares them with Detectron2's
     cfg = get_cfg()
-    assert cfg.VERSION == 2 and cfg.SEED == -1 and cfg.OUTPUT_DIR == "./output"
-    assert cfg.MODEL.PIXEL_MEAN == [103.53, 116.28, 123.675] and cfg.MODEL.BACKBONE.FREEZE_AT == 2
-    assert cfg.MODEL.RESNETS.NORM == "FrozenBN" and cfg.MODEL.RESNETS.STRIDE_IN_1X1 is True
-    assert cfg.SOLVER.WARMUP_FACTOR == 1 / 1000 and cfg.SOLVER.CLIP_GRADIENTS.CLIP_TYPE == "value"
-    assert cfg.INPUT.FORMAT == "BGR" and cfg.INPUT.CROP.SIZE == [0.9, 0.9]
     cfg.SEED = 3
-    assert get_cfg().SEED == -1  # each call returns a new one
+    assert get_cfg().SEED == -1
 
 
 def test_base_files_are_inherited_from(tmp_path):
@@ -40,24 +31,6 @@ def test_base_files_are_inherited_from(tmp_path):
     cfg.merge_from_file(name)
     assert (cfg.SEED, cfg.SOLVER.MAX_ITER, cfg.SOLVER.BASE_LR) == (2, 20, 0.5)
     assert cfg.OUTPUT_DIR == "there" and cfg.MODEL.RESNETS.DEPTH == 18
-
-
-@pytest.mark.parametrize(
-    ("text", "words"),
-    [
-        ("NO_SUCH_GROUP: {A: 1}\n", "NO_SUCH_GROUP"),
-        ("SEED: !!python/tuple [1]\n", "top.yaml"),
-        ("_BASE_: top.yaml\n", "in _BASE_ another file"),
-        ("_BASE_: unsafe.yaml\n", "unsafe.yaml"),
-        ("_BASE_: seed.yaml\nSEED: {A: 1}\n", "SEED"),
-    ],
-)
-def test_bad_files_give_one_sentence(tmp_path, text, words):  # test_setup.py has more
-    write(tmp_path / "unsafe.yaml", "SEED: !!python/name:os.system\n")
-    write(tmp_path / "seed.yaml", "SEED: 1\n")
-    with pytest.raises(InputError) as info:
-        load_config(write(tmp_path / "top.yaml", text))
-    assert words in str(info.value) and "top.yaml" in str(info.value)
 
 
 # --- configurable ----------------------------------------------------------------------------------------------------

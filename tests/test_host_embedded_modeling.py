@@ -1,7 +1,5 @@
 """The embedded host's layers, ResNets, image lists, catalogs and overlays."""
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
 import torch

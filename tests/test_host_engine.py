@@ -1,12 +1,9 @@
-"""The embedded host's training half: loop, hooks, writers, checkpoints, evaluation, logging and several ranks."""
-
-from __future__ import annotations
+"""The embedded host's training half: loop, hooks, evaluation, logging and several ranks; test_train_net.py has runs."""
 
 import atexit
 import json
 import logging
 import sys
-import weakref
 from contextlib import suppress
 from pathlib import Path
 
@@ -15,11 +12,10 @@ import torch
 from torch import nn
 
 from rc2l_d2.host.embedded import comm, hooks
-from rc2l_d2.host.embedded.checkpoint import DetectionCheckpointer
 from rc2l_d2.host.embedded.config import get_cfg
-from rc2l_d2.host.embedded.engine import DefaultTrainer, default_argument_parser, default_setup
+from rc2l_d2.host.embedded.engine import default_argument_parser, default_setup
 from rc2l_d2.host.embedded.evaluation import inference_on_dataset
-from rc2l_d2.host.embedded.events import EventStorage, JSONWriter, TensorboardXWriter, get_event_storage
+from rc2l_d2.host.embedded.events import EventStorage, TensorboardXWriter, get_event_storage
 from rc2l_d2.host.embedded.launch import launch
 from rc2l_d2.host.embedded.logger import setup_logger
 from rc2l_d2.host.embedded.train_loop import HookBase, SimpleTrainer
@@ -53,94 +49,6 @@ class Regression(SimpleTrainer):
         get_event_storage().put_scalar("loss", loss.detach())
 
 
-class MeanOutput:
-    def reset(self):
-        self.outputs = []
-
-    def process(self, inputs, outputs):
-        assert not torch.is_grad_enabled()
-        self.outputs += outputs
-
-    def evaluate(self):
-        return {"sem_seg": {"mIoU": torch.stack(self.outputs).mean().item(), "IoU-a": float("nan")}}
-
-
-class Trainer(DefaultTrainer):
-    def __init__(self, cfg):
-        super().__init__()
-        self._trainer = Regression()
-        self.scheduler = torch.optim.lr_scheduler.LambdaLR(self.optimizer, lambda i: 1 - i / 100)
-        self.checkpointer = DetectionCheckpointer(self.model, cfg.OUTPUT_DIR, trainer=weakref.proxy(self))
-        self.max_iter = cfg.SOLVER.MAX_ITER
-        self.cfg = cfg
-        Path(cfg.OUTPUT_DIR).mkdir(exist_ok=True)
-        writers = [JSONWriter(f"{cfg.OUTPUT_DIR}/metrics.json"), TensorboardXWriter(cfg.OUTPUT_DIR)]
-        self.register_hooks([
-            hooks.IterationTimer(),
-            hooks.LRScheduler(),
-            hooks.PeriodicCheckpointer(self.checkpointer, cfg.SOLVER.CHECKPOINT_PERIOD),
-            None,
-            hooks.EvalHook(cfg.TEST.EVAL_PERIOD, self.evaluate),
-            hooks.PeriodicWriter(writers, period=20),
-        ])  # fmt: skip
-
-    def evaluate(self):
-        return inference_on_dataset(self.model, [torch.ones(2, 3)] * 3, MeanOutput())
-
-
-def config(folder, max_iter=30):
-    cfg = get_cfg()
-    cfg.OUTPUT_DIR = str(folder)
-    cfg.SOLVER.MAX_ITER = max_iter
-    cfg.SOLVER.CHECKPOINT_PERIOD = 10
-    cfg.TEST.EVAL_PERIOD = 20
-    cfg.SEED = 3
-    return cfg
-
-
-def test_training_writes_metrics_checkpoints_and_results(tmp_path):
-    trainer = Trainer(config(tmp_path))
-    trainer.resume_or_load(resume=False)
-    trainer.train()
-    lines = [json.loads(line) for line in (tmp_path / "metrics.json").read_text().splitlines()]
-    # 19: writers' period and evaluation; 29: last iteration; 30: scalars logged after it
-    assert [line["iteration"] for line in lines] == [19, 29, 30]
-    assert {"iteration", "loss", "lr", "time"} <= set(lines[1])
-    assert lines[0]["lr"] == pytest.approx(0.1 * (1 - 19 / 100))
-    assert lines[1]["lr"] == pytest.approx(0.1 * (1 - 29 / 100))
-    for line in (lines[0], lines[2]):
-        assert set(line) >= {"sem_seg/mIoU", "sem_seg/IoU-a"}
-    assert lines[2]["sem_seg/mIoU"] == pytest.approx(trainer.model(torch.ones(1, 3)).item())
-    assert trainer.model.training
-    assert (tmp_path / "last_checkpoint").read_text() == "model_final.pth"
-    names = sorted(path.name for path in tmp_path.glob("*.pth"))
-    assert names == ["model_0000009.pth", "model_0000019.pth", "model_0000029.pth", "model_final.pth"]
-    assert list(tmp_path.glob("events.out.tfevents*"))
-
-
-def test_resume_continues_with_optimizer_and_scheduler(tmp_path):
-    whole = Trainer(config(tmp_path / "a", max_iter=25))
-    whole.train()
-    Trainer(config(tmp_path / "b", max_iter=10)).train()
-    second = Trainer(config(tmp_path / "b", max_iter=25))
-    second.resume_or_load(resume=True)
-    assert second.start_iter == 10  # a multiple of the batches' period, so the data continue too
-    assert second.scheduler.last_epoch == 10
-    assert second.optimizer.state_dict()["state"][0]["step"] == 10
-    second.train()
-    for one, other in zip(whole.model.parameters(), second.model.parameters(), strict=True):
-        torch.testing.assert_close(one, other, rtol=0, atol=0)
-    assert second.optimizer.param_groups[0]["lr"] == whole.optimizer.param_groups[0]["lr"]
-
-    # without resume only the weights are loaded
-    cfg = config(tmp_path / "c")
-    cfg.MODEL.WEIGHTS = str(tmp_path / "a" / "model_final.pth")
-    third = Trainer(cfg)
-    third.resume_or_load(resume=False)
-    assert third.start_iter == 0 and third.scheduler.last_epoch == 0 and not third.optimizer.state_dict()["state"]
-    torch.testing.assert_close(third.model.weight, whole.model.weight)
-
-
 def test_hooks_run_in_order_and_after_a_failure_without_evaluation():
     calls = []
 
@@ -171,14 +79,24 @@ def test_hooks_run_in_order_and_after_a_failure_without_evaluation():
 
 
 def test_inference_restores_the_mode_even_after_a_failure():
-    class Fails(nn.Module):
+    class Half(nn.Module):
         def forward(self, batch):
-            assert not self.training, "in eval mode"
-            raise RuntimeError("on purpose")
+            assert not self.training and not torch.is_grad_enabled()
+            return [value / 2 for value in batch]
 
-    model = Fails()
-    with pytest.raises(RuntimeError, match="on purpose"):
-        inference_on_dataset(model, [[1]], MeanOutput())
+    class Mean(list):
+        reset = list.clear
+
+        def process(self, inputs, outputs):
+            self += outputs
+
+        def evaluate(self):
+            return sum(self) / len(self)
+
+    model = Half()
+    assert inference_on_dataset(model, [[1, 2], [6]], Mean([100])) == 1.5 and model.training
+    with pytest.raises(TypeError):
+        inference_on_dataset(model, [["no number"]], Mean())
     assert model.training
 
 
@@ -228,7 +146,8 @@ def test_logger_has_no_double_handlers_and_one_file_per_rank(tmp_path, capsys):
 def test_setup_writes_config_and_seeds(tmp_path):
     args = default_argument_parser().parse_args(["--num-gpus", "2", "SEED", "3"])
     assert args.opts == ["SEED", "3"] and args.dist_url.startswith("tcp://127.0.0.1:") and not args.resume
-    cfg = config(tmp_path / "out")
+    cfg = get_cfg()
+    cfg.OUTPUT_DIR, cfg.SEED = str(tmp_path / "out"), 3
     samples = []
     for _ in range(2):
         default_setup(cfg, args)

@@ -3,8 +3,6 @@
 Runs if Detectron2 can be imported, whichever host the rest of the suite uses.
 """
 
-from __future__ import annotations
-
 import ast
 import inspect
 import json

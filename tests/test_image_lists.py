@@ -1,7 +1,5 @@
 """Lists of images: read in every format, refused with one sentence, and written."""
 
-from __future__ import annotations
-
 import posixpath
 
 import pytest
@@ -94,12 +92,6 @@ def test_refused(tmp_path, content, message):
     with pytest.raises(InputError, match=rf"^here: the list {tmp_path}/list\.txt .*{message}") as caught:
         read(tmp_path, content)
     assert str(caught.value).endswith(".") and "\n" not in str(caught.value)
-
-
-@pytest.mark.parametrize("name", ["missing.txt", "."])
-def test_files_that_cannot_be_read(tmp_path, name):
-    with pytest.raises(InputError, match="here: the list .* cannot be read"):
-        read_list(tmp_path / name, "here")
 
 
 @needs_splits

@@ -1,7 +1,5 @@
 """Sliding windows, scales and mirroring, against plain loops and the model itself."""
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
 import torch

@@ -1,7 +1,5 @@
 """The installed package: its files, and its commands in an empty folder far from the checkout."""
 
-from __future__ import annotations
-
 import importlib
 import os
 import shutil

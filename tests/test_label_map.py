@@ -1,7 +1,5 @@
 """Maps of raw label values: binary masks, 16-bit values, colours; and maps and labels that are refused."""
 
-from __future__ import annotations
-
 import pickle
 
 import numpy as np

@@ -1,6 +1,4 @@
-"""RMC, RFC, RCC, SMC, pixel-level consistency, Hungarian matching: values, gradients, edge cases, precision."""
-
-from __future__ import annotations
+"""All unlabelled losses and Hungarian matching: values, gradients, edge cases, precision."""
 
 import math
 from dataclasses import replace
@@ -21,6 +19,7 @@ from method_cases import (
     in_double,
     leaves,
     pixel_consistency,
+    pixel_contrast,
     precision,
     random_case,
     rcc,
@@ -39,12 +38,13 @@ def hungarian(loss):
     return lambda regions, pseudo: loss(regions, pseudo, 0.1, assign_regions(regions, pseudo, 20.0, 1.0))
 
 
-LOSSES = {"rmc": rmc, "rfc": rfc, "rcc": rcc, "smc": smc, "pixel": pixel_consistency}
+LOSSES = {"rmc": rmc, "rfc": rfc, "rcc": rcc, "smc": smc, "pixel": pixel_consistency, "contrast": pixel_contrast}
 MATCHED = {"hungarian rmc": hungarian(rmc), "hungarian rcc": hungarian(rcc)}
 REACHED = {  # the inputs that each loss has a gradient for
     "hungarian rmc": {"mask_logits"},
     "hungarian rcc": {"class_logits"},
     "pixel": {"class_logits", "mask_logits"},
+    "contrast": {"features"},
     "rmc": {"mask_logits"},
     "rfc": {"class_logits", "mask_logits", "features"},
     "rcc": {"class_logits"},
@@ -56,6 +56,8 @@ every_loss = pytest.mark.parametrize("name", LOSSES)
 def reference_value(name: str, regions: Regions, pseudo: PseudoRegions, **options) -> float:
     student, teacher = arrays(regions), arrays(pseudo)
     logits = student["class_logits"], student["mask_logits"]
+    if name == "contrast":
+        return reference.pixel_contrastive(student["features"], arrays(pseudo.teacher), **options)
     if name == "rfc":
         return reference.region_feature_contrastive(*logits, student["features"], teacher, **options)
     function = {
@@ -134,7 +136,7 @@ def test_value_against_loops(name, size):
     for seed, threshold in [(0, 0.5), (1, 0.7), (2, 0.9)]:
         regions, pseudo = random_case(size, seed, threshold)
         for options in [{}] if name in ("smc", "pixel") or seed else [{}, {"temperature": 0.05}, {"temperature": 0.5}]:
-            value = LOSSES[name](regions, pseudo, **options)
+            value = LOSSES[name](regions, pseudo, *options.values())
             assert value.shape == () and value.dtype == torch.float64
             expected = reference_value(name, regions, pseudo, **options)
             assert value.item() == pytest.approx(expected, rel=1e-7, abs=1e-9)
@@ -191,10 +193,14 @@ def test_gradient_is_the_derivative_and_reaches_the_student_alone(name):
             lambda value, field=field: LOSSES[name](replace(regions, **{field: value}), pseudo), (leaf,)
         )
     teacher = {field: getattr(pseudo, field).clone().requires_grad_() for field in ("masks", "features", "weights")}
+    prediction = {
+        field: getattr(pseudo.teacher, field).clone().requires_grad_() for field in ("semantic_map", "features")
+    }
     student_leaves = leaves(regions)
-    LOSSES[name](student_leaves, replace(pseudo, **teacher)).backward()
+    LOSSES[name](student_leaves, replace(pseudo, **teacher, teacher=replace(pseudo.teacher, **prediction))).backward()
     assert reached(student_leaves) == REACHED[name]
-    assert all(tensor.grad is None or tensor.grad.eq(0).all() for tensor in teacher.values())
+    for tensor in (*teacher.values(), *prediction.values()):
+        assert tensor.grad is None or tensor.grad.eq(0).all()
     assert not LOSSES[name](regions, pseudo).requires_grad
 
 
@@ -214,7 +220,8 @@ def test_edge_cases_are_finite(case, number):
         assert all(gradient.isfinite().all() for gradient in found.values()), name
         if case in ("no pseudo region", "all pixels unconfident", "no pixel inside"):
             assert not pseudo.present.any()
-            assert value.item() == 0.0 and not reached(regions), name
+            if name != "contrast" or case == "no pixel inside":  # it needs no pseudo region
+                assert value.item() == 0.0 and not reached(regions), name
 
 
 @every_loss
@@ -268,7 +275,7 @@ def test_perfect_student_has_small_losses():
     features = 5 * torch.einsum("bchw,cd->bdhw", pseudo.masks, torch.eye(3, dtype=torch.float64))
     perfect = Regions(class_logits, 40 * pseudo.masks - 20, features)
     pseudo = replace(pseudo, features=torch.eye(3, dtype=torch.float64).expand(2, 3, 3))
-    for name, loss in LOSSES.items():
+    for name, loss in LOSSES.items() - {("contrast", pixel_contrast)}:
         least = math.log(2) if name == "rfc" else 0.0
         assert least - 1e-5 < loss(perfect, pseudo).item() < least + 0.01 < loss(regions, pseudo).item(), name
 
@@ -283,9 +290,9 @@ def test_perfect_student_has_small_losses():
 def test_any_shape_is_finite(size, scale, threshold, seed):
     regions, pseudo = random_case(size, seed, threshold, dtype=torch.float32)
     regions = leaves(Regions(*(getattr(regions, name) * scale for name in FIELDS)))
-    total = sum(loss(regions, pseudo) for loss in (LOSSES | MATCHED).values())
-    total.backward()
-    assert total.isfinite()
+    losses = {name: loss(regions, pseudo) for name, loss in (LOSSES | MATCHED).items()}
+    sum(losses.values()).backward()
+    assert all(loss.isfinite() for loss in losses.values())
     assert all(gradient.isfinite().all() for gradient in gradients(regions).values())
     if not pseudo.present.any():
-        assert total.item() == 0
+        assert all(loss.item() == 0 for name, loss in losses.items() if name != "contrast")

@@ -1,7 +1,5 @@
 """tools/make_splits.py: the lists that it writes, and input that it refuses before reading labels."""
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
 from conftest import call_command, load_script

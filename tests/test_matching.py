@@ -1,7 +1,5 @@
 """Semantic maps, the match by class, and soft Dice."""
 
-from __future__ import annotations
-
 import math
 
 import method_reference as reference

@@ -1,6 +1,4 @@
-"""Metrics from a confusion matrix, against hand-computed numbers and a second implementation in NumPy."""
-
-from __future__ import annotations
+"""Metrics from a confusion matrix, against hand-computed numbers and confusion matrices against NumPy."""
 
 import math
 
@@ -30,42 +28,18 @@ def test_metrics_of_a_hand_made_example():
     assert metrics == pytest.approx({name: 100 * value for name, value in expected.items()}, nan_ok=True)
 
 
-def plain_metrics(prediction: np.ndarray, truth: np.ndarray, num_classes: int) -> dict[str, float]:
-    """Compute the metrics class by class from the pixels, without a matrix."""
-    counted = truth != 255
-    prediction, truth = prediction[counted], truth[counted]
-    iou, accuracy, area = {}, {}, {}
-    for k in range(num_classes):
-        both, either = ((prediction == k) & (truth == k)).sum(), ((prediction == k) | (truth == k)).sum()
-        area[k] = (truth == k).sum()
-        iou[k] = np.float64(both) / either if either else math.nan
-        accuracy[k] = np.float64(both) / area[k] if area[k] else math.nan
-    present = [k for k in range(num_classes) if area[k]]
-    metrics = {
-        "mIoU": np.mean([value for value in iou.values() if not math.isnan(value)]),
-        "mIoU_gt": np.mean([iou[k] for k in present]),
-        "fwIoU": sum(iou[k] * area[k] for k in present) / len(truth),
-        "mACC": np.mean([accuracy[k] for k in present]),
-        "pACC": np.mean(prediction == truth, dtype=np.float64),
-    }
-    metrics |= {f"IoU-{k}": value for k, value in iou.items()} | {f"ACC-{k}": value for k, value in accuracy.items()}
-    return {name: 100 * value for name, value in metrics.items()}
-
-
 @pytest.mark.parametrize("seed", range(8))
-def test_random_maps_give_numpys_metrics(seed):
+def test_random_maps_give_numpys_histogram(seed):
     rng = np.random.default_rng(seed)
     num_classes = int(rng.integers(1, 22))
     # Some classes are in neither map, some in one of them.
     in_truth, predicted = (rng.choice(num_classes, int(rng.integers(1, num_classes + 1))) for _ in range(2))
     truth = rng.choice([*in_truth, 255], (2, 40, 30)).astype(np.uint8)
     prediction = rng.choice(predicted, truth.shape)
-    halves = [
-        confusion_matrix(torch.from_numpy(p), torch.from_numpy(t), num_classes, 255)
-        for p, t in zip(prediction, truth, strict=True)
-    ]
-    metrics = semantic_metrics(sum(halves), [str(k) for k in range(num_classes)])
-    assert metrics == pytest.approx(plain_metrics(prediction, truth, num_classes), rel=1e-12, nan_ok=True)
+    confusion = confusion_matrix(torch.from_numpy(prediction), torch.from_numpy(truth), num_classes, 255)
+    counted = truth != 255
+    expected = np.histogram2d(prediction[counted], truth[counted], num_classes, [[0, num_classes]] * 2)[0]
+    assert (confusion.numpy() == expected).all()
 
 
 def test_metrics_of_no_pixel_are_nan():

@@ -1,7 +1,5 @@
 """Micro-batches: losses and gradient of the whole batch, with the activations of one micro-batch."""
 
-from __future__ import annotations
-
 import pytest
 import torch
 from step_cases import watched_step

@@ -1,7 +1,5 @@
 """CutMix and ClassMix: boxes and classes that are pasted, images and teacher's prediction alike."""
 
-from __future__ import annotations
-
 import math
 from dataclasses import replace
 

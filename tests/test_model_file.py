@@ -1,7 +1,5 @@
 """The self-contained model file that a run leaves for prediction."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import numpy as np

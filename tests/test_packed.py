@@ -1,7 +1,5 @@
 """Packed strings behave like a list of strings."""
 
-from __future__ import annotations
-
 import pickle
 
 import numpy as np
@@ -33,6 +31,11 @@ def test_a_sequence_of_strings(strings, prefix, suffix):
             packed[outside]
     assert list(packed.between("<", ">")) == [f"<{text}>" for text in strings]
     assert list(reversed(packed)) == expected[::-1]
+    assert packed.hashes.tolist() == [text_hash(text) for text in expected]
+    copy = pickle.loads(pickle.dumps(packed))
+    # Hashes are not pickled.
+    assert "hashes" not in copy.__dict__ and list(copy) == expected
+    assert copy.hashes.tolist() == packed.hashes.tolist()
 
 
 @settings(max_examples=100, deadline=None)
@@ -46,18 +49,6 @@ def test_taking_by_place_and_by_mask(strings, random):
     assert list(packed.take(mask)) == [text for text, wanted in zip(expected, mask, strict=True) if wanted]
     kept = [text for text, wanted in zip(strings, mask, strict=True) if wanted]
     assert list(packed.take(mask).between("", "").take(np.arange(len(kept))[::-1])) == kept[::-1]
-
-
-@settings(max_examples=100, deadline=None)
-@given(short, texts, texts)
-def test_hashes_are_not_pickled(strings, prefix, suffix):
-    packed = PackedStrings.of(strings, prefix, suffix)
-    assert packed.hashes.tolist() == [text_hash(text) for text in packed]
-    assert "hashes" in packed.__dict__
-    copy = pickle.loads(pickle.dumps(packed))
-    assert "hashes" not in copy.__dict__
-    assert list(copy) == list(packed)
-    assert copy.hashes.tolist() == packed.hashes.tolist()
 
 
 @settings(max_examples=100, deadline=None)

@@ -1,7 +1,5 @@
 """Images and labels paired by name, copies left out of the unlabelled images, and folders that are refused."""
 
-from __future__ import annotations
-
 import os
 
 import pytest

@@ -1,14 +1,11 @@
-"""The pixel-level contrastive loss of the baseline PixelContrast."""
-
-from __future__ import annotations
+"""The pixel-level contrastive loss of the baseline PixelContrast; test_losses.py compares it with loops."""
 
 import math
 from dataclasses import replace
 
-import method_reference as reference
 import pytest
 import torch
-from method_cases import PRECISIONS, SIZES, arrays, in_double, precision, random_prediction, random_regions
+from method_cases import PRECISIONS, SIZES, precision, random_prediction, random_regions
 
 from rc2l_d2.regions import pixel_contrastive, teacher_prediction
 
@@ -37,15 +34,6 @@ def test_by_hand(case, expected):
     assert pixel_contrastive(*row(*case), UNUSED).item() == pytest.approx(expected, rel=1e-9, abs=1e-9)
 
 
-@pytest.mark.parametrize("size", SIZES)
-def test_values_against_loops(size):
-    for seed, temperature in ((0, 0.1), (1, 0.5)):
-        features, teacher = random_regions(size, seed).features, random_prediction(size, seed)
-        value = pixel_contrastive(features, teacher, UNUSED, temperature=temperature)
-        expected = reference.pixel_contrastive(features.numpy(), arrays(teacher), temperature)
-        assert value.dtype == torch.float64 and value.item() == pytest.approx(expected, rel=1e-7)
-
-
 @pytest.mark.parametrize("samples", [1, 5, 12])
 def test_samples_are_the_pixels_inside_with_the_smallest_numbers(samples):
     features, teacher = random_regions(SIZES[0], 0).features, random_prediction(SIZES[0], 0)
@@ -71,61 +59,32 @@ def test_as_many_samples_as_pixels_are_all_of_them():
     assert pixel_contrastive(features, few, torch.rand(2, 20), 10).item() == pytest.approx(expected, rel=1e-9)
 
 
-def test_gradient_is_the_derivative_and_reaches_the_student_alone():
+def test_gradient_of_samples_is_the_derivative():
     size = (2, 3, 3, 2, 2, 3)
     features, teacher = random_regions(size, 0).features.requires_grad_(), random_prediction(size, 0)
     uniform = torch.rand(2, 6, generator=torch.Generator().manual_seed(0))
-    for samples in (0, 4):
-        torch.autograd.gradcheck(lambda x, n=samples: pixel_contrastive(x, teacher, uniform, n), (features,))
-    of_teacher = {name: getattr(teacher, name).clone().requires_grad_() for name in ("semantic_map", "features")}
-    pixel_contrastive(features, replace(teacher, **of_teacher), uniform, 4).backward()
-    assert features.grad.abs().sum() > 0
-    assert all(tensor.grad is None for tensor in of_teacher.values())
+    torch.autograd.gradcheck(lambda x: pixel_contrastive(x, teacher, uniform, 4), (features,))
 
 
-@pytest.mark.parametrize(
-    "case",
-    ["ordinary", "nothing inside", "nothing inside one image", "zero features", "zero teacher features", "one class",
-     "one pixel", "opposite features", "equal features", "large features"],
-)  # fmt: skip
+@pytest.mark.parametrize("case", ["nothing inside one image", "opposite features", "equal features", "large features"])
 @pytest.mark.parametrize("number", PRECISIONS)
 def test_edge_cases_are_finite(case, number):
+    """test_losses.py has more."""
     dtype, context = precision(number)
-    size = (2, 1, 1 if case == "one class" else 3, 4, *((1, 1) if case == "one pixel" else (4, 5)))
+    size = (2, 1, 3, 4, 4, 5)
     teacher, features = random_prediction(size, 0, dtype=dtype), random_regions(size, 0, dtype).features
-    if case == "nothing inside":
-        teacher.inside[:] = False
-    elif case == "nothing inside one image":
+    if case == "nothing inside one image":
         teacher.inside[0] = False
-    elif case == "one pixel":
-        teacher.inside[:] = True
-    elif case == "zero features":
-        features[:] = 0
-    elif case == "zero teacher features":
-        teacher.features[:] = 0
     elif case == "opposite features":
         features = -teacher.features
     elif case == "equal features":
         features[:] = teacher.features[:] = 1
-    elif case == "large features":
+    else:
         features = 1e4 * features
     for samples in (0, 4):
         leaf = features.clone().requires_grad_()
         with context:
-            value = pixel_contrastive(leaf, teacher, torch.rand(2, size[4] * size[5]), samples)
+            value = pixel_contrastive(leaf, teacher, torch.rand(2, 20), samples)
         value.backward()
         assert value.isfinite() and value.dtype == torch.float32 and value.item() >= -1e-6
         assert leaf.grad.isfinite().all()
-        if case in ("nothing inside", "one class"):
-            assert value.item() == pytest.approx(0, abs=1e-3 if case == "one class" else 0)
-
-
-@pytest.mark.parametrize("number", PRECISIONS)
-def test_lower_precision_has_the_same_value(number):
-    dtype, context = precision(number)
-    size = (2, 6, 4, 8, 10, 10)
-    regions, teacher = random_regions(size, 0, dtype), random_prediction(size, 0, dtype=dtype)
-    with context:
-        value = pixel_contrastive(regions.features, teacher, UNUSED)
-    expected = pixel_contrastive(in_double(regions).features, in_double(teacher), UNUSED)
-    assert value.item() == pytest.approx(expected.item(), abs=0.01)

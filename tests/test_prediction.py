@@ -1,7 +1,5 @@
 """Segmentation of images of any size, videos, and the choice of input files."""
 
-from __future__ import annotations
-
 import ast
 import re
 from pathlib import Path
@@ -146,9 +144,7 @@ def test_inputs_are_found_and_never_overwritten(tmp_path):
     assert names == ["a.jpg", "b.PNG", "c.mp4", "d.jpg"]
     with pytest.raises(InputError, match="nowhere is no image or video"):
         find_inputs([str(tmp_path / "nowhere")], out)
-    with pytest.raises(
-        InputError, match=r"^--input .*a\.jpg lies where results would be written; give another --output"
-    ):
+    with pytest.raises(InputError, match=r"^--input .*a\.jpg lies where results would be written; give another"):
         find_inputs([str(folder)], folder)
 
 

@@ -1,7 +1,5 @@
 """Signals to real processes; test_resume.py has those to training runs."""
 
-from __future__ import annotations
-
 import signal
 import subprocess
 import sys

@@ -1,7 +1,5 @@
 """Console progress: text, measured scalars, and the bar in a terminal (test_toy_demo.py has the output to a pipe)."""
 
-from __future__ import annotations
-
 import contextlib
 import logging
 import os

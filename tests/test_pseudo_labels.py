@@ -1,7 +1,5 @@
 """Pseudo labels, class thresholds, selection and pseudo regions."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 
 import method_reference as reference

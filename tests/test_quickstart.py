@@ -1,7 +1,5 @@
 """rc2l-quickstart: training reads what it writes, for labels of every form; mistakes give one sentence."""
 
-from __future__ import annotations
-
 import os
 
 import numpy as np
@@ -41,10 +39,7 @@ def output(tmp_path):
 
 @pytest.fixture
 def run(monkeypatch):
-    def call(*arguments):
-        return call_command(monkeypatch, "rc2l-quickstart", quickstart.main, *arguments, folder=".")
-
-    return call
+    return lambda *arguments: call_command(monkeypatch, "rc2l-quickstart", quickstart.main, *arguments, folder=".")
 
 
 @pytest.fixture
@@ -118,9 +113,7 @@ def test_training_reads_what_is_written(folder, output, run, problems, form, nam
     assert len(labelled) == 10 and len(set(files)) == 16
 
 
-def test_without_a_third_folder_the_images_without_labels_are_used_and_notes_name_what_is_scarce(
-    folder, output, run, problems
-):
+def test_two_folders_and_notes_on_what_is_scarce(folder, output, run, problems):
     write_masks(folder, "grey")
     for index in (0, 3):
         os.remove(folder / f"masks/{index} a.png")
@@ -157,9 +150,7 @@ def test_files_are_replaced_with_overwrite_only(folder, output, run):
     assert (folder / output / "val.txt").read_text() != before["val.txt"]
 
 
-def test_options_reach_the_configuration_and_images_may_lie_elsewhere(
-    folder, output, run, problems, tmp_path_factory, monkeypatch
-):
+def test_options_and_images_elsewhere(folder, output, run, problems, tmp_path_factory, monkeypatch):
     write_masks(folder, "mask")
     monkeypatch.chdir(tmp_path_factory.mktemp("elsewhere"))
     options = ("--output", output, "--iterations", 50, "--short-edge", 32, "--device", "cuda", "--seed", 3)
@@ -180,12 +171,9 @@ def test_weights_set_the_depth(folder, output, run):
     assert run(*arguments, "R-34.pth").returncode == 0
     cfg = load_config(f"{output}/train.yaml")
     assert cfg.MODEL.WEIGHTS == "R-34.pth" and cfg.MODEL.RESNETS.DEPTH == 34
-    for file, message in (
-        ("other.pth", "other.pth does not hold a ResNet of 18"),
-        ("none.pth", "none.pth cannot be read"),
-    ):
+    for file, message in (("other.pth", "does not hold a ResNet of 18"), ("none.pth", "cannot be read")):
         result = run(*arguments, file)
-        assert result.returncode == 2 and message in result.stderr
+        assert result.returncode == 2 and f"{file} {message}" in result.stderr
 
 
 def test_a_backbone_of_timm_with_its_weights(folder, output, run):
@@ -210,22 +198,12 @@ def test_a_backbone_of_timm_with_its_weights(folder, output, run):
     assert list(build_backbone(cfg).output_shape()) == cfg.MODEL.SEM_SEG_HEAD.IN_FEATURES
 
 
-def jpeg_label(folder):
-    os.remove(folder / "masks/3 a.png")
-    Image.fromarray(indices(3)).save(folder / "masks/3 a.jpg")
-
-
 def small_label(folder):
     write_label(folder / "masks/3 a.png", indices(3)[:20])
 
 
 def broken_image(folder):
     (folder / "photos/3 a.jpg").write_bytes(b"")
-
-
-def one_class(folder):
-    for index in range(10):
-        write_label(folder / f"masks/{index} a.png", np.zeros(SIZE, np.uint8))
 
 
 def ten_classes(folder):
@@ -236,12 +214,9 @@ def ten_classes(folder):
 @pytest.mark.parametrize(
     ("spoil", "options", "message"),
     [
-        (jpeg_label, (), "masks/3 a.jpg: the label file is a JPEG, which changes values; save labels as PNG."),
         (small_label, (), "photos with masks has labels of another size than their images (1 of 10 read): "),
         (broken_image, (), "photos with masks has images that cannot be read (1 of 10 read): "),
-        (one_class, (), "The labels in masks hold one value only (0); a model needs two classes at least"),
         (ten_classes, (), "Each of the 10 labelled images is the only one of some class; label more images."),
-        (None, ("--classes", "a,b"), "--classes has 2 names, but the labels in masks hold 3 values (0, 1, 2); name"),
         (None, ("--held-out", 1), "--held-out is 1.0; give a number above 0 and below 1."),
         (None, ("--iterations", 0), "--iterations is 0; give 10 or more."),
         (None, ("--short-edge", 0), "--short-edge is 0; give 32 or more pixels."),

@@ -1,7 +1,5 @@
 """Files of every format to arrays, against Pillow's conversions or the values that were written."""
 
-from __future__ import annotations
-
 import io
 import struct
 

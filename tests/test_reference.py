@@ -4,8 +4,6 @@ The reference files stay outside the checkout: their folder is the environment v
 ``../shared/reference`` beside the checkout.
 """
 
-from __future__ import annotations
-
 import os
 import re
 import zlib

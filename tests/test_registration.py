@@ -1,7 +1,5 @@
 """The add-on changes nothing of Detectron2, and works with its backbones and with other scripts."""
 
-from __future__ import annotations
-
 import ast
 import importlib
 import os
@@ -23,6 +21,7 @@ from detectron2.config import get_cfg
 from detectron2.modeling import BACKBONE_REGISTRY, Backbone, build_model
 from detectron2.modeling.backbone import regnet, swin, vit
 
+STAGES = ["res2", "res3", "res4", "res5"]
 BESIDE = """
 import detectron2.data.datasets
 from detectron2.data import DatasetCatalog, MetadataCatalog
@@ -63,22 +62,18 @@ def test_importing_changes_nothing_of_detectron2_or_its_projects():
 
 def config(backbone: str, features: list[str], architecture: str = "RegionSegmentor"):
     """Configuration of another script: Detectron2's defaults, the add-on's keys, and a small head."""
+    if "swin" in backbone or "vit" in backbone:
+        pytest.importorskip("timm.models.layers", reason="timm, which Detectron2's Swin and ViT need, is not installed")
     cfg = add_rc2l_config(get_cfg())
-    cfg.MODEL.META_ARCHITECTURE = architecture
-    cfg.MODEL.DEVICE = "cpu"
-    cfg.MODEL.BACKBONE.NAME = backbone
-    cfg.MODEL.BACKBONE.FREEZE_AT = 0
-    cfg.MODEL.RESNETS.DEPTH = 18
-    cfg.MODEL.RESNETS.RES2_OUT_CHANNELS = 64
-    cfg.MODEL.RESNETS.NORM = "BN"
-    cfg.MODEL.RESNETS.OUT_FEATURES = ["res2", "res3", "res4", "res5"]
-    cfg.MODEL.SEM_SEG_HEAD.IN_FEATURES = features
-    cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES = 3
-    cfg.MODEL.SEM_SEG_HEAD.CONVS_DIM = cfg.MODEL.SEM_SEG_HEAD.MASK_DIM = 32
-    cfg.MODEL.MASK_FORMER.HIDDEN_DIM = cfg.MODEL.MASK_FORMER.DIM_FEEDFORWARD = 32
-    cfg.MODEL.MASK_FORMER.DEC_LAYERS = 1
-    cfg.MODEL.MASK_FORMER.NUM_OBJECT_QUERIES = 4
-    cfg.MODEL.MASK_FORMER.TRANSFORMER_IN_FEATURE = features[-1]
+    small = """
+        BACKBONE.FREEZE_AT 0 RESNETS.DEPTH 18 RESNETS.RES2_OUT_CHANNELS 64 RESNETS.NORM BN SEM_SEG_HEAD.NUM_CLASSES 3
+        SEM_SEG_HEAD.CONVS_DIM 32 SEM_SEG_HEAD.MASK_DIM 32 MASK_FORMER.HIDDEN_DIM 32 MASK_FORMER.DIM_FEEDFORWARD 32
+        MASK_FORMER.DEC_LAYERS 1 MASK_FORMER.NUM_OBJECT_QUERIES 4 DEVICE cpu
+    """.split()
+    options = {"META_ARCHITECTURE": architecture, "BACKBONE.NAME": backbone, "SEM_SEG_HEAD.IN_FEATURES": features}
+    options |= {"RESNETS.OUT_FEATURES": STAGES, "MASK_FORMER.TRANSFORMER_IN_FEATURE": features[-1]}
+    options |= dict(zip(small[::2], small[1::2], strict=True))
+    cfg.merge_from_list([word for key, value in options.items() for word in (f"MODEL.{key}", value)])
     return cfg
 
 
@@ -95,20 +90,7 @@ def assert_trains(model) -> None:
         assert model.eval()([sample])[0]["sem_seg"].shape == (3, 64, 96)
 
 
-@pytest.mark.parametrize("architecture", ["RC2L", "RegionSegmentor"])
-def test_another_script_builds_the_architectures(architecture):
-    model = build_model(config("build_resnet_backbone", ["res2", "res3", "res4", "res5"], architecture))
-    assert type(model).__name__ == architecture and isinstance(model.backbone, Backbone)
-    assert_trains(model)
-
-
-# Detectron2 registers no function for these three: each project that uses one brings its own.
-@pytest.fixture
-def timm():
-    """Detectron2's Swin and ViT import two layers from it."""
-    pytest.importorskip("timm.models.layers", reason="timm, which Detectron2's Swin and ViT need, is not installed")
-
-
+# Detectron2 registers no function for these: each project that uses one brings its own.
 @BACKBONE_REGISTRY.register()
 def build_swin_for_test(cfg, input_shape):
     return swin.SwinTransformer(
@@ -145,20 +127,22 @@ def build_plain_vit_for_test(cfg, input_shape):
 
 
 @pytest.mark.parametrize(
-    "backbone, features",
+    "backbone, features, architecture",
     [
-        ("build_resnet_fpn_backbone", ["p2", "p3", "p4", "p5"]),
-        ("build_swin_for_test", ["p0", "p1", "p2", "p3"]),
-        ("build_regnet_for_test", ["s1", "s2", "s3", "s4"]),
-        ("build_vit_pyramid_for_test", ["p2", "p3", "p4", "p5"]),
+        ("build_resnet_backbone", STAGES, "RC2L"),
+        ("build_resnet_backbone", STAGES, "RegionSegmentor"),
+        ("build_resnet_fpn_backbone", ["p2", "p3", "p4", "p5"], "RegionSegmentor"),
+        ("build_swin_for_test", ["p0", "p1", "p2", "p3"], "RegionSegmentor"),
+        ("build_regnet_for_test", ["s1", "s2", "s3", "s4"], "RegionSegmentor"),
+        ("build_vit_pyramid_for_test", ["p2", "p3", "p4", "p5"], "RegionSegmentor"),
     ],
 )
-def test_detectron2s_backbones_work(backbone, features, request):
-    if "swin" in backbone or "vit" in backbone:
-        request.getfixturevalue("timm")
-    cfg = config(backbone, features)
-    cfg.MODEL.FPN.IN_FEATURES = cfg.MODEL.RESNETS.OUT_FEATURES
-    assert_trains(build_model(cfg))
+def test_another_script_builds_the_architectures_on_detectron2s_backbones(backbone, features, architecture):
+    cfg = config(backbone, features, architecture)
+    cfg.MODEL.FPN.IN_FEATURES = STAGES
+    model = build_model(cfg)
+    assert type(model).__name__ == architecture and isinstance(model.backbone, Backbone)
+    assert_trains(model)
 
 
 def test_the_resnet_with_deeplabs_stem_works():
@@ -171,7 +155,7 @@ def test_the_resnet_with_deeplabs_stem_works():
     head = cfg.MODEL.SEM_SEG_HEAD.NAME
     add_rc2l_config(cfg)
     assert cfg.MODEL.SEM_SEG_HEAD.NAME != head
-    small = config("build_resnet_deeplab_backbone", ["res2", "res3", "res4", "res5"])
+    small = config("build_resnet_deeplab_backbone", STAGES)
     cfg.MODEL.RESNETS.STEM_TYPE = "deeplab"
     for key in ("META_ARCHITECTURE", "DEVICE", "MASK_FORMER"):
         setattr(cfg.MODEL, key, getattr(small.MODEL, key))
@@ -187,24 +171,14 @@ def test_the_resnet_with_deeplabs_stem_works():
 @pytest.mark.parametrize(
     "backbone, features, transformer_feature, message",
     [
-        (
-            "build_regnet_for_test", ["res2", "res3", "res4", "res5"], "s4",
-            r"IN_FEATURES names \['res2'.* but the backbone gives \['s1', 's2'",
-        ),
-        (
-            "build_regnet_for_test", ["s1", "s2", "s3", "s4"], "res5",
-            "TRANSFORMER_IN_FEATURE is 'res5', but the backbone gives",
-        ),
+        ("build_regnet_for_test", STAGES, "s4", r"IN_FEATURES names \['res2'.* but the backbone gives \['s1', 's2'"),
+        ("build_regnet_for_test", ["s1", "s2", "s3", "s4"], "res5", "IN_FEATURE is 'res5', but the backbone gives"),
         ("build_resnet_backbone", ["res3", "res4", "res5"], "res5", "finest has to have stride 4"),
+        ("build_plain_vit_for_test", ["last_feat"], "last_feat", r"\{'last_feat': 16\}, but the finest has to have"),
     ],
-)  # fmt: skip
+)
 def test_unsuitable_backbones_are_refused(backbone, features, transformer_feature, message):
     cfg = config(backbone, features)
     cfg.MODEL.MASK_FORMER.TRANSFORMER_IN_FEATURE = transformer_feature
     with pytest.raises(InputError, match=message):
         build_model(cfg)
-
-
-def test_a_vit_without_a_pyramid_is_refused(timm):
-    with pytest.raises(InputError, match=r"strides \{'last_feat': 16\}, but the finest has to have stride 4"):
-        build_model(config("build_plain_vit_for_test", ["last_feat"]))

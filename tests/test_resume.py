@@ -1,7 +1,5 @@
 """An interrupted and resumed run ends bit by bit like an uninterrupted one, through the real command line."""
 
-from __future__ import annotations
-
 import functools
 import json
 import os

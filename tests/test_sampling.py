@@ -1,7 +1,5 @@
 """Samples of images: the same for ever, covering every class, or leaving every class."""
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
 from hypothesis import given, settings

@@ -1,7 +1,5 @@
 """The semi-supervised architectures: their losses, settings and common weights."""
 
-from __future__ import annotations
-
 import pytest
 import torch
 from method_cases import leaves, pixel_consistency, random_case, rcc, reached, rfc, rmc, semantic_map, smc
@@ -73,12 +71,16 @@ def test_pixel_losses_use_their_settings(make_model, case, samples):
 
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
-def test_each_method_selects_by_its_own_keys(make_model, architecture):
+def test_each_method_selects_by_its_own_keys_and_reaches_the_student(make_model, architecture, case):
     options = """
         MODEL.RC2L.SELECTION pixel MODEL.RC2L.CONFIDENCE_THRESHOLD 0.11 MODEL.RC2L.CLASS_THRESHOLD_RATIO 0.12
         MODEL.PIXEL.SELECTION region MODEL.PIXEL.CONFIDENCE_THRESHOLD 0.21 MODEL.PIXEL.CLASS_THRESHOLD_RATIO 0.22
     """.split()
-    changed, default = make_model(architecture, *options).selection, make_model(architecture).selection
+    model, student = make_model(architecture), leaves(case[0])
+    changed, default = make_model(architecture, *options).selection, model.selection
+    sum(model.unlabeled_losses(student, semantic_map(student), case[2]).values()).backward()
+    features = set() if architecture == "PixelConsistency" else {"features"}
+    assert reached(student) == {"class_logits", "mask_logits"} | features
     if architecture == "RC2L":
         assert changed == Selection("pixel", 0.11, 0.12) and default.unit == "region"
     else:
@@ -91,15 +93,6 @@ def test_all_have_the_same_weights(make_model):
     for state in states[1:]:
         assert state.keys() == states[0].keys()
         assert all(torch.equal(state[name], states[0][name]) for name in state)
-
-
-@pytest.mark.parametrize("architecture", ARCHITECTURES)
-def test_unlabelled_losses_reach_the_student(make_model, architecture, case):
-    student = leaves(case[0])
-    losses = make_model(architecture).unlabeled_losses(student, semantic_map(student), case[2])
-    sum(losses.values()).backward()
-    features = set() if architecture == "PixelConsistency" else {"features"}
-    assert reached(student) == {"class_logits", "mask_logits"} | features
 
 
 @pytest.mark.parametrize("name, value", [("EMA_DECAY", "0.9"), ("MIX", "none"), ("BURN_IN_ITERS", "3")])

@@ -1,7 +1,5 @@
 """load_config: one-sentence errors for wrong configurations, on either host."""
 
-from __future__ import annotations
-
 import subprocess
 import sys
 
@@ -21,7 +19,8 @@ from rc2l_d2.errors import InputError
         ("- SEED\n", ""),
         ("SEED\n", ""),
         ("_BASE_: gone.yaml\n", "gone.yaml"),
-        ("_BASE_: broken.yaml\n", ""),
+        ("_BASE_: broken.yaml\n", "in _BASE_ another file"),
+        ("_BASE_: seed.yaml\nSEED: {A: 1}\n", "SEED"),
         ("_BASE_: 7\n", ""),
         ("SOLVER: 3\n", "SOLVER"),
         ("SEED: word\n", "SEED"),
@@ -31,6 +30,7 @@ from rc2l_d2.errors import InputError
 )
 def test_wrong_files_are_refused_without_running_them(tmp_path, text, fragment):
     (tmp_path / "hostile_base.yaml").write_text(f"SEED: !!python/object/apply:os.mkdir [{tmp_path}/ran]\n")
+    (tmp_path / "seed.yaml").write_text("SEED: 1\n")
     path = tmp_path / "broken.yaml"
     path.write_text(text.replace("{folder}", str(tmp_path)))
     with pytest.raises(InputError) as caught:

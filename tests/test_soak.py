@@ -1,7 +1,5 @@
 """tools/dev/soak.py: the statistics of its samples, its errors, and a short soak."""
 
-from __future__ import annotations
-
 import json
 import re
 import subprocess
@@ -27,7 +25,7 @@ SAMPLES = [
 ]
 
 
-def test_rows_are_medians_after_the_warm_up():
+def test_rows_are_medians_after_the_warm_up_and_the_trend_is_the_slope_per_hour():
     rows = soak.medians(SAMPLES, {done: 8.0 if done < 100 else 4.0 for done in range(20, 220, 20)}, 2, 3)
     assert [*rows["minutes"]] == [4.5, 7.5, 10]
     assert [*rows["rank 0, MB"]] == [103.25, 106.25, 109]
@@ -35,9 +33,6 @@ def test_rows_are_medians_after_the_warm_up():
     assert rows["worker 0.0, files"].iloc[-1] == 20 and not any(name.startswith("worker 0.1") for name in rows)
     assert soak.spread(rows)["rank 0, MB"] == pytest.approx(100 * 2.875 / 106.125)
     assert soak.spread(0 * rows)["rank 0, MB"] == 0
-
-
-def test_trend_is_the_slope_per_hour():
     rows = pd.DataFrame({"minutes": [0, 1, 2, 3], "rises": [99, 100, 101, 102], "falls and rises": [5, 4, 4, 5]})
     trend = soak.trend(rows)
     assert trend["rises"] == pytest.approx(100 * 60 / 100.5) and trend["falls and rises"] == pytest.approx(0)

@@ -1,7 +1,5 @@
 """The configuration to start from: sizes that fit the images, a schedule that fits their number."""
 
-from __future__ import annotations
-
 import pytest
 
 from rc2l_d2.engine.starting_point import CPU, GPU, Sizes, starting_config, usual_iterations

@@ -1,7 +1,5 @@
 """Counts about pseudo labels."""
 
-from __future__ import annotations
-
 import method_reference as reference
 import pytest
 import torch

@@ -1,7 +1,5 @@
 """Statistics of all steps on all ranks, fetched in one copy per log period."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """Fractions about pseudo labels in the log: sums over steps, and what a real step counts."""
 
-from __future__ import annotations
-
 import pytest
 import torch
 from step_cases import watched_step

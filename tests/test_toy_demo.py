@@ -1,16 +1,11 @@
 """tools/toy_demo.py with a tiny model: the summary and the images come from the run."""
 
-from __future__ import annotations
-
 import json
-import os
 import re
-import subprocess
-import sys
 
 import cv2
 import pytest
-from conftest import REPO, TINY, call_command, load_script
+from conftest import TINY, call_command, load_script, start_script
 
 
 @pytest.mark.slow
@@ -18,10 +13,7 @@ def test_the_demo_writes_a_true_summary_and_overlays(tmp_path):
     out = tmp_path / "demo"
     schedule = ["SOLVER.MAX_ITER", "40", "MODEL.SEMI_SUPERVISED.BURN_IN_ITERS", "20", "TEST.EVAL_PERIOD", "20"]
     schedule += ["TEST.REPORT", "True"]
-    result = subprocess.run(
-        [sys.executable, "tools/toy_demo.py", "--output", str(out), *TINY, *schedule],
-        cwd=REPO, env={**os.environ, "OMP_NUM_THREADS": "1"}, capture_output=True, text=True, timeout=300,
-    )  # fmt: skip
+    result = start_script("tools/toy_demo.py", "--output", out, *TINY, *schedule)
     assert result.returncode == 0, result.stderr
     assert str(out / "summary.json") in result.stdout and str(out / "overlays.png") in result.stdout
     # Without a terminal: a line every 20 iterations, without control characters.

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 import yaml
+from conftest import start_script
 
 CONFIG = ("--config-file", "configs/toy/rc2l_R18.yaml")
 
@@ -40,6 +41,11 @@ def test_train_evaluate_and_resume(command_line, tiny_options, tmp_path):
     scores = metrics(out, "sem_seg/mIoU")[-1]
     # Both have learned something (10 to 15 with four seeds), so that the comparison below is not between zeros.
     assert 5 < scores["sem_seg/mIoU"] < 100 and 5 < scores["sem_seg_teacher/mIoU"] < 100
+    rows = metrics(out, "iteration")
+    # The writers' period, and scalars that are logged after the last iteration.
+    assert [row["iteration"] for row in rows] == [19, 39, 59, 79, 80]
+    assert [row["lr"] for row in rows[:2]] == pytest.approx([5e-4 * (1 - done / 80) ** 0.9 for done in (19, 39)])
+    assert (out / "last_checkpoint").read_text() == "model_final.pth" and list(out.glob("events.out.tfevents*"))
     losses = metrics(out, "total_loss")[-1]
     for name in ("loss_ce", "loss_mask", "loss_dice", "loss_ce_0", "loss_rmc", "loss_rfc", "loss_rcc", "loss_smc"):
         assert np.isfinite(losses[name]), name
@@ -102,11 +108,11 @@ def test_every_method_logs_its_losses_and_telemetry(
 
 
 @pytest.mark.slow
-def test_two_ranks_and_a_folder_with_another_run(command_line_process, tiny_options, tmp_path):
+def test_two_ranks_and_a_folder_with_another_run(tiny_options, tmp_path):
     # test_distributed.py compares the parameters of the ranks.
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "last_checkpoint").write_text("model_0000001.pth")  # of another run
-    result = command_line_process(*CONFIG, "--num-gpus", "2", "--dist-url", "auto", *tiny_options)
+    result = start_script("train_net.py", *CONFIG, "--num-gpus", "2", "--dist-url", "auto", *tiny_options)
     assert result.returncode == 0, result.stderr
     assert "World size: 2" in result.stdout
     assert result.stdout.count(f"OUTPUT_DIR {tmp_path / 'out'} holds a run already") == 1

@@ -1,7 +1,5 @@
 """Training images: their content, TensorBoard, and that they change nothing else."""
 
-from __future__ import annotations
-
 import cv2
 import numpy as np
 import torch

@@ -1,7 +1,5 @@
 """The training report: one self-contained file with the run's numbers, images and commands."""
 
-from __future__ import annotations
-
 import base64
 import io
 import json

@@ -1,7 +1,5 @@
 """The transformer decoder: position embedding, norms, auxiliary layers, independence of images and queries."""
 
-from __future__ import annotations
-
 import math
 
 import pytest

@@ -1,7 +1,5 @@
 """Views of images: sizes, alignment, and the photometric steps against values computed by hand."""
 
-from __future__ import annotations
-
 from functools import partial
 
 import numpy as np

@@ -1,7 +1,5 @@
 """docs/tutorial.md: its commands, run in an empty folder, lead from images to a model; its keys exist."""
 
-from __future__ import annotations
-
 import json
 import os
 import re

@@ -1,4 +1,3 @@
-#!/usr/bin/env python3
 """Compare methods on the same labels and seeds: train what is missing, then write tables and figures.
 
     python tools/compare_methods.py configs/comparison/toy.yaml [--jobs N] [--output output/comparison/toy]
@@ -17,7 +16,7 @@ import sys
 from pathlib import Path
 
 REPOSITORY = Path(__file__).resolve().parents[1]
-# Plan with the package that train_net.py beside it will use, whichever version is installed.
+# Plan with the package that train_net.py beside it uses, whichever version is installed.
 sys.path.insert(0, str(REPOSITORY))
 
 from rc2l_d2.comparison import load_comparison, train_missing  # noqa: E402

@@ -1,4 +1,3 @@
-#!/usr/bin/env python3
 """Convert the state dict of a torchvision ResNet (18, 34, 50, 101 or 152) to backbone weights.
 
     python tools/convert_torchvision_weights.py resnet50-11ad3fa6.pth R-50.pkl
@@ -6,8 +5,6 @@
 Give the result as MODEL.WEIGHTS, with INPUT.FORMAT RGB, PIXEL_MEAN [123.675, 116.280, 103.530], PIXEL_STD [58.395,
 57.120, 57.375] and RESNETS.STRIDE_IN_1X1 False. A .pkl has the format of Detectron2's model zoo, a .pth that of torch.
 """
-
-from __future__ import annotations
 
 import argparse
 import pickle
@@ -18,10 +15,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-
-from rc2l_d2.engine.weights import read_file, resnet_depth  # noqa: E402
-from rc2l_d2.errors import InputError  # noqa: E402
+from rc2l_d2.engine.weights import read_file, resnet_depth
+from rc2l_d2.errors import InputError
 
 # Patterns of torchvision's names -> Detectron2's names; the stage number is one higher there.
 _NAMES = {

@@ -1,11 +1,8 @@
-#!/usr/bin/env python3
 """Draw the toy data set: a folder in Pascal VOC's layout with textured shapes (see rc2l_d2/data/toy/dataset.py).
 
 ``--own LABELED UNLABELED`` writes that many of its images in the layout of a user's own images: photos with labels in
 masks, and more without labels, as docs/tutorial.md begins.
 """
-
-from __future__ import annotations
 
 import argparse
 import sys
@@ -14,41 +11,36 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-REPOSITORY = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(REPOSITORY))
+from rc2l_d2.commands.cli import run_cli
+from rc2l_d2.data.toy.dataset import draw_own_images, draw_toy_dataset
 
-from rc2l_d2.data.toy.dataset import draw_own_images, draw_toy_dataset  # noqa: E402
-from rc2l_d2.errors import InputError  # noqa: E402
+REPOSITORY = Path(__file__).resolve().parents[1]
 
 
 def main() -> int:
     """Run the command line; return 0, or 2 for a user's mistake."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
-    hidden = argparse.SUPPRESS  # no default to show
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     own = "write the folders photos, masks and more instead, into --root or the current folder"
-    parser.add_argument("--own", type=int, nargs=2, metavar=("LABELED", "UNLABELED"), default=hidden, help=own)
-    root = "folder to write to (default: datasets/toy in the checkout)"
-    parser.add_argument("--root", type=Path, default=hidden, help=root)
-    parser.add_argument("--train", type=int, default=512, metavar="N", help="training images")
-    parser.add_argument("--val", type=int, default=128, metavar="N", help="validation images")
-    parser.add_argument("--size", type=int, nargs=2, default=(96, 96), metavar=("H", "W"), help="pixels")
-    parser.add_argument("--seed", type=int, default=0, help="seed of the images")
-    args = parser.parse_args()
-    own = getattr(args, "own", None)
-    root = getattr(args, "root", Path() if own else REPOSITORY / "datasets" / "toy")
-    try:
-        if own:
-            draw_own_images(root, *own, tuple(args.size), args.seed)
-            print(f"wrote {own[0]} images to {root / 'photos'}, their labels to masks, {own[1]} images to more")
-            return 0
-        bar = partial(tqdm, desc="drawing", unit="image", disable=None)
-        drawn = draw_toy_dataset(root, args.train, args.val, tuple(args.size), args.seed, bar)
-    except InputError as error:
-        print(error, file=sys.stderr)
-        return 2
+    parser.add_argument("--own", type=int, nargs=2, metavar=("LABELED", "UNLABELED"), help=own)
+    parser.add_argument("--root", type=Path, help="folder to write to (default: datasets/toy in the checkout)")
+    parser.add_argument("--train", type=int, default=512, metavar="N", help="training images (%(default)s)")
+    parser.add_argument("--val", type=int, default=128, metavar="N", help="validation images (%(default)s)")
+    parser.add_argument("--size", type=int, nargs=2, default=(96, 96), metavar=("H", "W"), help="pixels (96 96)")
+    parser.add_argument("--seed", type=int, default=0, help="seed of the images (%(default)s)")
+    return run_cli(parser, draw)
+
+
+def draw(args: argparse.Namespace) -> None:
+    """Draw the toy data set, or the folders of ``--own``."""
+    own, root = args.own, args.root or (Path() if args.own else REPOSITORY / "datasets" / "toy")
+    if own:
+        draw_own_images(root, *own, tuple(args.size), args.seed)
+        print(f"wrote {own[0]} images to {root / 'photos'}, their labels to masks, {own[1]} images to more")
+        return
+    bar = partial(tqdm, desc="drawing", unit="image", disable=None)
+    drawn = draw_toy_dataset(root, args.train, args.val, tuple(args.size), args.seed, bar)
     done = "wrote" if drawn else "found, complete:"
     print(f"{done} {args.train} training and {args.val} validation images in {root}")
-    return 0
 
 
 if __name__ == "__main__":

@@ -1,4 +1,3 @@
-#!/usr/bin/env python3
 """Write a trained model as a torch.export program and as ONNX, and compare both with it.
 
     python tools/export.py --weights output/demo/teacher_final.pth --output output/exported
@@ -10,8 +9,6 @@ metadata property of ONNX. The caller resizes the image to its test size ("min_s
 Exit status 1 if a file differs from the model, 2 after a user's mistake. Needs pip install -e '.[export]'.
 """
 
-from __future__ import annotations
-
 import argparse
 import importlib.util
 import logging
@@ -20,10 +17,8 @@ from pathlib import Path
 
 from tabulate import tabulate
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-
-from rc2l_d2.commands.cli import run_cli  # noqa: E402
-from rc2l_d2.errors import InputError  # noqa: E402
+from rc2l_d2.commands.cli import run_cli
+from rc2l_d2.errors import InputError
 
 TOLERANCE = 1e-4  # as a fraction of the highest score
 

@@ -1,12 +1,8 @@
-#!/usr/bin/env python3
 """``rc2l-report`` in a checkout, see ``--help``."""
 
 import sys
-from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-
-from rc2l_d2.commands.report import main  # noqa: E402
+from rc2l_d2.commands.report import main
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -1,4 +1,3 @@
-#!/usr/bin/env python3
 """Sample the labelled images of a data set with a seed, and write both lists in UniMatch's format.
 
     python tools/make_splits.py camvid_train --definition configs/camvid/dataset.yaml --fraction 0.125 --seed 0 \
@@ -8,8 +7,6 @@ writes labeled.txt and unlabeled.txt for DATASETS.LABELED_LIST and DATASETS.UNLA
 sample is that of ``{of: train, fraction: 0.125, seed: 0}`` in the YAML file; with it, every class that occurs is in at
 least one labelled image. An error in the input gives one sentence and exit status 2.
 """
-
-from __future__ import annotations
 
 import argparse
 import os
@@ -21,14 +18,12 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-
-from rc2l_d2.data import load_dataset, load_definition, read_label, register_definition  # noqa: E402
-from rc2l_d2.data.datasets.image_lists import write_list  # noqa: E402
-from rc2l_d2.data.datasets.sampling import sample_balanced, sample_uniform  # noqa: E402
-from rc2l_d2.data.loading.mappers import check_label  # noqa: E402
-from rc2l_d2.errors import InputError  # noqa: E402
-from rc2l_d2.host import MetadataCatalog  # noqa: E402
+from rc2l_d2.data import load_dataset, load_definition, read_label, register_definition
+from rc2l_d2.data.datasets.image_lists import write_list
+from rc2l_d2.data.datasets.sampling import sample_balanced, sample_uniform
+from rc2l_d2.data.loading.mappers import check_label
+from rc2l_d2.errors import InputError
+from rc2l_d2.host import MetadataCatalog
 
 _LISTS = ("labeled.txt", "unlabeled.txt")
 

@@ -1,4 +1,3 @@
-#!/usr/bin/env python3
 """The whole method in one command: draw the toy set, train RC2L on 1/16 of its labels, evaluate, show.
 
     python tools/toy_demo.py [--config-file configs/toy/rc2l_R18.yaml] [--output output/demo] [KEY VALUE ...]

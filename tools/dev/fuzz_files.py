@@ -1,4 +1,3 @@
-#!/usr/bin/env python3
 """Damage image and label files at random and read each with a training mapper, in a process of its own.
 
     python tools/dev/fuzz_files.py --config-file configs/camvid/rc2l_R18_1_8.yaml --files 5000
@@ -23,11 +22,9 @@ import numpy as np
 import psutil
 from PIL import Image
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
-
-from rc2l_d2.data import LabeledMapper, UnlabeledMapper, load_dataset  # noqa: E402
-from rc2l_d2.engine import load_config  # noqa: E402
-from rc2l_d2.errors import InputError  # noqa: E402
+from rc2l_d2.data import LabeledMapper, UnlabeledMapper, load_dataset
+from rc2l_d2.engine import load_config
+from rc2l_d2.errors import InputError
 
 # Pillow's format and mode.
 IMAGES = "JPEG RGB,JPEG L,JPEG CMYK,PNG RGB,PNG RGBA,PNG P,PNG I;16,WEBP RGB,TIFF RGB,GIF P,BMP RGB".split(",")

@@ -1,4 +1,3 @@
-#!/usr/bin/env python3
 """Train for a long time and measure what must stay constant: memory and open files of each process, and throughput.
 
     python tools/dev/soak.py --config-file configs/toy/rc2l_R18.yaml --minutes 60 --num-gpus 2 --folder output/soak \\
@@ -8,8 +7,6 @@ Runs train_net.py without an end and stops it with SIGTERM ``--minutes`` after i
 ``--period`` seconds a sample of its ranks and data workers is written to ``<folder>/samples.jsonl``: resident memory
 (not of a GPU) and open files. ``--table`` prints the tables of an earlier soak. For Linux; needs the extra "bench".
 """
-
-from __future__ import annotations
 
 import argparse
 import json

@@ -1,22 +1,18 @@
-#!/usr/bin/env python3
 """Growth of time and memory of the unlabelled losses with the feature map: region losses and pixel contrast.
 
     python tools/dev/bench/growth.py [--sizes 24 32 48 64 96 128 192 256] [--device cuda] [--picture growth.png]
 
 Regions: pseudo regions and the four losses, forward and backward. Pixels: InfoNCE between all pixel features of the two
-views, forward and backward, if its estimated memory is within ``--limit`` GB. Ratios are to the size ``--reference``.
+views, forward and backward, left out if its estimated memory (in the table) exceeds ``--limit`` GB. Ratios are to the
+size ``--reference``.
 """
-
-from __future__ import annotations
 
 import math
 from pathlib import Path
 
 import torch
-from cases import random_case
 from matplotlib.figure import Figure
-from measure import in_turn, machine, median_ms, options, peak_memory, run
-from tabulate import tabulate
+from measure import in_turn, median_ms, options, peak_memory, print_table, random_case, run
 
 from rc2l_d2 import regions as method
 from rc2l_d2.regions import Regions, TeacherPrediction
@@ -60,8 +56,6 @@ def main() -> None:
                 time = median_ms(in_turn(work, args.rounds, args.device), name)
                 measured[name][size] = time, peak_memory(work[name], args.device)
 
-    print(f"{args.images} images, {args.queries} queries, {args.classes} classes, {args.channels} channels")
-    print(f"{machine(args.device)}; {args.rounds} rounds\n")
     rows = []
     for size in args.sizes:
         row = [f"{size}x{size}", (size / args.reference) ** 2]
@@ -73,9 +67,9 @@ def main() -> None:
                 row += [None, pixel_megabytes(args.images, size), None, None]
         rows.append(row)
     columns = [f"{name}, {quantity}" for name in measured for quantity in ("ms", "MB", "x time", "x memory")]
-    print(tabulate(rows, ["map", "x pixels", *columns], floatfmt=".1f", missingval="-"))
-    if len(measured["pixels"]) < len(args.sizes):
-        print(f"Rows without a pixel time were not run: their estimated memory exceeds --limit {args.limit} GB.")
+    title = f"{args.images} images, {args.queries} queries, {args.classes} classes, {args.channels} channels"
+    columns = ["map", "x pixels", *columns]
+    print_table(args, title, args.device, rows, columns, floatfmt=".1f", missingval="-")
     if args.picture:
         plot(measured, args.picture)
         print(f"Plot: {args.picture}")

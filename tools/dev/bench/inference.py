@@ -1,13 +1,9 @@
-#!/usr/bin/env python3
 """Images per second of an evaluation, compared with the simple loop.
 
     python tools/dev/bench/inference.py --config-file configs/camvid/rc2l_R18_1_8.yaml [--images 20] [KEY VALUE ...]
 
-Both use the same model (MODEL.WEIGHTS, or random weights) and images. The simple loop runs windows one by one, sums
-their scores on the host, and uses NumPy's confusion matrix. The pixel accuracies differ only by rounding.
+The simple loop runs windows one by one, sums their scores on the host, and uses NumPy's confusion matrix.
 """
-
-from __future__ import annotations
 
 from collections.abc import Callable
 from itertools import product
@@ -15,8 +11,7 @@ from itertools import product
 import cv2
 import numpy as np
 import torch
-from measure import in_turn, machine, median_ms, options, ratio, run
-from tabulate import tabulate
+from measure import in_turn, median_ms, options, print_table, ratio, run
 from torch.nn import functional as F
 
 from rc2l_d2.data import TestMapper, load_dataset, read_label
@@ -85,13 +80,12 @@ def main() -> None:
     parts = {"evaluation": evaluation(cfg, model, entries), "simple loop": simple_loop(cfg, model, entries)}
     seconds = in_turn(parts, args.rounds, model.device, warmup=1)
     window = cfg.TEST.SLIDING_WINDOW
-    images = f"windows of {window.CROP_SIZE} every {window.STRIDE}" if window.ENABLED else "whole images"
-    print(f"{args.config_file} {' '.join(args.opts)}: {images}")
-    print(f"{machine(model.device)}; {args.rounds} rounds of {len(entries)} images\n")
+    images = f"images, windows of {window.CROP_SIZE} every {window.STRIDE}" if window.ENABLED else "whole images"
     rows = []
     for name, work in parts.items():
         rows.append([name, work(), 1e3 * len(entries) / median_ms(seconds, name), ratio(seconds, "simple loop", name)])
-    print(tabulate(rows, ["", "pixel accuracy, %", "images/s", "speed-up"], floatfmt=".3f"))
+    subject, columns = f"{len(entries)} {images}", ["", "pixel accuracy, %", "images/s", "speed-up"]
+    print_table(args, subject, model.device, rows, columns, floatfmt=".3f")
 
 
 if __name__ == "__main__":

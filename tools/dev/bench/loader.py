@@ -1,4 +1,3 @@
-#!/usr/bin/env python3
 """Images per second and core of the mappers, compared with a plain PIL implementation.
 
     python tools/dev/bench/loader.py --config-file configs/camvid/rc2l_R18_1_8.yaml [--images 40] [KEY VALUE ...]
@@ -7,17 +6,14 @@ Both read the same files with the same random geometry, crop and views, and retu
 UniMatch, which has no INPUT.COLOR_AUG_SSD (off here).
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from functools import partial
 
 import cv2
 import numpy as np
 import torch
-from measure import in_turn, machine, median_ms, options, ratio, run
+from measure import in_turn, median_ms, options, print_table, ratio, run
 from PIL import Image, ImageEnhance, ImageFilter, ImageOps
-from tabulate import tabulate
 
 from rc2l_d2.data import LabeledMapper, UnlabeledMapper, stream_entries
 from rc2l_d2.data.loading.transforms import IMAGE_PADDING, Geometry, sample_geometry, sample_short_edge
@@ -48,14 +44,14 @@ class PILViews:
         return {"image": image, "strong": strong, "inside": torch.from_numpy(geometry.inside())}
 
     def strong(self, image: Image.Image, rng: np.random.Generator) -> Image.Image:
-        settings = self.mapper.strong
+        jitter = self.mapper.jitter
         if rng.random() < 0.8:
-            factors = [rng.uniform(1 - strength, 1 + strength) for strength in settings.jitter[:3]]
-            shift = rng.uniform(-settings.jitter[3], settings.jitter[3])
+            factors = [rng.uniform(1 - strength, 1 + strength) for strength in jitter[:3]]
+            shift = rng.uniform(-jitter[3], jitter[3])
             enhancers = (ImageEnhance.Brightness, ImageEnhance.Contrast, ImageEnhance.Color)
             for step in rng.permutation(4):
                 image = shift_hue(image, shift) if step == 3 else enhancers[step](image).enhance(factors[step])
-        if rng.random() < settings.grayscale:
+        if rng.random() < self.mapper.grayscale:
             image = image.convert("L").convert("RGB")
         if rng.random() < 0.5:
             image = image.filter(ImageFilter.GaussianBlur(rng.uniform(0.1, 2.0)))
@@ -106,13 +102,12 @@ def main() -> None:
     }
     device = torch.device("cpu")
     seconds = in_turn(parts, args.rounds, device, warmup=1)
-    print(f"{args.config_file} {' '.join(args.opts)}: crops of {'x'.join(map(str, cfg.INPUT.CROP.SIZE))}")
-    print(f"{machine(device)}; {args.rounds} rounds of {args.images} images\n")
     rows = []
     for stream in ("labelled", "unlabelled"):
         rates = [1e3 * args.images / median_ms(seconds, name) for name in (stream, f"{stream}, PIL")]
         rows.append([stream, *rates, ratio(seconds, f"{stream}, PIL", stream)])
-    print(tabulate(rows, ["stream", "images/s", "PIL, images/s", "speed-up"], floatfmt=".0f"))
+    subject = f"{args.images} images, crops of {'x'.join(map(str, cfg.INPUT.CROP.SIZE))}"
+    print_table(args, subject, device, rows, ["stream", "images/s", "PIL, images/s", "speed-up"], floatfmt=".0f")
 
 
 if __name__ == "__main__":

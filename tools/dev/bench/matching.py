@@ -1,4 +1,3 @@
-#!/usr/bin/env python3
 """Matching by class compared with Hungarian matching as in MaskFormer, on the same queries and pseudo regions.
 
     python tools/dev/bench/matching.py [--images 16] [--queries 100] [--classes 21] [--size 128] [--device cuda]
@@ -8,14 +7,11 @@ and a product. RMC and RCC need the Dice similarity with either matching, so the
 class; the third has both losses, forward and backward. Two more rows have the matcher of transformers' MaskFormer.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
+from functools import partial
 
 import torch
-from cases import random_case
-from measure import in_turn, machine, median_ms, options, ratio, run
-from tabulate import tabulate
+from measure import in_turn, median_ms, options, print_table, random_case, ratio, run
 
 from rc2l_d2 import regions as method
 from rc2l_d2.modeling.hungarian import assign_regions
@@ -51,11 +47,8 @@ def main() -> None:
     regions, teacher = random_case(args.images, args.queries, args.classes, _CHANNELS, args.size, args.device)
     pseudo = method.pseudo_regions(teacher, _MIN_AREA)
 
-    def hungarian() -> torch.Tensor:
-        return assign_regions(regions, pseudo, MASK_WEIGHT, DICE_WEIGHT)
-
-    def by_class() -> torch.Tensor:
-        return method.match_by_class(regions.class_logits, pseudo.present)
+    hungarian = partial(assign_regions, regions, pseudo, MASK_WEIGHT, DICE_WEIGHT)
+    by_class = partial(method.match_by_class, regions.class_logits, pseudo.present)
 
     @torch.no_grad()
     def with_dice() -> None:
@@ -79,13 +72,13 @@ def main() -> None:
         rows["transformers' matching"] = ("transformers", "class")
         rows["transformers' matching, Dice on one side"] = ("transformers", "class + Dice")
     seconds = in_turn(parts, args.rounds, args.device)
-    print(f"{args.images} images, {args.queries} queries, {args.classes} classes, {args.size}x{args.size} masks")
-    print(f"{machine(args.device)}; {args.rounds} rounds\n")
     cells = [
         [name, median_ms(seconds, slow), median_ms(seconds, fast), ratio(seconds, slow, fast)]
         for name, (slow, fast) in rows.items()
     ]
-    print(tabulate(cells, ["", "Hungarian, ms", "by class, ms", "speed-up"], floatfmt=".2f"))
+    title = f"{args.images} images, {args.queries} queries, {args.classes} classes, {args.size}x{args.size} masks"
+    columns = ["", "Hungarian, ms", "by class, ms", "speed-up"]
+    print_table(args, title, args.device, cells, columns, floatfmt=".2f")
 
 
 if __name__ == "__main__":

@@ -1,9 +1,7 @@
-"""Shared code of the benchmarks: command-line options, timing in turn, peak memory, and a line about the machine.
+"""Shared code of the benchmarks: command-line options, random inputs, timing in turn, peak memory, and tables.
 
 They need ``pip install -e .``. Times are compared round by round, so that other load on the machine affects all alike.
 """
-
-from __future__ import annotations
 
 import argparse
 import gc
@@ -16,9 +14,13 @@ from collections.abc import Callable, Mapping
 from typing import NoReturn
 
 import torch
+from tabulate import tabulate
+from torch.nn import functional as F
 
 from rc2l_d2.commands.cli import one_sentence_errors
 from rc2l_d2.engine import keep_freed_memory
+from rc2l_d2.host import CfgNode
+from rc2l_d2.regions import Regions, TeacherPrediction, teacher_prediction
 from rc2l_d2.reporting import hardware
 
 Seconds = dict[str, list[float]]
@@ -36,6 +38,44 @@ def options(description: str, rounds: int, config: bool = False, **integers: int
         default = "cuda" if torch.cuda.is_available() else "cpu"
         parser.add_argument("--device", type=torch.device, default=default)
     return parser
+
+
+def random_batch(cfg: CfgNode, uses_unlabeled: bool) -> tuple[list[dict], list[dict]]:
+    """Return labelled and unlabelled samples of noise in the form of the loader; labels are stripes of 16 classes."""
+    generator = torch.Generator().manual_seed(0)
+    height, width = cfg.INPUT.CROP.SIZE
+
+    def images(count: int) -> torch.Tensor:
+        return torch.randint(0, 256, (count, 3, height, width), generator=generator, dtype=torch.uint8)
+
+    stripes = torch.arange(height) * 16 // height % cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES
+    label = stripes.to(torch.uint8)[:, None].repeat(1, width)
+    inside = torch.ones(height, width, dtype=torch.bool)
+    labeled = [{"file_name": "", "image": x, "sem_seg": label} for x in images(cfg.SOLVER.IMS_PER_BATCH)]
+    weak = images(cfg.SOLVER.IMS_PER_BATCH_UNLABELED if uses_unlabeled else 0)
+    unlabeled = [{"file_name": "", "image": x, "strong": 255 - x, "inside": inside} for x in weak]
+    return labeled, unlabeled
+
+
+def random_case(
+    images: int, queries: int, classes: int, channels: int, size: int, device: torch.device
+) -> tuple[Regions, TeacherPrediction]:
+    """Return a student's regions (leaves that require gradients) and a teacher prediction with blobs of all classes."""
+    generator = torch.Generator().manual_seed(0)
+
+    def random(*shape: int) -> torch.Tensor:
+        return torch.randn(shape, generator=generator).to(device)
+
+    regions = Regions(
+        random(images, queries, classes + 1).requires_grad_(),
+        random(images, queries, size, size).requires_grad_(),
+        random(images, channels, size, size).requires_grad_(),
+    )
+    coarse = random(images, classes, 8, 8)
+    scores = F.interpolate(coarse, size=(size, size), mode="bilinear")
+    inside = torch.ones(images, size, size, dtype=torch.bool, device=device)
+    teacher = teacher_prediction(scores.mul(4).softmax(dim=1), random(images, channels, size, size), inside)
+    return regions, teacher
 
 
 def in_turn(parts: Mapping[str, Callable[[], object]], rounds: int, device: torch.device, warmup: int = 2) -> Seconds:
@@ -87,10 +127,15 @@ def peak_memory(work: Callable[[], object], device: torch.device) -> float:
     return max(itertools.accumulate((event.nbytes() for event in changes), initial=0)) / 1e6
 
 
-def machine(device: torch.device) -> str:
-    """Return one line about the machine and the versions."""
+def print_table(
+    args: argparse.Namespace, subject: str, device: torch.device, rows: list, columns: list[str], **options
+) -> None:
+    """Print the configuration and ``subject``, the machine, the rounds, and a table with ``options`` of tabulate."""
+    config = [args.config_file, *args.opts] if "config_file" in args else []
     threads = "" if device.type == "cuda" else f", {torch.get_num_threads()} thread(s)"
-    return f"{hardware()}{threads}; torch {torch.__version__}, Python {platform.python_version()}"
+    print(*config, subject)
+    print(f"{hardware()}{threads}; torch {torch.__version__}, Python {platform.python_version()}; {args.rounds} rounds")
+    print(f"\n{tabulate(rows, columns, **options)}")
 
 
 def run(main: Callable[[], None]) -> NoReturn:

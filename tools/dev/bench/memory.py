@@ -1,14 +1,10 @@
-#!/usr/bin/env python3
 """Peak memory and time of a training step by crop size, micro-batch and precision.
 
     python tools/dev/bench/memory.py --config-file configs/voc2012/rc2l_R101.yaml
         [--crops 256,384,512x1024] [--passes 0,4,2,1] [--precisions float32,mixed] [--rounds 5] [KEY VALUE ...]
 
-The step is the trainer's own, after burn-in, on random images, measured in its own process. Peak memory is, on CUDA,
-all that torch has allocated at a time, and on a CPU the resident memory of the process with all libraries.
+Runs the trainer's step after burn-in on random images. Memory is torch's on CUDA, the resident memory on a CPU.
 """
-
-from __future__ import annotations
 
 import itertools
 import multiprocessing
@@ -17,9 +13,7 @@ from concurrent.futures.process import BrokenProcessPool
 
 import cv2
 import torch
-from cases import random_batch
-from measure import in_turn, machine, median_ms, options, run
-from tabulate import tabulate
+from measure import in_turn, median_ms, options, print_table, random_batch, run
 
 from rc2l_d2.engine import EMATeacher, SemiSupervisedTrainer, build_optimizer, load_config
 from rc2l_d2.engine.progress import peak_memory
@@ -79,8 +73,7 @@ def main() -> None:
         cells = in_own_process(args.config_file, overrides, args.rounds)
         rows.append([f"{height}x{width or height}", "all" if size == "0" else size, precision, *cells])
     titles = ["crop", "images per micro-batch", "precision", "peak MiB", "s per step", "images/s"]
-    print(f"{args.config_file} {' '.join(args.opts)}\n{machine(device)}; {args.rounds} rounds\n")
-    print(tabulate(rows, titles, disable_numparse=True))
+    print_table(args, "", device, rows, titles, disable_numparse=True)
 
 
 if __name__ == "__main__":

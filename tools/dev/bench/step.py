@@ -1,4 +1,3 @@
-#!/usr/bin/env python3
 """Time of a whole RC2L training step, of its parts, and of its floor.
 
     python tools/dev/bench/step.py --config-file configs/toy/rc2l_R18.yaml [--rounds 20] [KEY VALUE ...]
@@ -15,8 +14,6 @@ Ratios are medians over rounds with quartiles. On CUDA, regions, optimizer and e
 which waiting for the device is an error. The supervised losses wait once per step, for Hungarian matching.
 """
 
-from __future__ import annotations
-
 import itertools
 import tempfile
 from collections.abc import Callable
@@ -24,14 +21,11 @@ from unittest import mock
 
 import cv2
 import torch
-from measure import in_turn, machine, median_ms, options, ratio, run
-from tabulate import tabulate
+from measure import in_turn, median_ms, options, print_table, ratio, run
 
 from rc2l_d2.engine import RC2LTrainer, load_config
 from rc2l_d2.host import CfgNode, EventStorage
 from rc2l_d2.regions import Regions, semantic_probabilities
-
-_BATCHES = 4
 
 
 class Step:
@@ -45,7 +39,7 @@ class Step:
         self.device = self.loop.device
         self.teacher = self.trainer.teacher
         self.reader = iter(self.loop.data_loader)
-        self.batches = [next(self.reader) for _ in range(_BATCHES)]
+        self.batches = [next(self.reader) for _ in range(4)]
         self.loop.data_loader = itertools.cycle(self.batches)
         # From here on the unlabelled losses have their full weight.
         self.loop.iter = cfg.MODEL.SEMI_SUPERVISED.BURN_IN_ITERS + cfg.MODEL.SEMI_SUPERVISED.RAMP_UP_ITERS
@@ -130,9 +124,8 @@ def main() -> None:
         step.step()  # creates the optimizer's state
         step.check_no_wait()
         seconds = in_turn(step.parts(), args.rounds, step.device)
-    print(f"{args.config_file} {' '.join(args.opts)}\n{machine(step.device)}; {args.rounds} rounds\n")
     rows = [[name, median_ms(seconds, name), ratio(seconds, name, "step")] for name in seconds]
-    print(tabulate(rows, ["part", "ms", "of the step"], floatfmt=".1f"))
+    print_table(args, "", step.device, rows, ["part", "ms", "of the step"], floatfmt=".1f")
     print(f"\nstep / floor: {ratio(seconds, 'step', 'floor')}")
 
 

@@ -1,4 +1,3 @@
-#!/usr/bin/env python3
 """The supervised step of the region predictor compared with Hugging Face transformers' MaskFormer.
 
     python tools/dev/bench/supervised_step.py [--images 2] [--size 256] [--device cuda]
@@ -7,15 +6,12 @@ Same backbone (ResNet-50, trained batch norm), queries, decoder layers, deep sup
 masks: one mask per class of the image. Forward, matching and backward, in turn, without an optimizer.
 """
 
-from __future__ import annotations
-
 import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import torch
-from measure import in_turn, machine, median_ms, options, peak_memory, ratio, run
-from tabulate import tabulate
+from measure import in_turn, median_ms, options, peak_memory, print_table, ratio, run
 
 from rc2l_d2.engine import load_config
 from rc2l_d2.host import build_model
@@ -76,11 +72,9 @@ def main() -> None:
     steps = {"rc2l_d2": rc2l_step(images, labels), "transformers": transformers_step(images, labels)}
     seconds = in_turn(steps, args.rounds, args.device)
     memory = {name: peak_memory(step, args.device) for name, step in steps.items()}
-
-    print(f"ResNet-50, {args.images} images of {args.size}x{args.size}, {_QUERIES} queries, {_LAYERS} layers")
-    print(f"{machine(args.device)}; {args.rounds} rounds\n")
     rows = [[name, median_ms(seconds, name), memory[name]] for name in steps]
-    print(tabulate(rows, ["", "ms", "peak MB"], floatfmt=".0f"))
+    title = f"ResNet-50, {args.images} images of {args.size}x{args.size}, {_QUERIES} queries, {_LAYERS} layers"
+    print_table(args, title, args.device, rows, ["", "ms", "peak MB"], floatfmt=".0f")
     print(f"\ntime, rc2l_d2 / transformers: {ratio(seconds, 'rc2l_d2', 'transformers')}")
     print(f"memory, rc2l_d2 / transformers: {memory['rc2l_d2'] / memory['transformers']:.3f}")
 
