@@ -6,9 +6,9 @@ RCC  region class consistency      the queries that lie on a region predict its 
 SMC  semantic mask consistency     the union of the queries of a class covers the union of its regions
 
 The paper names the terms; the formulas are our reading (docs/method.md). Each loss returns a scalar in at least
-float32. Means over regions run over the present regions of the batch, weighted by the teacher's confidence except
-in RFC. Normalisers are averaged over ranks (:func:`mean_over_ranks`). Without any region the value is exactly zero and still
-has a graph, since every rank needs a backward pass.
+float32. Means over regions run over the present regions of the batch, weighted by the teacher's confidence except in
+RFC. Normalisers are averaged over ranks (:func:`mean_over_ranks`). Without any region the value is exactly zero and
+still has a graph, since every rank needs a backward pass.
 """
 
 from __future__ import annotations
