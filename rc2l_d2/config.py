@@ -9,41 +9,41 @@ def add_rc2l_config(cfg: CfgNode) -> CfgNode:
     Keys that MaskFormer also has keep its names and its meaning, so that its configuration files are familiar here.
     """
     # --- data ---------------------------------------------------------------------------------------------------
-    # YAML files, each describing one data set (datasets/README.md); their parts can be named in the three below.
+    # YAML files, one for each data set (datasets/README.md); their splits can be named in TRAIN, UNLABELED and TEST.
     cfg.DATASETS.DEFINITIONS = ()
-    # Data sets whose images alone are used (DATASETS.TRAIN is the labelled part).
+    # Data sets of unlabelled images; existing labels are not used. DATASETS.TRAIN has the labelled ones.
     cfg.DATASETS.UNLABELED = ()
-    # Text files, from the current directory, in any of the field's formats (datasets/README.md): where one is given it
-    # names the images, and DATASETS.TRAIN (or UNLABELED) the one data set whose folders and classes they have.
+    # Lists of images, text files in any of the field's formats (datasets/README.md), relative to the current directory.
+    # With a list, DATASETS.TRAIN (or UNLABELED) names the one data set that gives folders and classes.
     cfg.DATASETS.LABELED_LIST = ""
     cfg.DATASETS.UNLABELED_LIST = ""
     # Whether labelled images may be among the unlabelled ones, as some lists of the field have them.
     cfg.DATASETS.ALLOW_OVERLAP = False
-    # What share of a stream's images may be unreadable or have a label that does not fit: each is named in the log, and
-    # another one takes its place. With one more than that the run stops.
+    # Maximum fraction of unreadable images, or of labels that do not fit, before the run stops. Each is logged with its
+    # path; the next image of the list is used instead.
     cfg.DATALOADER.MAX_BAD_SHARE = 0.01
     # Photometric distortion of labelled images (brightness, contrast, saturation, hue), as MaskFormer does.
     cfg.INPUT.COLOR_AUG_SSD = False
 
-    # The strong view: brightness, contrast and saturation are scaled by up to 1 +- these, hue turned by up to +- this
-    # part of the circle ...
+    # The strong view: brightness, contrast and saturation are scaled by up to 1 +- these, hue shifted by up to +- this
+    # fraction of the circle ...
     cfg.INPUT.STRONG_JITTER = (0.5, 0.5, 0.5, 0.25)
-    # ... and this share of strong views loses its colours. Lower both where colour tells classes apart.
+    # ... and this fraction of strong views becomes grayscale. Lower both where colour tells classes apart.
     cfg.INPUT.STRONG_GRAYSCALE = 0.2
 
     # --- solver -------------------------------------------------------------------------------------------------
-    # Unlabelled images per step, over all processes (SOLVER.IMS_PER_BATCH is the labelled ones).
+    # Unlabelled images per step, over all ranks (SOLVER.IMS_PER_BATCH counts the labelled ones).
     cfg.SOLVER.IMS_PER_BATCH_UNLABELED = 16
-    # The SOLVER.IMS_PER_BATCH that SOLVER.BASE_LR was chosen for: with another one the learning rate is scaled in
-    # proportion. 0: it is BASE_LR whatever the batch.
+    # The SOLVER.IMS_PER_BATCH that SOLVER.BASE_LR is for: with another one the learning rate is scaled in proportion.
+    # 0: no scaling.
     cfg.SOLVER.REFERENCE_IMS_PER_BATCH = 0
-    # Images of a process that go through the model together; 0 for all of a step. Fewer take less memory and more time
-    # (each pass is repeated for its gradient); the losses, and but for batch normalisation the gradient, are the same.
+    # Images of a rank in a micro-batch; 0: all of a step. Smaller ones take less memory and more time (each forward
+    # pass is repeated for its gradient). Losses and, except for batch normalisation, the gradient stay the same.
     cfg.SOLVER.IMS_PER_PASS = 0
-    # How many checkpoints are kept, the newest, beside that of the finished run; 0 for all.
+    # Number of newest checkpoints to keep, beside that of the finished run; 0: all.
     cfg.SOLVER.CHECKPOINT_KEEP = 0
-    # How many steps of a run may have losses that are not finite: such a step is left out, is told with its images, and
-    # one more ends the run.
+    # Number of steps of a run that may have non-finite losses. Such a step is skipped and logged with its images; one
+    # more ends the run.
     cfg.SOLVER.MAX_BAD_STEPS = 0
     # "ADAMW" or "SGD".
     cfg.SOLVER.OPTIMIZER = "ADAMW"
@@ -57,15 +57,15 @@ def add_rc2l_config(cfg: CfgNode) -> CfgNode:
     cfg.SOLVER.POLY_LR_POWER = 0.9
 
     # --- evaluation ---------------------------------------------------------------------------------------------
-    # (TEST.AUG, several sizes and mirroring, is Detectron2's.) Ask the model about windows of the test image (at its
-    # INPUT.MIN_SIZE_TEST) of this height and width, this far apart vertically and horizontally, all in pixels; the last
-    # window of a row or column ends with the image, and scores are averaged where windows overlap.
+    # (TEST.AUG, several sizes and mirroring, is Detectron2's.) Predict windows of the test image (resized to
+    # INPUT.MIN_SIZE_TEST) with this height and width and this vertical and horizontal stride, all in pixels. The last
+    # window of a row or column ends with the image; scores are averaged where windows overlap.
     cfg.TEST.SLIDING_WINDOW = CfgNode()
     cfg.TEST.SLIDING_WINDOW.ENABLED = False
     cfg.TEST.SLIDING_WINDOW.CROP_SIZE = [512, 512]
     cfg.TEST.SLIDING_WINDOW.STRIDE = [341, 341]
 
-    # Whether a run ends with a page on it, OUTPUT_DIR/report.html (tools/make_report.py makes it again, or later).
+    # Whether a run ends with a training report, OUTPUT_DIR/report.html (tools/make_report.py writes it again).
     cfg.TEST.REPORT = True
 
     # --- backbones of timm (MODEL.BACKBONE.NAME: build_timm_backbone) ------------------------------------------------
@@ -108,9 +108,9 @@ def add_rc2l_config(cfg: CfgNode) -> CfgNode:
     cfg.MODEL.MASK_FORMER.DEC_LAYERS = 6
     cfg.MODEL.MASK_FORMER.PRE_NORM = False
     cfg.MODEL.MASK_FORMER.HIDDEN_DIM = 256
-    # N, the number of regions that the model can speak of.
+    # N, the number of queries.
     cfg.MODEL.MASK_FORMER.NUM_OBJECT_QUERIES = 100
-    # Backbone map that the transformer decoder reads.
+    # Backbone map that the queries attend to.
     cfg.MODEL.MASK_FORMER.TRANSFORMER_IN_FEATURE = "res5"
     # Images are padded to a multiple of this many pixels.
     cfg.MODEL.MASK_FORMER.SIZE_DIVISIBILITY = 32
@@ -149,7 +149,8 @@ def add_rc2l_config(cfg: CfgNode) -> CfgNode:
     cfg.MODEL.RC2L.CONFIDENCE_THRESHOLD = 0.0
     # ... and this fraction of the running mean confidence of its class (0.0: one fixed threshold for all classes).
     cfg.MODEL.RC2L.CLASS_THRESHOLD_RATIO = 0.9
-    # How RMC and RCC match queries and pseudo regions: "class", or "hungarian" (MaskFormer's assignment, on the host).
+    # Match of queries and pseudo regions: "class" (RMC by class, RCC by masks), or "hungarian" (both by MaskFormer's
+    # assignment, on the host).
     cfg.MODEL.RC2L.MATCHING = "class"
 
     # --- pixel-level baselines (MODEL.META_ARCHITECTURE PixelConsistency and PixelContrast) -------------------------

@@ -1,6 +1,7 @@
 """One step of semi-supervised training: the whole method on one page.
 
-Each line of :meth:`SemiSupervisedTrainer.run_step` is a line of docs/method.md; the tensor code is in rc2l_d2/regions.
+The commented lines of :meth:`SemiSupervisedTrainer.run_step` are rows of docs/method.md; rc2l_d2/regions has the tensor
+code.
 """
 
 from __future__ import annotations

@@ -6,9 +6,9 @@ RCC  region class consistency      the queries that lie on a region predict its 
 SMC  semantic mask consistency     the union of the queries of a class covers the union of its regions
 
 The paper names the terms; the formulas are our reading (docs/method.md). Each loss returns a scalar in at least
-float32: the mean over the present regions of the batch, weighted by the teacher's confidence in each region.
-Normalisers are averaged over ranks (:func:`mean_over_ranks`). Without any region the value is exactly zero and still
-has a graph, since every rank needs a backward pass.
+float32. Means over regions run over the present regions of the batch, weighted by the teacher's confidence except in
+RFC. Normalisers are averaged over ranks (:func:`mean_over_ranks`). Without any region the value is exactly zero and
+still has a graph, since every rank needs a backward pass.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ def region_mask_contrastive(
     With d_ic the soft Dice of query i and region c, and P_i(c) the (detached) match by class:
 
         query to region:  -log softmax_c(d_ic / t), weighted by P_i(c)
-        region to query:  -log sum_i P_i(c) exp(d_ic / t) / sum_i exp(d_ic / t)
+        region to query:  -log [sum_i P_i(c) exp(d_ic / t) / sum_i exp(d_ic / t)]
 
     The loss is the mean of both. The gradient reaches only the mask logits.
 
@@ -77,8 +77,8 @@ def region_mask_contrastive(
     # Excluded entries are finite and have zero weight.
     query_to_region = _weighted_mean(-log_region, match * pseudo.weights.unsqueeze(1))
 
-    region_logits = torch.logsumexp(logits + log_match, dim=1) - torch.logsumexp(logits, dim=1)
-    region_to_query = _weighted_mean(-region_logits, weights)
+    log_query = torch.logsumexp(logits + log_match, dim=1) - torch.logsumexp(logits, dim=1)
+    region_to_query = _weighted_mean(-log_query, weights)
     return 0.5 * (query_to_region + region_to_query)
 
 
@@ -124,7 +124,7 @@ def region_class_consistency(
     """RCC: the queries that lie on a region predict its class (our reading).
 
     o_ic = softmax_c(d_ic / t), detached, is the degree to which query i lies on region c. The queries on region c
-    together predict its class with probability q_c = sum_i o_ic P_i(c) / sum_i o_ic. The loss is -log q_c.
+    together predict its class with probability q_c = sum_i o_ic P_i(c) / sum_i o_ic. The loss is -log(q_c + 1e-6).
     The gradient reaches only the class logits.
 
     Args:

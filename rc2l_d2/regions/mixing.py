@@ -56,12 +56,12 @@ def classmix_mask(teacher: TeacherPrediction, uniform: Tensor) -> Tensor:
     Returns:
         (B, h, w) bool, True where the partner is pasted.
     """
-    labelled = _partner(one_hot(teacher.label, teacher.semantic_map.shape[1]) & teacher.inside.unsqueeze(1))
-    occurs = labelled.any(dim=-1).any(dim=-1)
+    of_class = _partner(one_hot(teacher.label, teacher.semantic_map.shape[1]) & teacher.inside.unsqueeze(1))
+    occurs = of_class.any(dim=-1).any(dim=-1)
     # Classes that don't occur rank last.
     rank = uniform.masked_fill(~occurs, 2.0).argsort(dim=1).argsort(dim=1)
     pasted = occurs & (2 * rank < occurs.sum(dim=1, keepdim=True))
-    return (labelled & pasted[..., None, None]).any(dim=1)
+    return (of_class & pasted[..., None, None]).any(dim=1)
 
 
 def mix(images: Tensor, teacher: TeacherPrediction, mask: Tensor) -> tuple[Tensor, TeacherPrediction]:

@@ -49,15 +49,15 @@ def masked_average_pool(features: Tensor, masks: Tensor) -> Tensor:
 
 @torch.no_grad()
 def class_confidence_sums(teacher: TeacherPrediction) -> tuple[Tensor, Tensor]:
-    """Return the summed confidence and the number of the pixels labelled c, (K,) each.
+    """Return the summed confidence and the number of the pixels with pseudo label c, (K,) each.
 
-    Both are summed over ranks before the division. Non-finite confidences are left out, since a running mean would keep
-    them for ever.
+    The caller sums both over ranks and then divides. Non-finite confidences are left out, since a running mean would
+    keep them for ever.
     """
     finite = teacher.confidence.isfinite()
-    labelled = _labelled(teacher) & finite.unsqueeze(1)
-    sums = (labelled * teacher.confidence.where(finite, 0.0).unsqueeze(1)).sum(dim=(0, 2, 3))
-    return sums, labelled.sum(dim=(0, 2, 3)).to(sums.dtype)
+    of_class = _of_class(teacher) & finite.unsqueeze(1)
+    sums = (of_class * teacher.confidence.where(finite, 0.0).unsqueeze(1)).sum(dim=(0, 2, 3))
+    return sums, of_class.sum(dim=(0, 2, 3)).to(sums.dtype)
 
 
 @torch.no_grad()
@@ -96,9 +96,9 @@ def select(teacher: TeacherPrediction, thresholds: Tensor, unit: str) -> Teacher
         thresholds: (K,), tau.
         unit: "region" or "pixel".
     """
-    labelled, confidence = _labelled(teacher), teacher.confidence.unsqueeze(1)
-    compared = _mean_confidence(labelled, confidence)[..., None, None] if unit == "region" else confidence
-    return replace(teacher, valid=(labelled & (compared > thresholds.view(1, -1, 1, 1))).any(dim=1))
+    of_class, confidence = _of_class(teacher), teacher.confidence.unsqueeze(1)
+    compared = _mean_confidence(of_class, confidence)[..., None, None] if unit == "region" else confidence
+    return replace(teacher, valid=(of_class & (compared > thresholds.view(1, -1, 1, 1))).any(dim=1))
 
 
 @torch.no_grad()
@@ -109,8 +109,8 @@ def pseudo_regions(teacher: TeacherPrediction, min_area: int) -> PseudoRegions:
         teacher: prediction, possibly mixed.
         min_area: slots with fewer pixels of the mask grid are empty.
     """
-    labelled = _labelled(teacher)
-    masks = labelled & teacher.valid.unsqueeze(1)
+    of_class = _of_class(teacher)
+    masks = of_class & teacher.valid.unsqueeze(1)
     present = masks.sum(dim=(2, 3)) >= min_area
     masks = masks & present[..., None, None]
     dtype = teacher.semantic_map.dtype
@@ -119,7 +119,7 @@ def pseudo_regions(teacher: TeacherPrediction, min_area: int) -> PseudoRegions:
         present=present,
         valid=masks.any(dim=1),
         features=masked_average_pool(teacher.features, masks.to(dtype)),
-        weights=_mean_confidence(labelled, teacher.confidence.unsqueeze(1)) * present,
+        weights=_mean_confidence(of_class, teacher.confidence.unsqueeze(1)) * present,
         teacher=teacher,
     )
 
@@ -152,11 +152,11 @@ class PseudoLabeler:
         return pseudo_regions(teacher, self.min_area)
 
 
-def _labelled(teacher: TeacherPrediction) -> Tensor:
+def _of_class(teacher: TeacherPrediction) -> Tensor:
     """1[y(x) = c] inside the images, (B, K, h, w) bool."""
     return one_hot(teacher.label, teacher.semantic_map.shape[1]) & teacher.inside.unsqueeze(1)
 
 
-def _mean_confidence(labelled: Tensor, confidence: Tensor) -> Tensor:
+def _mean_confidence(of_class: Tensor, confidence: Tensor) -> Tensor:
     """omega_c, (B, K): the mean of v(x) where y(x) = c."""
-    return (labelled * confidence).sum(dim=(2, 3)) / labelled.sum(dim=(2, 3)).clamp_min(1)
+    return (of_class * confidence).sum(dim=(2, 3)) / of_class.sum(dim=(2, 3)).clamp_min(1)

@@ -39,7 +39,7 @@ class Regions:
 
 @dataclass(frozen=True)
 class TeacherPrediction:
-    """The teacher's prediction for unlabelled images, per pixel of the mask grid. All fields are mixed.
+    """The teacher's prediction for unlabelled images, per pixel of the mask grid. Mixing acts on all fields.
 
     Attributes:
         semantic_map: (B, K, h, w), s', normalised: non-negative, sums to one over the classes.
