@@ -53,8 +53,9 @@ class RegionSegmentor(nn.Module):
         self.backbone = backbone
         self.sem_seg_head = sem_seg_head
         self.criterion = criterion
-        if size_divisibility < 0 or (backbone.size_divisibility and size_divisibility % backbone.size_divisibility):
-            size_divisibility = backbone.size_divisibility
+        own = getattr(backbone, "size_divisibility", 0)
+        if size_divisibility < 0 or (own and size_divisibility % own):
+            size_divisibility = own
         self.size_divisibility = size_divisibility
         self.micro_batch = micro_batch
         self.register_buffer("pixel_mean", torch.tensor(pixel_mean).view(-1, 1, 1), persistent=False)
