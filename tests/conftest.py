@@ -1,5 +1,6 @@
 """Fixtures of several test modules: a small generated data set, tiny training options, commands."""
 
+import gc
 import importlib.util
 import io
 import logging
@@ -93,7 +94,15 @@ def make_trainer(tiny_options):
         trainer.resume_or_load(resume=False)
         return trainer
 
-    return make
+    yield make
+    gc.collect()  # trainers and their hooks are reference cycles of 200 MB each
+
+
+@pytest.fixture(autouse=True, scope="module")
+def freed_memory():
+    """Free the models of a test module at its end; they are reference cycles."""
+    yield
+    gc.collect()
 
 
 @pytest.fixture
@@ -171,6 +180,7 @@ def call_command(monkeypatch, name: str, function, *arguments: str, folder=REPO)
             for dataset in set(DatasetCatalog.list()) - known:
                 DatasetCatalog.remove(dataset)
                 MetadataCatalog.remove(dataset)
+            gc.collect()  # as in make_trainer
     return subprocess.CompletedProcess([name, *arguments], status, out.getvalue(), err.getvalue())
 
 
