@@ -11,6 +11,7 @@ from pathlib import Path
 from xml.etree import ElementTree
 
 import pytest
+import torch
 import yaml
 from conftest import REPO, TINY, call_command
 from PIL import Image
@@ -61,6 +62,7 @@ class Page:
 def trained(options: list[str], *more: str) -> RC2LTrainer:
     """Train without a report."""
     overrides = [*options, "TEST.REPORT", "True", "SOLVER.CHECKPOINT_PERIOD", "100", *more]
+    torch.manual_seed(0)  # initial weights must not depend on earlier tests
     trainer = RC2LTrainer(load_config(CONFIG, overrides))
     out = Path(trainer.cfg.OUTPUT_DIR)
     out.mkdir(exist_ok=True)
