@@ -28,7 +28,7 @@ class RC2L(SemiSupervisedSegmentor):
         Args:
             mask_temperature: of the Dice similarities in RMC and RCC.
             feature_temperature: of the cosine similarities in RFC.
-            matching: of queries and pseudo regions in RMC and RCC. "class": by class. "hungarian": MaskFormer's
+            matching: of queries and pseudo regions. "class": RMC by class, RCC by masks. "hungarian": MaskFormer's
                 assignment, which copies its costs to the host at each step.
             segmentor: the arguments of :class:`SemiSupervisedSegmentor`.
         """
