@@ -45,6 +45,9 @@ def add_rc2l_config(cfg: CfgNode) -> CfgNode:
     # Number of steps of a run that may have non-finite losses. Such a step is skipped and logged with its images; one
     # more ends the run.
     cfg.SOLVER.MAX_BAD_STEPS = 0
+    # Number type of mixed precision (SOLVER.AMP.ENABLED): "bfloat16", "float16", or "auto", bfloat16 on a GPU that has it
+    # and float16 on others. A CPU uses bfloat16 if it has instructions for it, and float32 otherwise.
+    cfg.SOLVER.AMP.DTYPE = "auto"
     # "ADAMW" or "SGD".
     cfg.SOLVER.OPTIMIZER = "ADAMW"
     # Learning rate of the backbone relative to BASE_LR.

@@ -11,6 +11,7 @@ from ..data import dataset_status
 from ..host import HOST, HOST_REASON, CfgNode
 from ..modeling import RegionSegmentor, SemiSupervisedSegmentor
 from ..modeling.backbones import TimmBackbone
+from .precision import describe_precision
 from .setup import build_model_or_explain
 from .solver import learning_rate
 
@@ -40,7 +41,6 @@ def _model(cfg: CfgNode, model: RegionSegmentor) -> Rows:
         weights = weights or cfg.MODEL.TIMM.CHECKPOINT
         if not weights and cfg.MODEL.TIMM.PRETRAINED:
             weights = f"backbone from timm's hub://{cfg.MODEL.TIMM.NAME}"
-    mixed = ("bfloat16" if cfg.MODEL.DEVICE == "cpu" else "float16") + " mixed with float32"
     if weights and "://" not in weights and not os.path.isfile(weights):
         weights = f"{weights}: MISSING (searched {os.path.abspath(weights)})"
     size = f"{sum(p.numel() for p in model.parameters()) / 1e6:.1f} M parameters, {decoder.NUM_OBJECT_QUERIES} queries"
@@ -48,7 +48,7 @@ def _model(cfg: CfgNode, model: RegionSegmentor) -> Rows:
         ("model", f"{cfg.MODEL.META_ARCHITECTURE}, {backbone}"),
         ("", f"{size}, {decoder.DEC_LAYERS} decoder layers, {cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES} classes"),
         ("weights", weights or "none, from scratch"),
-        ("device", f"{cfg.MODEL.DEVICE}, {mixed if cfg.SOLVER.AMP.ENABLED else 'float32'}"),
+        ("device", f"{cfg.MODEL.DEVICE}, {describe_precision(cfg)}"),
     ]
 
 

@@ -49,6 +49,7 @@ _RANGES = {
     "MODEL.PIXEL.CONTRAST_SAMPLES": (0, inf),
 }
 _CHOICES = {
+    "SOLVER.AMP.DTYPE": ("auto", "bfloat16", "float16"),
     "MODEL.RC2L.SELECTION": ("region", "pixel"),
     "MODEL.PIXEL.SELECTION": ("region", "pixel"),
     "MODEL.SEMI_SUPERVISED.MIX": ("cutmix", "classmix", "none"),

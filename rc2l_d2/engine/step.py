@@ -6,6 +6,7 @@ code.
 
 from __future__ import annotations
 
+import logging
 import time
 from typing import cast
 
@@ -32,8 +33,11 @@ from ..regions import (
 from .batch_statistics import batch_statistics, set_batch_statistics
 from .checkpoint import unwrap
 from .ema import EMATeacher
+from .precision import describe_precision, mixed_precision_dtype
 from .step_log import LOG_PERIOD, StepLog
 from .training_images import TrainingImages
+
+logger = logging.getLogger(__name__)
 
 
 class SemiSupervisedTrainer(SimpleTrainer):
@@ -71,10 +75,9 @@ class SemiSupervisedTrainer(SimpleTrainer):
             raise InputError(f'SOLVER.CLIP_GRADIENTS.CLIP_TYPE is "{clip.CLIP_TYPE}"; set it to "full_model".')
         self.clip_norm = clip.CLIP_VALUE if clip.ENABLED else None
         self.device = self.student.device
-        # float16 with a scaled loss on GPUs; bfloat16, which needs no scaling, on CPUs.
-        self.amp_enabled = cfg.SOLVER.AMP.ENABLED
-        self.amp_dtype = torch.float16 if self.device.type == "cuda" else torch.bfloat16
-        scaled = self.amp_enabled and self.amp_dtype == torch.float16
+        self.amp_dtype = mixed_precision_dtype(cfg)
+        logger.info("Precision: %s.", describe_precision(cfg))
+        scaled = self.amp_dtype == torch.float16  # float16 has too few small numbers for gradients.
         self.grad_scaler = torch.amp.GradScaler(self.device.type, enabled=scaled)
         self.images = TrainingImages(cfg)
         # A gradient scaler now and then skips a step with infinite gradients, to find its scale.
@@ -87,7 +90,7 @@ class SemiSupervisedTrainer(SimpleTrainer):
         torch.manual_seed(self.seeds()[1])
         statistics = batch_statistics(self.model)
         student, labeler = self.student, self.teacher.labeler
-        with torch.autocast(self.device.type, self.amp_dtype, enabled=self.amp_enabled):
+        with torch.autocast(self.device.type, self.amp_dtype, enabled=self.amp_dtype is not None):
             images = student.preprocess([sample["image"] for sample in labeled]).tensor
             labels = student.preprocess_labels([sample["sem_seg"] for sample in labeled])
             n = len(labels)

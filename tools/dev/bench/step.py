@@ -68,7 +68,7 @@ class Step:
 
     def autocast(self) -> torch.autocast:
         """Return the autocast context of the training loop."""
-        return torch.autocast(self.device.type, self.loop.amp_dtype, enabled=self.loop.amp_enabled)
+        return torch.autocast(self.device.type, self.loop.amp_dtype, enabled=self.loop.amp_dtype is not None)
 
     def step(self) -> None:
         self.loop.run_step()
