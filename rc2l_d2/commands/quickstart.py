@@ -3,9 +3,10 @@
     rc2l-quickstart IMAGES LABELS [UNLABELED] [--classes sky,road,...] [--output FOLDER]
 
 IMAGES holds images and LABELS label images for some of them (palette, one channel or colours; no JPEG), each with the
-name of its image. UNLABELED holds more images; without it the images of IMAGES that have no label are used. Writes
-FOLDER/dataset.yaml, FOLDER/train.yaml and three lists, and prints the next commands. A user's mistake ends the command
-with one sentence and exit status 2, and nothing is written.
+name of its image. LABELS may also be a COCO file (.json) or an export of labelme, CVAT ("Segmentation mask"), Label
+Studio (PNG masks) or Roboflow (semantic masks); their own class names are used. UNLABELED holds more images; without it
+the images of IMAGES that have no label are used. Writes FOLDER/dataset.yaml, FOLDER/train.yaml and three lists, and
+prints the next commands. A user's mistake ends the command with one sentence and exit status 2, and nothing is written.
 """
 
 from __future__ import annotations
@@ -28,9 +29,11 @@ from ..data.checks.check import remarks_on
 from ..data.checks.scan import ScanReport, Split, scan
 from ..data.datasets.image_lists import write_list
 from ..data.datasets.sampling import sample_held_out
+from ..data.labels.found_labels import FoundLabels, find_annotations
 from ..data.labels.label_classes import IGNORE_VALUE, FoundClasses, name_classes, read_raw_labels
 from ..data.labels.label_map import LabelMap
 from ..data.labels.pairing import PairedImages, pair_images
+from ..data.labels.tabled_labels import find_table, read_tabled
 from ..engine.starting_point import CPU, GPU, SMALLEST_ITERATIONS, Sizes, starting_config, usual_iterations
 from ..engine.weights import read_backbone_weights, read_weights, resnet_depth
 from ..errors import InputError
@@ -72,14 +75,19 @@ def quickstart(args: argparse.Namespace) -> None:
     """
     _check_options(args)
     depth = _check_backbone(args.backbone, args.weights)
-    images = pair_images(args.images, args.labels, args.unlabeled, args.label_suffix)
     for file in (_DATASET, _CONFIG, *_LISTS.values()):
         if not args.overwrite and os.path.lexists(_in(args.output, file)):
             raise InputError(f"{_in(args.output, file)} is there already; name another --output, or give --overwrite.")
-    names = [name.strip() for name in args.classes.split(",")] if args.classes else []
-    classes = name_classes(read_raw_labels(images.labels), names, args.labels)
+    folders = args.images, args.labels, args.unlabeled, args.label_suffix
+    annotations = find_annotations(*folders, args.outside, args.empty == "labelled")
+    if annotations is not None:
+        _refuse_names(args)
+        images, classes = annotations.images, annotations.classes
+    else:
+        images, classes = _label_images(args)
     kept, held_out = _split(classes, args.held_out, args.seed)
-    reports, warnings = _check_files(args, images, classes)
+    reports, warnings = _check_files(args, images, classes, annotations)
+    warnings += annotations.notes if annotations is not None else ()
 
     machine = GPU if args.device == "cuda" else CPU
     sizes = Sizes.fitting([*(reports[0].sizes + reports[1].sizes).elements()], machine, args.short_edge)
@@ -89,7 +97,7 @@ def quickstart(args: argparse.Namespace) -> None:
     config = starting_config(machine, sizes, len(classes.names), iterations, args.weights, depth, args.backbone)
     config |= {"SEED": args.seed, "OUTPUT_DIR": _in(args.output, _RUN)}
     config["DATASETS"] = {**streams, "DEFINITIONS": [_in(args.output, _DATASET)]}
-    _write(args, images, classes, {"labeled": kept, "val": held_out}, config)
+    _write(args, images, classes, annotations, {"labeled": kept, "val": held_out}, config)
     print(f"{len(kept)} labelled images to train on, {len(held_out)} held out, {len(images.unlabeled)} unlabelled.\n")
     print(_class_table(classes, kept, held_out), end="\n\n")
     if not (args.backbone or args.weights):
@@ -100,6 +108,29 @@ def quickstart(args: argparse.Namespace) -> None:
         f"short edge {sizes.short_edge} pixels, crops of {sizes.crop[1]}x{sizes.crop[0]}, {iterations} iterations"
     )
     print(f"Written to {args.output}, for --device {args.device}: {settings}.\n\n{_next(args)}")
+
+
+def _label_images(args: argparse.Namespace) -> tuple[PairedImages, FoundClasses]:
+    """Pair images and label images, and find the classes: by the export's own table, or by --classes."""
+    if args.outside or args.empty != "unlabelled":
+        raise InputError(
+            f"--outside and --empty are for annotations, but {args.labels} holds label images; leave them."
+        )
+    tabled = find_table(args.labels) if not args.label_suffix else None
+    if tabled is not None:
+        _refuse_names(args)
+        images = pair_images(args.images, tabled.folder, args.unlabeled, tabled.suffix)
+        return images, read_tabled(images.labels, tabled)
+    images = pair_images(args.images, args.labels, args.unlabeled, args.label_suffix)
+    names = [name.strip() for name in args.classes.split(",")] if args.classes else []
+    return images, name_classes(read_raw_labels(images.labels), names, args.labels)
+
+
+def _refuse_names(args: argparse.Namespace) -> None:
+    if args.classes:
+        raise InputError(
+            f"{args.labels} names its classes itself; leave --classes out, and change names in dataset.yaml."
+        )
 
 
 def _check_options(args: argparse.Namespace) -> None:
@@ -139,14 +170,15 @@ def _split(classes: FoundClasses, fraction: float, seed: int) -> tuple[np.ndarra
 
 
 def _check_files(
-    args: argparse.Namespace, images: PairedImages, classes: FoundClasses
+    args: argparse.Namespace, images: PairedImages, classes: FoundClasses, annotations: FoundLabels | None
 ) -> tuple[list[ScanReport], list[str]]:
     """Read all labelled images and a sample of the others; return a report on each, and warnings."""
     raw = classes.label_map()
     label_map = None if raw is None else LabelMap.from_yaml(raw, classes.names, classes.palette, IGNORE_VALUE)
+    maps = annotations.drawn if annotations is not None else [label_map] * len(images.images)
     labelled = [
         {"file_name": image, "image_id": image, "sem_seg_file_name": label, "label_map": label_map}
-        for image, label in zip(images.images, images.labels, strict=True)
+        for image, label, label_map in zip(images.images, images.labels, maps, strict=True)
     ]
     unlabeled = [{"file_name": image, "image_id": image} for image in images.unlabeled]
     splits = (
@@ -164,7 +196,12 @@ def _check_files(
 
 
 def _write(
-    args: argparse.Namespace, images: PairedImages, classes: FoundClasses, splits: dict[str, np.ndarray], config: dict
+    args: argparse.Namespace,
+    images: PairedImages,
+    classes: FoundClasses,
+    annotations: FoundLabels | None,
+    splits: dict[str, np.ndarray],
+    config: dict,
 ) -> None:
     output, labels, *folders = map(
         os.path.abspath, (args.output, args.labels, args.images, args.unlabeled or args.images)
@@ -176,12 +213,17 @@ def _write(
         return [os.path.relpath(path, root) for path in paths]
 
     label_map = classes.label_map()
+    keys: dict[str, Any] = {} if label_map is None else {"label_map": label_map}
+    listed_labels: Sequence[str | None] = images.labels
+    if annotations is not None:
+        keys = {"labels": _relative_rule(annotations.rule, root, os.path.commonpath(folders))}
+        listed_labels = [None] * len(images.images)
     definition: dict[str, Any] = {
         "name": _dataset_name(args.output),
         "root": os.path.relpath(root, output),
         "images": os.path.relpath(os.path.commonpath(folders), root),
         "classes": list(classes.names),
-        **({} if label_map is None else {"label_map": label_map}),
+        **keys,
         "palette": [list(color) for color in classes.palette],
         "ignore_value": IGNORE_VALUE,
         "parts": {split: {"list": os.path.relpath(_in(output, file), root)} for split, file in _LISTS.items()},
@@ -189,8 +231,12 @@ def _write(
     try:
         os.makedirs(output, exist_ok=True)
         for split, indices in splits.items():
-            pair = (relative([files[index] for index in indices]) for files in (images.images, images.labels))
-            write_list(Path(output, _LISTS[split]), *pair)
+            labels_of_split = [listed_labels[index] for index in indices]
+            write_list(
+                Path(output, _LISTS[split]),
+                relative([images.images[index] for index in indices]),
+                [label and os.path.relpath(label, root) for label in labels_of_split],
+            )
         write_list(Path(output, _LISTS["unlabeled"]), relative(images.unlabeled), [None] * len(images.unlabeled))
         for file, head, content in (
             (_DATASET, _DATASET_HEAD, definition),
@@ -200,6 +246,15 @@ def _write(
             Path(output, file).write_text(head + text, encoding="utf-8")
     except OSError as error:
         raise InputError(f"--output {args.output} cannot be written ({error.strerror}); name another.") from error
+
+
+def _relative_rule(rule: dict[str, Any], root: str, images: str) -> dict[str, Any]:
+    """The rule of annotations with paths below the root, and the folder of its images below that of the data set."""
+    paths = ("coco", "labelme", "masks")
+    written = {key: os.path.relpath(value, root) if key in paths else value for key, value in rule.items()}
+    if "images" in rule:
+        written["images"] = os.path.relpath(rule["images"], images)
+    return {key: value for key, value in written.items() if (key, value) != ("images", ".")}
 
 
 def _dataset_name(output: str) -> str:
@@ -270,7 +325,8 @@ def main() -> int:
     """Run the command line; return the exit status."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("images", metavar="IMAGES", help="folder of images")
-    parser.add_argument("labels", metavar="LABELS", help="folder of label images, with the names of the images")
+    labels = "folder of label images, with the names of the images; or a COCO file, or a labelling tool's export"
+    parser.add_argument("labels", metavar="LABELS", help=labels)
     parser.add_argument("unlabeled", metavar="UNLABELED", nargs="?", help="folder of images without labels")
     parser.add_argument("--output", default="quickstart", metavar="FOLDER", help="output folder (%(default)s)")
     parser.add_argument("--overwrite", action="store_true", help="replace the files of an earlier call")
@@ -278,6 +334,10 @@ def main() -> int:
     parser.add_argument("--classes", default="", metavar="NAMES", help=names)
     suffix = "end of a label's name instead of the image's suffix, as _mask.png"
     parser.add_argument("--label-suffix", default="", metavar="TEXT", help=suffix)
+    outside = "class of the pixels in no annotation, or ignore (background; of panoptic segments ignore)"
+    parser.add_argument("--outside", default="", metavar="CLASS", help=outside)
+    empty = "what images are that a COCO file lists without an annotation (%(default)s)"
+    parser.add_argument("--empty", choices=("unlabelled", "labelled"), default="unlabelled", help=empty)
     fraction = "validation fraction of the labelled images (%(default)s)"
     parser.add_argument("--held-out", type=float, default=0.2, metavar="FRACTION", help=fraction)
     parser.add_argument("--seed", type=int, default=0, help="seed of validation split and training (%(default)s)")

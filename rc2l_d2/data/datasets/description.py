@@ -16,8 +16,13 @@ import numpy as np
 import yaml
 
 from ...errors import InputError
-from ..labels.label_files import LabelRule
+from ..labels.class_tables import TABLE_SUFFIXES, read_class_table
+from ..labels.coco import CocoLabels
+from ..labels.drawn import NamedClasses
+from ..labels.label_files import AnnotationRule, LabelRule
 from ..labels.label_map import LabelMap
+from ..labels.labelme import LabelmeLabels
+from ..labels.mask_files import MaskLabels
 
 # Detectron2's variable and its default: the folder that holds all data sets, relative to the current directory.
 DATASETS_VARIABLE = "DETECTRON2_DATASETS"
@@ -28,7 +33,16 @@ _SPLIT_FORMS = (
     "{list: FILE}, {folder: FOLDER}, {pattern: PATTERN}, {of: SPLIT, fraction: F, seed: S} or "
     "{of: SPLIT, except: SPLIT}"
 )
-_LABEL_FORM = "a folder, or {folder: FOLDER} with suffix, map or replace; or a list of these"
+_LABEL_FORM = (
+    "a folder, or {folder: FOLDER} with suffix, map or replace; or annotations, {coco: FILE} (images, match, empty or "
+    "segments), {labelme: FOLDER} or {masks: PATTERN} (class), each with outside and perhaps map; or a list of these"
+)
+# The key that gives the kind of annotations -> its further keys.
+_ANNOTATION_KEYS = {
+    "coco": {"images", "match", "empty", "segments"},
+    "labelme": set(),
+    "masks": {"class"},
+}
 
 
 @dataclass(frozen=True)
@@ -63,9 +77,9 @@ class DatasetDefinition:
             InputError: none is; lists all candidates.
         """
         candidates = self.candidates()
-        for _, path in candidates:
-            if path is not None and path.is_dir():
-                return path
+        found = _first_folder(candidates)
+        if found is not None:
+            return found
         searched = ", ".join(shown for shown, _ in candidates)
         raise InputError(
             f"{self.file}: the folder of data set '{self.name}' was not found (searched: {searched}); put the data "
@@ -102,21 +116,35 @@ def _definition(file: Path, raw: dict[str, Any]) -> DatasetDefinition:
     _require(len(classes) <= 255, "classes", "at most 255 names")
     _require(ignore_value >= len(classes), "ignore_value", f"outside the {len(classes)} class indices")
     palette = _palette(raw.get("palette"), len(classes))
+    roots = _texts(raw["root"], "root")
 
     def read_map(value: Any, key: str) -> LabelMap | None:
+        if isinstance(value, str) and value.endswith(TABLE_SUFFIXES):
+            root = _first_folder([_expand(root, file.parent) for root in roots])
+            if root is None:  # There are no labels either.
+                return LabelMap((), (), None, False)
+            value = read_class_table(root / _folder(value, key))
         try:
             return None if value is None else LabelMap.from_yaml(value, classes, palette, ignore_value)
         except ValueError as error:
             raise InputError(f"the key '{key}' cannot be used; it must be {error}.") from error
+
+    def read_names(value: dict, key: str) -> NamedClasses:
+        advice = "the class of the pixels in no annotation, or ignore"
+        _require("outside" in value, f"{key}.outside", f"given: {advice}")
+        try:
+            return NamedClasses.from_yaml(value["outside"], value.get("map", {}), classes, ignore_value)
+        except ValueError as error:
+            raise InputError(f"the keys of '{key}' cannot be used; outside and map must be {error}.") from error
 
     label_map = read_map(raw.get("label_map"), "label_map")
     default = LabelRule("", _suffix(raw.get("label_suffix", ".png"), "label_suffix"), label_map)
     return DatasetDefinition(
         file=file,
         name=_text(raw["name"], "name"),
-        roots=_texts(raw["root"], "root"),
+        roots=roots,
         images=_folder(raw["images"], "images"),
-        labels=_label_rules(raw.get("labels"), default, read_map),
+        labels=_label_rules(raw.get("labels"), default, read_map, read_names),
         image_suffixes=_texts(raw.get("image_suffix", [".jpg", ".jpeg", ".png"]), "image_suffix", _suffix),
         label_map=label_map,
         classes=classes,
@@ -132,6 +160,11 @@ def voc_color_map(count: int) -> tuple[tuple[int, int, int], ...]:
     for bit in range(8):
         colors[:, bit % 3] |= (np.arange(count) >> bit & 1) << (7 - bit // 3)
     return tuple(map(tuple, colors.tolist()))
+
+
+def _first_folder(candidates: list[tuple[str, Path | None]]) -> Path | None:
+    """The first candidate that is a folder."""
+    return next((path for _, path in candidates if path is not None and path.is_dir()), None)
 
 
 def _expand(root: str, base: Path) -> tuple[str, Path | None]:
@@ -204,12 +237,19 @@ def _splits(raw: Any) -> dict[str, dict[str, Any]]:
     return splits
 
 
-def _label_rules(raw: Any, default: LabelRule, read_map: Callable) -> tuple[LabelRule, ...]:
+def _label_rules(
+    raw: Any, default: LabelRule, read_map: Callable, read_names: Callable[[dict, str], NamedClasses]
+) -> tuple[LabelRule, ...]:
     rules = []
     values = raw if isinstance(raw, list) else [] if raw is None else [raw]
     for place, value in enumerate(values):
         key = f"labels[{place}]" if isinstance(raw, list) else "labels"
         value = value if isinstance(value, dict) else {"folder": value}
+        if kinds := [kind for kind in _ANNOTATION_KEYS if kind in value]:
+            further = _ANNOTATION_KEYS[kinds[0]] | {kinds[0], "outside", "map"}
+            _require(set(value) <= further, key, _LABEL_FORM)
+            rules.append(_annotation_rule(value, kinds[0], key, read_names(value, key)))
+            continue
         known = set(value) <= {"folder", "suffix", "map", "replace"} and "folder" in value
         replace = value.get("replace", {})
         usable = isinstance(replace, dict) and all(isinstance(text, str) for pair in replace.items() for text in pair)
@@ -223,6 +263,30 @@ def _label_rules(raw: Any, default: LabelRule, read_map: Callable) -> tuple[Labe
             )
         )
     return tuple(rules)
+
+
+def _annotation_rule(value: dict[str, Any], kind: str, key: str, names: NamedClasses) -> LabelRule:
+    """The rule of labels that are drawn from annotations of a ``kind``, a key of _ANNOTATION_KEYS."""
+    path = _folder(value[kind], f"{key}.{kind}")
+    if kind == "labelme":
+        return LabelRule(path, ".json", LabelmeLabels(names))
+    if kind == "masks":
+        # Files are searched below the folders without a field.
+        folder = re.split(r"[{*]", path, maxsplit=1)[0].rpartition("/")[0]
+        pattern = path.removeprefix(f"{folder}/" if folder else "")
+        name = _text(value["class"], f"{key}.class") if "class" in value else ""
+        usable = "{id}" in pattern and ("{class}" in pattern) == (not name)
+        _require(usable, f"{key}.masks", "a pattern with {id} and either {class} or the key 'class' beside it")
+        return AnnotationRule(folder, "", MaskLabels(names, pattern, name))
+    match, empty = value.get("match", "path"), value.get("empty", "unlabelled")
+    _require(match in ("path", "name"), f"{key}.match", "path or name")
+    _require(empty in ("unlabelled", "labelled"), f"{key}.empty", "unlabelled or labelled")
+    segments = ""
+    if "segments" in value:
+        below_root = _folder(value["segments"], f"{key}.segments") or "."
+        segments = os.path.relpath(below_root, os.path.dirname(path) or ".")
+    images = _folder(value.get("images", "."), f"{key}.images")
+    return AnnotationRule(path, "", CocoLabels(names, images, match == "name", empty == "labelled", segments))
 
 
 def _palette(raw: Any, count: int) -> tuple[tuple[int, int, int], ...]:

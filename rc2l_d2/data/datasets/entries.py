@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 from torch.utils.data import ConcatDataset
 
+from ..labels.drawn import DrawnLabels
 from ..labels.label_map import LabelMap
 from .packed import PackedStrings, members, repeated
 
@@ -21,14 +22,14 @@ class FileList(Sequence[dict]):
     """Dataset dicts in Detectron2's form, each a few bytes larger than its paths.
 
     An entry has "file_name" and "image_id" (the path below the image folder, without suffix); with labels also
-    "sem_seg_file_name" and "label_map" (None: the label's values are class indices).
+    "sem_seg_file_name" and "label_map" (None: the label's values are class indices; or the image's annotations).
     """
 
     images: PackedStrings  # absolute paths
     image_folder: str  # absolute, with "/" at its end
     image_suffixes: Sequence[str]
     labels: PackedStrings | None = None  # a path for each image
-    label_maps: Sequence[LabelMap | None] = ()  # the different maps in use
+    label_maps: Sequence[LabelMap | DrawnLabels | None] = ()  # the different maps in use
     map_of_label: np.ndarray | None = None  # (n,) indices into label_maps, negative if the image has no label
 
     @property
@@ -43,8 +44,10 @@ class FileList(Sequence[dict]):
         path = self.images[index]
         entry = {"file_name": path, "image_id": image_id(path, self.image_folder, self.image_suffixes)}
         if self.labels is not None and self.map_of_label[index] >= 0:
-            entry["sem_seg_file_name"] = self.labels[index]
-            entry["label_map"] = self.label_maps[self.map_of_label[index]]
+            label, label_map = self.labels[index], self.label_maps[self.map_of_label[index]]
+            if isinstance(label_map, DrawnLabels):
+                label_map = label_map.of(label, path, path.removeprefix(self.image_folder), entry["image_id"])
+            entry |= {"sem_seg_file_name": label, "label_map": label_map}
         return entry
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import fnmatch
 import logging
 import os
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cache, lru_cache
@@ -14,6 +15,9 @@ from typing import Literal
 import numpy as np
 
 from ...errors import InputError, first_few
+from ..labels.coco import CocoLabels
+from ..labels.coco_file import open_coco
+from ..labels.drawn import DrawnLabels
 from .description import DatasetDefinition
 from .entries import FileList, image_id
 from .image_lists import is_path, read_list
@@ -111,7 +115,10 @@ def _read_images(
     root: str, folder: str, suffixes: tuple[str, ...], file: Path, where: str, stamp: tuple[int, int] | None
 ) -> SplitImages:
     """The images of a list; ``stamp`` only tells the versions of the file apart."""
-    images, labels = read_list(file, where)
+    if file.suffix.lower() == ".json":
+        images, labels = PackedStrings.of(open_coco(str(file)).names), None
+    else:
+        images, labels = read_list(file, where)
     if not len(images):
         raise InputError(f"{where} holds no image: the list {file} is empty; fill it or name another.")
     bare = not is_path(images[0])
@@ -198,15 +205,40 @@ def _entries(definition: DatasetDefinition, split: SplitImages, labels: Labels, 
         for place, rule in enumerate(definition.labels, start=1):
             ruled.setdefault(rule.path(label_id), place)
         candidates = [*ruled] if split.labels is None else [split.labels[index], *ruled]
-        found = next((candidate for candidate in candidates if os.path.isfile(root + candidate)), "")
-        if found:
-            map_of_label[index] = ruled.get(found) or _fitting_rule(definition, found)
+        found = ""
+        for candidate in candidates:
+            source = maps[ruled.get(candidate, 0)]
+            name = path.removeprefix(folder)
+            if isinstance(source, DrawnLabels):
+                found = candidate if source.of(root + candidate, path, name, label_id) else ""
+            elif os.path.isfile(root + candidate):
+                found = candidate
+            if found:
+                map_of_label[index] = ruled.get(found) or _fitting_rule(definition, found)
+                break
         else:
-            missing += [root + candidate for candidate in candidates[:1]]
+            drawn = bool(candidates) and isinstance(maps[ruled.get(candidates[0], 0)], DrawnLabels)
+            missing += [root + candidate + f" (nothing of {name})" * drawn for candidate in candidates[:1]]
         files.append(found)
+    _refuse_equal_names(definition, folder, split.images, where)
     if missing and labels == "all":
         raise _missing(where, "label", missing, split)
     return FileList(split.images, folder, suffixes, PackedStrings.of(files, prefix=root), maps, map_of_label)
+
+
+def _refuse_equal_names(definition: DatasetDefinition, folder: str, images: PackedStrings, where: str) -> None:
+    """Refuse images of one name in different folders if annotations are found by names without folders."""
+    rules = [rule for rule in definition.labels if isinstance(rule.label_map, CocoLabels) and rule.label_map.by_name]
+    if not rules:
+        return
+    counts = Counter(os.path.basename(path) for path in images_below(folder, definition.image_suffixes))
+    twice = [path for path in images if counts[os.path.basename(path)] > 1]
+    if twice:
+        raise InputError(
+            f"{where}: {len(twice)} images share their name with others below {folder}, {twice[0]} among them, so that "
+            f"'match: name' cannot tell whose annotations {rules[0].folder} has; give the key 'images' of this label "
+            f"rule instead."
+        )
 
 
 def _refuse_labels_among(definition: DatasetDefinition, images: PackedStrings, where: str) -> None:

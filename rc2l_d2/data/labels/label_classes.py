@@ -58,8 +58,10 @@ class FoundClasses:
         return _key_text(key, self.colors)
 
 
-def read_raw_labels(files: Sequence[str]) -> RawLabels:
+def read_raw_labels(files: Sequence[str], colors: bool = False) -> RawLabels:
     """Read all label files: as colours if a file has colours, or if palettes give one index several colours.
+
+    ``colors`` reads every file so.
 
     Raises:
         InputError: a file cannot be read, is a JPEG, or has neither colours nor values from 0 to 65535.
@@ -68,6 +70,8 @@ def read_raw_labels(files: Sequence[str]) -> RawLabels:
     as_colors = False
     with ThreadPoolExecutor() as pool:
         try:
+            if colors:
+                raise LabelColorError
             counts = list(pool.map(_counted, files))
             for found, colors in zip(counts, pool.map(read_palette, files), strict=True):
                 for key in found if colors is not None else ():

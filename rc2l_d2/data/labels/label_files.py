@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ...errors import InputError
+from .drawn import DrawnLabels
 from .label_map import LabelMap
 
 if TYPE_CHECKING:
@@ -20,7 +21,7 @@ class LabelRule:
 
     folder: str  # below the root, "" for the root itself
     suffix: str  # follows the id
-    label_map: LabelMap | None  # maps the file's values to classes; None where they are class indices
+    label_map: LabelMap | DrawnLabels | None  # gives the classes; None where the file's values are class indices
     replace: tuple[tuple[str, str], ...] = ()  # pairs (text in the id, its replacement in the label's path)
 
     def path(self, image_id: str) -> str:
@@ -43,6 +44,22 @@ class LabelRule:
         return path.startswith(os.path.join(self.folder, "")) and path.endswith(self.suffix)
 
 
+class AnnotationRule(LabelRule):
+    """The labels of all images are in one file or folder, ``folder`` below the data set's root."""
+
+    def path(self, image_id: str) -> str:
+        """See :meth:`LabelRule.path`."""
+        return self.folder
+
+    def image_id(self, path: str) -> str | None:
+        """None: an annotation file is no label image."""
+        return None
+
+    def fits(self, path: str) -> bool:
+        """See :meth:`LabelRule.fits`."""
+        return path == self.folder
+
+
 @dataclass(frozen=True)
 class LabelFiles:
     """The label rules of a data set, independent of its folder."""
@@ -52,8 +69,9 @@ class LabelFiles:
 
     @classmethod
     def of(cls, definition: DatasetDefinition) -> LabelFiles:
-        """The rules of ``definition``, followed by ``<id>.png``."""
-        return cls(definition.image_suffixes, (*definition.labels, LabelRule("", ".png", definition.label_map)))
+        """The rules of ``definition`` for label images, followed by ``<id>.png``."""
+        rules = [rule for rule in definition.labels if not isinstance(rule.label_map, DrawnLabels)]
+        return cls(definition.image_suffixes, (*rules, LabelRule("", ".png", definition.label_map)))
 
     def plain(self) -> dict[str, Any]:
         """The same as dicts, tuples, texts and numbers."""

@@ -18,8 +18,8 @@ _FORM = (
     "indices or the word ignore, with the key 'other' for what is not listed; or the word palette"
 )
 _COLOR = re.compile(r"#[0-9a-fA-F]{6}")
-_OTHER = "other"
-_IGNORE = "ignore"
+OTHER = "other"
+IGNORE = "ignore"
 _MAX_VALUE = 2**16 - 1
 
 
@@ -53,8 +53,8 @@ class LabelMap:
             keys = [red << 16 | green << 8 | blue for red, green, blue in palette]
             _expect(len(set(keys)) == len(keys), "the palette gives two classes one colour")
             return cls(tuple(keys), tuple(range(len(keys))), None, True)
-        _expect(isinstance(raw, dict) and any(key != _OTHER for key in raw), f"it is {raw!r}")
-        listed = {key: value for key, value in raw.items() if key != _OTHER}
+        _expect(isinstance(raw, dict) and any(key != OTHER for key in raw), f"it is {raw!r}")
+        listed = {key: value for key, value in raw.items() if key != OTHER}
         colors = [isinstance(key, str) and _COLOR.fullmatch(key) is not None for key in listed]
         values = [type(key) is int and 0 <= key <= _MAX_VALUE for key in listed]
         for key, is_color, is_value in zip(listed, colors, values, strict=True):
@@ -63,7 +63,7 @@ class LabelMap:
         keys = [int(key[1:], 16) if all(colors) else key for key in listed]
         _expect(len(set(keys)) == len(keys), "it lists a colour twice")
         targets = [_target(key, value, classes, ignore_value) for key, value in listed.items()]
-        other = _target(_OTHER, raw[_OTHER], classes, ignore_value) if _OTHER in raw else None
+        other = _target(OTHER, raw[OTHER], classes, ignore_value) if OTHER in raw else None
         return cls(tuple(keys), tuple(targets), other, all(colors))
 
     def apply(self, raw: np.ndarray) -> np.ndarray:
@@ -108,14 +108,20 @@ def _tables(label_map: LabelMap) -> tuple[np.ndarray, np.ndarray]:
     return places, np.array([label_map.other or 0, *label_map.targets], np.uint8)
 
 
-def _target(key: Any, value: Any, classes: Sequence[str], ignore_value: int) -> int:
-    if value == _IGNORE or (type(value) is int and value == ignore_value):
+def class_index(value: Any, classes: Sequence[str], ignore_value: int) -> int | None:
+    """The class index or ignore value that a class name, an index or "ignore" stands for; None for anything else."""
+    if value == IGNORE or (type(value) is int and value == ignore_value):
         return ignore_value
     if isinstance(value, str) and value in classes:
         return list(classes).index(value)
-    known = type(value) is int and 0 <= value < len(classes)
+    return value if type(value) is int and 0 <= value < len(classes) else None
+
+
+def _target(key: Any, value: Any, classes: Sequence[str], ignore_value: int) -> int:
+    index = class_index(value, classes, ignore_value)
+    known = index is not None
     _expect(known, f"{key!r} becomes {value!r}, which is no class name and no index from 0 to {len(classes) - 1}")
-    return value
+    return index
 
 
 def _expect(condition: bool, found: str) -> None:

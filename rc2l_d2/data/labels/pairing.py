@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from ...errors import InputError
@@ -26,7 +26,13 @@ class PairedImages:
     copies: int  # images left out of ``unlabeled`` as copies of labelled ones
 
 
-def pair_images(images: str, labels: str, unlabeled: str | None = None, label_suffix: str = "") -> PairedImages:
+def pair_images(
+    images: str,
+    labels: str,
+    unlabeled: str | None = None,
+    label_suffix: str = "",
+    label_of: Mapping[str, str] | None = None,
+) -> PairedImages:
     """Search the folders and their subfolders; a label has the name of its image but for the suffix.
 
     Args:
@@ -34,14 +40,16 @@ def pair_images(images: str, labels: str, unlabeled: str | None = None, label_su
         unlabeled: the folder of unlabelled images; None uses the images of ``images`` that have no label. It may be
             ``images`` or contain the labelled images or copies of them, which are left out.
         label_suffix: replaces an image's suffix in its label's name, as ``_mask.png``; "" for any image suffix.
+        label_of: the label of each id, a path below ``images`` without suffix; ``labels`` is then not searched.
 
     Raises:
         InputError: a missing folder, no pair, no unlabelled image, two files with one name, or an unreadable file.
     """
     for name, folder in (("IMAGES", images), ("LABELS", labels), ("UNLABELED", unlabeled)):
-        if folder is not None and not os.path.isdir(folder):
+        searched = folder is not None and (name != "LABELS" or label_of is None)
+        if searched and not os.path.isdir(folder):
             raise InputError(f"{name} is {folder}, which is not a folder; correct it.")
-    if not label_suffix and os.path.samefile(images, labels):
+    if not label_suffix and label_of is None and os.path.samefile(images, labels):
         raise InputError(
             f"IMAGES and LABELS are one folder, {images}; give the ending of the labels' names (--label-suffix "
             f"_mask.png), or put the labels into a folder of their own."
@@ -52,8 +60,11 @@ def pair_images(images: str, labels: str, unlabeled: str | None = None, label_su
     label_suffixes = (label_suffix,) if label_suffix else IMAGE_SUFFIXES
     # Image folders may be inside that of the labels, and the other way round.
     inner = tuple(_inside(folder) for folder in (images, unlabeled) if _inside(folder).startswith(_inside(labels)))
-    label_files = [path for path in images_below(labels, label_suffixes) if label_suffix or not path.startswith(inner)]
-    label_of = _by_id(label_files, labels, label_suffixes)
+    label_files: list[str] = []
+    if label_of is None:
+        found = images_below(labels, label_suffixes)
+        label_files = [path for path in found if label_suffix or not path.startswith(inner)]
+        label_of = _by_id(label_files, labels, label_suffixes)
     is_label = set(label_files)
     image_files = [path for path in images_below(images, IMAGE_SUFFIXES) if path not in is_label]
     with_label = [path for path in image_files if image_id(path, _inside(images), IMAGE_SUFFIXES) in label_of]

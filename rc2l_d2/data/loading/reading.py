@@ -17,6 +17,7 @@ import numpy as np
 from PIL import Image
 
 from ...errors import InputError
+from ..labels.drawn import DrawnLabel
 from ..labels.label_map import LabelMap, UnlistedValueError
 
 IMAGE_FORMATS = ("BGR", "RGB")
@@ -89,18 +90,20 @@ def read_image_reduced(path: str | os.PathLike, short_edge: int) -> tuple[np.nda
     return image, image.shape[:2]
 
 
-def read_label(path: str | os.PathLike, label_map: LabelMap | None = None) -> np.ndarray:
-    """Read a label image as class indices and ignore value, uint8 (H, W).
+def read_label(path: str | os.PathLike, label_map: LabelMap | DrawnLabel | None = None) -> np.ndarray:
+    """Read a label image, or draw annotations, as class indices and ignore value, uint8 (H, W).
 
     Args:
-        path: see :func:`read_raw_label`.
-        label_map: the meaning of the raw values; None takes them as class indices.
+        path: see :func:`read_raw_label`; or the file with the annotations.
+        label_map: the meaning of the raw values; None takes them as class indices. Or the image's annotations.
 
     Raises:
         LabelColorError: colours without a map of colours.
         LabelValueError: values above 255 without a map, or values that the map does not list.
         InputError: the file cannot be read or decoded, is a JPEG, or holds neither values nor colours.
     """
+    if isinstance(label_map, DrawnLabel):
+        return label_map.draw(os.fspath(path))
     values = read_raw_label(path, label_map is not None and label_map.colors)
     if label_map is not None:
         try:
