@@ -252,8 +252,7 @@ def _relative_rule(rule: dict[str, Any], root: str, images: str) -> dict[str, An
     """The rule of annotations with paths below the root, and the folder of its images below that of the data set."""
     paths = ("coco", "labelme", "masks")
     written = {key: os.path.relpath(value, root) if key in paths else value for key, value in rule.items()}
-    if "images" in rule:
-        written["images"] = os.path.relpath(rule["images"], images)
+    written["images"] = os.path.relpath(rule["images"], images)
     return {key: value for key, value in written.items() if (key, value) != ("images", ".")}
 
 

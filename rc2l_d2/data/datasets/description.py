@@ -34,12 +34,12 @@ _SPLIT_FORMS = (
     "{of: SPLIT, except: SPLIT}"
 )
 _LABEL_FORM = (
-    "a folder, or {folder: FOLDER} with suffix, map or replace; or annotations, {coco: FILE} (images, match, empty or "
-    "segments), {labelme: FOLDER} or {masks: PATTERN} (class), each with outside and perhaps map; or a list of these"
+    "a folder, or {folder: FOLDER} with suffix, map or replace; or annotations, {coco: FILE} (match, empty, segments), "
+    "{labelme: FOLDER} or {masks: PATTERN} (class), each with outside and perhaps map or images; or a list of these"
 )
 # The key that gives the kind of annotations -> its further keys.
 _ANNOTATION_KEYS = {
-    "coco": {"images", "match", "empty", "segments"},
+    "coco": {"match", "empty", "segments"},
     "labelme": set(),
     "masks": {"class"},
 }
@@ -246,7 +246,7 @@ def _label_rules(
         key = f"labels[{place}]" if isinstance(raw, list) else "labels"
         value = value if isinstance(value, dict) else {"folder": value}
         if kinds := [kind for kind in _ANNOTATION_KEYS if kind in value]:
-            further = _ANNOTATION_KEYS[kinds[0]] | {kinds[0], "outside", "map"}
+            further = _ANNOTATION_KEYS[kinds[0]] | {kinds[0], "outside", "map", "images"}
             _require(set(value) <= further, key, _LABEL_FORM)
             rules.append(_annotation_rule(value, kinds[0], key, read_names(value, key)))
             continue
@@ -268,8 +268,9 @@ def _label_rules(
 def _annotation_rule(value: dict[str, Any], kind: str, key: str, names: NamedClasses) -> LabelRule:
     """The rule of labels that are drawn from annotations of a ``kind``, a key of _ANNOTATION_KEYS."""
     path = _folder(value[kind], f"{key}.{kind}")
+    images = _folder(value.get("images", "."), f"{key}.images")
     if kind == "labelme":
-        return LabelRule(path, ".json", LabelmeLabels(names))
+        return LabelRule(path, ".json", LabelmeLabels(names), images=images)
     if kind == "masks":
         # Files are searched below the folders without a field.
         folder = re.split(r"[{*]", path, maxsplit=1)[0].rpartition("/")[0]
@@ -277,7 +278,7 @@ def _annotation_rule(value: dict[str, Any], kind: str, key: str, names: NamedCla
         name = _text(value["class"], f"{key}.class") if "class" in value else ""
         usable = "{id}" in pattern and ("{class}" in pattern) == (not name)
         _require(usable, f"{key}.masks", "a pattern with {id} and either {class} or the key 'class' beside it")
-        return AnnotationRule(folder, "", MaskLabels(names, pattern, name))
+        return AnnotationRule(folder, "", MaskLabels(names, images, pattern, name))
     match, empty = value.get("match", "path"), value.get("empty", "unlabelled")
     _require(match in ("path", "name"), f"{key}.match", "path or name")
     _require(empty in ("unlabelled", "labelled"), f"{key}.empty", "unlabelled or labelled")
@@ -285,7 +286,6 @@ def _annotation_rule(value: dict[str, Any], kind: str, key: str, names: NamedCla
     if "segments" in value:
         below_root = _folder(value["segments"], f"{key}.segments") or "."
         segments = os.path.relpath(below_root, os.path.dirname(path) or ".")
-    images = _folder(value.get("images", "."), f"{key}.images")
     return AnnotationRule(path, "", CocoLabels(names, images, match == "name", empty == "labelled", segments))
 
 

@@ -15,7 +15,7 @@ from pycocotools import mask as coco_mask
 
 from ...errors import InputError, one_line
 from .coco_file import open_coco
-from .drawn import DrawnLabel, DrawnLabels, upright_size
+from .drawn import DrawnLabel, DrawnLabels, inside, upright_size
 from .label_map import UnlistedValueError
 
 
@@ -23,17 +23,17 @@ from .label_map import UnlistedValueError
 class CocoLabels(DrawnLabels):
     """A file of COCO and how its images are found."""
 
-    folder: str = ""  # its file names count from this folder below the image folder
     by_name: bool = False  # whether folders in file names are ignored
     keep_empty: bool = False  # whether an image without annotations has a label, all outside
     segments: str = ""  # folder of the PNG files of panoptic segments, from the file's; "" for that of the file's name
 
     def of(self, file: str, image: str, name: str, image_id: str) -> CocoLabel | None:
         """See :meth:`DrawnLabels.of`."""
-        if not os.path.isfile(file):
+        listed = inside(name, self.images)
+        if listed is None or not os.path.isfile(file):
             return None
         opened = open_coco(file)
-        index = opened.find(os.path.relpath(name, self.folder or "."), self.by_name)
+        index = opened.find(listed, self.by_name)
         if index is None or not (opened.counts[index] or self.keep_empty):
             return None
         segments = ""

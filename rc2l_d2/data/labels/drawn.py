@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -85,6 +86,7 @@ class DrawnLabels(ABC):
     """The annotations of a data set, in one file or several."""
 
     classes: NamedClasses
+    images: str = ""  # only images in this folder below the image folder are labelled; names and ids count from it
 
     @abstractmethod
     def of(self, file: str, image: str, name: str, image_id: str) -> DrawnLabel | None:
@@ -98,6 +100,12 @@ class DrawnLabels(ABC):
         Raises:
             InputError: the file cannot be used.
         """
+
+
+def inside(name: str, folder: str) -> str | None:
+    """The path ``name`` without ``folder`` ("": any), in which it lies; else None."""
+    prefix = os.path.join(folder, "")
+    return name.removeprefix(prefix) if name.startswith(prefix) else None
 
 
 def upright_size(image: str) -> tuple[int, int]:

@@ -176,7 +176,7 @@ def _labelme(images: str, labels: str, unlabeled: str | None) -> _Source:
     notes = (f"Files of labelme without a shape, whose pixels are all outside: {empty}.",) if empty else ()
     # Files have no list of all classes: in the order of the alphabet, an added file changes no number but the last.
     ordered = tuple(sorted(name for name in names if name != NO_CLASS))
-    rule = {"labelme": os.path.abspath(labels)}
+    rule = {"labelme": os.path.abspath(labels), "images": os.path.abspath(images)}
     return _Source(paired, ordered, (), LabelmeLabels, rule, _BACKGROUND, notes)
 
 
@@ -204,8 +204,8 @@ def _brush_masks(images: str, labels: str, unlabeled: str | None, brushes: Seque
             f"rename the images, or export from Label Studio as COCO, which names them."
         ) from error
     names = tuple(sorted({name for files in masks.values() for name, _ in files}))
-    rule = {"masks": os.path.join(folder, pattern)}
-    return _Source(paired, names, (), lambda classes: MaskLabels(classes, pattern), rule, _BACKGROUND)
+    rule = {"masks": os.path.join(folder, pattern), "images": os.path.abspath(images)}
+    return _Source(paired, names, (), lambda classes: MaskLabels(classes, pattern=pattern), rule, _BACKGROUND)
 
 
 def _with_classes(source: _Source, where: str, outside: str) -> FoundLabels:
@@ -223,7 +223,7 @@ def _with_classes(source: _Source, where: str, outside: str) -> FoundLabels:
     files = [source.rule.get("coco", label) for label in source.images.labels]
     if "masks" in source.rule:
         files = [os.path.dirname(source.rule["masks"])] * len(files)
-    root = os.path.join(os.path.abspath(source.rule.get("images", "")), "")
+    root = os.path.join(source.rule["images"], "")
 
     def counted(names: tuple[str, ...], around: str) -> tuple[list[DrawnLabel], np.ndarray]:
         labels = source.labels(NamedClasses.from_yaml(around, {}, names, IGNORE_VALUE))

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ...errors import InputError
-from .drawn import DrawnLabels
+from .drawn import DrawnLabels, inside
 from .label_map import LabelMap
 
 if TYPE_CHECKING:
@@ -23,9 +23,14 @@ class LabelRule:
     suffix: str  # follows the id
     label_map: LabelMap | DrawnLabels | None  # gives the classes; None where the file's values are class indices
     replace: tuple[tuple[str, str], ...] = ()  # pairs (text in the id, its replacement in the label's path)
+    images: str = ""  # only images in this folder below the image folder are labelled; ids count from it
 
     def path(self, image_id: str) -> str:
-        """The label's path below the root."""
+        """The label's path below the root; "" if the image lies outside of ``images``."""
+        below = inside(image_id, self.images)
+        if below is None:
+            return ""
+        image_id = below
         for old, new in self.replace:
             image_id = image_id.replace(old, new)
         return os.path.join(self.folder, image_id + self.suffix)
@@ -37,6 +42,7 @@ class LabelRule:
         found = path.removeprefix(os.path.join(self.folder, "")).removesuffix(self.suffix)
         for old, new in reversed(self.replace):
             found = found.replace(new, old) if new else found
+        found = os.path.join(self.images, found)
         return found if self.path(found) == path else None
 
     def fits(self, path: str) -> bool:

@@ -13,7 +13,7 @@ import numpy as np
 from PIL import Image
 
 from ...errors import InputError, first_few
-from .drawn import DrawnLabel, DrawnLabels
+from .drawn import DrawnLabel, DrawnLabels, inside
 from .label_map import UnlistedValueError
 
 FIELDS = ("{id}", "{class}", "{one}", "*")
@@ -35,7 +35,8 @@ class MaskLabels(DrawnLabels):
     def of(self, file: str, image: str, name: str, image_id: str) -> MaskLabel | None:
         """See :meth:`DrawnLabels.of`."""
         known = None if self.classes.other is not None else self.classes.names
-        masks = find_masks(file, self.pattern, (self.class_name,) if self.class_name else known).get(image_id)
+        masks = find_masks(file, self.pattern, (self.class_name,) if self.class_name else known)
+        masks = masks.get(inside(image_id, self.images) or "")
         return MaskLabel(self.classes, tuple(masks)) if masks else None
 
 

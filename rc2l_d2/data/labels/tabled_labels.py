@@ -66,9 +66,7 @@ def name_by_table(raw: RawLabels, labels: TabledLabels) -> FoundClasses:
         )
     kept = tuple(key for key in names if key in raw.keys and names[key] != IGNORE)
     if len(kept) < 2:
-        raise InputError(
-            f"The labels in {labels.folder} have fewer than two classes of {labels.file}; add others."
-        )
+        raise InputError(f"The labels in {labels.folder} have fewer than two classes of {labels.file}; add others.")
     colors = tuple((key >> 16, key >> 8 & 255, key & 255) for key in kept)
     return FoundClasses(
         names=tuple(names[key] for key in kept),
