@@ -16,6 +16,9 @@ Prediction uses a GPU if there is one (CUDA_VISIBLE_DEVICES= hides it). For an i
     labels/NAME.png                 --labels: class indices, one byte a pixel, with the data set's palette
     confidence/NAME/3_triangle.png  --confidence: for each predicted class, here class 3, its fraction of the sum of all
                                     class scores of a pixel; 8-bit grey, 255 is 1
+    FILE                            --coco FILE: classes of all images as COCO's run lengths, as in Detectron2's
+                                    sem_seg_predictions.json; and NAME_dataset.json, a COCO data set of these masks that
+                                    labelling tools read as first labels
     comparison/NAME.png             --compare: image, ground truth and prediction side by side, with a legend
 
 Labels and confidence maps of a video's frames go to labels/NAME/000000.png and confidence/NAME/000000; videos are not
@@ -37,6 +40,7 @@ from ..data import read_image
 from ..errors import InputError
 from ..host import setup_logger
 from ..prediction import Segmenter, load_checkpoint, load_segmenter
+from ..prediction.coco_results import CocoResults
 from ..prediction.inputs import find_inputs, is_video, output_name
 from ..prediction.outputs import ResultWriter
 from ..prediction.video import VideoReader, VideoWriter
@@ -49,6 +53,8 @@ def segment_image(file: Path, segmenter: Segmenter, results: ResultWriter) -> No
     segmentation = segmenter(image)
     image = cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
     Image.fromarray(results.draw(file.stem, image, segmentation)).save(results.output / output_name(file))
+    if results.coco is not None:
+        results.coco.add(file, segmentation.labels)
     results.compare(file, image, segmentation)
 
 
@@ -76,7 +82,8 @@ def predict(args: argparse.Namespace) -> int:
             segmenter = load_segmenter(args.weights)
         else:
             segmenter = load_checkpoint(args.config_file, args.opts, args.student)
-        results = ResultWriter(output, segmenter, args.labels, args.confidence, args.compare)
+        coco = None if args.coco is None else CocoResults(args.coco, segmenter.metadata.stuff_classes)
+        results = ResultWriter(output, segmenter, args.labels, args.confidence, args.compare, coco)
         for file in tqdm(files, unit="file", disable=None):
             try:
                 (segment_video if is_video(file) else segment_image)(file, segmenter, results)
@@ -105,6 +112,8 @@ def main() -> int:
     parser.add_argument("--output", default="output/predictions", metavar="FOLDER", help="output folder (%(default)s)")
     parser.add_argument("--labels", action="store_true", help="also write label images")
     parser.add_argument("--confidence", action="store_true", help="also write confidence maps of the classes")
+    coco = "also write the images' classes as COCO run lengths, and FILE_dataset.json for labelling tools (no videos)"
+    parser.add_argument("--coco", type=Path, metavar="FILE", help=coco)
     labels = "also draw the ground truth beside: folder of label images, named as the images or as in the data set"
     parser.add_argument("--compare", type=Path, metavar="LABELS", help=labels)
     parser.add_argument("--student", action="store_true", help="use the student instead of the EMA teacher")

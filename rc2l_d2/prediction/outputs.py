@@ -14,6 +14,7 @@ from ..data.loading.mappers import check_label
 from ..errors import InputError
 from ..evaluation import classes_in, draw_legend, draw_panels
 from ..host import Visualizer
+from .coco_results import CocoResults
 from .segmenter import Segmentation, Segmenter
 
 
@@ -26,6 +27,7 @@ class ResultWriter:
     labels: bool
     confidence: bool
     truth: Path | None
+    coco: CocoResults | None = None
 
     def __post_init__(self):
         if self.truth is not None and not self.truth.is_dir():
@@ -67,7 +69,9 @@ class ResultWriter:
         draw_panels(rows, titles, self.names, self.colors, str(path))
 
     def finish(self) -> None:
-        """Write the legend of all predicted classes."""
+        """Write the legend of all predicted classes, and the files of ``coco``."""
+        if self.coco is not None:
+            self.coco.write()
         if self.occurred:
             draw_legend(self.occurred, self.names, self.colors, str(self.output / "legend.svg"))
 

@@ -1,0 +1,82 @@
+"""Predictions as COCO's run lengths: for evaluation tools, and as first labels for labelling tools."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+from pycocotools import mask as coco_mask
+
+from ..errors import InputError
+
+
+@dataclass
+class CocoResults:
+    """Collects the predicted classes of images and writes two JSON files.
+
+    ``file`` has the layout of Detectron2's ``sem_seg_predictions.json``: a list of {"file_name", "category_id",
+    "segmentation": {"size": [h, w], "counts": text}}, one for each class in an image, with "image_id" besides. The
+    second, ``<name>_dataset.json``, is a COCO data set of the same masks with images and categories, as labelling tools
+    read it; pycocotools loads it, and ``file`` as its results.
+    """
+
+    file: Path
+    classes: Sequence[str]
+    entries: list[dict] = field(default_factory=list)
+    images: list[dict] = field(default_factory=list)
+
+    def __post_init__(self):
+        """Create the folder; InputError if it cannot be, or if ``file`` is no name of a JSON file."""
+        if self.file.suffix.lower() != ".json":
+            raise InputError(f"--coco is {self.file}; name a file that ends with .json.")
+        try:
+            self.file.parent.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise InputError(f"--coco {self.file} cannot be written ({error.strerror}); name another.") from error
+
+    @property
+    def dataset_file(self) -> Path:
+        """The path of the COCO data set."""
+        return self.file.with_name(f"{self.file.stem}_dataset.json")
+
+    def add(self, file: Path, labels: np.ndarray) -> None:
+        """Add the classes predicted for an image file, uint8 (H, W)."""
+        height, width = labels.shape
+        image = {"id": len(self.images) + 1, "file_name": os.fspath(file), "height": height, "width": width}
+        self.images.append(image)
+        for label in np.unique(labels).tolist():
+            code = coco_mask.encode(np.asfortranarray(labels == label, np.uint8))
+            segmentation = {"size": [height, width], "counts": code["counts"].decode("ascii")}
+            self.entries.append(
+                {
+                    "file_name": image["file_name"],
+                    "image_id": image["id"],
+                    "category_id": label,
+                    "segmentation": segmentation,
+                }
+            )
+
+    def write(self) -> None:
+        """Write both files, with the images' paths from the folder that holds all of them; OSError if impossible."""
+        names = [image["file_name"] for image in self.images]
+        common = os.path.commonpath([os.path.dirname(os.path.abspath(name)) for name in names]) if names else ""
+        below = {name: os.path.relpath(os.path.abspath(name), common) for name in names}
+        entries = [{**entry, "file_name": below[entry["file_name"]]} for entry in self.entries]
+        annotations = [self._annotation(number, entry) for number, entry in enumerate(entries, start=1)]
+        dataset = {
+            "images": [{**image, "file_name": below[image["file_name"]]} for image in self.images],
+            "categories": [{"id": index, "name": name} for index, name in enumerate(self.classes)],
+            "annotations": annotations,
+        }
+        for file, content in ((self.file, entries), (self.dataset_file, dataset)):
+            file.write_text(json.dumps(content), encoding="utf-8")
+
+    @staticmethod
+    def _annotation(number: int, entry: dict) -> dict:
+        code = entry["segmentation"]
+        measures = {"area": int(coco_mask.area(code)), "bbox": coco_mask.toBbox(code).tolist(), "iscrowd": 0}
+        return {"id": number} | {key: entry[key] for key in ("image_id", "category_id", "segmentation")} | measures
