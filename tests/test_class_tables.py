@@ -20,7 +20,9 @@ def test_tables_are_read_by_their_own_order(tmp_path):
     assert list(read_class_table(tmp_path / "labelmap.txt").items()) == [
         ("#000000", "background"), ("#0ac807", "sports: car"), ("#ff0000", "road"), ("#e0e0c0", "ignore"),
     ]  # fmt: skip
-    (tmp_path / "_classes.csv").write_bytes(b'\xef\xbb\xbfPixel Value, Class\r\n2, "road, main"\r\n0, background\r\n\r\n')
+    (tmp_path / "_classes.csv").write_bytes(
+        b'\xef\xbb\xbfPixel Value, Class\r\n2, "road, main"\r\n0, background\r\n\r\n'
+    )
     assert list(read_class_table(tmp_path / "_classes.csv").items()) == [(2, "road, main"), (0, "background")]
 
 

@@ -77,7 +77,9 @@ def test_classes_are_found_by_name_and_may_be_joined_or_ignored(tmp_path):
     assert plain[20, 10] == 2 and plain[15, 50] == 1 and plain[0, 0] == 0 and plain[12, 30] == 1, "the cat is later"
     joined = names("ignore", {"cat": "pet", "other": "ignore"}, ("pet", "road"))
     assert drawn(file, labels=CocoLabels(joined))[[20, 15, 0], [10, 50, 0]].tolist() == [255, 0, 255]
-    with pytest.raises(InputError, match="image a.jpg: it has the class 'cat', which the data set does not have; add it"):
+    with pytest.raises(
+        InputError, match="image a.jpg: it has the class 'cat', which the data set does not have; add it"
+    ):
         drawn(file, labels=CocoLabels(names("ignore", classes=("dog", "road"))))
 
 

@@ -91,7 +91,10 @@ def test_without_a_size_the_images_counts(tmp_path):
         (lambda c: c.update(imageHeight=-1), "height -1 and width 64 are no size of an image"),
         (lambda c: c["shapes"][0].update(label=None), "shape 1 has no label"),
         (lambda c: c["shapes"][0].update(label="bus"), "it has the class 'bus', which the data set does not have"),
-        (lambda c: c["shapes"][0].update(shape_type="points"), "shape 1 is of the type 'points', which labelme does not"),
+        (
+            lambda c: c["shapes"][0].update(shape_type="points"),
+            "shape 1 is of the type 'points', which labelme does not",
+        ),
         (lambda c: c["shapes"][0].update(points=[[1, 1]]), "shape 1 is a rectangle without its points"),
         (lambda c: c["shapes"][0].update(points=[[1, 1], [5, 1e30]]), "shape 1 is a rectangle without its points"),
         (lambda c: c["shapes"][0].update(points="x"), "shape 1 is a rectangle without its points"),

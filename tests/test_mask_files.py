@@ -85,7 +85,11 @@ def test_masks_of_every_make(tmp_path):
     soft[0, 0] = 128
     for name, image, message in (
         ("soft.png", soft, "the mask has the values 0, 128, 255; save masks with 0 and 255"),
-        ("two.png", np.dstack([np.stack([values] * 3, -1), mask(2)]), "the colours and the alpha channel hold different"),
+        (
+            "two.png",
+            np.dstack([np.stack([values] * 3, -1), mask(2)]),
+            "the colours and the alpha channel hold different",
+        ),
         ("mask.jpg", values, "the mask is a JPEG"),
     ):
         Image.fromarray(image).save(tmp_path / name)
