@@ -95,6 +95,7 @@ def test_without_a_size_the_images_counts(tmp_path):
             lambda c: c["shapes"][0].update(shape_type="points"),
             "shape 1 is of the type 'points', which labelme does not",
         ),
+        (lambda c: c["shapes"][0].update(shape_type=[1]), r"shape 1 is of the type \[1\]"),
         (lambda c: c["shapes"][0].update(points=[[1, 1]]), "shape 1 is a rectangle without its points"),
         (lambda c: c["shapes"][0].update(points=[[1, 1], [5, 1e30]]), "shape 1 is a rectangle without its points"),
         (lambda c: c["shapes"][0].update(points="x"), "shape 1 is a rectangle without its points"),

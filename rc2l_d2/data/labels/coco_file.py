@@ -151,6 +151,7 @@ def _size(image: dict) -> tuple[int, int] | None:
 
 def _plain(name: str) -> str:
     """A file name with slashes, as some tools write backslashes on Windows."""
+    os.fsencode(name)  # ValueError for a text that can be no file's name
     return os.path.normpath(name.replace("\\", "/"))
 
 

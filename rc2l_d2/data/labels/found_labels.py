@@ -121,6 +121,8 @@ def _kind(file: str) -> str:
 def _coco(images: str, file: str, unlabeled: str | None, keep_empty: bool) -> _Source:
     opened, folder = open_coco(file), os.path.abspath(images)
     listed = [name for name, count in zip(opened.names, opened.counts, strict=True) if count or keep_empty]
+    if not listed:
+        raise InputError(f"{file} has no annotation; annotate images, or export the others too.")
     below = {os.path.relpath(path, folder): path for path in images_below(folder, IMAGE_SUFFIXES)}
     absent = [name for name in listed if name not in below]
     by_name = bool(absent) and _by_name(opened, listed, below)

@@ -99,7 +99,7 @@ def draw_shape(canvas: Image.Image, shape: dict[str, Any], value: int) -> Image.
         canvas: 8-bit grey, of the image's size; it is changed.
     """
     kind = shape.get("shape_type") or "polygon"
-    if kind not in _POINTS:
+    if not isinstance(kind, str) or kind not in _POINTS:
         raise ValueError(f"is of the type {kind!r}, which labelme does not export")
     points = _points(shape.get("points"), kind)
     draw = ImageDraw.Draw(canvas)
