@@ -192,7 +192,7 @@ def change(**keys):
         (change(categories=[{"id": 9, "name": "Background"}, {"id": 3, "name": "cat"}]), (),
          "has the class 'Background', so that it is not clear what the pixels in no annotation are; give --outside"),
         (change(categories=[{"id": 9, "name": "ignore"}, {"id": 3, "name": "cat"}]), (), "a class called 'ignore'"),
-        (lambda c: c["images"][3].update(file_name="no.jpg"), (), "1 of 7 annotated images are not in photos, .*no.jpg"),
+        (lambda c: c["images"][3].update(file_name="no.jpg"), (), "1 of 7 annotated images are not in photos,.*no.jpg"),
         (lambda c: c["images"][3].update(height=47), (), "labels of another size than their images"),
         (lambda c: c["annotations"].clear(), (), "coco.json has no annotation; annotate images"),
         (None, ("--classes", "a,b"), "names its classes itself; leave --classes out"),
