@@ -2,10 +2,10 @@
 
     rc2l-quickstart IMAGES LABELS [UNLABELED] [--classes sky,road,...] [--output FOLDER]
 
-IMAGES holds images and LABELS label images for some of them (palette, one channel or colours; no JPEG), each with the
-name of its image. UNLABELED holds more images; without it the images of IMAGES that have no label are used. Writes
-FOLDER/dataset.yaml, FOLDER/train.yaml and three lists, and prints the next commands. A user's mistake ends the command
-with one sentence and exit status 2, and nothing is written.
+IMAGES holds images and LABELS label images for some of them (palette, one channel or colours; JPEG only with
+--threshold), each with the name of its image. UNLABELED holds more images; without it the images of IMAGES that have no
+label are used. Writes FOLDER/dataset.yaml, FOLDER/train.yaml and three lists, and prints the next commands. A user's
+mistake ends the command with one sentence and exit status 2, and nothing is written.
 """
 
 from __future__ import annotations
@@ -28,9 +28,11 @@ from ..data.checks.check import remarks_on
 from ..data.checks.scan import ScanReport, Split, scan
 from ..data.datasets.image_lists import write_list
 from ..data.datasets.sampling import sample_held_out
-from ..data.labels.label_classes import IGNORE_VALUE, FoundClasses, name_classes, read_raw_labels
-from ..data.labels.label_map import LabelMap
+from ..data.labels.class_names import parse_class_names
+from ..data.labels.label_classes import IGNORE_VALUE, FoundClasses, IgnoredKeys, name_classes, read_masks
+from ..data.labels.label_map import MAX_TOLERANCE
 from ..data.labels.pairing import PairedImages, pair_images
+from ..data.labels.raw_labels import read_raw_labels
 from ..engine.starting_point import CPU, GPU, SMALLEST_ITERATIONS, Sizes, starting_config, usual_iterations
 from ..engine.weights import read_backbone_weights, read_weights, resnet_depth
 from ..errors import InputError
@@ -43,6 +45,7 @@ _LISTS = {"labeled": "labeled.txt", "val": "val.txt", "unlabeled": "unlabeled.tx
 _DATASET, _CONFIG, _RUN = "dataset.yaml", "train.yaml", "run"
 _UNLABELED_SAMPLE = 100
 _FEW = 5
+_SHOWN_IGNORED = 20
 _DATASET_HEAD = """\
 # Written by rc2l-quickstart; datasets/README.md explains the keys. The lists below name the images and their labels.
 # Names of classes and colours may be changed here.
@@ -76,8 +79,7 @@ def quickstart(args: argparse.Namespace) -> None:
     for file in (_DATASET, _CONFIG, *_LISTS.values()):
         if not args.overwrite and os.path.lexists(_in(args.output, file)):
             raise InputError(f"{_in(args.output, file)} is there already; name another --output, or give --overwrite.")
-    names = [name.strip() for name in args.classes.split(",")] if args.classes else []
-    classes = name_classes(read_raw_labels(images.labels), names, args.labels)
+    classes = _find_classes(args, images)
     kept, held_out = _split(classes, args.held_out, args.seed)
     reports, warnings = _check_files(args, images, classes)
 
@@ -102,16 +104,31 @@ def quickstart(args: argparse.Namespace) -> None:
     print(f"Written to {args.output}, for --device {args.device}: {settings}.\n\n{_next(args)}")
 
 
+def _find_classes(args: argparse.Namespace, images: PairedImages) -> FoundClasses:
+    """Read all labels and name their values, as the options say."""
+    names = parse_class_names(args.classes)
+    if args.threshold is not None:
+        # A whole number is written as one.
+        args.threshold = int(args.threshold) if args.threshold.is_integer() else args.threshold
+        return read_masks(images.labels, args.threshold, names, args.labels)
+    raw = read_raw_labels(images.labels)
+    return name_classes(raw, names, args.labels, IgnoredKeys.parse(args.ignore), args.tolerance)
+
+
 def _check_options(args: argparse.Namespace) -> None:
     """Refuse options out of their range."""
     for name, usable, expected in (
         ("held_out", lambda value: 0 < value < 1, "a number above 0 and below 1"),
         ("seed", lambda value: 0 <= value < 2**32, "a whole number from 0 to 4294967295"),
         ("short_edge", lambda value: value is None or value >= 32, "32 or more pixels"),
+        ("threshold", lambda value: value is None or 0 < value <= 65535, "a number above 0, as 128"),
+        ("tolerance", lambda value: 0 <= value <= MAX_TOLERANCE, f"levels from 0 to {MAX_TOLERANCE}"),
         ("iterations", lambda value: value is None or value >= SMALLEST_ITERATIONS, f"{SMALLEST_ITERATIONS} or more"),
     ):
         if not usable(getattr(args, name)):
             raise InputError(f"--{name.replace('_', '-')} is {getattr(args, name)}; give {expected}.")
+    if args.threshold is not None and (args.ignore or args.tolerance):
+        raise InputError("--threshold gives every pixel a class; leave --ignore and --tolerance out.")
 
 
 def _check_backbone(name: str, weights: str) -> int | None:
@@ -142,8 +159,7 @@ def _check_files(
     args: argparse.Namespace, images: PairedImages, classes: FoundClasses
 ) -> tuple[list[ScanReport], list[str]]:
     """Read all labelled images and a sample of the others; return a report on each, and warnings."""
-    raw = classes.label_map()
-    label_map = None if raw is None else LabelMap.from_yaml(raw, classes.names, classes.palette, IGNORE_VALUE)
+    label_map = classes.read_map()
     labelled = [
         {"file_name": image, "image_id": image, "sem_seg_file_name": label, "label_map": label_map}
         for image, label in zip(images.images, images.labels, strict=True)
@@ -175,13 +191,12 @@ def _write(
     def relative(paths: Sequence[str]) -> list[str]:
         return [os.path.relpath(path, root) for path in paths]
 
-    label_map = classes.label_map()
     definition: dict[str, Any] = {
         "name": _dataset_name(args.output),
         "root": os.path.relpath(root, output),
         "images": os.path.relpath(os.path.commonpath(folders), root),
         "classes": list(classes.names),
-        **({} if label_map is None else {"label_map": label_map}),
+        **classes.label_keys(),
         "palette": [list(color) for color in classes.palette],
         "ignore_value": IGNORE_VALUE,
         "parts": {split: {"list": os.path.relpath(_in(output, file), root)} for split, file in _LISTS.items()},
@@ -221,7 +236,10 @@ def _class_table(classes: FoundClasses, kept: np.ndarray, held_out: np.ndarray) 
         [classes.key_text(key), name, *row, f"{100 * count / pixels.sum():.2f}"]
         for key, name, *row, count in zip(classes.keys, classes.names, *counts, pixels, strict=True)
     ]
-    rows += [[classes.key_text(key), "(no class)", "", "", ""] for key in classes.ignored]
+    rows += [
+        [classes.key_text(key), "(no class)", "", "", f"{count} pixels"]
+        for key, count in sorted(classes.ignored_pixels.items(), key=lambda item: -item[1])[:_SHOWN_IGNORED]
+    ]
     headers = ["colour" if classes.colors else "value", "class", "images", "held out", "% of pixels"]
     return tabulate(rows, headers=headers, disable_numparse=True, colalign=("left", "left", "right", "right", "right"))
 
@@ -237,7 +255,9 @@ def _notes(images: PairedImages, classes: FoundClasses, kept: np.ndarray, held_o
     unseen = names(~presence[held_out].any(axis=0))
     rare = names(presence.sum(axis=0) < _FEW)
     without_label, without_image = images.without_label, images.without_image
+    guessed = ", ".join(f"{classes.key_text(key)} ({classes.ignored_pixels[key]} pixels)" for key in classes.guessed)
     notes = (
+        (guessed, f"Taken for 'no class', as in Pascal VOC: {guessed}; give --ignore or a name to be sure."),
         (without_label, f"Images not used, without a label and not in UNLABELED: {_few(without_label)}."),
         (without_image, f"Labels without an image: {_few(without_image)}."),
         (images.copies, f"Unlabelled images not used, as copies of labelled ones: {images.copies}."),
@@ -274,10 +294,16 @@ def main() -> int:
     parser.add_argument("unlabeled", metavar="UNLABELED", nargs="?", help="folder of images without labels")
     parser.add_argument("--output", default="quickstart", metavar="FOLDER", help="output folder (%(default)s)")
     parser.add_argument("--overwrite", action="store_true", help="replace the files of an earlier call")
-    names = "class names in the order of their values, with commas; 'ignore' for a value that is no class"
+    names = "names of the values 0, 1, 2, ..., or VALUE=NAME,... ('#804080=road,...' for colours; ignore: no class)"
     parser.add_argument("--classes", default="", metavar="NAMES", help=names)
     suffix = "end of a label's name instead of the image's suffix, as _mask.png"
     parser.add_argument("--label-suffix", default="", metavar="TEXT", help=suffix)
+    threshold = "masks of one object: values of N and more are the object (128 for 0 and 255, 1 for 0 and 1)"
+    parser.add_argument("--threshold", type=float, metavar="N", help=threshold)
+    ignore = "values or colours of no class, as 255 or '#e0e0c0', or other: all without a name in --classes"
+    parser.add_argument("--ignore", default="", metavar="VALUES", help=ignore)
+    tolerance = "values or colours that are at most N levels off count as the nearest class (%(default)s)"
+    parser.add_argument("--tolerance", type=int, default=0, metavar="N", help=tolerance)
     fraction = "validation fraction of the labelled images (%(default)s)"
     parser.add_argument("--held-out", type=float, default=0.2, metavar="FRACTION", help=fraction)
     parser.add_argument("--seed", type=int, default=0, help="seed of validation split and training (%(default)s)")

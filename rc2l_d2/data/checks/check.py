@@ -12,6 +12,7 @@ from ...host import CfgNode, MetadataCatalog
 from ..datasets.catalog import register_definition, stream_entries, stream_title
 from ..datasets.entries import common_files, labels_among, repeated_files
 from ..datasets.splits import split_entries
+from ..labels.label_doubts import MAX_GUESSED
 from .scan import Kind, ScanReport, Split, scan
 
 _logger = logging.getLogger(__name__)
@@ -91,7 +92,8 @@ def definition_splits(path: str | os.PathLike, names: Sequence[str] = ()) -> tup
             first = next(entry["file_name"] for entry in entries if "sem_seg_file_name" not in entry)
             what = f"{title} is checked without labels, as {bare} of {len(entries)} images have none"
             remarks.append(Remark(False, what, (first,), bare))
-        splits.append(Split(title, entries, not bare, definition.classes, definition.ignore_value, not bare))
+        stated = definition.ignore_stated
+        splits.append(Split(title, entries, not bare, definition.classes, definition.ignore_value, not bare, stated))
     return splits, remarks
 
 
@@ -141,6 +143,17 @@ def remarks_on(report: ScanReport) -> list[Remark]:
         fatal = kind.fatal or (kind is Kind.ALL_IGNORED and count == report.scanned)
         what = f"{split.name} has {title} ({count} of {report.scanned} {read})"
         remarks.append(Remark(fatal, what, tuple(report.examples[kind]), count, kind.advice))
+    if report.guessed:
+        fraction = report.guessed / int(report.pixels.sum() + report.ignored)
+        what = (
+            f"{split.name} has the value {split.ignore_value} on {report.guessed} pixels ({100 * fraction:.2g} % of "
+            f"the labels read), which is taken for 'no class' by default"
+        )
+        advice = (
+            f"write 'ignore_value: {split.ignore_value}' into the data set's YAML file if it is none, else 'threshold: "
+            f"128' for masks of one object (1 if some have 1 as the object), or a label_map"
+        )
+        remarks.append(Remark(fraction > MAX_GUESSED, what, advice=advice))
     if report.labels and report.absent:
         count = len(report.absent)
         what = f"{split.name} has no pixel of {count} of {len(split.classes)} classes ({report.labels} labels {read})"
@@ -194,7 +207,8 @@ def _config_split(cfg: CfgNode, stream: str) -> Split:
         _check_classes(cfg, name, f"DATASETS.{stream}")
     known = MetadataCatalog.get(names[0]).get("stuff_classes") if names and labelled else None
     classes = tuple(known or map(str, range(head.NUM_CLASSES)))
-    return Split(stream_title(cfg, stream), entries, labelled, classes, head.IGNORE_VALUE, stream == "TRAIN")
+    stated = all(MetadataCatalog.get(name).get("ignore_stated", True) for name in names)
+    return Split(stream_title(cfg, stream), entries, labelled, classes, head.IGNORE_VALUE, stream == "TRAIN", stated)
 
 
 def _check_classes(cfg: CfgNode, name: str, key: str) -> None:

@@ -15,7 +15,14 @@ from typing import NamedTuple
 import numpy as np
 
 from ...errors import InputError, first_few
-from ..loading.reading import LabelColorError, LabelValueError, read_image, read_label
+from ..loading.reading import (
+    LabelColorError,
+    LabelValueError,
+    exif_orientation,
+    read_image,
+    read_label,
+    turned_by_exif,
+)
 
 SMALLEST_SIDE = 32
 _EXAMPLES = 10
@@ -40,6 +47,12 @@ class Kind(Enum):
         True,
     )
     SIZES_DIFFER = ("labels of another size than their images", "give both the same size", True)
+    TURNED = (
+        "labels without the EXIF orientation of their images",
+        "look at some with rc2l-predict --compare; where they were drawn on images that were not turned, turn the labels "
+        "or take the orientation out of the images",
+        False,
+    )
     ALL_IGNORED = (
         "labels with the ignore value on every pixel", "complete them or leave them out: they teach nothing", False
     )  # fmt: skip
@@ -59,12 +72,14 @@ class Split:
     classes: tuple[str, ...]
     ignore_value: int  # the label value of pixels without a class
     for_training: bool = False  # whether a model may learn from its labels
+    ignore_stated: bool = True  # whether the data set's description gives the ignore value, which is else a default
 
 
 class _FileScan(NamedTuple):
     size: tuple[int, int] | None  # (h, w) of the image, None where it cannot be read.
     problems: list[tuple[Kind, str, str]]  # kind, file, detail
     counts: np.ndarray | None  # (256,) pixels of each value of a label that fits.
+    is_mapped: bool = False  # whether a label map gave these values
 
 
 @dataclass
@@ -76,6 +91,7 @@ class ScanReport:
     labels: int = 0  # labels that fit their images and the classes; the next three count them alone
     pixels: np.ndarray = field(init=False)  # (K,) int64, pixels of each class
     ignored: int = 0  # pixels with the ignore value
+    guessed: int = 0  # those of them that only the default of the ignore value says to ignore
     images_with: np.ndarray = field(init=False)  # (K,) int64, labels that have each class
     sizes: Counter[tuple[int, int]] = field(default_factory=Counter)  # number of images of each size (h, w)
     problems: Counter[Kind] = field(default_factory=Counter)  # number of files with each kind of problem
@@ -111,7 +127,9 @@ class ScanReport:
             pixels = scan.counts[: len(self.pixels)]
             self.labels += 1
             self.pixels += pixels
-            self.ignored += int(scan.counts[self.split.ignore_value])
+            ignored = int(scan.counts[self.split.ignore_value])
+            self.ignored += ignored
+            self.guessed += 0 if scan.is_mapped or self.split.ignore_stated else ignored
             self.images_with += pixels > 0
 
 
@@ -172,7 +190,17 @@ def _scan_entry(entry: dict, labelled: bool, num_classes: int, ignore_value: int
             counts = None
         elif not counts[:num_classes].any():
             problems.append((Kind.ALL_IGNORED, entry["sem_seg_file_name"], ""))
-    return _FileScan(size, problems, counts)
+        else:
+            problems += _turned(entry, size)
+    return _FileScan(size, problems, counts, entry.get("label_map") is not None)
+
+
+def _turned(entry: dict, size: tuple[int, int] | None) -> list[tuple[Kind, str, str]]:
+    """A problem if only the image has an EXIF orientation and sizes do not tell whether the label fits it."""
+    # A label of the upright size of an image that EXIF turns by 90 degrees was made for the upright image.
+    turned = turned_by_exif(entry["file_name"], entry["sem_seg_file_name"])
+    sideways = size is not None and size[0] != size[1] and exif_orientation(entry["file_name"]) > 4
+    return [(Kind.TURNED, entry["sem_seg_file_name"], turned)] if turned and not sideways else []
 
 
 def _label_counts(
@@ -188,7 +216,9 @@ def _label_counts(
         kinds = {LabelColorError: Kind.LABEL_COLORS, LabelValueError: Kind.VALUES_OUTSIDE}
         return kinds.get(type(error), Kind.LABEL_UNREADABLE), file, _detail(error, file)
     if size is not None and label.shape != size:
-        return Kind.SIZES_DIFFER, file, f"label {label.shape[1]}x{label.shape[0]}, image {size[1]}x{size[0]}"
+        turned = turned_by_exif(entry["file_name"], file)
+        sizes = f"label {label.shape[1]}x{label.shape[0]}, image {size[1]}x{size[0]}"
+        return Kind.SIZES_DIFFER, file, f"{sizes}; {turned}" if turned else sizes
     counts = np.bincount(label.ravel(), minlength=256)
     outside = [value for value in np.flatnonzero(counts) if value >= num_classes and value != ignore_value]
     if outside:

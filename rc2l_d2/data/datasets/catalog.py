@@ -65,6 +65,7 @@ def register_definition(path: str | os.PathLike) -> DatasetDefinition:
             stuff_classes=list(definition.classes),
             stuff_colors=[list(color) for color in definition.palette],
             ignore_label=definition.ignore_value,
+            ignore_stated=definition.ignore_stated,
             evaluator_type="sem_seg",
             definition_file=str(definition.file),
             label_files=LabelFiles.of(definition),

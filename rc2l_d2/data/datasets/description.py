@@ -23,12 +23,12 @@ from ..labels.label_map import LabelMap
 DATASETS_VARIABLE = "DETECTRON2_DATASETS"
 _VARIABLE = re.compile(r"\$\{(\w+)\}")
 _REQUIRED = ("name", "root", "images", "classes", "parts")
-_OPTIONAL = ("labels", "image_suffix", "label_suffix", "label_map", "palette", "ignore_value")
+_OPTIONAL = ("labels", "image_suffix", "label_suffix", "label_map", "threshold", "palette", "ignore_value")
 _SPLIT_FORMS = (
     "{list: FILE}, {folder: FOLDER}, {pattern: PATTERN}, {of: SPLIT, fraction: F, seed: S} or "
     "{of: SPLIT, except: SPLIT}"
 )
-_LABEL_FORM = "a folder, or {folder: FOLDER} with suffix, map or replace; or a list of these"
+_LABEL_FORM = "a folder, or {folder: FOLDER} with suffix, map, threshold or replace; or a list of these"
 
 
 @dataclass(frozen=True)
@@ -50,6 +50,7 @@ class DatasetDefinition:
     classes: tuple[str, ...]
     palette: tuple[tuple[int, int, int], ...]  # one (r, g, b) per class
     ignore_value: int  # the label value for "no class"
+    ignore_stated: bool  # whether the file says so, and the value is not only the default
     splits: Mapping[str, Mapping[str, Any]]
 
     def candidates(self) -> list[tuple[str, Path | None]]:
@@ -103,13 +104,21 @@ def _definition(file: Path, raw: dict[str, Any]) -> DatasetDefinition:
     _require(ignore_value >= len(classes), "ignore_value", f"outside the {len(classes)} class indices")
     palette = _palette(raw.get("palette"), len(classes))
 
-    def read_map(value: Any, key: str) -> LabelMap | None:
+    def read_map(values: dict[str, Any], place: str, map_key: str) -> LabelMap | None:
+        """The map that the keys ``map_key`` or threshold of ``values``, at ``place`` in the file, describe."""
+        given, threshold = values.get(map_key), values.get("threshold")
+        if threshold is not None:
+            _require(given is None, f"{place}threshold", f"without the key '{map_key}'")
+            _require(len(classes) == 2, f"{place}threshold", f"for two classes (there are {len(classes)})")
+            is_level = type(threshold) in (int, float) and 0 < threshold <= 65535
+            _require(is_level, f"{place}threshold", "a number above 0, as 128")
+            return LabelMap.of_threshold(threshold)
         try:
-            return None if value is None else LabelMap.from_yaml(value, classes, palette, ignore_value)
+            return None if given is None else LabelMap.from_yaml(given, classes, palette, ignore_value)
         except ValueError as error:
-            raise InputError(f"the key '{key}' cannot be used; it must be {error}.") from error
+            raise InputError(f"the key '{place}{map_key}' cannot be used; it must be {error}.") from error
 
-    label_map = read_map(raw.get("label_map"), "label_map")
+    label_map = read_map(raw, "", "label_map")
     default = LabelRule("", _suffix(raw.get("label_suffix", ".png"), "label_suffix"), label_map)
     return DatasetDefinition(
         file=file,
@@ -122,6 +131,7 @@ def _definition(file: Path, raw: dict[str, Any]) -> DatasetDefinition:
         classes=classes,
         palette=palette,
         ignore_value=ignore_value,
+        ignore_stated="ignore_value" in raw,
         splits=_splits(raw["parts"]),
     )
 
@@ -210,7 +220,7 @@ def _label_rules(raw: Any, default: LabelRule, read_map: Callable) -> tuple[Labe
     for place, value in enumerate(values):
         key = f"labels[{place}]" if isinstance(raw, list) else "labels"
         value = value if isinstance(value, dict) else {"folder": value}
-        known = set(value) <= {"folder", "suffix", "map", "replace"} and "folder" in value
+        known = set(value) <= {"folder", "suffix", "map", "threshold", "replace"} and "folder" in value
         replace = value.get("replace", {})
         usable = isinstance(replace, dict) and all(isinstance(text, str) for pair in replace.items() for text in pair)
         _require(known and usable, key, _LABEL_FORM)
@@ -218,7 +228,7 @@ def _label_rules(raw: Any, default: LabelRule, read_map: Callable) -> tuple[Labe
             LabelRule(
                 folder=_folder(value["folder"], key),
                 suffix=_suffix(value.get("suffix", default.suffix), f"{key}.suffix"),
-                label_map=read_map(value["map"], f"{key}.map") if "map" in value else default.label_map,
+                label_map=read_map(value, f"{key}.", "map") if {"map", "threshold"} & set(value) else default.label_map,
                 replace=tuple(replace.items()),
             )
         )

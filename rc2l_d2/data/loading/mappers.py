@@ -12,7 +12,7 @@ import torch
 
 from ...errors import InputError, first_few
 from ...host import CfgNode
-from .reading import check_format, read_image, read_image_reduced, read_label
+from .reading import check_format, read_image, read_image_reduced, read_label, turned_by_exif
 from .transforms import (
     IMAGE_PADDING,
     Geometry,
@@ -190,9 +190,10 @@ def check_label(
     """
     file = entry["sem_seg_file_name"]
     if label.shape != tuple(image_size):
+        turned = turned_by_exif(entry["file_name"], file)
         raise InputError(
             f"{file}: the label is {label.shape[1]}x{label.shape[0]} pixels, its image {entry['file_name']} "
-            f"{image_size[1]}x{image_size[0]}; give both the same size."
+            f"{image_size[1]}x{image_size[0]}{f' ({turned})' if turned else ''}; give both the same size."
         )
     is_outside = np.ones(256, np.uint8)
     is_outside[:num_classes] = is_outside[ignore_value] = 0

@@ -11,14 +11,18 @@ import math
 import os
 import struct
 import zlib
+from collections.abc import Callable
+from typing import TypeVar
 
 import cv2
 import numpy as np
-from PIL import Image
+from PIL import ExifTags, Image, ImageOps
 
 from ...errors import InputError
 from ..labels.label_map import LabelMap, UnlistedValueError
+from .masks import is_mask_in_alpha, lossy_format, mask_levels
 
+_Read = TypeVar("_Read")
 IMAGE_FORMATS = ("BGR", "RGB")
 # OpenCV would print its own messages about damaged TIFF and WebP files, without their names.
 cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
@@ -38,6 +42,10 @@ _DECODING_ERRORS = (OSError, SyntaxError, ValueError, EOFError, struct.error, zl
 
 class LabelColorError(InputError):
     """A label file holds colours where class indices are expected."""
+
+
+class LabelLossyError(InputError):
+    """A label file has a format that changes values."""
 
 
 class LabelValueError(InputError):
@@ -101,7 +109,11 @@ def read_label(path: str | os.PathLike, label_map: LabelMap | None = None) -> np
         LabelValueError: values above 255 without a map, or values that the map does not list.
         InputError: the file cannot be read or decoded, is a JPEG, or holds neither values nor colours.
     """
-    values = read_raw_label(path, label_map is not None and label_map.colors)
+    threshold = None if label_map is None else label_map.threshold
+    if threshold is None:
+        values = read_raw_label(path, label_map is not None and label_map.colors)
+    else:
+        values = _open_label(path, mask_levels)
     if label_map is not None:
         try:
             return label_map.apply(values.astype(np.uint8) if values.dtype == bool else values)
@@ -123,17 +135,25 @@ def read_raw_label(path: str | os.PathLike, colors: bool = False) -> np.ndarray:
     equal channels is read as that one channel. As colours, every 8-bit image is read as RGB, a palette image by its
     palette. Alpha is dropped. Raises as :func:`read_label`.
     """
-    try:
-        with Image.open(path) as image:
-            mode, is_lossy = image.mode, image.format in ("JPEG", "MPO")  # MPO: several JPEGs in one file
-            as_colors = mode in _COLOR_MODES or (colors and mode in ("1", "L", "P"))
-            values = np.array(image.convert("RGB") if as_colors else image)
-    except FileNotFoundError as error:
-        raise InputError(f"{path}: the label file does not exist; complete the data set or its list.") from error
-    except _DECODING_ERRORS as error:
-        raise InputError(f"{path}: the label file cannot be decoded; replace it.") from error
-    if is_lossy:
-        raise InputError(f"{path}: the label file is a JPEG, which changes values; save labels as PNG.")
+
+    def read(image: Image.Image) -> tuple[str, bool, np.ndarray]:
+        kind = lossy_format(image)
+        if kind:
+            raise LabelLossyError(
+                f"{path}: the label file is a {kind}, which changes values; save labels as PNG, or give a threshold if "
+                f"they are masks of one object (threshold: 128 in the data set's YAML file, --threshold 128)."
+            )
+        mode = image.mode
+        as_colors = mode in _COLOR_MODES or (colors and mode in ("1", "L", "P"))
+        values = np.array(image.convert("RGB") if as_colors else image)
+        if mode in ("RGBA", "LA", "PA") and is_mask_in_alpha(values, np.array(image.getchannel("A"))):
+            raise LabelValueError(
+                f"{path}: the label image has one colour, and its mask in the alpha channel; give a threshold "
+                f"(threshold: 128 in the data set's YAML file, --threshold 128), or save it with one channel."
+            )
+        return mode, as_colors, values
+
+    mode, as_colors, values = _open_label(path, read)
     if not as_colors and mode not in _VALUE_MODES:
         raise InputError(
             f"{path}: the label image is of type {mode}; save it as PNG with one channel, a palette or 8-bit RGB."
@@ -143,6 +163,53 @@ def read_raw_label(path: str | os.PathLike, colors: bool = False) -> np.ndarray:
             f"{path}: the label image has 16-bit values, but label_map lists colours; save it as 8-bit RGB."
         )
     return _equal_channels(path, values) if as_colors and not colors else values
+
+
+def _open_label(path: str | os.PathLike, read: Callable[[Image.Image], _Read]) -> _Read:
+    """Return ``read`` of the label image, turned as its own EXIF orientation says."""
+    try:
+        with Image.open(path) as image:
+            if image.mode in _COLOR_MODES and any("16" in str(tile.args) for tile in image.tile):
+                raise LabelValueError(
+                    f"{path}: the label image has colours of 16 bits, which would be cut to 8; save it as PNG with one "
+                    f"channel or 8-bit RGB."
+                )
+            kept = image.format, image.filename
+            image.load()
+            if orientation_of(image) != 1:
+                # Format and name, by which files that change values are known, are lost in the copy.
+                image = ImageOps.exif_transpose(image)
+                image.format, image.filename = kept
+            return read(image)
+    except FileNotFoundError as error:
+        raise InputError(f"{path}: the label file does not exist; complete the data set or its list.") from error
+    except InputError:
+        raise
+    except _DECODING_ERRORS as error:
+        raise InputError(f"{path}: the label file cannot be decoded; replace it.") from error
+
+
+def exif_orientation(path: str | os.PathLike) -> int:
+    """Return the EXIF orientation of an image file, 1 to 8; 1 (upright) without or if the file cannot be read."""
+    try:
+        with Image.open(path) as image:
+            return orientation_of(image)
+    except _DECODING_ERRORS:
+        return 1
+
+
+def turned_by_exif(image: str | os.PathLike, label: str | os.PathLike) -> str:
+    """Return why an image and its label may not fit: the EXIF orientation that only the image has; "" without."""
+    orientation = exif_orientation(image)
+    if orientation == 1 or exif_orientation(label) != 1:
+        return ""
+    return f"EXIF orientation {orientation} turns the image, and the label has none"
+
+
+def orientation_of(image: Image.Image) -> int:
+    """Return the EXIF orientation of an opened image, 1 to 8."""
+    orientation = image.getexif().get(ExifTags.Base.Orientation, 1)
+    return orientation if orientation in range(1, 9) else 1
 
 
 def read_palette(path: str | os.PathLike) -> np.ndarray | None:
