@@ -261,6 +261,7 @@ def _notes(images: PairedImages, classes: FoundClasses, kept: np.ndarray, held_o
         (without_label, f"Images not used, without a label and not in UNLABELED: {_few(without_label)}."),
         (without_image, f"Labels without an image: {_few(without_image)}."),
         (images.copies, f"Unlabelled images not used, as copies of labelled ones: {images.copies}."),
+        (images.derived, f"Images not used, as they were made from labelled ones: {_few(images.derived)}."),
         (empty, f"Labels not used, as no pixel has a class: {empty}."),
         (classes.left_out, f"Classes not used, as no label has them: {', '.join(classes.left_out)}."),
         (len(held_out) < _FEW, f"Only {len(held_out)} held-out images: metrics will be rough; raise --held-out."),

@@ -83,10 +83,11 @@ def definition_splits(path: str | os.PathLike, names: Sequence[str] = ()) -> tup
     unknown = [name for name in names if name not in definition.splits]
     if unknown:
         raise InputError(f"{path}: there is no split '{unknown[0]}'; the splits are {', '.join(definition.splits)}.")
-    splits, remarks = [], []
+    splits, remarks, labels = [], [], 0
     for name in names or definition.splits:
         title = f"split '{name}'"
         entries = split_entries(definition, name, "existing")
+        labels += len(entries.label_files)
         bare = len(entries) - len(entries.label_files)
         if 0 < bare < len(entries):
             first = next(entry["file_name"] for entry in entries if "sem_seg_file_name" not in entry)
@@ -94,6 +95,12 @@ def definition_splits(path: str | os.PathLike, names: Sequence[str] = ()) -> tup
             remarks.append(Remark(False, what, (first,), bare))
         stated = definition.ignore_stated
         splits.append(Split(title, entries, not bare, definition.classes, definition.ignore_value, not bare, stated))
+    if definition.labels and not labels:
+        first = splits[0].entries[0]
+        rules = [os.path.join(definition.root(), rule.path(first["image_id"])) for rule in definition.labels]
+        what = f"No image has a label, though the key 'labels' is there; for {first['file_name']} it would be"
+        advice = "correct the key 'labels' or label_suffix, or leave 'labels' out if there are none"
+        remarks.append(Remark(True, what, tuple(rules), len(rules), advice))
     return splits, remarks
 
 

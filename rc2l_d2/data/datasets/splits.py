@@ -190,6 +190,8 @@ def _entries(definition: DatasetDefinition, split: SplitImages, labels: Labels, 
     if labels == "none":
         _refuse_labels_among(definition, split.images, where)
         return FileList(split.images, folder, suffixes)
+    if split.labels is None:
+        _require_label_folder(definition, where)
     maps = [definition.label_map, *(rule.label_map for rule in definition.labels)]
     files, map_of_label, missing = [], np.full(len(split.images), -1, np.int16), []
     for index, path in enumerate(split.images):
@@ -207,6 +209,18 @@ def _entries(definition: DatasetDefinition, split: SplitImages, labels: Labels, 
     if missing and labels == "all":
         raise _missing(where, "label", missing, split)
     return FileList(split.images, folder, suffixes, PackedStrings.of(files, prefix=root), maps, map_of_label)
+
+
+def _require_label_folder(definition: DatasetDefinition, where: str) -> None:
+    """Refuse a description of whose label folders none exists: its images would count as unlabelled."""
+    folders = [os.path.join(_root(definition), rule.folder) for rule in definition.labels]
+    if not folders or any(map(os.path.isdir, folders)):
+        return
+    state = "is a file" if os.path.isfile(folders[0]) else "does not exist"
+    raise InputError(
+        f"{where}: the key 'labels' names the folder {folders[0]}, which {state}; correct it, complete the data set, or "
+        f"leave the key out if there are no labels."
+    )
 
 
 def _refuse_labels_among(definition: DatasetDefinition, images: PackedStrings, where: str) -> None:
