@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 from ...errors import InputError
 from ...host import CfgNode, MetadataCatalog
@@ -13,25 +12,10 @@ from ..datasets.catalog import register_definition, stream_entries, stream_title
 from ..datasets.entries import common_files, labels_among, repeated_files
 from ..datasets.splits import split_entries
 from ..labels.label_doubts import MAX_GUESSED
+from .remark import Remark
 from .scan import Kind, ScanReport, Split, scan
 
 _logger = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class Remark:
-    """A problem or a warning; as text, one sentence."""
-
-    fatal: bool  # whether it spoils training, or is a warning
-    what: str
-    names: tuple[str, ...] = ()  # the first ten of the files (or classes) concerned
-    count: int = 0  # how many there are
-    advice: str = ""  # what to do, "" where nothing has to be done
-
-    def __str__(self) -> str:
-        shown = ": " + ", ".join(self.names) if self.names else ""
-        more = ", ..." if self.count > len(self.names) else ""
-        return f"{self.what}{shown}{more}{'; ' if self.advice else ''}{self.advice}."
 
 
 def check_test_data(cfg: CfgNode, sample: int = 200) -> Sequence[dict]:
@@ -215,7 +199,10 @@ def _config_split(cfg: CfgNode, stream: str) -> Split:
     known = MetadataCatalog.get(names[0]).get("stuff_classes") if names and labelled else None
     classes = tuple(known or map(str, range(head.NUM_CLASSES)))
     stated = all(MetadataCatalog.get(name).get("ignore_stated", True) for name in names)
-    return Split(stream_title(cfg, stream), entries, labelled, classes, head.IGNORE_VALUE, stream == "TRAIN", stated)
+    return Split(
+        stream_title(cfg, stream), entries, labelled, classes, head.IGNORE_VALUE, stream == "TRAIN", stated,
+        held_out=stream == "TEST",
+    )  # fmt: skip
 
 
 def _check_classes(cfg: CfgNode, name: str, key: str) -> None:

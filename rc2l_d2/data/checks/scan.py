@@ -12,6 +12,7 @@ from enum import Enum
 from functools import partial
 from typing import NamedTuple
 
+import cv2
 import numpy as np
 
 from ...errors import InputError, first_few
@@ -49,8 +50,8 @@ class Kind(Enum):
     SIZES_DIFFER = ("labels of another size than their images", "give both the same size", True)
     TURNED = (
         "labels without the EXIF orientation of their images",
-        "look at some with rc2l-predict --compare; where they were drawn on images that were not turned, turn the labels "
-        "or take the orientation out of the images",
+        "look at some with rc2l-predict --compare; where they were drawn on images that were not turned, turn them or "
+        "take the orientation out of the images",
         False,
     )
     ALL_IGNORED = (
@@ -73,13 +74,16 @@ class Split:
     ignore_value: int  # the label value of pixels without a class
     for_training: bool = False  # whether a model may learn from its labels
     ignore_stated: bool = True  # whether the data set's description gives the ignore value, which is else a default
+    held_out: bool = False  # whether results are measured on these images
 
 
 class _FileScan(NamedTuple):
+    file: str
     size: tuple[int, int] | None  # (h, w) of the image, None where it cannot be read.
     problems: list[tuple[Kind, str, str]]  # kind, file, detail
     counts: np.ndarray | None  # (256,) pixels of each value of a label that fits.
     is_mapped: bool = False  # whether a label map gave these values
+    fingerprint: bytes = b""  # see leaks.py; empty where the image cannot be read
 
 
 @dataclass
@@ -97,6 +101,7 @@ class ScanReport:
     problems: Counter[Kind] = field(default_factory=Counter)  # number of files with each kind of problem
     # The first ten of these files, in the order of the list, with a detail in brackets.
     examples: defaultdict[Kind, list[str]] = field(default_factory=lambda: defaultdict(list))
+    fingerprints: dict[str, bytes] = field(default_factory=dict)  # of the images that can be read
     seconds: float = 0.0
 
     def __post_init__(self):
@@ -117,6 +122,8 @@ class ScanReport:
     def add(self, scan: _FileScan) -> None:
         """Add the result of one image."""
         self.scanned += 1
+        if scan.fingerprint:
+            self.fingerprints[scan.file] = scan.fingerprint
         if scan.size is not None:
             self.sizes[scan.size] += 1
         for kind, file, detail in scan.problems:
@@ -176,9 +183,10 @@ def scan(
 
 
 def _scan_entry(entry: dict, labelled: bool, num_classes: int, ignore_value: int) -> _FileScan:
-    file, size, problems, counts = entry["file_name"], None, [], None
+    file, size, problems, counts, printed = entry["file_name"], None, [], None, b""
     try:
-        size = read_image(file).shape[:2]
+        image = read_image(file)
+        size, printed = image.shape[:2], fingerprint(image)
         if min(size) < SMALLEST_SIDE:
             problems.append((Kind.TINY, file, f"{size[1]}x{size[0]}"))
     except InputError as error:
@@ -192,7 +200,14 @@ def _scan_entry(entry: dict, labelled: bool, num_classes: int, ignore_value: int
             problems.append((Kind.ALL_IGNORED, entry["sem_seg_file_name"], ""))
         else:
             problems += _turned(entry, size)
-    return _FileScan(size, problems, counts, entry.get("label_map") is not None)
+    return _FileScan(file, size, problems, counts, entry.get("label_map") is not None, printed)
+
+
+def fingerprint(image: np.ndarray) -> bytes:
+    """Return the image, uint8 (H, W, C), as 16 x 16 grey levels: it hardly changes with size and encoding."""
+    # Encoding changes colours more than brightness.
+    grey = cv2.cvtColor(image, cv2.COLOR_BGR2GRAY) if image.shape[2] == 3 else image.mean(axis=-1)
+    return cv2.resize(grey, (16, 16), interpolation=cv2.INTER_AREA).round().astype(np.uint8).tobytes()
 
 
 def _turned(entry: dict, size: tuple[int, int] | None) -> list[tuple[Kind, str, str]]:

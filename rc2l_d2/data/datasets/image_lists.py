@@ -115,7 +115,9 @@ def _rows(text: Iterable[str], where: str, delimiter: str) -> Iterator[list[str]
     """The image and, if there is one, the label of each row of a CSV file with a header."""
     rows = (row for row in csv.reader(text, delimiter=delimiter, skipinitialspace=True) if any(map(str.strip, row)))
     header = [cell.strip(_BLANKS) for cell in next(rows)]
-    places = [[i for i, cell in enumerate(header) if _column(cell) in kind] for kind in (_IMAGE_COLUMNS, _LABEL_COLUMNS)]
+    places = [
+        [i for i, cell in enumerate(header) if _column(cell) in kind] for kind in (_IMAGE_COLUMNS, _LABEL_COLUMNS)
+    ]
     for cell in header:
         if _column(cell) in _SPLIT_COLUMNS:
             raise InputError(f"{where} has the column '{cell}', but all rows would be used; write one list per split.")
@@ -124,7 +126,9 @@ def _rows(text: Iterable[str], where: str, delimiter: str) -> Iterator[list[str]
     places = [place for found in places for place in found]
     for row in rows:
         if len(row) != len(header):
-            raise InputError(f"{where} has a row of {len(row)} columns below a header of {len(header)}: {row}; correct it.")
+            raise InputError(
+                f"{where} has a row of {len(row)} columns below a header of {len(header)}: {row}; correct it."
+            )
         fields = [_below_root(row[place].rstrip(_BLANKS), where) for place in places]
         if not all(fields):
             raise InputError(f"{where} has an empty image or label: {row}; complete it or take it out.")

@@ -218,8 +218,8 @@ def _require_label_folder(definition: DatasetDefinition, where: str) -> None:
         return
     state = "is a file" if os.path.isfile(folders[0]) else "does not exist"
     raise InputError(
-        f"{where}: the key 'labels' names the folder {folders[0]}, which {state}; correct it, complete the data set, or "
-        f"leave the key out if there are no labels."
+        f"{where}: the key 'labels' names the folder {folders[0]}, which {state}; correct it, complete the data set, "
+        f"or leave the key out if there are no labels."
     )
 
 
