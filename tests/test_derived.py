@@ -25,7 +25,8 @@ def found(folder, sources, images):
     "name",
     [
         "vis/a_1.png", "SegmentationClassVisualization/a_1.jpg", "overlays/x/a_1.png", "photos/a_1_color.png",
-        "photos/a_1_gtFine_instanceIds.png", "more/a_1-overlay.jpg", "a_1_1stHO.png", "a_1 copy.jpg", "x/a_1_manual1.png",
+        "photos/a_1_gtFine_instanceIds.png", "more/a_1-overlay.jpg", "a_1_1stHO.png", "a_1 copy.jpg",
+        "x/a_1_manual1.png",
     ],
 )  # fmt: skip
 def test_siblings(tmp_path, name):

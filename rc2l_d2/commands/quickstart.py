@@ -33,11 +33,12 @@ from ..data.labels.label_classes import IGNORE_VALUE, FoundClasses, IgnoredKeys,
 from ..data.labels.label_map import MAX_TOLERANCE
 from ..data.labels.pairing import PairedImages, pair_images
 from ..data.labels.raw_labels import read_raw_labels
+from ..data.loading.bands import BandRule
 from ..engine.starting_point import CPU, GPU, SMALLEST_ITERATIONS, Sizes, starting_config, usual_iterations
 from ..engine.weights import read_backbone_weights, read_weights, resnet_depth
 from ..errors import InputError
 from ..host import DatasetCatalog
-from ..modeling.backbones import TimmBackbone
+from ..modeling.backbones import TimmBackbone, preprocessing_of
 from .cli import run_cli
 
 # Split -> its list, below the output folder.
@@ -81,7 +82,8 @@ def quickstart(args: argparse.Namespace) -> None:
             raise InputError(f"{_in(args.output, file)} is there already; name another --output, or give --overwrite.")
     classes = _find_classes(args, images)
     kept, held_out = _split(classes, args.held_out, args.seed)
-    reports, warnings = _check_files(args, images, classes)
+    bands = _band_rule(args, images)
+    reports, warnings = _check_files(args, images, classes, bands)
 
     machine = GPU if args.device == "cuda" else CPU
     sizes = Sizes.fitting([*(reports[0].sizes + reports[1].sizes).elements()], machine, args.short_edge)
@@ -89,9 +91,11 @@ def quickstart(args: argparse.Namespace) -> None:
     name = _dataset_name(args.output)
     streams = {"TRAIN": [f"{name}_labeled"], "UNLABELED": [f"{name}_unlabeled"], "TEST": [f"{name}_val"]}
     config = starting_config(machine, sizes, len(classes.names), iterations, args.weights, depth, args.backbone)
+    if bands is not None and bands.channels > 3:
+        _use_bands(config, bands.channels, args.backbone)
     config |= {"SEED": args.seed, "OUTPUT_DIR": _in(args.output, _RUN)}
     config["DATASETS"] = {**streams, "DEFINITIONS": [_in(args.output, _DATASET)]}
-    _write(args, images, classes, {"labeled": kept, "val": held_out}, config)
+    _write(args, images, classes, bands, {"labeled": kept, "val": held_out}, config)
     print(f"{len(kept)} labelled images to train on, {len(held_out)} held out, {len(images.unlabeled)} unlabelled.\n")
     print(_class_table(classes, kept, held_out), end="\n\n")
     if not (args.backbone or args.weights):
@@ -155,8 +159,35 @@ def _split(classes: FoundClasses, fraction: float, seed: int) -> tuple[np.ndarra
     return np.setdiff1d(useful, held_out), held_out
 
 
+def _band_rule(args: argparse.Namespace, images: PairedImages) -> BandRule | None:
+    """Return how the images are read, as --bands and --range say; percentiles become the ranges of these images."""
+    try:
+        bands = [int(number) for number in args.bands.split(",")] if args.bands else None
+        ends = [float(end.removesuffix("%")) for end in args.range.split(",")] if args.range else None
+    except ValueError as error:
+        raise InputError(f"--bands or --range cannot be read ({error}); give --bands 4,3,2 --range 0,3000.") from error
+    try:
+        rule = BandRule.from_yaml(bands, {"percentiles": ends} if "%" in args.range else ends)
+    except ValueError as error:
+        raise InputError(f"--bands {args.bands} or --range {args.range} cannot be used; {error}.") from error
+    return rule and rule.resolved([*images.images, *images.unlabeled])
+
+
+def _use_bands(config: dict[str, Any], channels: int, backbone: str) -> None:
+    """Give the configuration a mean and a deviation for each of the ``channels``: those of the colours, repeated.
+
+    timm repeats the weights of a pretrained first convolution in the same way.
+    """
+    model = config["MODEL"]
+    if backbone:
+        model["PIXEL_MEAN"], model["PIXEL_STD"] = preprocessing_of(backbone)
+        config["INPUT"]["FORMAT"] = "RGB"
+    for key in ("PIXEL_MEAN", "PIXEL_STD"):
+        model[key] = [model[key][channel % 3] for channel in range(channels)]
+
+
 def _check_files(
-    args: argparse.Namespace, images: PairedImages, classes: FoundClasses
+    args: argparse.Namespace, images: PairedImages, classes: FoundClasses, bands: BandRule | None
 ) -> tuple[list[ScanReport], list[str]]:
     """Read all labelled images and a sample of the others; return a report on each, and warnings."""
     label_map = classes.read_map()
@@ -164,7 +195,9 @@ def _check_files(
         {"file_name": image, "image_id": image, "sem_seg_file_name": label, "label_map": label_map}
         for image, label in zip(images.images, images.labels, strict=True)
     ]
-    unlabeled = [{"file_name": image, "image_id": image} for image in images.unlabeled]
+    unlabeled: list[dict] = [{"file_name": image, "image_id": image} for image in images.unlabeled]
+    for entry in [*labelled, *unlabeled] if bands is not None else ():
+        entry["bands"] = bands
     splits = (
         (Split(f"{args.images} with {args.labels}", labelled, True, classes.names, IGNORE_VALUE), None),
         (Split(args.unlabeled or args.images, unlabeled, False, classes.names, IGNORE_VALUE), _UNLABELED_SAMPLE),
@@ -180,7 +213,12 @@ def _check_files(
 
 
 def _write(
-    args: argparse.Namespace, images: PairedImages, classes: FoundClasses, splits: dict[str, np.ndarray], config: dict
+    args: argparse.Namespace,
+    images: PairedImages,
+    classes: FoundClasses,
+    bands: BandRule | None,
+    splits: dict[str, np.ndarray],
+    config: dict,
 ) -> None:
     output, labels, *folders = map(
         os.path.abspath, (args.output, args.labels, args.images, args.unlabeled or args.images)
@@ -196,6 +234,7 @@ def _write(
         "root": os.path.relpath(root, output),
         "images": os.path.relpath(os.path.commonpath(folders), root),
         "classes": list(classes.names),
+        **(bands.keys() if bands is not None else {}),
         **classes.label_keys(),
         "palette": [list(color) for color in classes.palette],
         "ignore_value": IGNORE_VALUE,
@@ -305,6 +344,10 @@ def main() -> int:
     parser.add_argument("--ignore", default="", metavar="VALUES", help=ignore)
     tolerance = "values or colours that are at most N levels off count as the nearest class (%(default)s)"
     parser.add_argument("--tolerance", type=int, default=0, metavar="N", help=tolerance)
+    bands = "bands of the images, from 1: red, green and blue, then any others, as 4,3,2 (needs rc2l_d2[raster])"
+    parser.add_argument("--bands", default="", metavar="N,N,N", help=bands)
+    range_ = "values that become 0 to 255, as 0,3000, or percentiles of all images, as 2%%,98%%"
+    parser.add_argument("--range", default="", metavar="LOW,HIGH", help=range_)
     fraction = "validation fraction of the labelled images (%(default)s)"
     parser.add_argument("--held-out", type=float, default=0.2, metavar="FRACTION", help=fraction)
     parser.add_argument("--seed", type=int, default=0, help="seed of validation split and training (%(default)s)")

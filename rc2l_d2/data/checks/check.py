@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 from ...errors import InputError
 from ...host import CfgNode, MetadataCatalog
-from ..datasets.catalog import register_definition, stream_entries, stream_title
+from ..datasets.catalog import dataset_channels, register_definition, stream_entries, stream_title
 from ..datasets.entries import common_files, labels_among, repeated_files
 from ..datasets.splits import split_entries
 from ..labels.label_doubts import MAX_GUESSED
@@ -194,8 +194,10 @@ def _config_split(cfg: CfgNode, stream: str) -> Split:
     entries = stream_entries(cfg, stream)
     names, head = tuple(cfg.DATASETS[stream]), cfg.MODEL.SEM_SEG_HEAD
     labelled = stream != "UNLABELED"
-    for name in names if labelled else ():
-        _check_classes(cfg, name, f"DATASETS.{stream}")
+    for name in names:
+        _check_channels(cfg, name, f"DATASETS.{stream}")
+        if labelled:
+            _check_classes(cfg, name, f"DATASETS.{stream}")
     known = MetadataCatalog.get(names[0]).get("stuff_classes") if names and labelled else None
     classes = tuple(known or map(str, range(head.NUM_CLASSES)))
     stated = all(MetadataCatalog.get(name).get("ignore_stated", True) for name in names)
@@ -216,3 +218,12 @@ def _check_classes(cfg: CfgNode, name: str, key: str) -> None:
         problem = f"IGNORE_VALUE is {head.IGNORE_VALUE}, but '{name}' in {key} has ignore_value {ignore_value}"
     if problem:
         raise InputError(f"MODEL.SEM_SEG_HEAD.{problem} ({where}); make the two equal.")
+
+
+def _check_channels(cfg: CfgNode, name: str, key: str) -> None:
+    channels, numbers = dataset_channels(name), len(cfg.MODEL.PIXEL_MEAN)
+    if channels != numbers:
+        raise InputError(
+            f"MODEL.PIXEL_MEAN has {numbers} numbers, but '{name}' in {key} has images of {channels} bands; give "
+            f"PIXEL_MEAN and PIXEL_STD a number for each band."
+        )

@@ -17,7 +17,9 @@ import numpy as np
 
 from ...errors import InputError, first_few
 from ..loading.reading import (
+    ImageDepthError,
     LabelColorError,
+    LabelLossyError,
     LabelValueError,
     exif_orientation,
     read_image,
@@ -35,8 +37,19 @@ class Kind(Enum):
     """A kind of problem: its title (after a number of files), the advice, and whether it spoils training."""
 
     IMAGE_UNREADABLE = ("images that cannot be read", "replace them or take them out of the data set", True)
+    IMAGE_DEEP = (
+        "images that are not plain 8-bit colour",
+        "say in the data set's YAML file how to read them, as bands: [1, 2, 3] and range: [0, 3000] (rc2l-quickstart: "
+        "--bands 1,2,3 --range 0,3000)",
+        True,
+    )
     LABEL_MISSING = ("images without a label file", "complete the labels or name the images as unlabelled", True)
     LABEL_UNREADABLE = ("labels that cannot be read", "replace them with whole PNG files", True)
+    LABEL_LOSSY = (
+        "labels in a format that changes values",
+        "save labels as PNG, or give 'threshold: 128' if they are masks of one object",
+        True,
+    )
     LABEL_COLORS = (
         "labels with colours where class indices are expected",
         "list the colours in the key label_map of the data set's YAML file, or save labels with one channel",
@@ -185,12 +198,13 @@ def scan(
 def _scan_entry(entry: dict, labelled: bool, num_classes: int, ignore_value: int) -> _FileScan:
     file, size, problems, counts, printed = entry["file_name"], None, [], None, b""
     try:
-        image = read_image(file)
+        image = read_image(file, rule=entry.get("bands"))
         size, printed = image.shape[:2], fingerprint(image)
         if min(size) < SMALLEST_SIDE:
             problems.append((Kind.TINY, file, f"{size[1]}x{size[0]}"))
     except InputError as error:
-        problems.append((Kind.IMAGE_UNREADABLE, file, _detail(error, file)))
+        kind = Kind.IMAGE_DEEP if isinstance(error, ImageDepthError) else Kind.IMAGE_UNREADABLE
+        problems.append((kind, file, _detail(error, file)))
     if labelled:
         counts = _label_counts(entry, size, num_classes, ignore_value)
         if not isinstance(counts, np.ndarray):
@@ -228,7 +242,11 @@ def _label_counts(
     try:
         label = read_label(file, entry.get("label_map"))
     except InputError as error:
-        kinds = {LabelColorError: Kind.LABEL_COLORS, LabelValueError: Kind.VALUES_OUTSIDE}
+        kinds = {
+            LabelColorError: Kind.LABEL_COLORS,
+            LabelValueError: Kind.VALUES_OUTSIDE,
+            LabelLossyError: Kind.LABEL_LOSSY,
+        }
         return kinds.get(type(error), Kind.LABEL_UNREADABLE), file, _detail(error, file)
     if size is not None and label.shape != size:
         turned = turned_by_exif(entry["file_name"], file)

@@ -18,12 +18,15 @@ import yaml
 from ...errors import InputError
 from ..labels.label_files import LabelRule
 from ..labels.label_map import LabelMap
+from ..loading.bands import BandRule
 
 # Detectron2's variable and its default: the folder that holds all data sets, relative to the current directory.
 DATASETS_VARIABLE = "DETECTRON2_DATASETS"
 _VARIABLE = re.compile(r"\$\{(\w+)\}")
 _REQUIRED = ("name", "root", "images", "classes", "parts")
-_OPTIONAL = ("labels", "image_suffix", "label_suffix", "label_map", "threshold", "palette", "ignore_value")
+_OPTIONAL = (
+    "labels", "image_suffix", "label_suffix", "label_map", "threshold", "palette", "ignore_value", "bands", "range",
+)  # fmt: skip
 _SPLIT_FORMS = (
     "{list: FILE}, {folder: FOLDER}, {pattern: PATTERN}, {of: SPLIT, fraction: F, seed: S} or "
     "{of: SPLIT, except: SPLIT}"
@@ -52,6 +55,7 @@ class DatasetDefinition:
     ignore_value: int  # the label value for "no class"
     ignore_stated: bool  # whether the file says so, and the value is not only the default
     splits: Mapping[str, Mapping[str, Any]]
+    bands: BandRule | None = None  # how images are read that are not plain 8-bit colour
 
     def candidates(self) -> list[tuple[str, Path | None]]:
         """Possible folders of the data set without repetition: text for messages, and path (None: variable not set)."""
@@ -118,6 +122,10 @@ def _definition(file: Path, raw: dict[str, Any]) -> DatasetDefinition:
         except ValueError as error:
             raise InputError(f"the key '{place}{map_key}' cannot be used; it must be {error}.") from error
 
+    try:
+        bands = BandRule.from_yaml(raw.get("bands"), raw.get("range"))
+    except ValueError as error:
+        raise InputError(f"the keys 'bands' and 'range' cannot be used; {error}.") from error
     label_map = read_map(raw, "", "label_map")
     default = LabelRule("", _suffix(raw.get("label_suffix", ".png"), "label_suffix"), label_map)
     return DatasetDefinition(
@@ -133,6 +141,7 @@ def _definition(file: Path, raw: dict[str, Any]) -> DatasetDefinition:
         ignore_value=ignore_value,
         ignore_stated="ignore_value" in raw,
         splits=_splits(raw["parts"]),
+        bands=bands,
     )
 
 

@@ -35,10 +35,10 @@ def check_usual_ignore(raw: RawLabels, usual: int, names: ClassNames, where: str
             f"--threshold 1 if every value above 0 is the object, or --ignore {text} if that is no class."
         )
     if fraction > MAX_GUESSED:
-        pair = f"{text}=NAME"
         raise InputError(
             f"{found}, too many to take them for 'no class' unasked; give --ignore {text} if they have no class, a "
-            f"name to every value if they have one (--classes '...,{pair}'), or --threshold 128 for masks of one object."
+            f"name to every value if they have one (--classes '...,{text}=NAME'), or --threshold 128 for masks of one "
+            f"object."
         )
 
 

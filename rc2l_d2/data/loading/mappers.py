@@ -38,7 +38,7 @@ class _TrainMapper:
     def _cut(self, entry: dict, rng: np.random.Generator) -> tuple[np.ndarray, Geometry, tuple[int, int]]:
         """Return the cut image (h, w, 3), not padded yet, with its geometry and the file's size (H, W)."""
         short_edge = sample_short_edge(self.geometry, rng)
-        image, size = read_image_reduced(entry["file_name"], short_edge)
+        image, size = read_image_reduced(entry["file_name"], short_edge, entry.get("bands"))
         geometry = sample_geometry(size, short_edge, self.geometry, rng)
         return geometry.cut_image(image), geometry, size
 
@@ -118,9 +118,9 @@ class TestMapper:
 
     def __call__(self, entry: dict, rng: np.random.Generator | None = None) -> dict:
         """Nothing is random here. Raises InputError where the image cannot be read."""
-        kept = ("file_name", "image_id", "sem_seg_file_name", "label_map")
+        kept = ("file_name", "image_id", "sem_seg_file_name", "label_map", "bands")
         sample = {key: entry[key] for key in kept if key in entry}
-        return sample | self.sample(read_image(entry["file_name"]))
+        return sample | self.sample(read_image(entry["file_name"], rule=entry.get("bands")))
 
     def sample(self, image: np.ndarray) -> dict:
         """Return the sample of an image, uint8 (H, W, 3) in BGR order, without names and label map."""
@@ -214,7 +214,7 @@ def _require(condition: object, message: str) -> None:
 
 
 def _tensor(image: np.ndarray, format: str) -> torch.Tensor:
-    """uint8 (H, W, 3) BGR -> contiguous (3, H, W) in ``format`` order."""
+    """uint8 (H, W, C) BGR -> contiguous (C, H, W) in ``format`` order."""
     if format == "RGB":
-        image = image[:, :, ::-1]
+        image = image[:, :, [2, 1, 0, *range(3, image.shape[2])]] if image.shape[2] > 3 else image[:, :, ::-1]
     return torch.from_numpy(np.ascontiguousarray(image.transpose(2, 0, 1)))

@@ -1,7 +1,6 @@
 """Image and label files to arrays; every error names the file.
 
-``read_image`` and ``read_raw_label`` are where a new format joins: bands and value ranges of a raster, a tile, a member
-of a tar shard.
+``read_image`` and ``read_raw_label`` are where a new format joins: a tile, a member of a tar shard.
 """
 
 from __future__ import annotations
@@ -20,7 +19,9 @@ from PIL import ExifTags, Image, ImageOps
 
 from ...errors import InputError
 from ..labels.label_map import LabelMap, UnlistedValueError
+from .bands import BandRule, read_bands
 from .masks import is_mask_in_alpha, lossy_format, mask_levels
+from .plain import not_plain
 
 _Read = TypeVar("_Read")
 IMAGE_FORMATS = ("BGR", "RGB")
@@ -40,6 +41,10 @@ _COLOR_MODES = ("RGB", "RGBA", "LA", "PA")
 _DECODING_ERRORS = (OSError, SyntaxError, ValueError, EOFError, struct.error, zlib.error, Image.DecompressionBombError)
 
 
+class ImageDepthError(InputError):
+    """An image is not plain 8-bit colour, and its data set has no rule to read it."""
+
+
 class LabelColorError(InputError):
     """A label file holds colours where class indices are expected."""
 
@@ -52,20 +57,35 @@ class LabelValueError(InputError):
     """A label file holds values or colours that are no class."""
 
 
-def read_image(path: str | os.PathLike, format: str = "BGR") -> np.ndarray:
-    """Read an image as uint8 (H, W, 3), upright.
+def read_image(path: str | os.PathLike, format: str = "BGR", rule: BandRule | None = None) -> np.ndarray:
+    """Read an image as uint8 (H, W, C), upright; C is 3 but for a rule of more bands.
 
-    Grey becomes three equal channels, 16 bits their upper 8. Alpha is dropped, nothing is blended. EXIF rotation is
-    applied, a colour profile is not; datasets/README.md has the table of all formats.
+    Grey becomes three equal channels. Alpha is dropped, nothing is blended. EXIF rotation is applied, a colour profile
+    is not; datasets/README.md has the table of all formats. OpenCV decodes the file, in 40 to 80 % of the time of
+    Pillow.
 
-    OpenCV decodes the file, in 40 to 80 % of the time of Pillow; ``format`` is the channel order, "BGR" or "RGB".
+    Args:
+        path: of the file.
+        format: channel order, "BGR" or "RGB", of the first three channels.
+        rule: bands and range of the data set's images; None refuses what is not plain 8-bit colour.
 
     Raises:
-        InputError: the file cannot be read, is no image, ends too early or is too large; or an unknown format.
+        InputError: the file cannot be read, is no image, ends too early, is too large or not plain 8-bit colour; or an
+            unknown format.
     """
     check_format(format)
-    image = _decode(path, _read_bytes(path))
-    return cv2.cvtColor(image, cv2.COLOR_BGR2RGB) if format == "RGB" else image
+    if rule is None:
+        image = _decode(path, _read_bytes(path))
+    else:
+        image = swapped(read_bands(path, rule, exif_orientation(path)))
+    return swapped(image) if format == "RGB" else image
+
+
+def swapped(image: np.ndarray) -> np.ndarray:
+    """Return an image (H, W, C) with its first and third channel exchanged: BGR to RGB and back."""
+    if image.shape[2] == 3:
+        return cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
+    return image[..., [2, 1, 0, *range(3, image.shape[2])]]
 
 
 def check_format(format: str) -> str:
@@ -75,15 +95,20 @@ def check_format(format: str) -> str:
     return format
 
 
-def read_image_reduced(path: str | os.PathLike, short_edge: int) -> tuple[np.ndarray, tuple[int, int]]:
+def read_image_reduced(
+    path: str | os.PathLike, short_edge: int, rule: BandRule | None = None
+) -> tuple[np.ndarray, tuple[int, int]]:
     """Read an image that will be resized to ``short_edge`` pixels; 0 keeps the size.
 
     A JPEG is decoded at an eighth, a quarter or half of its size, which is faster, where that divides both edges and
     leaves ``short_edge`` pixels. Everything else is read whole. Raises as :func:`read_image`.
 
     Returns:
-        uint8 (h, w, 3) in BGR order, upright; and the file's own height and width, upright.
+        uint8 (h, w, C) in BGR order, upright; and the file's own height and width, upright.
     """
+    if rule is not None:
+        image = read_image(path, rule=rule)
+        return image, image.shape[:2]
     data = _read_bytes(path)
     height, width = _jpeg_header(data)[1] if data.startswith(_JPEG_START) else (0, 0)
     for divisor, flag in _REDUCED.items():
@@ -248,6 +273,12 @@ def _decode(path: str | os.PathLike, data: bytes, flag: int = cv2.IMREAD_COLOR) 
     pixels, is_truncated = _header(data)
     if pixels > MAX_PIXELS:
         raise InputError(f"{path}: the image has more than {MAX_PIXELS // 10**6} million pixels; cut or shrink it.")
+    deep = not_plain(data)
+    if deep:
+        raise ImageDepthError(
+            f"{path}: the image is {deep}, not plain 8-bit colour; say in the data set's YAML file how to read it, as "
+            f"bands: [1, 2, 3] and range: [0, 3000] (rc2l-quickstart: --bands 1,2,3 --range 0,3000)."
+        )
     image = None
     if data and not is_truncated:
         try:
