@@ -18,6 +18,7 @@ from rc2l_d2.data.loading.reading import ImageDepthError
 from rc2l_d2.data.loading.transforms import color_jitter, resize_image, strong_view
 from rc2l_d2.engine import load_config
 from rc2l_d2.errors import InputError
+from rc2l_d2.modeling.backbones import TimmBackbone
 from rc2l_d2.prediction import load_segmenter
 
 VALUES = np.random.default_rng(0).integers(0, 256, (40, 48, 16)).astype(np.uint8)
@@ -28,12 +29,12 @@ FILES = {
     "near infrared": (
         VALUES[..., :4],
         RGB | {"extrasamples": ["unassalpha"]},
-        "4 bands, of which 3 .*, 8-bit unsigned",
+        "4 bands, of which 3 .*, 8-bit",
     ),
     "premultiplied": (
         VALUES[..., :4],
         RGB | {"extrasamples": ["assocalpha"]},
-        "4 bands, of which 3 .*, 8-bit unsigned",
+        "4 bands, of which 3 .*, 8-bit",
     ),
     "two bands": (VALUES[..., :2], GREY, "2 bands, 8-bit unsigned"),
     "grey colours": (VALUES[..., :3], GREY, "3 bands, 8-bit unsigned"),
@@ -54,7 +55,7 @@ def test_without_a_rule_they_are_refused_by_what_they_are(tmp_path, name):
     path = tmp_path / "image.tif"
     tifffile.imwrite(path, values, **options)
     with pytest.raises(
-        ImageDepthError, match=rf"image.tif: the image is a TIFF with {kind}, not plain 8-bit colour; say"
+        ImageDepthError, match=rf"image.tif: the image is a TIFF with {kind}.*, not plain 8-bit colour;"
     ):
         read_image(path)
 
@@ -195,7 +196,17 @@ def test_more_bands_keep_their_values_where_colours_change():
             assert np.abs(resized[..., band].astype(int) - resize_image(VALUES[..., band], size)).max() <= 1
 
 
-@pytest.mark.parametrize("backbone", ["", "test_resnet"])
+def test_the_first_convolution_is_adapted_as_timm_does():
+    state = timm.create_model("test_resnet").state_dict()
+    backbone = TimmBackbone.named("test_resnet", 6)
+    backbone.load_pretrained(dict(state), "weights.pth")
+    name = next(name for name, value in state.items() if value.dim() == 4)
+    # Red, green and blue again for the bands 4 to 6; halved, so that the sum keeps its scale.
+    expected = torch.cat([state[name], state[name]], dim=1) / 2
+    torch.testing.assert_close(next(p for p in backbone.parameters() if p.dim() == 4).data, expected)
+
+
+@pytest.mark.parametrize("backbone", [pytest.param("", marks=pytest.mark.slow), "test_resnet"])
 def test_training_and_prediction_with_six_bands(tmp_path, monkeypatch, backbone):
     """The classes differ in the last band alone, of 12-bit values; a run from scratch and one from timm's weights."""
     monkeypatch.chdir(tmp_path)
