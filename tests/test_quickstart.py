@@ -82,8 +82,8 @@ def write_masks(folder, form: str) -> None:
     [
         ("palette", "road,car,person"),
         ("grey", "road,car,person"),
-        ("colours", "car,road,person"),
-        ("colours with borders", "car,road,person"),
+        ("colours", "road,car,person"),
+        ("colours with borders", "road,car,person"),
         ("mask", "back,front"),
     ],
 )
