@@ -162,6 +162,7 @@ any_paths = st.builds(lambda name, suffix: f"x/{name}{suffix}", names, st.sample
 @example([("x/IMG_1.jpg (1).jpg", "x/photo.png copy.png"), ("x/a.jpg", "x/a.png")], True)
 @example([("x/IMG_1.jpg (1).jpg", ""), ("x/a.jpg", "")], False)
 @example([("x/a\tb.jpg", "x/a\nb.png")], True)
+@example([("x/\n.jpg", "")], False)
 @example([("x/a\\b.jpg", "x/ .png")], True)
 @example([("x/a.jpg,b.jpg", "")], False)
 def test_lists_written_are_read_whatever_the_names(tmp_path_factory, couples, with_labels):

@@ -14,6 +14,7 @@ from collections.abc import Iterable, Iterator
 from functools import partial
 from itertools import chain
 from pathlib import Path
+from typing import TextIO
 
 import numpy as np
 
@@ -46,9 +47,8 @@ def read_list(file: Path, where: str) -> tuple[PackedStrings, PackedStrings | No
     try:
         # Lines end with "\n" alone: names may contain other characters that str.splitlines splits at.
         with open(file, encoding="utf-8-sig", newline="\n") as text:
-            start = [line for _, line in zip(range(2), filter(str.strip, text), strict=False)]
+            delimiter = _header_delimiter(text)
             text.seek(0)
-            delimiter = _header_delimiter(start)
             parse = _parsed if delimiter is None else partial(_rows, delimiter=delimiter)
             lines = parse(text, f"{where}: the list {file}")
             first = next(lines, [])
@@ -93,16 +93,21 @@ def _reads_back(text: str, rows: list[list[str]]) -> bool:
         return False
 
 
-def _header_delimiter(start: list[str]) -> str | None:
-    """What separates the columns of a CSV file, of which ``start`` are the first two lines; None without a header."""
-    for delimiter in ",;\t" if start else "":
+def _header_delimiter(text: TextIO) -> str | None:
+    """What separates the columns of a CSV file; None for a file without a header."""
+    first = next((line.strip(_BLANKS) for line in text if line.strip(_BLANKS)), "")
+    for delimiter in ",;\t":
         try:
-            header = next(csv.reader([start[0].strip(_BLANKS)], delimiter=delimiter), [])
-            rest = next(csv.reader(start[1:], delimiter=delimiter), [])
+            header = next(csv.reader([first], delimiter=delimiter), [])
+            if not _IMAGE_COLUMNS & {*map(_column, header)}:
+                continue
+            # A single word is a header if paths follow, and else an id. (A name in quotes may have several lines.)
+            text.seek(0)
+            rows = (row for row in csv.reader(text, delimiter=delimiter) if any(map(str.strip, row)))
+            _, second = next(rows), next(rows, [])
         except csv.Error:  # a carriage return in a name
             continue
-        has_paths = any(is_path(cell.strip(_BLANKS)) for cell in rest)
-        if _IMAGE_COLUMNS & {*map(_column, header)} and (len(header) > 1 or has_paths):
+        if len(header) > 1 or any(is_path(cell.strip(_BLANKS)) for cell in second):
             return delimiter
     return None
 
