@@ -196,10 +196,11 @@ def test_camvid_is_complete(monkeypatch):
 
 def test_readme_example_is_a_definition(tmp_path):
     text = (REPO / "datasets/README.md").read_text()
-    example = yaml.safe_load(text.split("```yaml\n")[1].split("```")[0])
+    block = text.split("```yaml\n")[1].split("```")[0]
+    example = yaml.safe_load(block)
     definition = load_definition(write_definition(tmp_path / "set.yaml", example))
-    # It shows every key, and every kind of split.
-    assert set(example) == set(_REQUIRED + _OPTIONAL)
+    # It shows every key, some in comments, and every kind of split.
+    assert {*example, *re.findall(r"^# (\w+):", block, re.MULTILINE)} == set(_REQUIRED + _OPTIONAL)
     kinds = {frozenset(split) - {"seed"} for split in definition.splits.values()}
     assert kinds == set(map(frozenset, [["list"], ["folder"], ["pattern"], ["of", "fraction"], ["of", "except"]]))
     (rule,) = definition.labels

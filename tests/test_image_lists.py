@@ -4,7 +4,7 @@ import posixpath
 
 import pytest
 from conftest import SHARED
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from rc2l_d2.data.datasets.image_lists import read_list, write_list
@@ -52,6 +52,14 @@ def as_lists(file):
         (["x/", "y", ".", "./."], (["x", "y", ".", "."], None)),
         (["v1.5", "a..b"], (["v1.5", "a..b"], None)),
         (["a..b.jpg c..d.png"], (["a..b.jpg"], ["c..d.png"])),
+        (["x/a.jpg,y/a.png", "x/b.jpg, y/b.png"], (["x/a.jpg", "x/b.jpg"], ["y/a.png", "y/b.png"])),
+        (["a,b.jpg", "c.jpg"], (["a,b.jpg", "c.jpg"], None)),
+        (["x\\a.jpg y\\a.png"], (["x/a.jpg"], ["y/a.png"])),
+        (["image,label", "x/a.jpg,y/a.png"], (["x/a.jpg"], ["y/a.png"])),
+        (["width;Mask Path;file_name", "7;/y/a.png;./x/a.jpg"], (["x/a.jpg"], ["y/a.png"])),
+        (["image_id,width", "a,3", "b c,4"], (["a", "b c"], None)),
+        (["image", "x/a.jpg"], (["x/a.jpg"], None)),
+        (["image", "label"], (["image", "label"], None)),  # ids
     ],
 )
 def test_formats(tmp_path, lines, expected):
@@ -83,6 +91,11 @@ def test_empty_lists(tmp_path, content):
         ("/../a.jpg b.png\n", "outside"),
         ("a.jpg ../b.png\n", "outside"),
         ("a.jpg\n..\n", "outside"),
+        ("image,label,split\na.jpg,b.png,train\n", "the column 'split', but all rows would be used"),
+        ("image,file\na.jpg,b.jpg\n", "several columns of images or labels"),
+        ("image,label\na.jpg\n", "a row of 1 columns below a header of 2"),
+        ("image,label\na.jpg,\n", "an empty image or label"),
+        ("image,label\n../a.jpg,b.png\n", "outside"),
         (b"caf\xe9.jpg\n", "is not UTF-8 text"),
         ("a.jpg\n".encode("utf-16"), "is not UTF-8 text"),
         (b"a.jpg\n\xc3", "is not UTF-8 text"),
@@ -138,6 +151,30 @@ def test_lists_written_are_read(tmp_path_factory, couples, with_labels):
     write_list(file, first, second if with_labels else [None] * len(first))
     assert as_lists(file) == (first, second if with_labels and first else None)
     assert file.read_bytes().count(b"\n") == len(first)
+
+
+names = st.text(st.characters(exclude_characters="/\0", exclude_categories=["Cs"]), min_size=1, max_size=12)
+any_paths = st.builds(lambda name, suffix: f"x/{name}{suffix}", names, st.sampled_from([".jpg", ".png"]))
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.lists(st.tuples(any_paths, any_paths), max_size=4), st.booleans())
+@example([("x/IMG_1.jpg (1).jpg", "x/photo.png copy.png"), ("x/a.jpg", "x/a.png")], True)
+@example([("x/IMG_1.jpg (1).jpg", ""), ("x/a.jpg", "")], False)
+@example([("x/a\tb.jpg", "x/a\nb.png")], True)
+@example([("x/\n.jpg", "")], False)
+@example([("x/a\\b.jpg", "x/ .png")], True)
+@example([("x/a.jpg,b.jpg", "")], False)
+def test_lists_written_are_read_whatever_the_names(tmp_path_factory, couples, with_labels):
+    file = tmp_path_factory.getbasetemp() / "written.txt"
+    first, second = [image for image, _ in couples], [label for _, label in couples]
+    write_list(file, first, second if with_labels else [None] * len(first))
+    assert as_lists(file) == (first, second if with_labels and first else None)
+
+
+def test_a_name_that_is_not_utf_8_is_refused(tmp_path):
+    with pytest.raises(InputError, match="A file name holds .*, which is not UTF-8; rename the file"):
+        write_list(tmp_path / "list.txt", ["caf\udce9.jpg"], [None])
 
 
 def test_written_in_unimatchs_format(tmp_path):

@@ -82,15 +82,18 @@ def write_masks(folder, form: str) -> None:
     [
         ("palette", "road,car,person"),
         ("grey", "road,car,person"),
-        # Colours are named in the order of 0xrrggbb.
-        ("colours", "car,road,person"),
-        ("colours with borders", "car,road,person"),
+        ("colours", "road,car,person"),
+        ("colours with borders", "road,car,person"),
         ("mask", "back,front"),
     ],
 )
 def test_training_reads_what_is_written(folder, output, run, problems, form, names):
     write_masks(folder, form)
-    result = run(*THREE, "--output", output, "--classes", names)
+    given, ignore = names, "255"
+    if form.startswith("colours"):
+        given, ignore = "#804080=road,#00008e=car,#dc143c=person", "#e0e0c0"
+    options = () if form in ("mask", "colours") else ("--ignore", ignore)
+    result = run(*THREE, "--output", output, "--classes", given, *options)
     assert result.returncode == 0 and result.stderr == ""
     assert "8 labelled images to train on, 2 held out, 6 unlabelled." in result.stdout
     assert problems(output) == "Problems: 0, warnings: 0."
@@ -119,7 +122,8 @@ def test_two_folders_and_notes_on_what_is_scarce(folder, output, run, problems):
         os.remove(folder / f"masks/{index} a.png")
     write_label(folder / "masks/9 a.png", np.full(SIZE, 255, np.uint8))
     write_label(folder / "masks/none.png", np.zeros(SIZE, np.uint8))
-    options = ("--output", output, "--classes", "road,car,person,bus", "--held-out", 0.3)
+    classes = "0=road,1=car,2=person,3=bus"
+    options = ("--output", output, "--classes", classes, "--held-out", 0.3, "--ignore", 255)
     result = run("photos", "masks", *options)
     assert result.returncode == 0
     assert "5 labelled images to train on, 2 held out, 2 unlabelled." in result.stdout
@@ -220,6 +224,9 @@ def ten_classes(folder):
         (None, ("--held-out", 1), "--held-out is 1.0; give a number above 0 and below 1."),
         (None, ("--iterations", 0), "--iterations is 0; give 10 or more."),
         (None, ("--short-edge", 0), "--short-edge is 0; give 32 or more pixels."),
+        (None, ("--threshold", 128), "--threshold gives every pixel a class; leave --ignore and --tolerance out."),
+        (None, ("--threshold", 0), "--threshold is 0.0; give a number above 0, as 128."),
+        (None, ("--tolerance", 65), "--tolerance is 65; give levels from 0 to 64."),
         (None, ("--seed", -1), "--seed is -1; give a whole number from 0 to 4294967295."),
         (None, ("--output", "photos/0 a.jpg"), "--output photos/0 a.jpg cannot be written (File exists); name"),
         (None, ("--output", "toy/voc2012"), "A data set is called voc2012_val already; give --output another last"),
@@ -229,7 +236,7 @@ def test_mistakes_give_one_sentence_and_nothing_is_written(folder, output, run, 
     write_masks(folder, "grey")
     if spoil:
         spoil(folder)
-    result = run(*THREE, "--output", output, *options)
+    result = run(*THREE, "--output", output, "--ignore", 255, *options)
     assert result.returncode == 2 and result.stdout == "" and result.stderr.startswith("rc2l-quickstart: ")
     assert message in result.stderr and result.stderr.count("\n") == 1 and result.stderr.endswith(".\n")
     assert sorted(path.name for path in folder.iterdir()) == ["masks", "more", "photos"]
@@ -237,7 +244,7 @@ def test_mistakes_give_one_sentence_and_nothing_is_written(folder, output, run, 
 
 def test_it_prints_the_next_commands_as_they_are_called_outside_a_checkout(folder, run):
     write_masks(folder, "grey")
-    lines = [line.split() for line in run(*THREE).stdout.split("Next:\n")[1].splitlines()]
+    lines = [line.split() for line in run(*THREE, "--ignore", 255).stdout.split("Next:\n")[1].splitlines()]
     assert [words[0] for words in lines] == ["check", "train", "watch", "predict"]
     assert lines[0][1:] == ["rc2l-check", "--config-file", "quickstart/train.yaml", "--full"]
     assert [words[1] for words in lines] == ["rc2l-check", "rc2l-train", "tail", "rc2l-predict"]

@@ -12,7 +12,8 @@ from PIL import Image, ImageOps
 
 from rc2l_d2.data import read_image, read_label
 from rc2l_d2.data.labels.label_map import LabelMap
-from rc2l_d2.data.loading.reading import LabelColorError, LabelValueError, read_image_reduced
+from rc2l_d2.data.loading.bands import BandRule
+from rc2l_d2.data.loading.reading import ImageDepthError, LabelColorError, LabelValueError, read_image_reduced
 from rc2l_d2.errors import InputError
 
 DOWN, ACROSS = np.mgrid[0:48, 0:64]
@@ -41,11 +42,14 @@ def test_png_of_8_bits(tmp_path, mode):
 
 
 @pytest.mark.parametrize("channels", [1, 3, 4])
-def test_png_of_16_bits_keeps_the_upper_8(tmp_path, channels):
+def test_png_of_16_bits_needs_a_range(tmp_path, channels):
     values = np.random.default_rng(0).integers(0, 2**16, (48, 64, channels)).astype(np.uint16)
     write_image(tmp_path / "image.png", values)  # in BGR order
+    with pytest.raises(ImageDepthError, match=r"image.png: the image is a PNG with 16-bit values, .*range: \[0, 3"):
+        read_image(tmp_path / "image.png")
+    rule = BandRule((1, 2, 3)[:channels], ((0.0, 65535.0),))
     expected = np.repeat(values, 3, axis=2) if channels == 1 else values[..., 2::-1]
-    assert _difference(tmp_path / "image.png", expected // 256) == 0
+    assert (read_image(tmp_path / "image.png", "RGB", rule) == np.rint(expected / 257)).all()
 
 
 @pytest.mark.parametrize("mode", ["L", "RGB", "YCbCr"])

@@ -290,3 +290,15 @@ def test_a_list_names_labels_of_a_data_set_without_rules(tree):
     (tree.folder / "masks/a_mask.png").unlink()
     with pytest.raises(InputError, match=r"1 of 1 label files are missing: .*/masks/a_mask\.png;"):
         tree.labels()
+
+
+def test_a_label_folder_that_is_not_there_is_an_error(tree):
+    tree.add("images/a.jpg", "annotations.json", "masks/b.png")
+    tree.write_list("a")
+    for labels, state in (("label", "does not exist"), ("annotations.json", "is a file")):
+        for wanted in ("existing", "all"):
+            with pytest.raises(InputError, match=rf"'labels' names the folder .*/{labels}, which {state}; correct it"):
+                tree.entries(wanted, labels=labels)
+        assert len(tree.entries("none", labels=labels)) == 1
+    # One of several may be absent, as SBD's for VOC's own images.
+    assert tree.labels("existing", labels=["label", "masks"]) == [None]

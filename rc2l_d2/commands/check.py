@@ -20,7 +20,9 @@ from collections.abc import Sequence
 from tabulate import tabulate
 from tqdm import tqdm
 
-from ..data.checks.check import Remark, class_problems, config_splits, definition_splits, remarks_on, shared_images
+from ..data.checks.check import class_problems, config_splits, definition_splits, remarks_on, shared_images
+from ..data.checks.leaks import derived, leaks
+from ..data.checks.remark import Remark
 from ..data.checks.scan import ScanReport, Split, scan
 from ..engine import RC2LTrainer, load_config
 from ..errors import InputError
@@ -83,7 +85,7 @@ def check(splits: Sequence[Split], remarks: list[Remark], full: bool, workers: i
             print(class_table(report))
         remarks = remarks + remarks_on(report)
         reports.append(report)
-    remarks = remarks + class_problems(reports)
+    remarks = remarks + class_problems(reports) + leaks(reports) + derived(reports)
     print()
     for remark in remarks:
         show(remark)

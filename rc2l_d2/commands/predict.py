@@ -33,6 +33,7 @@ from contextlib import closing
 from pathlib import Path
 
 import cv2
+import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
@@ -49,9 +50,9 @@ from .cli import print_error, run_cli
 
 def segment_image(file: Path, segmenter: Segmenter, results: ResultWriter) -> None:
     """Write the results of an image; InputError if it cannot be read, is too large, or has no label to compare."""
-    image = read_image(file)
+    image = read_image(file, rule=segmenter.bands)
     segmentation = segmenter(image)
-    image = cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
+    image = cv2.cvtColor(np.ascontiguousarray(image[..., :3]), cv2.COLOR_BGR2RGB)
     Image.fromarray(results.draw(file.stem, image, segmentation)).save(results.output / output_name(file))
     if results.coco is not None:
         results.coco.add(file, segmentation.labels)

@@ -2,11 +2,12 @@
 
     rc2l-quickstart IMAGES LABELS [UNLABELED] [--classes sky,road,...] [--output FOLDER]
 
-IMAGES holds images and LABELS label images for some of them (palette, one channel or colours; no JPEG), each with the
-name of its image. LABELS may also be a COCO file (.json) or an export of labelme, CVAT ("Segmentation mask"), Label
-Studio (PNG masks) or Roboflow (semantic masks); their own class names are used. UNLABELED holds more images; without it
-the images of IMAGES that have no label are used. Writes FOLDER/dataset.yaml, FOLDER/train.yaml and three lists, and
-prints the next commands. A user's mistake ends the command with one sentence and exit status 2, and nothing is written.
+IMAGES holds images and LABELS label images for some of them (palette, one channel or colours; JPEG only with
+--threshold), each with the name of its image. LABELS may also be a COCO file (.json) or an export of labelme, CVAT
+("Segmentation mask"), Label Studio (PNG masks) or Roboflow (semantic masks); their own class names are used. UNLABELED
+holds more images; without it the images of IMAGES that have no label are used. Writes FOLDER/dataset.yaml,
+FOLDER/train.yaml and three lists, and prints the next commands. A user's mistake ends the command with one sentence and
+exit status 2, and nothing is written.
 """
 
 from __future__ import annotations
@@ -29,16 +30,19 @@ from ..data.checks.check import remarks_on
 from ..data.checks.scan import ScanReport, Split, scan
 from ..data.datasets.image_lists import write_list
 from ..data.datasets.sampling import sample_held_out
+from ..data.labels.class_names import parse_class_names
 from ..data.labels.found_labels import FoundLabels, find_annotations
-from ..data.labels.label_classes import IGNORE_VALUE, FoundClasses, name_classes, read_raw_labels
-from ..data.labels.label_map import LabelMap
+from ..data.labels.label_classes import IGNORE_VALUE, FoundClasses, IgnoredKeys, name_classes, read_masks
+from ..data.labels.label_map import MAX_TOLERANCE
 from ..data.labels.pairing import PairedImages, pair_images
+from ..data.labels.raw_labels import read_raw_labels
 from ..data.labels.tabled_labels import find_table, read_tabled
+from ..data.loading.bands import BandRule
 from ..engine.starting_point import CPU, GPU, SMALLEST_ITERATIONS, Sizes, starting_config, usual_iterations
 from ..engine.weights import read_backbone_weights, read_weights, resnet_depth
 from ..errors import InputError
 from ..host import DatasetCatalog
-from ..modeling.backbones import TimmBackbone
+from ..modeling.backbones import TimmBackbone, preprocessing_of
 from .cli import run_cli
 
 # Split -> its list, below the output folder.
@@ -46,6 +50,7 @@ _LISTS = {"labeled": "labeled.txt", "val": "val.txt", "unlabeled": "unlabeled.tx
 _DATASET, _CONFIG, _RUN = "dataset.yaml", "train.yaml", "run"
 _UNLABELED_SAMPLE = 100
 _FEW = 5
+_SHOWN_IGNORED = 20
 _DATASET_HEAD = """\
 # Written by rc2l-quickstart; datasets/README.md explains the keys. The lists below name the images and their labels.
 # Names of classes and colours may be changed here.
@@ -81,12 +86,13 @@ def quickstart(args: argparse.Namespace) -> None:
     folders = args.images, args.labels, args.unlabeled, args.label_suffix
     annotations = find_annotations(*folders, args.outside, args.empty == "labelled")
     if annotations is not None:
-        _refuse_names(args)
+        _refuse_value_options(args)
         images, classes = annotations.images, annotations.classes
     else:
         images, classes = _label_images(args)
     kept, held_out = _split(classes, args.held_out, args.seed)
-    reports, warnings = _check_files(args, images, classes, annotations)
+    bands = _band_rule(args, images)
+    reports, warnings = _check_files(args, images, classes, annotations, bands)
     warnings += annotations.notes if annotations is not None else ()
 
     machine = GPU if args.device == "cuda" else CPU
@@ -95,9 +101,11 @@ def quickstart(args: argparse.Namespace) -> None:
     name = _dataset_name(args.output)
     streams = {"TRAIN": [f"{name}_labeled"], "UNLABELED": [f"{name}_unlabeled"], "TEST": [f"{name}_val"]}
     config = starting_config(machine, sizes, len(classes.names), iterations, args.weights, depth, args.backbone)
+    if bands is not None and bands.channels > 3:
+        _use_bands(config, bands.channels, args.backbone)
     config |= {"SEED": args.seed, "OUTPUT_DIR": _in(args.output, _RUN)}
     config["DATASETS"] = {**streams, "DEFINITIONS": [_in(args.output, _DATASET)]}
-    _write(args, images, classes, annotations, {"labeled": kept, "val": held_out}, config)
+    _write(args, images, classes, annotations, bands, {"labeled": kept, "val": held_out}, config)
     print(f"{len(kept)} labelled images to train on, {len(held_out)} held out, {len(images.unlabeled)} unlabelled.\n")
     print(_class_table(classes, kept, held_out), end="\n\n")
     if not (args.backbone or args.weights):
@@ -111,26 +119,28 @@ def quickstart(args: argparse.Namespace) -> None:
 
 
 def _label_images(args: argparse.Namespace) -> tuple[PairedImages, FoundClasses]:
-    """Pair images and label images, and find the classes: by the export's own table, or by --classes."""
+    """Pair images and label images, and name their values: by the export's own table, or as the options say."""
     if args.outside or args.empty != "unlabelled":
-        raise InputError(
-            f"--outside and --empty are for annotations, but {args.labels} holds label images; leave them."
-        )
+        raise InputError(f"--outside and --empty are for annotations, not label images ({args.labels}); leave them.")
     tabled = find_table(args.labels) if not args.label_suffix else None
     if tabled is not None:
-        _refuse_names(args)
+        _refuse_value_options(args)
         images = pair_images(args.images, tabled.folder, args.unlabeled, tabled.suffix)
         return images, read_tabled(images.labels, tabled)
     images = pair_images(args.images, args.labels, args.unlabeled, args.label_suffix)
-    names = [name.strip() for name in args.classes.split(",")] if args.classes else []
-    return images, name_classes(read_raw_labels(images.labels), names, args.labels)
+    names = parse_class_names(args.classes)
+    if args.threshold is not None:
+        # A whole number is written as one.
+        args.threshold = int(args.threshold) if args.threshold.is_integer() else args.threshold
+        return images, read_masks(images.labels, args.threshold, names, args.labels)
+    raw = read_raw_labels(images.labels)
+    return images, name_classes(raw, names, args.labels, IgnoredKeys.parse(args.ignore), args.tolerance)
 
 
-def _refuse_names(args: argparse.Namespace) -> None:
-    if args.classes:
-        raise InputError(
-            f"{args.labels} names its classes itself; leave --classes out, and change names in dataset.yaml."
-        )
+def _refuse_value_options(args: argparse.Namespace) -> None:
+    for name in ("classes", "threshold", "ignore", "tolerance"):
+        if getattr(args, name):
+            raise InputError(f"{args.labels} names its classes itself; leave --{name} out.")
 
 
 def _check_options(args: argparse.Namespace) -> None:
@@ -139,10 +149,14 @@ def _check_options(args: argparse.Namespace) -> None:
         ("held_out", lambda value: 0 < value < 1, "a number above 0 and below 1"),
         ("seed", lambda value: 0 <= value < 2**32, "a whole number from 0 to 4294967295"),
         ("short_edge", lambda value: value is None or value >= 32, "32 or more pixels"),
+        ("threshold", lambda value: value is None or 0 < value <= 65535, "a number above 0, as 128"),
+        ("tolerance", lambda value: 0 <= value <= MAX_TOLERANCE, f"levels from 0 to {MAX_TOLERANCE}"),
         ("iterations", lambda value: value is None or value >= SMALLEST_ITERATIONS, f"{SMALLEST_ITERATIONS} or more"),
     ):
         if not usable(getattr(args, name)):
             raise InputError(f"--{name.replace('_', '-')} is {getattr(args, name)}; give {expected}.")
+    if args.threshold is not None and (args.ignore or args.tolerance):
+        raise InputError("--threshold gives every pixel a class; leave --ignore and --tolerance out.")
 
 
 def _check_backbone(name: str, weights: str) -> int | None:
@@ -169,18 +183,49 @@ def _split(classes: FoundClasses, fraction: float, seed: int) -> tuple[np.ndarra
     return np.setdiff1d(useful, held_out), held_out
 
 
+def _band_rule(args: argparse.Namespace, images: PairedImages) -> BandRule | None:
+    """Return how the images are read, as --bands and --range say; percentiles become the ranges of these images."""
+    try:
+        bands = [int(number) for number in args.bands.split(",")] if args.bands else None
+        ends = [float(end.removesuffix("%")) for end in args.range.split(",")] if args.range else None
+    except ValueError as error:
+        raise InputError(f"--bands or --range cannot be read ({error}); give --bands 4,3,2 --range 0,3000.") from error
+    try:
+        rule = BandRule.from_yaml(bands, {"percentiles": ends} if "%" in args.range else ends)
+    except ValueError as error:
+        raise InputError(f"--bands {args.bands} or --range {args.range} cannot be used; {error}.") from error
+    return rule and rule.resolved([*images.images, *images.unlabeled])
+
+
+def _use_bands(config: dict[str, Any], channels: int, backbone: str) -> None:
+    """Give the configuration a mean and a deviation for each of the ``channels``: those of the colours, repeated.
+
+    timm repeats the weights of a pretrained first convolution in the same way.
+    """
+    model = config["MODEL"]
+    if backbone:
+        model["PIXEL_MEAN"], model["PIXEL_STD"] = preprocessing_of(backbone)
+        config["INPUT"]["FORMAT"] = "RGB"
+    for key in ("PIXEL_MEAN", "PIXEL_STD"):
+        model[key] = [model[key][channel % 3] for channel in range(channels)]
+
+
 def _check_files(
-    args: argparse.Namespace, images: PairedImages, classes: FoundClasses, annotations: FoundLabels | None
+    args: argparse.Namespace,
+    images: PairedImages,
+    classes: FoundClasses,
+    annotations: FoundLabels | None,
+    bands: BandRule | None,
 ) -> tuple[list[ScanReport], list[str]]:
     """Read all labelled images and a sample of the others; return a report on each, and warnings."""
-    raw = classes.label_map()
-    label_map = None if raw is None else LabelMap.from_yaml(raw, classes.names, classes.palette, IGNORE_VALUE)
-    maps = annotations.drawn if annotations is not None else [label_map] * len(images.images)
+    maps = annotations.drawn if annotations is not None else [classes.read_map()] * len(images.images)
     labelled = [
         {"file_name": image, "image_id": image, "sem_seg_file_name": label, "label_map": label_map}
         for image, label, label_map in zip(images.images, images.labels, maps, strict=True)
     ]
-    unlabeled = [{"file_name": image, "image_id": image} for image in images.unlabeled]
+    unlabeled: list[dict] = [{"file_name": image, "image_id": image} for image in images.unlabeled]
+    for entry in [*labelled, *unlabeled] if bands is not None else ():
+        entry["bands"] = bands
     splits = (
         (Split(f"{args.images} with {args.labels}", labelled, True, classes.names, IGNORE_VALUE), None),
         (Split(args.unlabeled or args.images, unlabeled, False, classes.names, IGNORE_VALUE), _UNLABELED_SAMPLE),
@@ -200,6 +245,7 @@ def _write(
     images: PairedImages,
     classes: FoundClasses,
     annotations: FoundLabels | None,
+    bands: BandRule | None,
     splits: dict[str, np.ndarray],
     config: dict,
 ) -> None:
@@ -212,17 +258,15 @@ def _write(
     def relative(paths: Sequence[str]) -> list[str]:
         return [os.path.relpath(path, root) for path in paths]
 
-    label_map = classes.label_map()
-    keys: dict[str, Any] = {} if label_map is None else {"label_map": label_map}
-    listed_labels: Sequence[str | None] = images.labels
+    keys, listed = classes.label_keys(), [os.path.relpath(path, root) for path in images.labels]
     if annotations is not None:
-        keys = {"labels": _relative_rule(annotations.rule, root, os.path.commonpath(folders))}
-        listed_labels = [None] * len(images.images)
+        keys, listed = {"labels": annotations.rule_below(root, os.path.commonpath(folders))}, [None] * len(listed)
     definition: dict[str, Any] = {
         "name": _dataset_name(args.output),
         "root": os.path.relpath(root, output),
         "images": os.path.relpath(os.path.commonpath(folders), root),
         "classes": list(classes.names),
+        **(bands.keys() if bands is not None else {}),
         **keys,
         "palette": [list(color) for color in classes.palette],
         "ignore_value": IGNORE_VALUE,
@@ -231,12 +275,8 @@ def _write(
     try:
         os.makedirs(output, exist_ok=True)
         for split, indices in splits.items():
-            labels_of_split = [listed_labels[index] for index in indices]
-            write_list(
-                Path(output, _LISTS[split]),
-                relative([images.images[index] for index in indices]),
-                [label and os.path.relpath(label, root) for label in labels_of_split],
-            )
+            pair = relative([images.images[i] for i in indices]), [listed[i] for i in indices]
+            write_list(Path(output, _LISTS[split]), *pair)
         write_list(Path(output, _LISTS["unlabeled"]), relative(images.unlabeled), [None] * len(images.unlabeled))
         for file, head, content in (
             (_DATASET, _DATASET_HEAD, definition),
@@ -246,14 +286,6 @@ def _write(
             Path(output, file).write_text(head + text, encoding="utf-8")
     except OSError as error:
         raise InputError(f"--output {args.output} cannot be written ({error.strerror}); name another.") from error
-
-
-def _relative_rule(rule: dict[str, Any], root: str, images: str) -> dict[str, Any]:
-    """The rule of annotations with paths below the root, and the folder of its images below that of the data set."""
-    paths = ("coco", "labelme", "masks")
-    written = {key: os.path.relpath(value, root) if key in paths else value for key, value in rule.items()}
-    written["images"] = os.path.relpath(rule["images"], images)
-    return {key: value for key, value in written.items() if (key, value) != ("images", ".")}
 
 
 def _dataset_name(output: str) -> str:
@@ -275,7 +307,10 @@ def _class_table(classes: FoundClasses, kept: np.ndarray, held_out: np.ndarray) 
         [classes.key_text(key), name, *row, f"{100 * count / pixels.sum():.2f}"]
         for key, name, *row, count in zip(classes.keys, classes.names, *counts, pixels, strict=True)
     ]
-    rows += [[classes.key_text(key), "(no class)", "", "", ""] for key in classes.ignored]
+    rows += [
+        [classes.key_text(key), "(no class)", "", "", f"{count} pixels"]
+        for key, count in sorted(classes.ignored_pixels.items(), key=lambda item: -item[1])[:_SHOWN_IGNORED]
+    ]
     headers = ["colour" if classes.colors else "value", "class", "images", "held out", "% of pixels"]
     return tabulate(rows, headers=headers, disable_numparse=True, colalign=("left", "left", "right", "right", "right"))
 
@@ -291,10 +326,13 @@ def _notes(images: PairedImages, classes: FoundClasses, kept: np.ndarray, held_o
     unseen = names(~presence[held_out].any(axis=0))
     rare = names(presence.sum(axis=0) < _FEW)
     without_label, without_image = images.without_label, images.without_image
+    guessed = ", ".join(f"{classes.key_text(key)} ({classes.ignored_pixels[key]} pixels)" for key in classes.guessed)
     notes = (
+        (guessed, f"Taken for 'no class', as in Pascal VOC: {guessed}; give --ignore or a name to be sure."),
         (without_label, f"Images not used, without a label and not in UNLABELED: {_few(without_label)}."),
         (without_image, f"Labels without an image: {_few(without_image)}."),
         (images.copies, f"Unlabelled images not used, as copies of labelled ones: {images.copies}."),
+        (images.derived, f"Images not used, as they were made from labelled ones: {_few(images.derived)}."),
         (empty, f"Labels not used, as no pixel has a class: {empty}."),
         (classes.left_out, f"Classes not used, as no label has them: {', '.join(classes.left_out)}."),
         (len(held_out) < _FEW, f"Only {len(held_out)} held-out images: metrics will be rough; raise --held-out."),
@@ -329,7 +367,7 @@ def main() -> int:
     parser.add_argument("unlabeled", metavar="UNLABELED", nargs="?", help="folder of images without labels")
     parser.add_argument("--output", default="quickstart", metavar="FOLDER", help="output folder (%(default)s)")
     parser.add_argument("--overwrite", action="store_true", help="replace the files of an earlier call")
-    names = "class names in the order of their values, with commas; 'ignore' for a value that is no class"
+    names = "names of the values 0, 1, 2, ..., or VALUE=NAME,... ('#804080=road,...' for colours; ignore: no class)"
     parser.add_argument("--classes", default="", metavar="NAMES", help=names)
     suffix = "end of a label's name instead of the image's suffix, as _mask.png"
     parser.add_argument("--label-suffix", default="", metavar="TEXT", help=suffix)
@@ -337,6 +375,16 @@ def main() -> int:
     parser.add_argument("--outside", default="", metavar="CLASS", help=outside)
     empty = "what images are that a COCO file lists without an annotation (%(default)s)"
     parser.add_argument("--empty", choices=("unlabelled", "labelled"), default="unlabelled", help=empty)
+    threshold = "masks of one object: values of N and more are the object (128 for 0 and 255, 1 for 0 and 1)"
+    parser.add_argument("--threshold", type=float, metavar="N", help=threshold)
+    ignore = "values or colours of no class, as 255 or '#e0e0c0', or other: all without a name in --classes"
+    parser.add_argument("--ignore", default="", metavar="VALUES", help=ignore)
+    tolerance = "values or colours that are at most N levels off count as the nearest class (%(default)s)"
+    parser.add_argument("--tolerance", type=int, default=0, metavar="N", help=tolerance)
+    bands = "bands of the images, from 1: red, green and blue, then any others, as 4,3,2 (needs rc2l_d2[raster])"
+    parser.add_argument("--bands", default="", metavar="N,N,N", help=bands)
+    range_ = "values that become 0 to 255, as 0,3000, or percentiles of all images, as 2%%,98%%"
+    parser.add_argument("--range", default="", metavar="LOW,HIGH", help=range_)
     fraction = "validation fraction of the labelled images (%(default)s)"
     parser.add_argument("--held-out", type=float, default=0.2, metavar="FRACTION", help=fraction)
     parser.add_argument("--seed", type=int, default=0, help="seed of validation split and training (%(default)s)")

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from .checks.check import check_test_data, check_training_data
 from .datasets.catalog import (
+    dataset_bands,
     dataset_status,
     load_dataset,
     register_definition,
@@ -16,6 +17,7 @@ from .datasets.catalog import (
 )
 from .datasets.description import DatasetDefinition, load_definition
 from .labels.label_files import LabelFiles
+from .loading.bands import BandRule
 from .loading.loader import build_test_loader, build_train_loader, dead_worker
 from .loading.mappers import LabeledMapper, TestMapper, UnlabeledMapper
 from .loading.reading import read_image, read_label
@@ -24,6 +26,7 @@ for _file in sorted((Path(__file__).parent / "datasets" / "definitions").glob("*
     register_definition(_file)
 
 __all__ = [
+    "BandRule",
     "DatasetDefinition",
     "LabelFiles",
     "LabeledMapper",
@@ -33,6 +36,7 @@ __all__ = [
     "build_train_loader",
     "check_test_data",
     "check_training_data",
+    "dataset_bands",
     "dataset_status",
     "dead_worker",
     "load_dataset",

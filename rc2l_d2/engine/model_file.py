@@ -9,7 +9,7 @@ from torch import nn
 
 from .. import __version__
 from ..config import add_rc2l_config
-from ..data import LabelFiles
+from ..data import BandRule, LabelFiles, dataset_bands
 from ..errors import InputError, one_line
 from ..evaluation import class_colors
 from ..host import CfgNode, MetadataCatalog, build_model, get_cfg
@@ -24,13 +24,13 @@ def write_model_file(path: str, cfg: CfgNode, model: nn.Module, iteration: int) 
 
     The file can be read with ``torch.load(..., weights_only=True)``: "model", weights by name; "config", YAML;
     "classes", names, of the first training data set; "palette", one (r, g, b) per class; "ignore_value";
-    "label_files", how label files are named and encoded (optional); "iteration", the number of trained iterations;
-    "version".
+    "label_files", how label files are named and encoded (optional); "bands", how images that are not plain 8-bit colour
+    are read (optional); "iteration", the number of trained iterations; "version".
 
     Raises:
         InputError: the file cannot be written.
     """
-    metadata = MetadataCatalog.get(cfg.DATASETS.TRAIN[0])
+    metadata, bands = MetadataCatalog.get(cfg.DATASETS.TRAIN[0]), dataset_bands(cfg.DATASETS.TRAIN[0])
     content = {
         "model": model.state_dict(),
         "config": cfg.dump(),
@@ -38,6 +38,7 @@ def write_model_file(path: str, cfg: CfgNode, model: nn.Module, iteration: int) 
         "palette": class_colors(cfg.DATASETS.TRAIN[0]).tolist(),
         "ignore_value": metadata.ignore_label,
         "label_files": metadata.get("label_files", LabelFiles()).plain(),
+        "bands": bands and bands.plain(),
         "iteration": iteration,
         "version": __version__,
     }
@@ -70,6 +71,7 @@ def load_model_file(path: str) -> tuple[nn.Module, CfgNode, Any]:
             f"{path} was written by version {content['version']} and does not fit this version ({one_line(error)}); "
             "use that version."
         ) from error
+    bands = content.get("bands")
     name = f"classes of {path}"
     MetadataCatalog.pop(name, None)  # of an earlier file with this path
     metadata = MetadataCatalog.get(name).set(
@@ -77,5 +79,6 @@ def load_model_file(path: str) -> tuple[nn.Module, CfgNode, Any]:
         stuff_colors=content["palette"],
         ignore_label=content["ignore_value"],
         label_files=LabelFiles.from_plain(content.get("label_files", LabelFiles().plain())),
+        bands=bands and BandRule(**bands),
     )
     return model, cfg, metadata

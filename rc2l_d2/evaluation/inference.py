@@ -147,7 +147,8 @@ def predict_images(
     mapper, predictor = TestMapper(cfg), Predictor(cfg, model)
     for index in indices:
         sample = mapper(records[index])
-        image = read_image(sample["file_name"], "RGB")  # at the file's size, unlike the sample's
+        # At the file's size, unlike the sample's.
+        image = read_image(sample["file_name"], "RGB", sample.get("bands"))[..., :3]
         label = read_label(sample["sem_seg_file_name"], sample.get("label_map"))
         scores = predictor([sample])[0]["sem_seg"]
         yield ImagePrediction(sample["file_name"], image, label, most_probable(scores, dim=0).cpu().numpy())

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ..data import LabelFiles, TestMapper, read_image, require_registered
+from ..data import BandRule, LabelFiles, TestMapper, dataset_bands, read_image, require_registered
 from ..data.loading.transforms import resize_image, resize_label
 from ..engine import RegionCheckpointer, load_config, load_model_file
 from ..errors import InputError, is_out_of_memory
@@ -50,26 +50,28 @@ class Segmenter:
     Attributes:
         metadata: ``stuff_classes``, ``stuff_colors`` and ``ignore_label``.
         label_files: naming rule of the data set's label files.
+        bands: how image files are read that are not plain 8-bit colour.
     """
 
-    def __init__(self, model: nn.Module, cfg: CfgNode, metadata: Any):
-        """Take a model in eval mode, its configuration and its data set's metadata."""
+    def __init__(self, model: nn.Module, cfg: CfgNode, metadata: Any, bands: BandRule | None = None):
+        """Take a model in eval mode, its configuration, its data set's metadata and (or there) its bands."""
         self.mapper = TestMapper(cfg)
         self.predictor = Predictor(cfg, model)
         if not metadata.get("stuff_colors"):
             metadata.set(stuff_colors=class_colors(metadata.name).tolist())
         self.metadata = metadata
+        self.bands = bands or metadata.get("bands")
         self.label_files = metadata.get("label_files", LabelFiles())
 
     @torch.no_grad()
     def __call__(self, image: np.ndarray | str | PathLike[str]) -> Segmentation:
-        """Segment one image, uint8 (H, W, 3), BGR, or the image in a file.
+        """Segment one image, uint8 (H, W, C), BGR (more bands after it), or the image in a file.
 
         Raises:
             InputError: the file cannot be read, or there is not enough memory.
         """
         if not isinstance(image, np.ndarray):
-            image = read_image(image)
+            image = read_image(image, rule=self.bands)
         height, width = image.shape[:2]
         scale = min(1.0, math.sqrt(MAX_PIXELS / (height * width)))
         resized = resize_image(image, (max(1, int(scale * height)), max(1, int(scale * width))))
@@ -108,4 +110,4 @@ def load_checkpoint(config_file: str, overrides: Sequence[str], student: bool = 
     rest = RegionCheckpointer(model).load(cfg.MODEL.WEIGHTS)
     if "ema" in rest and not student:
         model.load_state_dict(rest["ema"]["model"])
-    return Segmenter(model, cfg, MetadataCatalog.get(cfg.DATASETS.TEST[0]))
+    return Segmenter(model, cfg, MetadataCatalog.get(cfg.DATASETS.TEST[0]), dataset_bands(cfg.DATASETS.TEST[0]))

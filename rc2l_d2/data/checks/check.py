@@ -5,32 +5,17 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 from ...errors import InputError
 from ...host import CfgNode, MetadataCatalog
-from ..datasets.catalog import register_definition, stream_entries, stream_title
+from ..datasets.catalog import dataset_channels, register_definition, stream_entries, stream_title
 from ..datasets.entries import common_files, labels_among, repeated_files
 from ..datasets.splits import split_entries
+from ..labels.label_doubts import MAX_GUESSED
+from .remark import Remark
 from .scan import Kind, ScanReport, Split, scan
 
 _logger = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class Remark:
-    """A problem or a warning; as text, one sentence."""
-
-    fatal: bool  # whether it spoils training, or is a warning
-    what: str
-    names: tuple[str, ...] = ()  # the first ten of the files (or classes) concerned
-    count: int = 0  # how many there are
-    advice: str = ""  # what to do, "" where nothing has to be done
-
-    def __str__(self) -> str:
-        shown = ": " + ", ".join(self.names) if self.names else ""
-        more = ", ..." if self.count > len(self.names) else ""
-        return f"{self.what}{shown}{more}{'; ' if self.advice else ''}{self.advice}."
 
 
 def check_test_data(cfg: CfgNode, sample: int = 200) -> Sequence[dict]:
@@ -82,16 +67,24 @@ def definition_splits(path: str | os.PathLike, names: Sequence[str] = ()) -> tup
     unknown = [name for name in names if name not in definition.splits]
     if unknown:
         raise InputError(f"{path}: there is no split '{unknown[0]}'; the splits are {', '.join(definition.splits)}.")
-    splits, remarks = [], []
+    splits, remarks, labels = [], [], 0
     for name in names or definition.splits:
         title = f"split '{name}'"
         entries = split_entries(definition, name, "existing")
+        labels += len(entries.label_files)
         bare = len(entries) - len(entries.label_files)
         if 0 < bare < len(entries):
             first = next(entry["file_name"] for entry in entries if "sem_seg_file_name" not in entry)
             what = f"{title} is checked without labels, as {bare} of {len(entries)} images have none"
             remarks.append(Remark(False, what, (first,), bare))
-        splits.append(Split(title, entries, not bare, definition.classes, definition.ignore_value, not bare))
+        stated = definition.ignore_stated
+        splits.append(Split(title, entries, not bare, definition.classes, definition.ignore_value, not bare, stated))
+    if definition.labels and not labels:
+        first = splits[0].entries[0]
+        rules = [os.path.join(definition.root(), rule.path(first["image_id"])) for rule in definition.labels]
+        what = f"No image has a label, though the key 'labels' is there; for {first['file_name']} it would be"
+        advice = "correct the key 'labels' or label_suffix, or leave 'labels' out if there are none"
+        remarks.append(Remark(True, what, tuple(rules), len(rules), advice))
     return splits, remarks
 
 
@@ -141,6 +134,17 @@ def remarks_on(report: ScanReport) -> list[Remark]:
         fatal = kind.fatal or (kind is Kind.ALL_IGNORED and count == report.scanned)
         what = f"{split.name} has {title} ({count} of {report.scanned} {read})"
         remarks.append(Remark(fatal, what, tuple(report.examples[kind]), count, kind.advice))
+    if report.guessed:
+        fraction = report.guessed / int(report.pixels.sum() + report.ignored)
+        what = (
+            f"{split.name} has the value {split.ignore_value} on {report.guessed} pixels ({100 * fraction:.2g} % of "
+            f"the labels read), which is taken for 'no class' by default"
+        )
+        advice = (
+            f"write 'ignore_value: {split.ignore_value}' into the data set's YAML file if it is none, else 'threshold: "
+            f"128' for masks of one object (1 if some have 1 as the object), or a label_map"
+        )
+        remarks.append(Remark(fraction > MAX_GUESSED, what, advice=advice))
     if report.labels and report.absent:
         count = len(report.absent)
         what = f"{split.name} has no pixel of {count} of {len(split.classes)} classes ({report.labels} labels {read})"
@@ -190,11 +194,17 @@ def _config_split(cfg: CfgNode, stream: str) -> Split:
     entries = stream_entries(cfg, stream)
     names, head = tuple(cfg.DATASETS[stream]), cfg.MODEL.SEM_SEG_HEAD
     labelled = stream != "UNLABELED"
-    for name in names if labelled else ():
-        _check_classes(cfg, name, f"DATASETS.{stream}")
+    for name in names:
+        _check_channels(cfg, name, f"DATASETS.{stream}")
+        if labelled:
+            _check_classes(cfg, name, f"DATASETS.{stream}")
     known = MetadataCatalog.get(names[0]).get("stuff_classes") if names and labelled else None
     classes = tuple(known or map(str, range(head.NUM_CLASSES)))
-    return Split(stream_title(cfg, stream), entries, labelled, classes, head.IGNORE_VALUE, stream == "TRAIN")
+    stated = all(MetadataCatalog.get(name).get("ignore_stated", True) for name in names)
+    return Split(
+        stream_title(cfg, stream), entries, labelled, classes, head.IGNORE_VALUE, stream == "TRAIN", stated,
+        held_out=stream == "TEST",
+    )  # fmt: skip
 
 
 def _check_classes(cfg: CfgNode, name: str, key: str) -> None:
@@ -208,3 +218,12 @@ def _check_classes(cfg: CfgNode, name: str, key: str) -> None:
         problem = f"IGNORE_VALUE is {head.IGNORE_VALUE}, but '{name}' in {key} has ignore_value {ignore_value}"
     if problem:
         raise InputError(f"MODEL.SEM_SEG_HEAD.{problem} ({where}); make the two equal.")
+
+
+def _check_channels(cfg: CfgNode, name: str, key: str) -> None:
+    channels, numbers = dataset_channels(name), len(cfg.MODEL.PIXEL_MEAN)
+    if channels != numbers:
+        raise InputError(
+            f"MODEL.PIXEL_MEAN has {numbers} numbers, but '{name}' in {key} has images of {channels} bands; give "
+            f"PIXEL_MEAN and PIXEL_STD a number for each band."
+        )

@@ -12,10 +12,20 @@ from enum import Enum
 from functools import partial
 from typing import NamedTuple
 
+import cv2
 import numpy as np
 
 from ...errors import InputError, first_few
-from ..loading.reading import LabelColorError, LabelValueError, read_image, read_label
+from ..loading.reading import (
+    ImageDepthError,
+    LabelColorError,
+    LabelLossyError,
+    LabelValueError,
+    exif_orientation,
+    read_image,
+    read_label,
+    turned_by_exif,
+)
 
 SMALLEST_SIDE = 32
 _EXAMPLES = 10
@@ -27,8 +37,19 @@ class Kind(Enum):
     """A kind of problem: its title (after a number of files), the advice, and whether it spoils training."""
 
     IMAGE_UNREADABLE = ("images that cannot be read", "replace them or take them out of the data set", True)
+    IMAGE_DEEP = (
+        "images that are not plain 8-bit colour",
+        "say in the data set's YAML file how to read them, as bands: [1, 2, 3] and range: [0, 3000] (rc2l-quickstart: "
+        "--bands 1,2,3 --range 0,3000)",
+        True,
+    )
     LABEL_MISSING = ("images without a label file", "complete the labels or name the images as unlabelled", True)
     LABEL_UNREADABLE = ("labels that cannot be read", "replace them with whole PNG files", True)
+    LABEL_LOSSY = (
+        "labels in a format that changes values",
+        "save labels as PNG, or give 'threshold: 128' if they are masks of one object",
+        True,
+    )
     LABEL_COLORS = (
         "labels with colours where class indices are expected",
         "list the colours in the key label_map of the data set's YAML file, or save labels with one channel",
@@ -40,6 +61,12 @@ class Kind(Enum):
         True,
     )
     SIZES_DIFFER = ("labels of another size than their images", "give both the same size", True)
+    TURNED = (
+        "labels without the EXIF orientation of their images",
+        "look at some with rc2l-predict --compare; where they were drawn on images that were not turned, turn them or "
+        "take the orientation out of the images",
+        False,
+    )
     ALL_IGNORED = (
         "labels with the ignore value on every pixel", "complete them or leave them out: they teach nothing", False
     )  # fmt: skip
@@ -59,12 +86,17 @@ class Split:
     classes: tuple[str, ...]
     ignore_value: int  # the label value of pixels without a class
     for_training: bool = False  # whether a model may learn from its labels
+    ignore_stated: bool = True  # whether the data set's description gives the ignore value, which is else a default
+    held_out: bool = False  # whether results are measured on these images
 
 
 class _FileScan(NamedTuple):
+    file: str
     size: tuple[int, int] | None  # (h, w) of the image, None where it cannot be read.
     problems: list[tuple[Kind, str, str]]  # kind, file, detail
     counts: np.ndarray | None  # (256,) pixels of each value of a label that fits.
+    is_mapped: bool = False  # whether a label map gave these values
+    fingerprint: bytes = b""  # see leaks.py; empty where the image cannot be read
 
 
 @dataclass
@@ -76,11 +108,13 @@ class ScanReport:
     labels: int = 0  # labels that fit their images and the classes; the next three count them alone
     pixels: np.ndarray = field(init=False)  # (K,) int64, pixels of each class
     ignored: int = 0  # pixels with the ignore value
+    guessed: int = 0  # those of them that only the default of the ignore value says to ignore
     images_with: np.ndarray = field(init=False)  # (K,) int64, labels that have each class
     sizes: Counter[tuple[int, int]] = field(default_factory=Counter)  # number of images of each size (h, w)
     problems: Counter[Kind] = field(default_factory=Counter)  # number of files with each kind of problem
     # The first ten of these files, in the order of the list, with a detail in brackets.
     examples: defaultdict[Kind, list[str]] = field(default_factory=lambda: defaultdict(list))
+    fingerprints: dict[str, bytes] = field(default_factory=dict)  # of the images that can be read
     seconds: float = 0.0
 
     def __post_init__(self):
@@ -101,6 +135,8 @@ class ScanReport:
     def add(self, scan: _FileScan) -> None:
         """Add the result of one image."""
         self.scanned += 1
+        if scan.fingerprint:
+            self.fingerprints[scan.file] = scan.fingerprint
         if scan.size is not None:
             self.sizes[scan.size] += 1
         for kind, file, detail in scan.problems:
@@ -111,7 +147,9 @@ class ScanReport:
             pixels = scan.counts[: len(self.pixels)]
             self.labels += 1
             self.pixels += pixels
-            self.ignored += int(scan.counts[self.split.ignore_value])
+            ignored = int(scan.counts[self.split.ignore_value])
+            self.ignored += ignored
+            self.guessed += 0 if scan.is_mapped or self.split.ignore_stated else ignored
             self.images_with += pixels > 0
 
 
@@ -158,13 +196,15 @@ def scan(
 
 
 def _scan_entry(entry: dict, labelled: bool, num_classes: int, ignore_value: int) -> _FileScan:
-    file, size, problems, counts = entry["file_name"], None, [], None
+    file, size, problems, counts, printed = entry["file_name"], None, [], None, b""
     try:
-        size = read_image(file).shape[:2]
+        image = read_image(file, rule=entry.get("bands"))
+        size, printed = image.shape[:2], fingerprint(image)
         if min(size) < SMALLEST_SIDE:
             problems.append((Kind.TINY, file, f"{size[1]}x{size[0]}"))
     except InputError as error:
-        problems.append((Kind.IMAGE_UNREADABLE, file, _detail(error, file)))
+        kind = Kind.IMAGE_DEEP if isinstance(error, ImageDepthError) else Kind.IMAGE_UNREADABLE
+        problems.append((kind, file, _detail(error, file)))
     if labelled:
         counts = _label_counts(entry, size, num_classes, ignore_value)
         if not isinstance(counts, np.ndarray):
@@ -172,7 +212,24 @@ def _scan_entry(entry: dict, labelled: bool, num_classes: int, ignore_value: int
             counts = None
         elif not counts[:num_classes].any():
             problems.append((Kind.ALL_IGNORED, entry["sem_seg_file_name"], ""))
-    return _FileScan(size, problems, counts)
+        else:
+            problems += _turned(entry, size)
+    return _FileScan(file, size, problems, counts, entry.get("label_map") is not None, printed)
+
+
+def fingerprint(image: np.ndarray) -> bytes:
+    """Return the image, uint8 (H, W, C), as 16 x 16 grey levels: it hardly changes with size and encoding."""
+    # Encoding changes colours more than brightness.
+    grey = cv2.cvtColor(image, cv2.COLOR_BGR2GRAY) if image.shape[2] == 3 else image.mean(axis=-1)
+    return cv2.resize(grey, (16, 16), interpolation=cv2.INTER_AREA).round().astype(np.uint8).tobytes()
+
+
+def _turned(entry: dict, size: tuple[int, int] | None) -> list[tuple[Kind, str, str]]:
+    """A problem if only the image has an EXIF orientation and sizes do not tell whether the label fits it."""
+    # A label of the upright size of an image that EXIF turns by 90 degrees was made for the upright image.
+    turned = turned_by_exif(entry["file_name"], entry["sem_seg_file_name"])
+    sideways = size is not None and size[0] != size[1] and exif_orientation(entry["file_name"]) > 4
+    return [(Kind.TURNED, entry["sem_seg_file_name"], turned)] if turned and not sideways else []
 
 
 def _label_counts(
@@ -185,10 +242,16 @@ def _label_counts(
     try:
         label = read_label(file, entry.get("label_map"))
     except InputError as error:
-        kinds = {LabelColorError: Kind.LABEL_COLORS, LabelValueError: Kind.VALUES_OUTSIDE}
+        kinds = {
+            LabelColorError: Kind.LABEL_COLORS,
+            LabelValueError: Kind.VALUES_OUTSIDE,
+            LabelLossyError: Kind.LABEL_LOSSY,
+        }
         return kinds.get(type(error), Kind.LABEL_UNREADABLE), file, _detail(error, file)
     if size is not None and label.shape != size:
-        return Kind.SIZES_DIFFER, file, f"label {label.shape[1]}x{label.shape[0]}, image {size[1]}x{size[0]}"
+        turned = turned_by_exif(entry["file_name"], file)
+        sizes = f"label {label.shape[1]}x{label.shape[0]}, image {size[1]}x{size[0]}"
+        return Kind.SIZES_DIFFER, file, f"{sizes}; {turned}" if turned else sizes
     counts = np.bincount(label.ravel(), minlength=256)
     outside = [value for value in np.flatnonzero(counts) if value >= num_classes and value != ignore_value]
     if outside:

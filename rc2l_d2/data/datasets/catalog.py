@@ -19,8 +19,9 @@ from ...config_files import find_config_file
 from ...errors import InputError
 from ...host import CfgNode, DatasetCatalog, MetadataCatalog
 from ..labels.label_files import LabelFiles
+from ..loading.bands import BandRule
 from .description import DatasetDefinition, load_definition
-from .splits import Labels, list_entries, split_entries
+from .splits import Labels, image_bands, list_entries, split_entries
 
 # Advice for a training stream without images.
 _NO_IMAGE = {
@@ -65,6 +66,7 @@ def register_definition(path: str | os.PathLike) -> DatasetDefinition:
             stuff_classes=list(definition.classes),
             stuff_colors=[list(color) for color in definition.palette],
             ignore_label=definition.ignore_value,
+            ignore_stated=definition.ignore_stated,
             evaluator_type="sem_seg",
             definition_file=str(definition.file),
             label_files=LabelFiles.of(definition),
@@ -173,6 +175,21 @@ def load_dataset(name: str, labels: Labels, key: str = "DATASETS", list_file: st
             f"data set for semantic segmentation."
         )
     return entries
+
+
+def dataset_bands(name: str) -> BandRule | None:
+    """How the images of a registered data set are read; None for plain 8-bit colour.
+
+    Raises:
+        InputError: images that percentiles are computed from cannot be found or read.
+    """
+    return image_bands(_REGISTERED[name][0]) if name in _REGISTERED else None
+
+
+def dataset_channels(name: str) -> int:
+    """Channels of the images of a registered data set."""
+    bands = _REGISTERED[name][0].bands if name in _REGISTERED else None
+    return 3 if bands is None else bands.channels
 
 
 def dataset_status(name: str, labels: Labels = "none", key: str = "DATASETS", list_file: str = "") -> DatasetStatus:

@@ -23,19 +23,23 @@ from ..labels.label_files import AnnotationRule, LabelRule
 from ..labels.label_map import LabelMap
 from ..labels.labelme import LabelmeLabels
 from ..labels.mask_files import MaskLabels
+from ..loading.bands import BandRule
 
 # Detectron2's variable and its default: the folder that holds all data sets, relative to the current directory.
 DATASETS_VARIABLE = "DETECTRON2_DATASETS"
 _VARIABLE = re.compile(r"\$\{(\w+)\}")
 _REQUIRED = ("name", "root", "images", "classes", "parts")
-_OPTIONAL = ("labels", "image_suffix", "label_suffix", "label_map", "palette", "ignore_value")
+_OPTIONAL = (
+    "labels", "image_suffix", "label_suffix", "label_map", "threshold", "palette", "ignore_value", "bands", "range",
+)  # fmt: skip
 _SPLIT_FORMS = (
     "{list: FILE}, {folder: FOLDER}, {pattern: PATTERN}, {of: SPLIT, fraction: F, seed: S} or "
     "{of: SPLIT, except: SPLIT}"
 )
 _LABEL_FORM = (
-    "a folder, or {folder: FOLDER} with suffix, map or replace; or annotations, {coco: FILE} (match, empty, segments), "
-    "{labelme: FOLDER} or {masks: PATTERN} (class), each with outside and perhaps map or images; or a list of these"
+    "a folder, or {folder: FOLDER} with suffix, map, threshold or replace; or annotations, {coco: FILE} (match, empty, "
+    "segments), {labelme: FOLDER} or {masks: PATTERN} (class), each with outside and perhaps map or images; or a list "
+    "of these"
 )
 # The key that gives the kind of annotations -> its further keys.
 _ANNOTATION_KEYS = {
@@ -64,7 +68,9 @@ class DatasetDefinition:
     classes: tuple[str, ...]
     palette: tuple[tuple[int, int, int], ...]  # one (r, g, b) per class
     ignore_value: int  # the label value for "no class"
+    ignore_stated: bool  # whether the file says so, and the value is not only the default
     splits: Mapping[str, Mapping[str, Any]]
+    bands: BandRule | None = None  # how images are read that are not plain 8-bit colour
 
     def candidates(self) -> list[tuple[str, Path | None]]:
         """Possible folders of the data set without repetition: text for messages, and path (None: variable not set)."""
@@ -118,16 +124,24 @@ def _definition(file: Path, raw: dict[str, Any]) -> DatasetDefinition:
     palette = _palette(raw.get("palette"), len(classes))
     roots = _texts(raw["root"], "root")
 
-    def read_map(value: Any, key: str) -> LabelMap | None:
-        if isinstance(value, str) and value.endswith(TABLE_SUFFIXES):
+    def read_map(values: dict[str, Any], place: str, map_key: str) -> LabelMap | None:
+        """The map that the keys ``map_key`` or threshold of ``values``, at ``place`` in the file, describe."""
+        given, threshold = values.get(map_key), values.get("threshold")
+        if threshold is not None:
+            _require(given is None, f"{place}threshold", f"without the key '{map_key}'")
+            _require(len(classes) == 2, f"{place}threshold", f"for two classes (there are {len(classes)})")
+            is_level = type(threshold) in (int, float) and 0 < threshold <= 65535
+            _require(is_level, f"{place}threshold", "a number above 0, as 128")
+            return LabelMap.of_threshold(threshold)
+        if isinstance(given, str) and given.endswith(TABLE_SUFFIXES):
             root = _first_folder([_expand(root, file.parent) for root in roots])
             if root is None:  # There are no labels either.
                 return LabelMap((), (), None, False)
-            value = read_class_table(root / _folder(value, key))
+            given = read_class_table(root / _folder(given, f"{place}{map_key}"))
         try:
-            return None if value is None else LabelMap.from_yaml(value, classes, palette, ignore_value)
+            return None if given is None else LabelMap.from_yaml(given, classes, palette, ignore_value)
         except ValueError as error:
-            raise InputError(f"the key '{key}' cannot be used; it must be {error}.") from error
+            raise InputError(f"the key '{place}{map_key}' cannot be used; it must be {error}.") from error
 
     def read_names(value: dict, key: str) -> NamedClasses:
         advice = "the class of the pixels in no annotation, or ignore"
@@ -137,7 +151,11 @@ def _definition(file: Path, raw: dict[str, Any]) -> DatasetDefinition:
         except ValueError as error:
             raise InputError(f"the keys of '{key}' cannot be used; outside and map must be {error}.") from error
 
-    label_map = read_map(raw.get("label_map"), "label_map")
+    try:
+        bands = BandRule.from_yaml(raw.get("bands"), raw.get("range"))
+    except ValueError as error:
+        raise InputError(f"the keys 'bands' and 'range' cannot be used; {error}.") from error
+    label_map = read_map(raw, "", "label_map")
     default = LabelRule("", _suffix(raw.get("label_suffix", ".png"), "label_suffix"), label_map)
     return DatasetDefinition(
         file=file,
@@ -150,7 +168,9 @@ def _definition(file: Path, raw: dict[str, Any]) -> DatasetDefinition:
         classes=classes,
         palette=palette,
         ignore_value=ignore_value,
+        ignore_stated="ignore_value" in raw,
         splits=_splits(raw["parts"]),
+        bands=bands,
     )
 
 
@@ -250,7 +270,7 @@ def _label_rules(
             _require(set(value) <= further, key, _LABEL_FORM)
             rules.append(_annotation_rule(value, kinds[0], key, read_names(value, key)))
             continue
-        known = set(value) <= {"folder", "suffix", "map", "replace"} and "folder" in value
+        known = set(value) <= {"folder", "suffix", "map", "threshold", "replace"} and "folder" in value
         replace = value.get("replace", {})
         usable = isinstance(replace, dict) and all(isinstance(text, str) for pair in replace.items() for text in pair)
         _require(known and usable, key, _LABEL_FORM)
@@ -258,7 +278,7 @@ def _label_rules(
             LabelRule(
                 folder=_folder(value["folder"], key),
                 suffix=_suffix(value.get("suffix", default.suffix), f"{key}.suffix"),
-                label_map=read_map(value["map"], f"{key}.map") if "map" in value else default.label_map,
+                label_map=read_map(value, f"{key}.", "map") if {"map", "threshold"} & set(value) else default.label_map,
                 replace=tuple(replace.items()),
             )
         )

@@ -11,6 +11,7 @@ from torch.utils.data import ConcatDataset
 
 from ..labels.drawn import DrawnLabels
 from ..labels.label_map import LabelMap
+from ..loading.bands import BandRule
 from .packed import PackedStrings, members, repeated
 
 # Links to one file count as that file in lists of up to so many images; resolving more links takes too long.
@@ -23,6 +24,7 @@ class FileList(Sequence[dict]):
 
     An entry has "file_name" and "image_id" (the path below the image folder, without suffix); with labels also
     "sem_seg_file_name" and "label_map" (None: the label's values are class indices; or the image's annotations).
+    "bands" is there with a BandRule.
     """
 
     images: PackedStrings  # absolute paths
@@ -31,6 +33,7 @@ class FileList(Sequence[dict]):
     labels: PackedStrings | None = None  # a path for each image
     label_maps: Sequence[LabelMap | DrawnLabels | None] = ()  # the different maps in use
     map_of_label: np.ndarray | None = None  # (n,) indices into label_maps, negative if the image has no label
+    bands: BandRule | None = None  # how the images are read; None for plain 8-bit colour
 
     @property
     def label_files(self) -> PackedStrings:
@@ -43,6 +46,8 @@ class FileList(Sequence[dict]):
     def __getitem__(self, index: int) -> dict:
         path = self.images[index]
         entry = {"file_name": path, "image_id": image_id(path, self.image_folder, self.image_suffixes)}
+        if self.bands is not None:
+            entry["bands"] = self.bands
         if self.labels is not None and self.map_of_label[index] >= 0:
             label, label_map = self.labels[index], self.label_maps[self.map_of_label[index]]
             if isinstance(label_map, DrawnLabels):

@@ -1,16 +1,20 @@
 """Text files that list images, read and written.
 
-A line is a bare id (VOC's ImageSets), an image, or an image and its label with a space (UniMatch) or a tab (CPS)
-between them; datasets/README.md has the table. The format is detected from the lines. Paths count from the root, also
-with a leading ``./`` or slash. Names may contain spaces.
+A line is a bare id (VOC's ImageSets), an image, or an image and its label with a space (UniMatch), a tab (CPS) or a
+comma between them; datasets/README.md has the table. The format is detected from the lines. Paths count from the root,
+also with a leading ``./`` or slash. Names may contain spaces. A file with a header is CSV, read by its columns.
 """
 
 from __future__ import annotations
 
+import csv
+import io
 import os
 from collections.abc import Iterable, Iterator
+from functools import partial
 from itertools import chain
 from pathlib import Path
+from typing import TextIO
 
 import numpy as np
 
@@ -20,6 +24,12 @@ from .packed import PackedStrings
 # A field without any of these suffixes is a bare id.
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp")
 _BLANKS = " \t\r\n"
+# Names of columns, in lower case and without "_", " " and "-".
+_IMAGE_COLUMNS = {"image", "images", "img", "imagepath", "imgpath", "imagefile", "imagename", "imageid", "id", "file",
+                  "filename", "filepath", "path"}  # fmt: skip
+_LABEL_COLUMNS = {"label", "labels", "mask", "masks", "annotation", "annotations", "target", "gt", "groundtruth",
+                  "segmentation", "labelpath", "maskpath", "labelfile", "maskfile", "segmap"}  # fmt: skip
+_SPLIT_COLUMNS = {"split", "set", "fold", "subset", "partition", "phase", "usage", "isval", "isvalid", "istest"}
 
 
 def read_list(file: Path, where: str) -> tuple[PackedStrings, PackedStrings | None]:
@@ -37,9 +47,14 @@ def read_list(file: Path, where: str) -> tuple[PackedStrings, PackedStrings | No
     try:
         # Lines end with "\n" alone: names may contain other characters that str.splitlines splits at.
         with open(file, encoding="utf-8-sig", newline="\n") as text:
-            lines = _parsed(text, f"{where}: the list {file}")
+            delimiter = _header_delimiter(text)
+            text.seek(0)
+            parse = _parsed if delimiter is None else partial(_rows, delimiter=delimiter)
+            lines = parse(text, f"{where}: the list {file}")
             first = next(lines, [])
             fields = PackedStrings.of(chain(first, chain.from_iterable(lines)))
+    except csv.Error as error:
+        raise InputError(f"{where}: the list {file} is not valid CSV ({error}); correct it.") from error
     except OSError as error:
         raise InputError(
             f"{where}: the list {file} cannot be read ({error.strerror}); put it there or correct its name."
@@ -50,12 +65,86 @@ def read_list(file: Path, where: str) -> tuple[PackedStrings, PackedStrings | No
 
 
 def write_list(file: Path, images: Iterable[str], labels: Iterable[str | None]) -> None:
-    """Write an image and its label (None: the image alone) per line, a space between, or a tab if names have spaces."""
-    lines = []
-    for image, label in zip(images, labels, strict=True):
-        separator = "\t" if " " in image + (label or "") else " "
-        lines.append(image if label is None else f"{image}{separator}{label}")
-    file.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
+    """Write an image and its label (None: the image alone) per line, a space between, or a tab if names have spaces.
+
+    Where the names would not be read back from that, the list is CSV with a header.
+
+    Raises:
+        InputError: a name is not UTF-8.
+    """
+    rows = [[image] if label is None else [image, label] for image, label in zip(images, labels, strict=True)]
+    text = "".join(("\t" if any(" " in name for name in row) else " ").join(row) + "\n" for row in rows)
+    if not _reads_back(text, rows):
+        table = io.StringIO()
+        header = ["image", "label"][: len(rows[0])]
+        csv.writer(table, quoting=csv.QUOTE_ALL, lineterminator="\n").writerows([header, *rows])
+        text = table.getvalue()
+    try:
+        file.write_text(text, encoding="utf-8", newline="")
+    except UnicodeEncodeError as error:
+        name = text[error.start : error.end].encode("utf-8", "backslashreplace").decode()
+        raise InputError(f"A file name holds {name}, which is not UTF-8; rename the file.") from error
+
+
+def _reads_back(text: str, rows: list[list[str]]) -> bool:
+    try:
+        return list(_parsed(io.StringIO(text, newline="\n"), "")) == rows
+    except InputError:
+        return False
+
+
+def _header_delimiter(text: TextIO) -> str | None:
+    """What separates the columns of a CSV file; None for a file without a header."""
+    first = next((line.strip(_BLANKS) for line in text if line.strip(_BLANKS)), "")
+    for delimiter in ",;\t":
+        try:
+            header = next(csv.reader([first], delimiter=delimiter), [])
+            if not _IMAGE_COLUMNS & {*map(_column, header)}:
+                continue
+            # A single word is a header if paths follow, and else an id. (A name in quotes may have several lines.)
+            text.seek(0)
+            rows = (row for row in csv.reader(text, delimiter=delimiter) if any(map(str.strip, row)))
+            _, second = next(rows), next(rows, [])
+        except csv.Error:  # a carriage return in a name
+            continue
+        if len(header) > 1 or any(is_path(cell.strip(_BLANKS)) for cell in second):
+            return delimiter
+    return None
+
+
+def _column(cell: str) -> str:
+    return cell.lower().translate(str.maketrans("", "", " _-\t\r\n"))
+
+
+def _rows(text: Iterable[str], where: str, delimiter: str) -> Iterator[list[str]]:
+    """The image and, if there is one, the label of each row of a CSV file with a header."""
+    rows = (row for row in csv.reader(text, delimiter=delimiter, skipinitialspace=True) if any(map(str.strip, row)))
+    header = [cell.strip(_BLANKS) for cell in next(rows)]
+    places = [
+        [i for i, cell in enumerate(header) if _column(cell) in kind] for kind in (_IMAGE_COLUMNS, _LABEL_COLUMNS)
+    ]
+    for cell in header:
+        if _column(cell) in _SPLIT_COLUMNS:
+            raise InputError(f"{where} has the column '{cell}', but all rows would be used; write one list per split.")
+    if len(places[0]) > 1 or len(places[1]) > 1:
+        raise InputError(f"{where} has several columns of images or labels ({', '.join(header)}); keep one of each.")
+    places = [place for found in places for place in found]
+    for row in rows:
+        if len(row) != len(header):
+            raise InputError(
+                f"{where} has a row of {len(row)} columns below a header of {len(header)}: {row}; correct it."
+            )
+        fields = [_below_root(row[place].rstrip(_BLANKS), where) for place in places]
+        if not all(fields):
+            raise InputError(f"{where} has an empty image or label: {row}; complete it or take it out.")
+        yield fields
+
+
+def _below_root(field: str, where: str) -> str:
+    path = os.path.normpath(field.lstrip("/")) if "/" in field else field
+    if path.split("/")[0] == "..":
+        raise InputError(f"{where} names '{field}', outside the data set's folder; give paths below it.")
+    return path
 
 
 def _parsed(text: Iterable[str], where: str) -> Iterator[list[str]]:
@@ -80,6 +169,12 @@ def _parsed(text: Iterable[str], where: str) -> Iterator[list[str]]:
 
 
 def _fields(line: str) -> list[str]:
+    if "\\" in line and "/" not in line:
+        line = line.replace("\\", "/")  # of Windows
+    for delimiter in ",;" if "\t" not in line else "":
+        cells = [cell.strip(_BLANKS) for cell in line.split(delimiter)]
+        if len(cells) > 1 and all(map(is_path, cells)):
+            return cells
     if "\t" not in line and " " not in line:
         return [line]
     if "\t" in line:

@@ -18,6 +18,7 @@ from ...errors import InputError, first_few
 from ..labels.coco import CocoLabels
 from ..labels.coco_file import open_coco
 from ..labels.drawn import DrawnLabels
+from ..loading.bands import BandRule
 from .description import DatasetDefinition
 from .entries import FileList, image_id
 from .image_lists import is_path, read_list
@@ -31,6 +32,8 @@ _LABELS_SAMPLE = 1000  # unlabelled images that are tested for being labels
 # Every image must have its label, labels that exist are used, or labels are ignored.
 Labels = Literal["all", "existing", "none"]
 _logger = logging.getLogger(__name__)
+# Ranges computed from images: one for a data set in a process, so that all its splits and the model file have the same.
+_RESOLVED: dict[tuple[BandRule, Path], BandRule] = {}
 
 
 @dataclass(frozen=True)
@@ -92,6 +95,21 @@ def split_images(definition: DatasetDefinition, split: str) -> SplitImages:
         case source:  # {"folder": ...} or {"pattern": ...}
             ((kind, value),) = source.items()
             return _search(image_folder(definition), definition.image_suffixes, kind, value, where)
+
+
+def image_bands(definition: DatasetDefinition) -> BandRule | None:
+    """How the images of a data set are read, with percentiles computed from images of its first split, once.
+
+    Raises:
+        InputError: an image that percentiles are computed from cannot be read, or there is none.
+    """
+    rule = definition.bands
+    if rule is None or rule.percentiles is None:
+        return rule
+    key = (rule, definition.file)
+    if key not in _RESOLVED:
+        _RESOLVED[key] = rule.resolved(split_images(definition, next(iter(definition.splits))).images)
+    return _RESOLVED[key]
 
 
 def image_folder(definition: DatasetDefinition) -> str:
@@ -196,7 +214,9 @@ def _entries(definition: DatasetDefinition, split: SplitImages, labels: Labels, 
     folder, suffixes, root = image_folder(definition), definition.image_suffixes, _root(definition)
     if labels == "none":
         _refuse_labels_among(definition, split.images, where)
-        return FileList(split.images, folder, suffixes)
+        return FileList(split.images, folder, suffixes, bands=image_bands(definition))
+    if split.labels is None:
+        _require_label_folder(definition, where)
     maps = [definition.label_map, *(rule.label_map for rule in definition.labels)]
     files, map_of_label, missing = [], np.full(len(split.images), -1, np.int16), []
     for index, path in enumerate(split.images):
@@ -223,7 +243,21 @@ def _entries(definition: DatasetDefinition, split: SplitImages, labels: Labels, 
     _refuse_equal_names(definition, folder, split.images, where)
     if missing and labels == "all":
         raise _missing(where, "label", missing, split)
-    return FileList(split.images, folder, suffixes, PackedStrings.of(files, prefix=root), maps, map_of_label)
+    labels_found = PackedStrings.of(files, prefix=root)
+    return FileList(split.images, folder, suffixes, labels_found, maps, map_of_label, image_bands(definition))
+
+
+def _require_label_folder(definition: DatasetDefinition, where: str) -> None:
+    """Refuse a description of whose label folders none exists: its images would count as unlabelled."""
+    folders = [os.path.join(_root(definition), rule.folder) for rule in definition.labels]
+    drawn = any(isinstance(rule.label_map, DrawnLabels) for rule in definition.labels)
+    if not folders or any(map(os.path.exists if drawn else os.path.isdir, folders)):
+        return
+    state = "is a file" if os.path.isfile(folders[0]) else "does not exist"
+    raise InputError(
+        f"{where}: the key 'labels' names the folder {folders[0]}, which {state}; correct it, complete the data set, "
+        f"or leave the key out if there are no labels."
+    )
 
 
 def _refuse_equal_names(definition: DatasetDefinition, folder: str, images: PackedStrings, where: str) -> None:

@@ -42,6 +42,13 @@ class FoundLabels:
     rule: dict[str, Any]  # the key ``labels`` of the data set's YAML file, with absolute paths
     notes: tuple[str, ...]
 
+    def rule_below(self, root: str, images: str) -> dict[str, Any]:
+        """The rule with paths below the data set's ``root``, and with the folder of its images below ``images``."""
+        paths = ("coco", "labelme", "masks")
+        written = {key: os.path.relpath(value, root) if key in paths else value for key, value in self.rule.items()}
+        written["images"] = os.path.relpath(self.rule["images"], images)
+        return {key: value for key, value in written.items() if (key, value) != ("images", ".")}
+
 
 @dataclass(frozen=True)
 class _Source:
@@ -254,14 +261,16 @@ def _with_classes(source: _Source, where: str, outside: str) -> FoundLabels:
     note = (
         f"Pixels in no annotation are {about}; --outside changes it. Where annotations overlap, the later one counts."
     )
+    ignored = int(pixels[:, IGNORE_VALUE].sum())
     classes = FoundClasses(
         names=names,
         keys=tuple(range(len(names))),
-        ignored=(IGNORE_VALUE,) if pixels[:, IGNORE_VALUE].any() else (),
+        ignored=(IGNORE_VALUE,) if ignored else (),
         colors=False,
         palette=voc_color_map(len(names)),
         pixels=pixels[:, : len(names)],
         left_out=source.unused,
+        ignored_pixels={IGNORE_VALUE: ignored} if ignored else {},
     )
     rule = source.rule | {"outside": outside}
     return FoundLabels(source.images, classes, tuple(drawn), rule, (note, *source.notes))

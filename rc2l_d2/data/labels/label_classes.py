@@ -4,34 +4,42 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
-from functools import partial
+from dataclasses import dataclass, field
 
 import numpy as np
 
-from ...errors import InputError, first_few
+from ...errors import InputError
 from ..datasets.description import voc_color_map
-from ..loading.reading import LabelColorError, read_palette, read_raw_label
-from .label_map import packed_colors
+from ..loading.reading import read_label
+from .class_names import IGNORE, ClassNames, key_text, match_names, parse_key
+from .label_doubts import check_smooth_edges, check_usual_ignore, merged_keys
+from .label_map import LabelMap
+from .raw_labels import Color, RawLabels
 
 # Usual value of "no class", and its colour in Pascal VOC's labels (borders).
 IGNORE_VALUE, IGNORE_COLOR = 255, 0xE0E0C0
 # More unnamed values than this come from masks that were resized smoothly or were JPEGs.
 _MAX_UNNAMED = 40
 _MAX_CLASSES = 254
-_IGNORE = "ignore"
-
-Color = tuple[int, int, int]
+_OTHER = "other"
 
 
 @dataclass(frozen=True)
-class RawLabels:
-    """Values or colours of label files."""
+class IgnoredKeys:
+    """What is no class, as a user says."""
 
-    keys: tuple[int, ...]  # the values that occur, or colours as 0xrrggbb, ascending
-    pixels: np.ndarray  # (n, len(keys)) int64, pixels with each key in each file
-    colors: bool  # whether the keys are colours
-    palette: dict[int, Color]  # the colour of a key: itself, or that in the palettes, which all agree
+    keys: tuple[int, ...] = ()  # values, or colours as 0xrrggbb
+    other: bool = False  # every value without a name
+
+    @classmethod
+    def parse(cls, text: str) -> IgnoredKeys:
+        """Read ``255``, ``#e0e0c0`` or ``other``, or several with commas; InputError for anything else."""
+        words = [word.strip() for word in text.split(",") if word.strip()]
+        try:
+            keys = tuple(parse_key(word.lower()) for word in words if word != _OTHER)
+        except ValueError as error:
+            raise InputError(f"--ignore is {text}; give values, colours as '#e0e0c0', or the word other.") from error
+        return cls(keys, _OTHER in words)
 
 
 @dataclass(frozen=True)
@@ -45,120 +53,141 @@ class FoundClasses:
     palette: tuple[Color, ...]
     pixels: np.ndarray  # (n, K) int64, pixels of each class in each label
     left_out: tuple[str, ...]  # names of values that no label has
+    ignored_pixels: dict[int, int] = field(default_factory=dict)  # of each value or colour of no class
+    guessed: tuple[int, ...] = ()  # those of ``ignored`` that nobody named
+    other: bool = False  # whether all else is no class
+    tolerance: int = 0  # see LabelMap
+    threshold: float | None = None  # masks of one object; keys are then 0 and 1
 
-    def label_map(self) -> dict[int | str, int | str] | None:
-        """The key ``label_map`` of the data set's YAML file; None if values are class indices already."""
-        if not self.colors and self.keys == tuple(range(len(self.keys))) and set(self.ignored) <= {IGNORE_VALUE}:
-            return None
+    def label_keys(self) -> dict[str, object]:
+        """The keys label_map and threshold of the data set's YAML file; none if values are class indices already."""
+        if self.threshold is not None:
+            return {"threshold": self.threshold}
+        plain = not (self.colors or self.tolerance or self.other) and self.keys == tuple(range(len(self.keys)))
+        if plain and set(self.ignored) <= {IGNORE_VALUE}:
+            return {}
         written = {self.key_text(key): name for key, name in zip(self.keys, self.names, strict=True)}
-        return written | {self.key_text(key): _IGNORE for key in self.ignored}
+        written |= {self.key_text(key): IGNORE for key in self.ignored if not self.other}
+        written |= {"tolerance": self.tolerance} if self.tolerance else {}
+        return {"label_map": written | ({_OTHER: IGNORE} if self.other else {})}
+
+    def read_map(self) -> LabelMap | None:
+        """The map that reads the label files; None if values are class indices already."""
+        keys = self.label_keys()
+        if self.threshold is not None:
+            return LabelMap.of_threshold(self.threshold)
+        return LabelMap.from_yaml(keys["label_map"], self.names, self.palette, IGNORE_VALUE) if keys else None
 
     def key_text(self, key: int) -> int | str:
         """A value or colour as written in the YAML file."""
-        return _key_text(key, self.colors)
+        if self.threshold is not None:
+            return f"{'>=' if key else '<'} {self.threshold:g}"
+        return key_text(key, self.colors)
 
 
-def read_raw_labels(files: Sequence[str], colors: bool = False) -> RawLabels:
-    """Read all label files: as colours if a file has colours, or if palettes give one index several colours.
-
-    ``colors`` reads every file so.
+def read_masks(files: Sequence[str], threshold: float, names: ClassNames, where: str) -> FoundClasses:
+    """Count the two classes of masks of one object: values of ``threshold`` and more are the second class.
 
     Raises:
-        InputError: a file cannot be read, is a JPEG, or has neither colours nor values from 0 to 65535.
+        InputError: a file cannot be read, no mask or every pixel reaches the threshold, or there are not two names.
     """
-    palette: dict[int, Color] = {}
-    as_colors = False
+    label_map = LabelMap.of_threshold(threshold)
+
+    def count(path: str) -> np.ndarray:
+        return np.bincount(read_label(path, label_map).ravel(), minlength=2)
+
     with ThreadPoolExecutor() as pool:
-        try:
-            if colors:
-                raise LabelColorError
-            counts = list(pool.map(_counted, files))
-            for found, colors in zip(counts, pool.map(read_palette, files), strict=True):
-                for key in found if colors is not None else ():
-                    if key < len(colors) and palette.setdefault(key, tuple(colors[key].tolist())) != tuple(colors[key]):
-                        raise LabelColorError
-        except LabelColorError:
-            counts, as_colors = list(pool.map(partial(_counted, colors=True), files)), True
-    keys = sorted(set().union(*counts))
-    if as_colors:
-        palette = {key: (key >> 16, key >> 8 & 255, key & 255) for key in keys}
-    for path, found in zip(files, counts, strict=True):
-        if not as_colors and not 0 <= min(found) <= max(found) < 2**16:
-            raise InputError(f"{path}: the label image has values from {min(found)} to {max(found)}; use 0 to 65535.")
-    pixels = np.array([[count.get(key, 0) for key in keys] for count in counts], np.int64)
-    return RawLabels(tuple(keys), pixels.reshape(len(files), len(keys)), as_colors, palette)
+        pixels = np.array(list(pool.map(count, files)), np.int64)
+    ordered = names.ordered or tuple(names.by_key.values()) or ("background", "object")
+    if len(ordered) != 2 or IGNORE in ordered:
+        raise InputError(f"--threshold makes two classes, but --classes has {len(ordered)} names; give two.")
+    if not pixels.any(axis=0).all():
+        side = "reaches" if not pixels[:, 1].any() else "lies below"
+        raise InputError(f"No pixel of the masks in {where} {side} --threshold {threshold:g}; give another.")
+    return FoundClasses(ordered, (0, 1), (), False, voc_color_map(2), pixels, (), threshold=threshold)
 
 
-def name_classes(raw: RawLabels, names: Sequence[str], where: str) -> FoundClasses:
+def name_classes(
+    raw: RawLabels, names: ClassNames, where: str, ignore: IgnoredKeys | None = None, tolerance: int = 0
+) -> FoundClasses:
     """Name the values or colours of labels in the folder ``where``.
 
-    255 (as a colour, that of Pascal VOC's borders) is no class if there are two others. ``names`` are those of the
-    values 0, 1, 2, ... if they cover all that occur, else of the values that occur, in their order; "ignore" marks a
-    value as no class. Without names a value v becomes ``class<v>``, the n-th colour ``class<n>``.
+    ``names`` and ``ignore`` say what values mean; the name "ignore" marks a value as no class. 255 (as a colour, that
+    of Pascal VOC's borders) is otherwise no class if there are two others and it covers few pixels. Without names a
+    value v becomes ``class<v>``, the n-th colour ``class<n>``. ``tolerance``: see :class:`LabelMap`.
 
     Raises:
-        InputError: fewer than two classes, too many values, or a wrong number of names.
+        InputError: fewer than two classes, too many values, names that could meet values wrongly, or a sign that values
+            are not what they seem (:mod:`.label_doubts`).
     """
+    ignore = ignore or IgnoredKeys()
     usual = IGNORE_COLOR if raw.colors else IGNORE_VALUE
-    keys = [key for key in raw.keys if key != usual]
-    if len(keys) < 2:
-        keys = list(raw.keys)
+    stated = set(ignore.keys) | {key for key, name in names.by_key.items() if name == IGNORE}
+    keys = [key for key in raw.keys if key not in stated]
+    # As many names as values: 255 may have one.
+    known = usual in names.by_key or len(names.ordered) == len(keys)
+    guessed = (usual,) if usual in keys and len(keys) > 2 and not known else ()
+    keys = [key for key in keys if key not in guessed]
     kind = "colours" if raw.colors else "values"
     if len(keys) < 2:
-        only = f" ({_key_text(keys[0], raw.colors)})" if keys else ""
+        only = f" ({key_text(keys[0], raw.colors)})" if keys else ""
         raise InputError(
             f"The labels in {where} hold one value only{only}; a model needs two classes at least, so add labels with "
-            f"others."
+            f"others, or give --threshold 128 if they are masks in an alpha channel."
         )
+    if ignore.other and not names.by_key:
+        raise InputError("--ignore other needs names with values; give --classes VALUE=NAME,...")
+    if tolerance:
+        keys = merged_keys(raw, keys, list(names.by_key), tolerance)
+    if ignore.other:
+        keys = [key for key in keys if key in names.by_key]
+    if not names.by_key and not tolerance:
+        check_smooth_edges(raw, [*keys, *guessed], where)
+    if guessed:
+        check_usual_ignore(raw, usual, names, where)
     if len(keys) > (_MAX_CLASSES if names else _MAX_UNNAMED):
         raise InputError(
             f"The labels in {where} hold {len(keys)} {kind}, probably because masks were resized smoothly or saved as "
-            f"JPEG; save them again (nearest neighbour, PNG), or name at most {_MAX_CLASSES} classes with --classes."
+            f"JPEG; save them again (nearest neighbour, PNG), give --threshold 128 if they are masks of one object, or "
+            f"name at most {_MAX_CLASSES} classes with --classes."
         )
-    named, left_out = _named(raw, keys, list(names), where)
-    kept = tuple(key for key, name in named.items() if name != _IGNORE)
+    if names:
+        named, left_out = match_names(names, keys, raw.colors, where)
+    else:
+        named, left_out = {key: f"class{place if raw.colors else key}" for place, key in enumerate(keys)}, []
+    kept = tuple(key for key, name in named.items() if name != IGNORE)
     if len(kept) < 2:
         raise InputError(f"--classes leaves fewer than two classes of the labels in {where}; name two at least.")
     own = tuple(raw.palette.get(key) for key in kept)
+    column = _columns(raw, kept, tolerance)
+    pixels = np.zeros((len(raw.pixels), len(kept)), np.int64)
+    for place in range(len(kept)):
+        pixels[:, place] = raw.pixels[:, column == place].sum(axis=1)
+    ignored = [key for key, place in zip(raw.keys, column, strict=True) if place == len(kept)]
+    totals = dict(zip(raw.keys, raw.pixels.sum(axis=0).tolist(), strict=True))
     return FoundClasses(
         names=tuple(named[key] for key in kept),
         keys=kept,
-        ignored=tuple(key for key in raw.keys if key not in kept),
+        ignored=tuple(ignored),
         colors=raw.colors,
         # The labels' own colours if each class has a different one, else Pascal VOC's.
         palette=own if None not in own and len(set(own)) == len(own) else voc_color_map(len(own)),
-        pixels=raw.pixels[:, [raw.keys.index(key) for key in kept]],
-        left_out=tuple(left_out),
+        pixels=pixels,
+        left_out=tuple(name for name in left_out if name != IGNORE),
+        ignored_pixels={key: totals[key] for key in ignored},
+        guessed=guessed,
+        other=ignore.other,
+        tolerance=tolerance,
     )
 
 
-def _named(raw: RawLabels, keys: list[int], names: list[str], where: str) -> tuple[dict[int, str], list[str]]:
-    """The name of each key, and the names left out."""
-    if not names:
-        return {key: f"class{place if raw.colors else key}" for place, key in enumerate(keys)}, []
-    twice = sorted({name for name in names if name != _IGNORE and names.count(name) > 1})
-    if twice or not all(names):
-        problem = f"names '{twice[0]}' twice" if twice else "has an empty name"
-        raise InputError(f"--classes {problem}; give each class a name of its own, separated by commas.")
-    if not raw.colors and keys[-1] < len(names):
-        left = [name for index, name in enumerate(names) if index not in keys and name != _IGNORE]
-        return {key: names[key] for key in keys}, left
-    for counted in (keys, raw.keys):
-        if len(names) == len(counted):
-            return dict(zip(counted, names, strict=True)), []
-    kind, shown = "colours" if raw.colors else "values", first_few([_key_text(key, raw.colors) for key in keys])
-    raise InputError(
-        f"--classes has {len(names)} names, but the labels in {where} hold {len(keys)} {kind} ({shown}); name them in "
-        f"this order, with the word ignore for a value of no class."
-    )
-
-
-def _key_text(key: int, colors: bool) -> int | str:
-    return f"#{key:06x}" if colors else key
-
-
-def _counted(path: str, colors: bool = False) -> dict[int, int]:
-    """Number of pixels of each value, or colour, of a label file."""
-    raw = read_raw_label(path, colors)
-    values, counts = np.unique(packed_colors(raw) if colors else raw, return_counts=True)
-    return dict(zip(map(int, values), counts.tolist(), strict=True))
+def _columns(raw: RawLabels, keys: tuple[int, ...], tolerance: int) -> np.ndarray:
+    """The place in ``keys`` of each value or colour that occurs, len(keys) for what is no class: (len(raw.keys),)."""
+    targets = tuple(range(len(keys)))
+    label_map = LabelMap(keys, targets, len(keys), raw.colors, tolerance)
+    found = np.array(raw.keys)
+    if raw.colors:
+        return label_map.apply(np.stack([found >> 16, found >> 8 & 255, found & 255], axis=-1).astype(np.uint8)[None])[
+            0
+        ]
+    return label_map.apply(found[None])[0]

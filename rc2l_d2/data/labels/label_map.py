@@ -15,11 +15,14 @@ from ...errors import first_few
 
 _FORM = (
     "a mapping from label values (0 to 65535) or colours ('#rrggbb', in quotes), not both, to class names, class "
-    "indices or the word ignore, with the key 'other' for what is not listed; or the word palette"
+    "indices or the word ignore, with the keys 'other' for what is not listed and 'tolerance' (1 to 64) for values or "
+    "colours that are a few levels off; or the word palette"
 )
 _COLOR = re.compile(r"#[0-9a-fA-F]{6}")
 OTHER = "other"
+_TOLERANCE = "tolerance"
 IGNORE = "ignore"
+MAX_TOLERANCE = 64
 _MAX_VALUE = 2**16 - 1
 
 
@@ -35,6 +38,14 @@ class LabelMap:
     targets: tuple[int, ...]  # for each key a class index or the ignore value, 0 to 255
     other: int | None  # the target of values that are not listed; None refuses them
     colors: bool  # whether the keys are colours; label files are then read as RGB
+    tolerance: int = 0  # what differs from a key by at most so many levels, in each channel, counts as the nearest key
+    # Masks of one object (then without keys): the class is 1 where a value reaches the threshold, else 0.
+    threshold: float | None = None
+
+    @classmethod
+    def of_threshold(cls, threshold: float) -> LabelMap:
+        """The map of masks: 1 for values of ``threshold`` and more, 0 for others."""
+        return cls((), (0, 1), None, False, threshold=threshold)
 
     @classmethod
     def from_yaml(
@@ -43,8 +54,8 @@ class LabelMap:
         """Validate the key's value ``raw``.
 
         It is a mapping {raw value or "#rrggbb": class name, class index, "ignore" or the ignore value}, optionally with
-        the key "other"; or "palette" if labels have the palette's colours, one (r, g, b) per class. A class called
-        "ignore" can only be given by its index.
+        the keys "other" and "tolerance"; or "palette" if labels have the palette's colours, one (r, g, b) per class. A
+        class called "ignore" can only be given by its index.
 
         Raises:
             ValueError: the expected form (to follow "it must be"), with the error in brackets.
@@ -53,8 +64,10 @@ class LabelMap:
             keys = [red << 16 | green << 8 | blue for red, green, blue in palette]
             _expect(len(set(keys)) == len(keys), "the palette gives two classes one colour")
             return cls(tuple(keys), tuple(range(len(keys))), None, True)
-        _expect(isinstance(raw, dict) and any(key != OTHER for key in raw), f"it is {raw!r}")
-        listed = {key: value for key, value in raw.items() if key != OTHER}
+        listed = {key: raw[key] for key in raw if key not in (OTHER, _TOLERANCE)} if isinstance(raw, dict) else {}
+        _expect(bool(listed), f"it is {raw!r}")
+        tolerance = raw.get(_TOLERANCE, 0)
+        _expect(type(tolerance) is int and 0 <= tolerance <= MAX_TOLERANCE, f"tolerance is {tolerance!r}")
         colors = [isinstance(key, str) and _COLOR.fullmatch(key) is not None for key in listed]
         values = [type(key) is int and 0 <= key <= _MAX_VALUE for key in listed]
         for key, is_color, is_value in zip(listed, colors, values, strict=True):
@@ -64,14 +77,17 @@ class LabelMap:
         _expect(len(set(keys)) == len(keys), "it lists a colour twice")
         targets = [_target(key, value, classes, ignore_value) for key, value in listed.items()]
         other = _target(OTHER, raw[OTHER], classes, ignore_value) if OTHER in raw else None
-        return cls(tuple(keys), tuple(targets), other, all(colors))
+        return cls(tuple(keys), tuple(targets), other, all(colors), tolerance)
 
     def apply(self, raw: np.ndarray) -> np.ndarray:
-        """Integers (H, W), for a map of colours uint8 (H, W, 3) in RGB order -> classes and ignore value, uint8 (H, W).
+        """Numbers (H, W), for a map of colours uint8 (H, W, 3) in RGB order -> classes and ignore value, uint8 (H, W).
 
         Raises:
-            UnlistedValueError: a value or colour is not listed, and there is no ``other``.
+            UnlistedValueError: a value or colour is not listed, and there is no ``other``; or a threshold would turn a
+                mask of 0 and 1 into one without an object.
         """
+        if self.threshold is not None:
+            return self._above(raw, self.threshold)
         places, targets = _tables(self)
         if self.colors:
             raw = packed_colors(raw)
@@ -81,6 +97,13 @@ class LabelMap:
         if self.other is None and not found.all():
             raise UnlistedValueError(self._unlisted(np.unique(raw[found == 0])))
         return targets[found]
+
+    def _above(self, raw: np.ndarray, threshold: float) -> np.ndarray:
+        if 1 < threshold and raw.size and raw.max() == 1 and raw.dtype.kind in "iu":
+            raise UnlistedValueError(
+                f"the mask holds 0 and 1, which a threshold of {threshold:g} would make empty; set the threshold to 1"
+            )
+        return (raw >= threshold).astype(np.uint8)
 
     def _unlisted(self, values: np.ndarray) -> str:
         kind = "colours" if self.colors else "values"
@@ -105,7 +128,22 @@ def _tables(label_map: LabelMap) -> tuple[np.ndarray, np.ndarray]:
     """
     places = np.zeros(2**24 if label_map.colors else _MAX_VALUE + 2, np.uint16)
     places[list(label_map.keys)] = np.arange(1, len(label_map.keys) + 1)
+    if label_map.tolerance:
+        _spread(places, label_map)
     return places, np.array([label_map.other or 0, *label_map.targets], np.uint8)
+
+
+def _spread(places: np.ndarray, label_map: LabelMap) -> None:
+    """Enter what lies within the tolerance of a key into the table ``places``, as the nearest key."""
+    tolerance, nearest = label_map.tolerance, np.full(len(places), 255, np.uint8)
+    for place, key in enumerate(label_map.keys, start=1):
+        channels, top = ((key >> 16, key >> 8 & 255, key & 255), 255) if label_map.colors else ((key,), _MAX_VALUE)
+        around = [np.arange(max(0, level - tolerance), min(top, level + tolerance) + 1) for level in channels]
+        grids = np.meshgrid(*around, indexing="ij")
+        distance = np.max([abs(grid - level) for grid, level in zip(grids, channels, strict=True)], axis=0)
+        packed = np.sum([grid << 8 * shift for shift, grid in enumerate(reversed(grids))], axis=0)
+        closer = distance < nearest[packed]
+        places[packed[closer]], nearest[packed[closer]] = place, distance[closer]
 
 
 def class_index(value: Any, classes: Sequence[str], ignore_value: int) -> int | None:

@@ -12,6 +12,7 @@ from ...errors import InputError
 from ..datasets.entries import image_id
 from ..datasets.image_lists import IMAGE_SUFFIXES
 from ..datasets.splits import images_below
+from .derived import derived_images
 
 
 @dataclass(frozen=True)
@@ -24,6 +25,7 @@ class PairedImages:
     without_label: tuple[str, ...]  # beside the labelled ones, and neither labelled nor among ``unlabeled``
     without_image: tuple[str, ...]  # labels of no image
     copies: int  # images left out of ``unlabeled`` as copies of labelled ones
+    derived: tuple[str, ...]  # those left out as made from labelled ones: overlays, coloured labels
 
 
 def pair_images(
@@ -73,10 +75,17 @@ def pair_images(
     image_of = _by_id(with_label, images, IMAGE_SUFFIXES)
     bare = sorted(set(image_files) - set(with_label))
     more = [path for path in images_below(unlabeled, IMAGE_SUFFIXES) if path not in is_label] if separate else bare
+    derived = tuple(derived_images(more, _inside(unlabeled), with_label, _inside(images)))
+    more = sorted(set(more) - set(derived))
     try:
         kept = _without_copies(more, with_label)
     except OSError as error:
         raise InputError(f"{error.filename} cannot be read ({error.strerror}); replace or remove it.") from error
+    if not kept and derived:
+        raise InputError(
+            f"UNLABELED, {unlabeled}, holds only images made from labelled ones ({len(derived)}, {derived[0]} among "
+            f"them); name a folder with others."
+        )
     if not kept and not separate:
         raise InputError(f"Every image in {images} has a label; name the folder of unlabelled images as UNLABELED.")
     if not kept:
@@ -86,9 +95,10 @@ def pair_images(
         images=tuple(image_of.values()),
         labels=tuple(label_of[name] for name in image_of),
         unlabeled=tuple(kept),
-        without_label=tuple(sorted(set(bare) - set(more))),
+        without_label=tuple(sorted(set(bare) - {*more, *derived})),
         without_image=tuple(path for name, path in label_of.items() if name not in image_of),
         copies=len(more) - len(kept),
+        derived=derived,
     )
 
 

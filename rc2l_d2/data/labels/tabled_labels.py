@@ -11,8 +11,9 @@ from ...errors import InputError, first_few
 from ..datasets.description import voc_color_map
 from ..loading.reading import read_palette
 from .class_tables import CLASSES_CSV, LABELMAP, read_class_table
-from .label_classes import FoundClasses, RawLabels, read_raw_labels
+from .label_classes import FoundClasses
 from .label_map import IGNORE
+from .raw_labels import RawLabels, read_raw_labels
 
 _CVAT_MASKS, _ROBOFLOW_SUFFIX = "SegmentationClass", "_mask.png"
 
@@ -67,15 +68,18 @@ def name_by_table(raw: RawLabels, labels: TabledLabels) -> FoundClasses:
     kept = tuple(key for key in names if key in raw.keys and names[key] != IGNORE)
     if len(kept) < 2:
         raise InputError(f"The labels in {labels.folder} have fewer than two classes of {labels.file}; add others.")
+    ignored = tuple(key for key in raw.keys if key not in kept)
+    totals = dict(zip(raw.keys, raw.pixels.sum(axis=0).tolist(), strict=True))
     colors = tuple((key >> 16, key >> 8 & 255, key & 255) for key in kept)
     return FoundClasses(
         names=tuple(names[key] for key in kept),
         keys=kept,
-        ignored=tuple(key for key in raw.keys if key not in kept),
+        ignored=ignored,
         colors=raw.colors,
         palette=colors if raw.colors else voc_color_map(len(kept)),
         pixels=raw.pixels[:, [raw.keys.index(key) for key in kept]],
         left_out=tuple(name for key, name in names.items() if key not in raw.keys and name != IGNORE),
+        ignored_pixels={key: totals[key] for key in ignored},
     )
 
 

@@ -12,7 +12,7 @@ import torch
 
 from ...errors import InputError, first_few
 from ...host import CfgNode
-from .reading import check_format, read_image, read_image_reduced, read_label
+from .reading import check_format, read_image, read_image_reduced, read_label, turned_by_exif
 from .transforms import (
     IMAGE_PADDING,
     Geometry,
@@ -38,7 +38,7 @@ class _TrainMapper:
     def _cut(self, entry: dict, rng: np.random.Generator) -> tuple[np.ndarray, Geometry, tuple[int, int]]:
         """Return the cut image (h, w, 3), not padded yet, with its geometry and the file's size (H, W)."""
         short_edge = sample_short_edge(self.geometry, rng)
-        image, size = read_image_reduced(entry["file_name"], short_edge)
+        image, size = read_image_reduced(entry["file_name"], short_edge, entry.get("bands"))
         geometry = sample_geometry(size, short_edge, self.geometry, rng)
         return geometry.cut_image(image), geometry, size
 
@@ -118,9 +118,9 @@ class TestMapper:
 
     def __call__(self, entry: dict, rng: np.random.Generator | None = None) -> dict:
         """Nothing is random here. Raises InputError where the image cannot be read."""
-        kept = ("file_name", "image_id", "sem_seg_file_name", "label_map")
+        kept = ("file_name", "image_id", "sem_seg_file_name", "label_map", "bands")
         sample = {key: entry[key] for key in kept if key in entry}
-        return sample | self.sample(read_image(entry["file_name"]))
+        return sample | self.sample(read_image(entry["file_name"], rule=entry.get("bands")))
 
     def sample(self, image: np.ndarray) -> dict:
         """Return the sample of an image, uint8 (H, W, 3) in BGR order, without names and label map."""
@@ -190,9 +190,10 @@ def check_label(
     """
     file = entry["sem_seg_file_name"]
     if label.shape != tuple(image_size):
+        turned = turned_by_exif(entry["file_name"], file)
         raise InputError(
             f"{file}: the label is {label.shape[1]}x{label.shape[0]} pixels, its image {entry['file_name']} "
-            f"{image_size[1]}x{image_size[0]}; give both the same size."
+            f"{image_size[1]}x{image_size[0]}{f' ({turned})' if turned else ''}; give both the same size."
         )
     is_outside = np.ones(256, np.uint8)
     is_outside[:num_classes] = is_outside[ignore_value] = 0
@@ -213,7 +214,7 @@ def _require(condition: object, message: str) -> None:
 
 
 def _tensor(image: np.ndarray, format: str) -> torch.Tensor:
-    """uint8 (H, W, 3) BGR -> contiguous (3, H, W) in ``format`` order."""
+    """uint8 (H, W, C) BGR -> contiguous (C, H, W) in ``format`` order."""
     if format == "RGB":
-        image = image[:, :, ::-1]
+        image = image[:, :, [2, 1, 0, *range(3, image.shape[2])]] if image.shape[2] > 3 else image[:, :, ::-1]
     return torch.from_numpy(np.ascontiguousarray(image.transpose(2, 0, 1)))

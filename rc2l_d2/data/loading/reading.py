@@ -1,7 +1,6 @@
 """Image and label files to arrays; every error names the file.
 
-``read_image`` and ``read_raw_label`` are where a new format joins: bands and value ranges of a raster, a tile, a member
-of a tar shard.
+``read_image`` and ``read_raw_label`` are where a new format joins: a tile, a member of a tar shard.
 """
 
 from __future__ import annotations
@@ -11,15 +10,21 @@ import math
 import os
 import struct
 import zlib
+from collections.abc import Callable
+from typing import TypeVar
 
 import cv2
 import numpy as np
-from PIL import Image
+from PIL import ExifTags, Image, ImageOps
 
 from ...errors import InputError
 from ..labels.drawn import DrawnLabel
 from ..labels.label_map import LabelMap, UnlistedValueError
+from .bands import BandRule, read_bands
+from .masks import is_mask_in_alpha, lossy_format, mask_levels
+from .plain import not_plain
 
+_Read = TypeVar("_Read")
 IMAGE_FORMATS = ("BGR", "RGB")
 # OpenCV would print its own messages about damaged TIFF and WebP files, without their names.
 cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
@@ -37,28 +42,51 @@ _COLOR_MODES = ("RGB", "RGBA", "LA", "PA")
 _DECODING_ERRORS = (OSError, SyntaxError, ValueError, EOFError, struct.error, zlib.error, Image.DecompressionBombError)
 
 
+class ImageDepthError(InputError):
+    """An image is not plain 8-bit colour, and its data set has no rule to read it."""
+
+
 class LabelColorError(InputError):
     """A label file holds colours where class indices are expected."""
+
+
+class LabelLossyError(InputError):
+    """A label file has a format that changes values."""
 
 
 class LabelValueError(InputError):
     """A label file holds values or colours that are no class."""
 
 
-def read_image(path: str | os.PathLike, format: str = "BGR") -> np.ndarray:
-    """Read an image as uint8 (H, W, 3), upright.
+def read_image(path: str | os.PathLike, format: str = "BGR", rule: BandRule | None = None) -> np.ndarray:
+    """Read an image as uint8 (H, W, C), upright; C is 3 but for a rule of more bands.
 
-    Grey becomes three equal channels, 16 bits their upper 8. Alpha is dropped, nothing is blended. EXIF rotation is
-    applied, a colour profile is not; datasets/README.md has the table of all formats.
+    Grey becomes three equal channels. Alpha is dropped, nothing is blended. EXIF rotation is applied, a colour profile
+    is not; datasets/README.md has the table of all formats. OpenCV decodes the file, in 40 to 80 % of the time of
+    Pillow.
 
-    OpenCV decodes the file, in 40 to 80 % of the time of Pillow; ``format`` is the channel order, "BGR" or "RGB".
+    Args:
+        path: of the file.
+        format: channel order, "BGR" or "RGB", of the first three channels.
+        rule: bands and range of the data set's images; None refuses what is not plain 8-bit colour.
 
     Raises:
-        InputError: the file cannot be read, is no image, ends too early or is too large; or an unknown format.
+        InputError: the file cannot be read, is no image, ends too early, is too large or not plain 8-bit colour; or an
+            unknown format.
     """
     check_format(format)
-    image = _decode(path, _read_bytes(path))
-    return cv2.cvtColor(image, cv2.COLOR_BGR2RGB) if format == "RGB" else image
+    if rule is None:
+        image = _decode(path, _read_bytes(path))
+    else:
+        image = swapped(read_bands(path, rule, exif_orientation(path)))
+    return swapped(image) if format == "RGB" else image
+
+
+def swapped(image: np.ndarray) -> np.ndarray:
+    """Return an image (H, W, C) with its first and third channel exchanged: BGR to RGB and back."""
+    if image.shape[2] == 3:
+        return cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
+    return image[..., [2, 1, 0, *range(3, image.shape[2])]]
 
 
 def check_format(format: str) -> str:
@@ -68,15 +96,20 @@ def check_format(format: str) -> str:
     return format
 
 
-def read_image_reduced(path: str | os.PathLike, short_edge: int) -> tuple[np.ndarray, tuple[int, int]]:
+def read_image_reduced(
+    path: str | os.PathLike, short_edge: int, rule: BandRule | None = None
+) -> tuple[np.ndarray, tuple[int, int]]:
     """Read an image that will be resized to ``short_edge`` pixels; 0 keeps the size.
 
     A JPEG is decoded at an eighth, a quarter or half of its size, which is faster, where that divides both edges and
     leaves ``short_edge`` pixels. Everything else is read whole. Raises as :func:`read_image`.
 
     Returns:
-        uint8 (h, w, 3) in BGR order, upright; and the file's own height and width, upright.
+        uint8 (h, w, C) in BGR order, upright; and the file's own height and width, upright.
     """
+    if rule is not None:
+        image = read_image(path, rule=rule)
+        return image, image.shape[:2]
     data = _read_bytes(path)
     height, width = _jpeg_header(data)[1] if data.startswith(_JPEG_START) else (0, 0)
     for divisor, flag in _REDUCED.items():
@@ -104,7 +137,11 @@ def read_label(path: str | os.PathLike, label_map: LabelMap | DrawnLabel | None 
     """
     if isinstance(label_map, DrawnLabel):
         return label_map.draw(os.fspath(path))
-    values = read_raw_label(path, label_map is not None and label_map.colors)
+    threshold = None if label_map is None else label_map.threshold
+    if threshold is None:
+        values = read_raw_label(path, label_map is not None and label_map.colors)
+    else:
+        values = _open_label(path, mask_levels)
     if label_map is not None:
         try:
             return label_map.apply(values.astype(np.uint8) if values.dtype == bool else values)
@@ -126,17 +163,25 @@ def read_raw_label(path: str | os.PathLike, colors: bool = False) -> np.ndarray:
     equal channels is read as that one channel. As colours, every 8-bit image is read as RGB, a palette image by its
     palette. Alpha is dropped. Raises as :func:`read_label`.
     """
-    try:
-        with Image.open(path) as image:
-            mode, is_lossy = image.mode, image.format in ("JPEG", "MPO")  # MPO: several JPEGs in one file
-            as_colors = mode in _COLOR_MODES or (colors and mode in ("1", "L", "P"))
-            values = np.array(image.convert("RGB") if as_colors else image)
-    except FileNotFoundError as error:
-        raise InputError(f"{path}: the label file does not exist; complete the data set or its list.") from error
-    except _DECODING_ERRORS as error:
-        raise InputError(f"{path}: the label file cannot be decoded; replace it.") from error
-    if is_lossy:
-        raise InputError(f"{path}: the label file is a JPEG, which changes values; save labels as PNG.")
+
+    def read(image: Image.Image) -> tuple[str, bool, np.ndarray]:
+        kind = lossy_format(image)
+        if kind:
+            raise LabelLossyError(
+                f"{path}: the label file is a {kind}, which changes values; save labels as PNG, or give a threshold if "
+                f"they are masks of one object (threshold: 128 in the data set's YAML file, --threshold 128)."
+            )
+        mode = image.mode
+        as_colors = mode in _COLOR_MODES or (colors and mode in ("1", "L", "P"))
+        values = np.array(image.convert("RGB") if as_colors else image)
+        if mode in ("RGBA", "LA", "PA") and is_mask_in_alpha(values, np.array(image.getchannel("A"))):
+            raise LabelValueError(
+                f"{path}: the label image has one colour, and its mask in the alpha channel; give a threshold "
+                f"(threshold: 128 in the data set's YAML file, --threshold 128), or save it with one channel."
+            )
+        return mode, as_colors, values
+
+    mode, as_colors, values = _open_label(path, read)
     if not as_colors and mode not in _VALUE_MODES:
         raise InputError(
             f"{path}: the label image is of type {mode}; save it as PNG with one channel, a palette or 8-bit RGB."
@@ -146,6 +191,53 @@ def read_raw_label(path: str | os.PathLike, colors: bool = False) -> np.ndarray:
             f"{path}: the label image has 16-bit values, but label_map lists colours; save it as 8-bit RGB."
         )
     return _equal_channels(path, values) if as_colors and not colors else values
+
+
+def _open_label(path: str | os.PathLike, read: Callable[[Image.Image], _Read]) -> _Read:
+    """Return ``read`` of the label image, turned as its own EXIF orientation says."""
+    try:
+        with Image.open(path) as image:
+            if image.mode in _COLOR_MODES and any("16" in str(tile.args) for tile in image.tile):
+                raise LabelValueError(
+                    f"{path}: the label image has colours of 16 bits, which would be cut to 8; save it as PNG with one "
+                    f"channel or 8-bit RGB."
+                )
+            kept = image.format, image.filename
+            image.load()
+            if orientation_of(image) != 1:
+                # Format and name, by which files that change values are known, are lost in the copy.
+                image = ImageOps.exif_transpose(image)
+                image.format, image.filename = kept
+            return read(image)
+    except FileNotFoundError as error:
+        raise InputError(f"{path}: the label file does not exist; complete the data set or its list.") from error
+    except InputError:
+        raise
+    except _DECODING_ERRORS as error:
+        raise InputError(f"{path}: the label file cannot be decoded; replace it.") from error
+
+
+def exif_orientation(path: str | os.PathLike) -> int:
+    """Return the EXIF orientation of an image file, 1 to 8; 1 (upright) without or if the file cannot be read."""
+    try:
+        with Image.open(path) as image:
+            return orientation_of(image)
+    except _DECODING_ERRORS:
+        return 1
+
+
+def turned_by_exif(image: str | os.PathLike, label: str | os.PathLike) -> str:
+    """Return why an image and its label may not fit: the EXIF orientation that only the image has; "" without."""
+    orientation = exif_orientation(image)
+    if orientation == 1 or exif_orientation(label) != 1:
+        return ""
+    return f"EXIF orientation {orientation} turns the image, and the label has none"
+
+
+def orientation_of(image: Image.Image) -> int:
+    """Return the EXIF orientation of an opened image, 1 to 8."""
+    orientation = image.getexif().get(ExifTags.Base.Orientation, 1)
+    return orientation if orientation in range(1, 9) else 1
 
 
 def read_palette(path: str | os.PathLike) -> np.ndarray | None:
@@ -184,6 +276,12 @@ def _decode(path: str | os.PathLike, data: bytes, flag: int = cv2.IMREAD_COLOR) 
     pixels, is_truncated = _header(data)
     if pixels > MAX_PIXELS:
         raise InputError(f"{path}: the image has more than {MAX_PIXELS // 10**6} million pixels; cut or shrink it.")
+    deep = not_plain(data)
+    if deep:
+        raise ImageDepthError(
+            f"{path}: the image is {deep}, not plain 8-bit colour; say in the data set's YAML file how to read it, as "
+            f"bands: [1, 2, 3] and range: [0, 3000] (rc2l-quickstart: --bands 1,2,3 --range 0,3000)."
+        )
     image = None
     if data and not is_truncated:
         try:

@@ -1,6 +1,7 @@
 """Weak and strong views as plain functions of arrays and a NumPy generator.
 
-Images are uint8 (H, W, 3) in OpenCV's BGR order, labels uint8 (H, W); no function changes its input. The weak geometry
+Images are uint8 (H, W, C) in OpenCV's BGR order, labels uint8 (H, W); no function changes its input. Of more than three
+bands, the first three count as colours: saturation, hue and grey change them alone. The weak geometry
 (resize, flip, crop) is sampled once and applied to everything that has to stay aligned; the strong view changes only
 the colours of the weak one. Colours change before padding, so that padding neither bleeds into a blur nor counts in a
 mean.
@@ -14,6 +15,7 @@ import cv2
 import numpy as np
 
 IMAGE_PADDING = 128
+_RESIZED_CHANNELS = 4  # OpenCV resizes no more by area
 
 
 @dataclass(frozen=True)
@@ -105,7 +107,12 @@ def resize_image(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     if image.shape[:2] == tuple(size):
         return image
     by_area = 2 * size[0] < image.shape[0] and 2 * size[1] < image.shape[1]
-    return cv2.resize(image, (size[1], size[0]), interpolation=cv2.INTER_AREA if by_area else cv2.INTER_LINEAR)
+    method = cv2.INTER_AREA if by_area else cv2.INTER_LINEAR
+    if image.ndim == 3 and image.shape[2] > _RESIZED_CHANNELS:
+        parts = [image[..., first : first + 3] for first in range(0, image.shape[2], 3)]
+        resized = [cv2.resize(part, (size[1], size[0]), interpolation=method) for part in parts]
+        return np.concatenate([np.atleast_3d(part) for part in resized], axis=2)
+    return cv2.resize(image, (size[1], size[0]), interpolation=method)
 
 
 def resize_label(label: np.ndarray, size: tuple[int, int]) -> np.ndarray:
@@ -146,7 +153,7 @@ def color_jitter(
         if step == 0:
             image = adjust_linear(image, brightness, 0.0)
         elif step == 1:
-            mean = cv2.mean(cv2.cvtColor(image, cv2.COLOR_BGR2GRAY))[0]
+            mean = cv2.mean(cv2.cvtColor(_colors(image), cv2.COLOR_BGR2GRAY))[0]
             image = adjust_linear(image, contrast, (1 - contrast) * mean)
         elif step == 2:
             image = cv2.addWeighted(image, saturation, _grey(image), 1 - saturation, 0)
@@ -176,7 +183,18 @@ def ssd_distortion(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
 
 
 def _grey(image: np.ndarray) -> np.ndarray:
-    return cv2.cvtColor(cv2.cvtColor(image, cv2.COLOR_BGR2GRAY), cv2.COLOR_GRAY2BGR)
+    grey = cv2.cvtColor(cv2.cvtColor(_colors(image), cv2.COLOR_BGR2GRAY), cv2.COLOR_GRAY2BGR)
+    return _with_colors(image, grey)
+
+
+def _colors(image: np.ndarray) -> np.ndarray:
+    """The first three bands."""
+    return image if image.shape[2] == 3 else np.ascontiguousarray(image[..., :3])
+
+
+def _with_colors(image: np.ndarray, colors: np.ndarray) -> np.ndarray:
+    """The image with other first three bands."""
+    return colors if image.shape[2] == 3 else np.concatenate([colors, image[..., 3:]], axis=2)
 
 
 def adjust_linear(image: np.ndarray, factor: float, offset: float) -> np.ndarray:
@@ -189,10 +207,10 @@ def adjust_linear(image: np.ndarray, factor: float, offset: float) -> np.ndarray
 
 def adjust_hsv(image: np.ndarray, saturation: float, turn: float) -> np.ndarray:
     """Scale the saturation of a BGR image and turn its hue by ``turn`` full circles."""
-    hsv = cv2.cvtColor(image, cv2.COLOR_BGR2HSV_FULL)
+    hsv = cv2.cvtColor(_colors(image), cv2.COLOR_BGR2HSV_FULL)
     # One table a channel: hue wraps around, saturation is clipped, value stays.
     levels = np.arange(256)
     hues = (levels + round(turn * 256)) % 256
     saturations = np.clip(np.rint(levels * saturation), 0, 255)
     table = np.stack([hues, saturations, levels], axis=1).astype(np.uint8)[None]
-    return cv2.cvtColor(cv2.LUT(hsv, table), cv2.COLOR_HSV2BGR_FULL)
+    return _with_colors(image, cv2.cvtColor(cv2.LUT(hsv, table), cv2.COLOR_HSV2BGR_FULL))

@@ -1,0 +1,77 @@
+"""Recognise images that were made from others: overlays, coloured labels, label images of a second observer.
+
+A name alone can mislead (``night_1`` is no part of ``night``; another video has frames of the same numbers), so that a
+file of an image's name counts only where a word says what it is or where it holds few colours, as drawings do.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterable, Iterator, Sequence
+
+import cv2
+import numpy as np
+
+from ...errors import InputError
+from ..datasets.entries import image_id
+from ..datasets.image_lists import IMAGE_SUFFIXES
+from ..loading.reading import read_image
+
+# Beginnings of words in names of files and folders.
+_WORDS = ("vis", "overlay", "color", "colour", "blend", "preview", "mask", "label", "instance", "annot", "segm", "gt",
+          "groundtruth", "pred", "palette", "outline", "contour", "boundar", "edge", "trimap", "manual", "observer",
+          "render", "heatmap", "polygon", "alpha", "result")  # fmt: skip
+# What follows an image's name in that of a file made from it, as "_color", "-overlay", "_1stHO", " copy"; not "_2".
+_ENDING = re.compile(r"[\W_](?=.*[A-Za-z]).*", re.DOTALL)
+_SIDE, _FEW_COLORS = 48, 40
+
+
+def derived_images(images: Iterable[str], folder: str, sources: Sequence[str], source_folder: str) -> Iterator[str]:
+    """Yield those of ``images`` that were made from one of ``sources``.
+
+    Args:
+        images: paths below ``folder``.
+        sources: the labelled images, below ``source_folder``.
+    """
+    by_name: dict[str, list[str]] = {}
+    for path in sources:
+        by_name.setdefault(os.path.basename(image_id(path, source_folder, IMAGE_SUFFIXES)), []).append(path)
+    known = set(sources)
+    for path in images:
+        name = os.path.basename(image_id(path, folder, IMAGE_SUFFIXES))
+        if path in known:
+            continue
+        if name in by_name:
+            beside = all(os.path.dirname(path) == os.path.dirname(source) for source in by_name[name])
+            words = os.path.relpath(os.path.dirname(path), folder)
+            if not beside and (_says_derived(words) or _has_few_colors(path)):
+                yield path
+        elif any(_follows(name, start) for start in _beginnings(name) if start in by_name):
+            yield path
+
+
+def _follows(name: str, start: str) -> bool:
+    """Whether what follows ``start`` in a name says that the file was made from the image of that name."""
+    ending = name[len(start) :]
+    return _ENDING.fullmatch(ending) is not None and (_says_derived(ending) or re.search(r"(?i)copy|\dst|\dnd", ending))
+
+
+def _beginnings(name: str) -> Iterator[str]:
+    """The parts of a name before each sign that is no letter or digit."""
+    yield from (name[: match.start()] for match in re.finditer(r"[\W_]", name) if match.start())
+
+
+def _says_derived(text: str) -> bool:
+    words = (word.lower() for word in re.findall(r"[A-Z]?[a-z]+|[A-Z]+(?![a-z])", text))
+    return any(word.startswith(_WORDS) for word in words)
+
+
+def _has_few_colors(path: str) -> bool:
+    """Whether an image holds few colours, as a drawn label does; False if it cannot be read."""
+    try:
+        image = read_image(path)
+    except InputError:
+        return False
+    small = cv2.resize(image, (_SIDE, _SIDE), interpolation=cv2.INTER_NEAREST)
+    return len(np.unique(small.reshape(-1, 3), axis=0)) <= _FEW_COLORS

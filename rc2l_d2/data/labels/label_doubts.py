@@ -1,0 +1,110 @@
+"""Signs that the values of label files are not what they seem: refused with the option that settles it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from ...errors import InputError, first_few
+from .class_names import ClassNames, key_text
+from .raw_labels import RawLabels
+
+# A larger fraction of the pixels is not ignored because of a guess.
+MAX_GUESSED = 0.01
+# Colours that differ by at most so many levels are one colour that a program has changed.
+_OFF = 8
+
+
+def check_usual_ignore(raw: RawLabels, usual: int, names: ClassNames, where: str) -> None:
+    """Refuse to take 255 (or the colour of VOC's borders) for no class without being told, where that is not certain.
+
+    Raises:
+        InputError: it covers more than 1 % of all pixels, or is the object of some masks whose others have 1.
+    """
+    place = raw.keys.index(usual)
+    pixels, text = int(raw.pixels[:, place].sum()), key_text(usual, raw.colors)
+    files = int((raw.pixels[:, place] > 0).sum())
+    fraction = pixels / raw.pixels.sum()
+    found = f"The labels in {where} have {text} on {pixels} pixels ({100 * fraction:.2g} % of all) in {files} files"
+    others = [index for index, key in enumerate(raw.keys) if key not in (0, usual)]
+    together = (raw.pixels[:, place] > 0) & (raw.pixels[:, others] > 0).any(axis=1)
+    if not raw.colors and len(others) == 1 and not together.any():
+        raise InputError(
+            f"{found}, and {raw.keys[others[0]]} in the others, as masks of one object from two programs have; give "
+            f"--threshold 1 if every value above 0 is the object, or --ignore {text} if that is no class."
+        )
+    if fraction > MAX_GUESSED:
+        raise InputError(
+            f"{found}, too many to take them for 'no class' unasked; give --ignore {text} if they have no class, a "
+            f"name to every value if they have one (--classes '...,{text}=NAME'), or --threshold 128 for masks of one "
+            f"object."
+        )
+
+
+def check_smooth_edges(raw: RawLabels, keys: Sequence[int], where: str) -> None:
+    """Refuse values between others that only occur along edges, values off by a few levels, and colours of both kinds.
+
+    Raises:
+        InputError: names the values with their number of pixels, and --threshold or --tolerance.
+    """
+    solid = [key for key in keys if key in raw.solid]
+    if len(solid) < 2:
+        return
+    if raw.colors:
+        edges, off = _without_area(raw, keys), [key for key in solid if _is_off(raw, key, solid)]
+        kind, main = "colours", [key for key in solid if key not in off]
+    else:
+        edges = [key for key in _without_area(raw, keys) if min(solid) < key < max(solid)]
+        # Masks of about 0 and about 255: values near the two ends, and none between.
+        ends = all(key < 16 or 240 <= key < 256 for key in keys) and any(240 <= key < max(keys) for key in keys)
+        off = [key for key in keys if key not in (min(keys), max(keys))] if ends else []
+        kind, main = "values", [key for key in solid if key not in off] or [min(keys), max(keys)]
+    doubtful = sorted({*edges, *off})
+    if not doubtful:
+        return
+    pixels = int(raw.pixels[:, [raw.keys.index(key) for key in doubtful]].sum())
+    shown = first_few([key_text(key, raw.colors) for key in doubtful], 5)
+    found = (
+        f"The labels in {where} hold {len(doubtful)} {kind} on {pixels} pixels ({shown}) that are edges drawn or "
+        f"resized smoothly, or a few levels off from others"
+    )
+    levels = [max(key >> 16, key >> 8 & 255, key & 255) if raw.colors else key for key in main]
+    example = ",".join(f"{key_text(key, raw.colors)}=NAME" for key in main[:40])
+    by_name = f"give a name to every {kind[:-1]} that is a class, as --classes '{example}'"
+    if len(main) == 2 and levels[0] != levels[1]:
+        middle = (sum(levels) + 1) // 2
+        raise InputError(f"{found}; give --threshold {middle} for masks of one object, or else {by_name}.")
+    rest = " --ignore other" if edges else ""
+    raise InputError(f"{found}; save them without smoothing, or {by_name} with --tolerance {_OFF}{rest}.")
+
+
+def merged_keys(raw: RawLabels, keys: Sequence[int], named: Sequence[int], tolerance: int) -> list[int]:
+    """The keys that remain if a rarer one within the tolerance of another counts as that; ``named`` ones remain."""
+    totals = dict(zip(raw.keys, raw.pixels.sum(axis=0).tolist(), strict=True))
+    heads = [key for key in keys if key in named]
+    for key in sorted(keys, key=lambda key: -totals[key]):
+        if key not in heads and all(_distance(key, head, raw.colors) > tolerance for head in [*heads, *named]):
+            heads.append(key)
+    # A named colour that only occurs a few levels off.
+    absent = [key for key in named if key not in keys]
+    heads += [head for head in absent if any(_distance(key, head, raw.colors) <= tolerance for key in keys)]
+    return sorted(heads)
+
+
+def _without_area(raw: RawLabels, keys: Sequence[int]) -> list[int]:
+    return [key for key in keys if key not in raw.solid]
+
+
+def _is_off(raw: RawLabels, key: int, keys: Sequence[int]) -> bool:
+    """Whether a more frequent colour of ``keys`` is a few levels away."""
+    totals = dict(zip(raw.keys, raw.pixels.sum(axis=0).tolist(), strict=True))
+    near = (other for other in keys if other != key and _distance(key, other, raw.colors) <= _OFF)
+    return any((totals[other], -other) > (totals[key], -key) for other in near)
+
+
+def _distance(first: int, second: int, colors: bool) -> int:
+    """The largest difference in a channel."""
+    shifts = (16, 8, 0) if colors else (0,)
+    mask = 255 if colors else 2**16 - 1
+    return int(np.max([abs((first >> shift & mask) - (second >> shift & mask)) for shift in shifts]))

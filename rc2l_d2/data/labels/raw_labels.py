@@ -1,0 +1,69 @@
+"""Values or colours of a folder of label files, before they have a meaning."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import partial
+
+import numpy as np
+
+from ...errors import InputError
+from ..loading.reading import LabelColorError, read_palette, read_raw_label
+from .label_map import packed_colors
+
+Color = tuple[int, int, int]
+
+
+@dataclass(frozen=True)
+class RawLabels:
+    """Values or colours of label files."""
+
+    keys: tuple[int, ...]  # the values that occur, or colours as 0xrrggbb, ascending
+    pixels: np.ndarray  # (n, len(keys)) int64, pixels with each key in each file
+    colors: bool  # whether the keys are colours
+    palette: dict[int, Color]  # the colour of a key: itself, or that in the palettes, which all agree
+    solid: frozenset[int]  # keys that fill a block of 2 x 2 pixels in some file
+
+
+def read_raw_labels(files: Sequence[str], colors: bool = False) -> RawLabels:
+    """Read all label files: as colours if a file has colours, or if palettes give one index several colours.
+
+    ``colors`` reads every file so.
+
+    Raises:
+        InputError: a file cannot be read, is a JPEG, or has neither colours nor values from 0 to 65535.
+    """
+    palette: dict[int, Color] = {}
+    as_colors = False
+    with ThreadPoolExecutor() as pool:
+        try:
+            if colors:
+                raise LabelColorError
+            counts = list(pool.map(_counted, files))
+            for (found, _), own in zip(counts, pool.map(read_palette, files), strict=True):
+                for key in found if own is not None else ():
+                    if key < len(own) and palette.setdefault(key, tuple(own[key].tolist())) != tuple(own[key]):
+                        raise LabelColorError
+        except LabelColorError:
+            counts, as_colors = list(pool.map(partial(_counted, colors=True), files)), True
+    keys = sorted(set().union(*(found for found, _ in counts)))
+    if as_colors:
+        palette = {key: (key >> 16, key >> 8 & 255, key & 255) for key in keys}
+    for path, (found, _) in zip(files, counts, strict=True):
+        if not as_colors and not 0 <= min(found) <= max(found) < 2**16:
+            raise InputError(f"{path}: the label image has values from {min(found)} to {max(found)}; use 0 to 65535.")
+    pixels = np.array([[found.get(key, 0) for key in keys] for found, _ in counts], np.int64)
+    solid = frozenset().union(*(blocks for _, blocks in counts))
+    return RawLabels(tuple(keys), pixels.reshape(len(files), len(keys)), as_colors, palette, solid)
+
+
+def _counted(path: str, colors: bool = False) -> tuple[dict[int, int], set[int]]:
+    """Number of pixels of each value, or colour, of a label file; and those that fill a block of 2 x 2 pixels."""
+    raw = read_raw_label(path, colors)
+    raw = packed_colors(raw) if colors else raw
+    values, counts = np.unique(raw, return_counts=True)
+    corner = raw[:-1, :-1]
+    filled = (corner == raw[1:, :-1]) & (corner == raw[:-1, 1:]) & (corner == raw[1:, 1:])
+    return dict(zip(map(int, values), counts.tolist(), strict=True)), set(np.unique(corner[filled]).tolist())

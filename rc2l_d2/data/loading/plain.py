@@ -1,0 +1,74 @@
+"""Whether an image file is plain 8-bit colour, which needs no rule of a data set to be read."""
+
+from __future__ import annotations
+
+import io
+import struct
+
+from PIL import Image, TiffImagePlugin
+from PIL.TiffTags import TAGS_V2
+
+_PNG_START = b"\x89PNG\r\n\x1a\n"
+_TIFF_STARTS = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
+_PLAIN_MODES = ("1", "L", "P", "RGB", "RGBA", "LA", "PA", "La", "RGBa", "RGBX", "CMYK", "YCbCr")
+# Numbers of the tags, of sample formats and of photometric interpretations in TIFF 6.0.
+_TAG = {info.name: number for number, info in TAGS_V2.items()}
+_FORMATS = {1: "unsigned", 2: "signed", 3: "float", 5: "complex", 6: "complex"}
+_GREY_OR_PALETTE, _RGB, _CMYK, _YCBCR = (0, 1, 3), 2, 5, 6
+_REDUCED_OR_MASK = 1 | 4
+
+
+def not_plain(data: bytes) -> str:
+    """Return what makes an image file's content more than plain 8-bit colour, "" for plain and for unknown files.
+
+    Plain are 8-bit grey, palette and colour, grey and colour with alpha in other formats than TIFF, where a further
+    band may hold anything, and 1 to 4 bits.
+    """
+    if data.startswith(_PNG_START):
+        return "a PNG with 16-bit values" if len(data) > 24 and data[24] == 16 else ""
+    if data.startswith(_TIFF_STARTS):
+        return _tiff(data)
+    if data.startswith(b"\xff\xd8"):
+        return ""
+    try:
+        with Image.open(io.BytesIO(data)) as image:
+            return "" if image.mode in _PLAIN_MODES else f"a {image.format} with values of type {image.mode}"
+    except (OSError, SyntaxError, ValueError, EOFError, struct.error, Image.DecompressionBombError):
+        return ""
+
+
+def _tiff(data: bytes) -> str:
+    first, following = _directories(data)
+    if first is None:
+        return ""
+
+    def tag(name: str, default: int) -> int:
+        value = first.get(_TAG[name], default)
+        return value[0] if isinstance(value, tuple) and value else value
+
+    bands, bits = tag("SamplesPerPixel", 1), tag("BitsPerSample", 1)
+    kind, photometric = _FORMATS.get(tag("SampleFormat", 1), "unknown"), tag("PhotometricInterpretation", 1)
+    if following:
+        return "a TIFF with several pages"
+    expected = {_RGB: 3, _CMYK: 4, _YCBCR: 3, **dict.fromkeys(_GREY_OR_PALETTE, 1)}.get(photometric)
+    if bits <= 8 and kind == "unsigned" and bands == expected:
+        return ""
+    marked = ", of which 3 are marked as colours" if photometric == _RGB and bands > 3 else ""
+    return f"a TIFF with {bands} band{'s' if bands > 1 else ''}{marked}, {bits}-bit {kind}"
+
+
+def _directories(data: bytes) -> tuple[dict | None, bool]:
+    """Return the tags of a TIFF's first page (None if they cannot be read), and whether another full page follows."""
+    pages = []
+    try:
+        header = data[: 16 if data[2:3] == b"+" or data[3:4] == b"+" else 8]
+        directory = TiffImagePlugin.ImageFileDirectory_v2(header)
+        while directory.next and len(pages) < 16:
+            file = io.BytesIO(data)
+            file.seek(directory.next)
+            directory.load(file)
+            pages.append(dict(directory))
+    except (OSError, SyntaxError, ValueError, EOFError, struct.error, KeyError, IndexError, TypeError):
+        pass
+    first = pages[0] if pages else None
+    return first, any(not page.get(_TAG["NewSubfileType"], 0) & _REDUCED_OR_MASK for page in pages[1:])
