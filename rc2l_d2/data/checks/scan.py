@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections import Counter, defaultdict
 from collections.abc import Callable, Sequence
@@ -15,6 +16,7 @@ from typing import NamedTuple
 import numpy as np
 
 from ...errors import InputError, first_few
+from ..labels.drawn import DrawnLabel
 from ..loading.reading import LabelColorError, LabelValueError, read_image, read_label
 
 SMALLEST_SIDE = 32
@@ -171,7 +173,7 @@ def _scan_entry(entry: dict, labelled: bool, num_classes: int, ignore_value: int
             problems.append(counts)
             counts = None
         elif not counts[:num_classes].any():
-            problems.append((Kind.ALL_IGNORED, entry["sem_seg_file_name"], ""))
+            problems.append((Kind.ALL_IGNORED, _label_name(entry), ""))
     return _FileScan(size, problems, counts)
 
 
@@ -188,12 +190,22 @@ def _label_counts(
         kinds = {LabelColorError: Kind.LABEL_COLORS, LabelValueError: Kind.VALUES_OUTSIDE}
         return kinds.get(type(error), Kind.LABEL_UNREADABLE), file, _detail(error, file)
     if size is not None and label.shape != size:
-        return Kind.SIZES_DIFFER, file, f"label {label.shape[1]}x{label.shape[0]}, image {size[1]}x{size[0]}"
+        return (
+            Kind.SIZES_DIFFER,
+            _label_name(entry),
+            f"label {label.shape[1]}x{label.shape[0]}, image {size[1]}x{size[0]}",
+        )
     counts = np.bincount(label.ravel(), minlength=256)
     outside = [value for value in np.flatnonzero(counts) if value >= num_classes and value != ignore_value]
     if outside:
         return Kind.VALUES_OUTSIDE, file, first_few(outside, 5)
     return counts
+
+
+def _label_name(entry: dict) -> str:
+    """The label's file; with the image's name if the file may hold the annotations of several."""
+    name, image = entry["sem_seg_file_name"], os.path.basename(entry["file_name"])
+    return f"{name}, image {image}" if isinstance(entry.get("label_map"), DrawnLabel) else name
 
 
 def _detail(error: InputError, file: str) -> str:
