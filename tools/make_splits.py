@@ -19,7 +19,7 @@ import numpy as np
 from tqdm import tqdm
 
 from rc2l_d2.data import load_dataset, load_definition, read_label, register_definition
-from rc2l_d2.data.datasets.image_lists import write_list
+from rc2l_d2.data.datasets.image_lists import is_path, write_list
 from rc2l_d2.data.datasets.sampling import sample_balanced, sample_uniform
 from rc2l_d2.data.loading.mappers import check_label
 from rc2l_d2.errors import InputError
@@ -76,7 +76,8 @@ def make_splits(args: argparse.Namespace) -> str:
     for name, indices in zip(_LISTS, (chosen, rest), strict=True):
         keys = ("file_name", "sem_seg_file_name")
         images, labels = ([os.path.relpath(entries[index][key], root) for index in indices] for key in keys)
-        write_list(output / name, images, labels)
+        # Annotations are found by the description's rules.
+        write_list(output / name, images, labels if all(map(is_path, labels)) else [None] * len(labels))
     return (
         f"{output}: {number} labelled and {len(rest)} unlabelled images of {args.dataset}; classes without a labelled "
         f"image: {', '.join(absent) or 'none'}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections import Counter, defaultdict
 from collections.abc import Callable, Sequence
@@ -16,6 +17,7 @@ import cv2
 import numpy as np
 
 from ...errors import InputError, first_few
+from ..labels.drawn import DrawnLabel
 from ..loading.reading import (
     ImageDepthError,
     LabelColorError,
@@ -211,7 +213,7 @@ def _scan_entry(entry: dict, labelled: bool, num_classes: int, ignore_value: int
             problems.append(counts)
             counts = None
         elif not counts[:num_classes].any():
-            problems.append((Kind.ALL_IGNORED, entry["sem_seg_file_name"], ""))
+            problems.append((Kind.ALL_IGNORED, _label_name(entry), ""))
         else:
             problems += _turned(entry, size)
     return _FileScan(file, size, problems, counts, entry.get("label_map") is not None, printed)
@@ -229,7 +231,7 @@ def _turned(entry: dict, size: tuple[int, int] | None) -> list[tuple[Kind, str, 
     # A label of the upright size of an image that EXIF turns by 90 degrees was made for the upright image.
     turned = turned_by_exif(entry["file_name"], entry["sem_seg_file_name"])
     sideways = size is not None and size[0] != size[1] and exif_orientation(entry["file_name"]) > 4
-    return [(Kind.TURNED, entry["sem_seg_file_name"], turned)] if turned and not sideways else []
+    return [(Kind.TURNED, _label_name(entry), turned)] if turned and not sideways else []
 
 
 def _label_counts(
@@ -251,12 +253,18 @@ def _label_counts(
     if size is not None and label.shape != size:
         turned = turned_by_exif(entry["file_name"], file)
         sizes = f"label {label.shape[1]}x{label.shape[0]}, image {size[1]}x{size[0]}"
-        return Kind.SIZES_DIFFER, file, f"{sizes}; {turned}" if turned else sizes
+        return Kind.SIZES_DIFFER, _label_name(entry), f"{sizes}; {turned}" if turned else sizes
     counts = np.bincount(label.ravel(), minlength=256)
     outside = [value for value in np.flatnonzero(counts) if value >= num_classes and value != ignore_value]
     if outside:
         return Kind.VALUES_OUTSIDE, file, first_few(outside, 5)
     return counts
+
+
+def _label_name(entry: dict) -> str:
+    """The label's file; with the image's name if the file may hold the annotations of several."""
+    name, image = entry["sem_seg_file_name"], os.path.basename(entry["file_name"])
+    return f"{name}, image {image}" if isinstance(entry.get("label_map"), DrawnLabel) else name
 
 
 def _detail(error: InputError, file: str) -> str:
