@@ -83,9 +83,7 @@ class Criterion(nn.Module, ABC):
             class_logits: (B, N, K+1).
             target: (B, N) long, the class of each query; K, "no object", for an unmatched one.
         """
-        loss = F.cross_entropy(
-            class_logits.float().flatten(0, 1), target.flatten(), self.empty_weight, reduction="sum"
-        )
+        loss = F.cross_entropy(class_logits.float().flatten(0, 1), target.flatten(), self.empty_weight, reduction="sum")
         # The sum of weights is zero if the "no object" weight is and no query is matched.
         return loss / mean_over_ranks(self.empty_weight[target].sum()).clamp(min=1e-6)
 
