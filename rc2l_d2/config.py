@@ -45,8 +45,8 @@ def add_rc2l_config(cfg: CfgNode) -> CfgNode:
     # Number of steps of a run that may have non-finite losses. Such a step is skipped and logged with its images; one
     # more ends the run.
     cfg.SOLVER.MAX_BAD_STEPS = 0
-    # Number type of mixed precision (SOLVER.AMP.ENABLED): "bfloat16", "float16", or "auto", bfloat16 on a GPU that has it
-    # and float16 on others. A CPU uses bfloat16 if it has instructions for it, and float32 otherwise.
+    # Number type of mixed precision (SOLVER.AMP.ENABLED): "bfloat16", "float16", or "auto", bfloat16 on a GPU that has
+    # it and float16 on others. A CPU uses bfloat16 if it has instructions for it, and float32 otherwise.
     cfg.SOLVER.AMP.DTYPE = "auto"
     # "ADAMW" or "SGD".
     cfg.SOLVER.OPTIMIZER = "ADAMW"
@@ -96,7 +96,9 @@ def add_rc2l_config(cfg: CfgNode) -> CfgNode:
     cfg.MODEL.SEM_SEG_HEAD.NAME = "RegionHead"
     # Channels of the per-pixel features F and of the mask embeddings.
     cfg.MODEL.SEM_SEG_HEAD.MASK_DIM = 256
-    # The head of PerPixelSegmentor (Detectron2's keys of DeepLabV3+): dilations of ASPP, and dropout after it.
+    # Pixel decoder: "fpn" (MaskFormer's), or "aspp" (DeepLabV3+'s).
+    cfg.MODEL.SEM_SEG_HEAD.PIXEL_DECODER_NAME = "fpn"
+    # DeepLabV3+'s decoder (Detectron2's keys): dilations of ASPP, and dropout after it. PerPixelSegmentor always has it.
     cfg.MODEL.SEM_SEG_HEAD.ASPP_DILATIONS = [6, 12, 18]
     cfg.MODEL.SEM_SEG_HEAD.ASPP_DROPOUT = 0.1
     cfg.MODEL.MASK_FORMER = CfgNode()
@@ -114,8 +116,8 @@ def add_rc2l_config(cfg: CfgNode) -> CfgNode:
     cfg.MODEL.MASK_FORMER.DEC_LAYERS = 6
     cfg.MODEL.MASK_FORMER.PRE_NORM = False
     cfg.MODEL.MASK_FORMER.HIDDEN_DIM = 256
-    # Matching of queries with the classes of labels and pseudo labels: "class", one query for each class, or "hungarian",
-    # MaskFormer's assignment, for which NUM_OBJECT_QUERIES is the number of queries.
+    # Matching of queries with the classes of labels and pseudo labels: "class", one query for each class, or
+    # "hungarian", MaskFormer's assignment, for which NUM_OBJECT_QUERIES is the number of queries.
     cfg.MODEL.MASK_FORMER.MATCHING = "class"
     cfg.MODEL.MASK_FORMER.NUM_OBJECT_QUERIES = 100
     # Backbone map that the queries attend to.

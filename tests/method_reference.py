@@ -137,7 +137,7 @@ def soft_dice(mask_logits: np.ndarray, masks: np.ndarray, valid: np.ndarray) -> 
 
 
 def matched_pairs(pseudo, queries, pairs):
-    """(image, query, slot, weight) of each pair in ``pairs`` (B, N, K); None: query k and slot k, where it is present."""
+    """(image, query, slot, weight) of each pair in ``pairs`` (B, N, K); None: query k with slot k if it is present."""
     if pairs is None:
         pairs = np.eye(queries, pseudo["present"].shape[1]) * pseudo["present"][:, None]
     return [(b, i, c, pseudo["weights"][b, c]) for b, i, c in np.argwhere(pairs)]

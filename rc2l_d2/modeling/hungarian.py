@@ -11,7 +11,6 @@ from torch.nn import functional as F
 from ..regions.types import PseudoRegions, Regions
 from .criterion import FOCAL_ALPHA
 
-
 # Replaces a non-finite cost, on which scipy would raise; the trainer reports the non-finite loss.
 _UNKNOWN_COST = 1e6
 
