@@ -17,10 +17,10 @@ _OFF = 8
 
 
 def check_usual_ignore(raw: RawLabels, usual: int, names: ClassNames, where: str) -> None:
-    """Refuse to take 255 (or the colour of VOC's borders) for no class without being told, where that is not certain.
+    """Refuse to take 255 (or the colour of VOC's borders) for no class unasked, where that is not certain.
 
-    Names for all the values 0, 1, 2, ... that occur beside it tell, unless 255 may be the object of a mask: if there are
-    two names, or a file with 255 has no other value than 0.
+    Names for all the values 0, 1, 2, ... that occur beside it tell, unless 255 may be the object of a mask: where there
+    are two names, or a file with 255 has no other value than 0.
 
     Raises:
         InputError: it covers more than 1 % of all pixels, or is the object of some masks whose others have 1.
