@@ -134,7 +134,13 @@ def test_few_pixels_of_255_are_no_class(labels, tmp_path):
     assert classes.guessed == classes.ignored == (255,) and classes.ignored_pixels == {255: 1}
     spot[0, :2] = 255  # 1.04 %
     write_label(tmp_path / "0.png", spot)
-    refused(paths, "a,b,c,d", r"255 on 2 pixels \(1 % of all\)")
+    refused(paths, "", r"255 on 2 pixels \(1 % of all\)")
+    # Whoever names all other values says that it is no class, unless it may be the object of a mask.
+    assert found(paths, "a,b,c,d").guessed == (255,)
+    spot[1:] = 0
+    spot[0, 2:] = 0
+    write_label(tmp_path / "1.png", spot)
+    refused([*paths, str(tmp_path / "1.png")], "a,b,c,d", r"255 on 4 pixels .* in 2 files")
 
 
 def test_masks_of_two_programs_are_recognised(labels):

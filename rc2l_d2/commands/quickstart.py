@@ -38,11 +38,19 @@ from ..data.labels.pairing import PairedImages, pair_images
 from ..data.labels.raw_labels import read_raw_labels
 from ..data.labels.tabled_labels import find_table, read_tabled
 from ..data.loading.bands import BandRule
-from ..engine.starting_point import CPU, GPU, SMALLEST_ITERATIONS, Sizes, starting_config, usual_iterations
+from ..engine.starting_point import (
+    CPU,
+    GPU,
+    SMALLEST_ITERATIONS,
+    Sizes,
+    starting_config,
+    use_channels,
+    usual_iterations,
+)
 from ..engine.weights import read_backbone_weights, read_weights, resnet_depth
 from ..errors import InputError
 from ..host import DatasetCatalog
-from ..modeling.backbones import TimmBackbone, preprocessing_of
+from ..modeling.backbones import TimmBackbone
 from .cli import run_cli
 
 # Split -> its list, below the output folder.
@@ -91,7 +99,8 @@ def quickstart(args: argparse.Namespace) -> None:
     else:
         images, classes = _label_images(args)
     kept, held_out = _split(classes, args.held_out, args.seed)
-    bands = _band_rule(args, images)
+    rule = BandRule.from_options(args.bands, args.range)
+    bands = rule and rule.resolved([*images.images, *images.unlabeled])
     reports, warnings = _check_files(args, images, classes, annotations, bands)
     warnings += annotations.notes if annotations is not None else ()
 
@@ -102,7 +111,7 @@ def quickstart(args: argparse.Namespace) -> None:
     streams = {"TRAIN": [f"{name}_labeled"], "UNLABELED": [f"{name}_unlabeled"], "TEST": [f"{name}_val"]}
     config = starting_config(machine, sizes, len(classes.names), iterations, args.weights, depth, args.backbone)
     if bands is not None and bands.channels > 3:
-        _use_bands(config, bands.channels, args.backbone)
+        use_channels(config, bands.channels, args.backbone)
     config |= {"SEED": args.seed, "OUTPUT_DIR": _in(args.output, _RUN)}
     config["DATASETS"] = {**streams, "DEFINITIONS": [_in(args.output, _DATASET)]}
     _write(args, images, classes, annotations, bands, {"labeled": kept, "val": held_out}, config)
@@ -181,33 +190,6 @@ def _split(classes: FoundClasses, fraction: float, seed: int) -> tuple[np.ndarra
     if not len(held_out):
         raise InputError(f"Each of the {len(useful)} labelled images is the only one of some class; label more images.")
     return np.setdiff1d(useful, held_out), held_out
-
-
-def _band_rule(args: argparse.Namespace, images: PairedImages) -> BandRule | None:
-    """Return how the images are read, as --bands and --range say; percentiles become the ranges of these images."""
-    try:
-        bands = [int(number) for number in args.bands.split(",")] if args.bands else None
-        ends = [float(end.removesuffix("%")) for end in args.range.split(",")] if args.range else None
-    except ValueError as error:
-        raise InputError(f"--bands or --range cannot be read ({error}); give --bands 4,3,2 --range 0,3000.") from error
-    try:
-        rule = BandRule.from_yaml(bands, {"percentiles": ends} if "%" in args.range else ends)
-    except ValueError as error:
-        raise InputError(f"--bands {args.bands} or --range {args.range} cannot be used; {error}.") from error
-    return rule and rule.resolved([*images.images, *images.unlabeled])
-
-
-def _use_bands(config: dict[str, Any], channels: int, backbone: str) -> None:
-    """Give the configuration a mean and a deviation for each of the ``channels``: those of the colours, repeated.
-
-    timm repeats the weights of a pretrained first convolution in the same way.
-    """
-    model = config["MODEL"]
-    if backbone:
-        model["PIXEL_MEAN"], model["PIXEL_STD"] = preprocessing_of(backbone)
-        config["INPUT"]["FORMAT"] = "RGB"
-    for key in ("PIXEL_MEAN", "PIXEL_STD"):
-        model[key] = [model[key][channel % 3] for channel in range(channels)]
 
 
 def _check_files(

@@ -13,6 +13,7 @@ import numpy as np
 
 from ..config_files import find_config_file
 from ..host import CfgNode
+from ..modeling.backbones import preprocessing_of
 
 SMALLEST_ITERATIONS = 10
 _STEP = 32  # pixels; lengths of a crop are multiples of it
@@ -111,6 +112,19 @@ def starting_config(
     config["INPUT"]["CROP"]["SIZE"] = list(sizes.crop)
     config["SOLVER"] |= {"MAX_ITER": iterations, "WARMUP_ITERS": iterations // 20, "CHECKPOINT_PERIOD": fifth}
     return config | {"TEST": {"EVAL_PERIOD": fifth}, "VIS_PERIOD": fifth, "SEED": 1}
+
+
+def use_channels(config: dict[str, Any], channels: int, backbone: str = "") -> None:
+    """Give images of more ``channels`` than three a mean and a deviation for each: those of the colours, repeated.
+
+    timm repeats the weights of a pretrained first convolution in the same way.
+    """
+    model = config["MODEL"]
+    if backbone:
+        model["PIXEL_MEAN"], model["PIXEL_STD"] = preprocessing_of(backbone)
+        config["INPUT"]["FORMAT"] = "RGB"
+    for key in ("PIXEL_MEAN", "PIXEL_STD"):
+        model[key] = [model[key][channel % 3] for channel in range(channels)]
 
 
 def usual_iterations(machine: Machine, num_images: int) -> int:

@@ -41,8 +41,8 @@ class Kind(Enum):
     IMAGE_UNREADABLE = ("images that cannot be read", "replace them or take them out of the data set", True)
     IMAGE_DEEP = (
         "images that are not plain 8-bit colour",
-        "say in the data set's YAML file how to read them, as bands: [1, 2, 3] and range: [0, 3000] (rc2l-quickstart: "
-        "--bands 1,2,3 --range 0,3000)",
+        "say in the data set's YAML file how to read them, as bands: [1, 2, 3] and, for other than 8-bit values, "
+        "range: [0, 3000] (rc2l-quickstart: --bands 1,2,3 --range 0,3000)",
         True,
     )
     LABEL_MISSING = ("images without a label file", "complete the labels or name the images as unlabelled", True)

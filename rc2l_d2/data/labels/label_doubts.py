@@ -17,7 +17,10 @@ _OFF = 8
 
 
 def check_usual_ignore(raw: RawLabels, usual: int, names: ClassNames, where: str) -> None:
-    """Refuse to take 255 (or the colour of VOC's borders) for no class without being told, where that is not certain.
+    """Refuse to take 255 (or the colour of VOC's borders) for no class unasked, where that is not certain.
+
+    Names for all the values 0, 1, 2, ... that occur beside it tell, unless 255 may be the object of a mask: where there
+    are two names, or a file with 255 has no other value than 0.
 
     Raises:
         InputError: it covers more than 1 % of all pixels, or is the object of some masks whose others have 1.
@@ -34,7 +37,9 @@ def check_usual_ignore(raw: RawLabels, usual: int, names: ClassNames, where: str
             f"{found}, and {raw.keys[others[0]]} in the others, as masks of one object from two programs have; give "
             f"--threshold 1 if every value above 0 is the object, or --ignore {text} if that is no class."
         )
-    if fraction > MAX_GUESSED:
+    complete = not raw.colors and tuple(range(len(names.ordered))) == tuple(key for key in raw.keys if key != usual)
+    alone = (raw.pixels[:, place] > 0) & (raw.pixels[:, [0]] > 0).any(axis=1) & ~together
+    if fraction > MAX_GUESSED and not (complete and len(names.ordered) > 2 and not alone.any()):
         raise InputError(
             f"{found}, too many to take them for 'no class' unasked; give --ignore {text} if they have no class, a "
             f"name to every value if they have one (--classes '...,{text}=NAME'), or --threshold 128 for masks of one "

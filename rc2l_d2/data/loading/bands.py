@@ -61,6 +61,22 @@ class BandRule:
         _expect(len(pairs) in (1, len(rule.bands)), f"{_RANGE_FORM} ({len(pairs)} pairs for {len(rule.bands)} bands)")
         return replace(rule, ranges=tuple((float(low), float(high)) for low, high in pairs))
 
+    @classmethod
+    def from_options(cls, bands: str, range_: str) -> BandRule | None:
+        """Read the options --bands, ``4,3,2``, and --range, ``0,3000`` or percentiles, ``2%,98%``; None without both.
+
+        Raises:
+            InputError: an option cannot be read.
+        """
+        try:
+            numbers = [int(number) for number in bands.split(",")] if bands else None
+            ends = [float(end.removesuffix("%")) for end in range_.split(",")] if range_ else None
+            return cls.from_yaml(numbers, {"percentiles": ends} if "%" in range_ else ends)
+        except ValueError as error:
+            raise InputError(
+                f"--bands {bands} or --range {range_} cannot be used ({error}); give --bands 4,3,2 --range 0,3000."
+            ) from error
+
     def keys(self) -> dict[str, Any]:
         """The keys bands and range of a data set's YAML file."""
         pairs = [list(pair) for pair in self.ranges]

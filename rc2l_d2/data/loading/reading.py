@@ -280,7 +280,8 @@ def _decode(path: str | os.PathLike, data: bytes, flag: int = cv2.IMREAD_COLOR) 
     if deep:
         raise ImageDepthError(
             f"{path}: the image is {deep}, not plain 8-bit colour; say in the data set's YAML file how to read it, as "
-            f"bands: [1, 2, 3] and range: [0, 3000] (rc2l-quickstart: --bands 1,2,3 --range 0,3000)."
+            f"bands: [1, 2, 3] and, if it has other than 8-bit values, range: [0, 3000] (rc2l-quickstart: --bands "
+            f"1,2,3 --range 0,3000)."
         )
     image = None
     if data and not is_truncated:
