@@ -12,10 +12,14 @@ SIZE = (96, 128)
 
 
 def picture(seed: int, shift: int = 0) -> np.ndarray:
-    """A smooth image of random colours, moved by ``shift`` pixels."""
-    colors = np.random.default_rng(seed).integers(0, 256, (7, 9, 3)).astype(np.uint8)
-    large = Image.fromarray(colors).resize((SIZE[1] + 16, SIZE[0]), Image.Resampling.BICUBIC)
-    return np.array(large)[:, shift : shift + SIZE[1], ::-1]
+    """An image of random colours with some texture, moved by ``shift`` pixels."""
+    rng = np.random.default_rng(seed)
+    large = (SIZE[1] + 16, SIZE[0])
+    layers = [
+        np.array(Image.fromarray(rng.integers(0, top, shape).astype(np.uint8)).resize(large, Image.Resampling.BICUBIC))
+        for top, shape in ((200, (7, 9, 3)), (56, (24, 36, 3)))
+    ]
+    return sum(layers)[:, shift : shift + SIZE[1], ::-1]
 
 
 def report(folder, images, **split):
@@ -50,6 +54,16 @@ def test_frames_of_a_video_and_empty_tiles_are_no_copies(tmp_path):
     held_out = report(tmp_path, {"test/a.png": picture(0), "test/b.png": black}, held_out=True)
     others = report(tmp_path, {"more/a.png": picture(0, shift=3), "more/b.png": black, "more/c.png": picture(1)})
     assert leaks([others, held_out]) == []
+
+
+def test_photographs_of_one_scene_are_no_copies(tmp_path):
+    rng = np.random.default_rng(4)
+    scene = np.kron(rng.integers(20, 230, (2, 2, 3)), np.ones((48, 64, 1)))
+    noisy = [(scene + rng.integers(-10, 10, scene.shape)).clip(0, 255).astype(np.uint8) for _ in range(4)]
+    held_out = report(tmp_path, {"test/a.png": noisy[0]}, held_out=True)
+    assert leaks([report(tmp_path, {f"more/{i}.png": image for i, image in enumerate(noisy[1:])}), held_out]) == []
+    copy = report(tmp_path, {"more/copy.jpg": noisy[0]})
+    assert [remark.count for remark in leaks([copy, held_out])] == [1]
 
 
 def test_images_made_from_labelled_ones(tmp_path):

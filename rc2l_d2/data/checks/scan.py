@@ -220,10 +220,10 @@ def _scan_entry(entry: dict, labelled: bool, num_classes: int, ignore_value: int
 
 
 def fingerprint(image: np.ndarray) -> bytes:
-    """Return the image, uint8 (H, W, C), as 16 x 16 grey levels: it hardly changes with size and encoding."""
+    """Return the image, uint8 (H, W, C), as 32 x 32 grey levels: it hardly changes with size and encoding."""
     # Encoding changes colours more than brightness.
     grey = cv2.cvtColor(image, cv2.COLOR_BGR2GRAY) if image.shape[2] == 3 else image.mean(axis=-1)
-    return cv2.resize(grey, (16, 16), interpolation=cv2.INTER_AREA).round().astype(np.uint8).tobytes()
+    return cv2.resize(grey, (32, 32), interpolation=cv2.INTER_AREA).round().astype(np.uint8).tobytes()
 
 
 def _turned(entry: dict, size: tuple[int, int] | None) -> list[tuple[Kind, str, str]]:
