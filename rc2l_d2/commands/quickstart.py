@@ -32,7 +32,8 @@ from ..data.labels.label_classes import IGNORE_VALUE, FoundClasses, name_classes
 from ..data.labels.label_map import LabelMap
 from ..data.labels.pairing import PairedImages, pair_images
 from ..engine.starting_point import CPU, GPU, SMALLEST_ITERATIONS, Sizes, starting_config, usual_iterations
-from ..engine.weights import read_backbone_weights, read_weights, resnet_depth
+from ..engine.weight_names import resnet_depth
+from ..engine.weights import read_backbone_weights, read_weights
 from ..errors import InputError
 from ..host import DatasetCatalog
 from ..modeling.backbones import TimmBackbone
@@ -123,7 +124,10 @@ def _check_backbone(name: str, weights: str) -> int | None:
         return None
     depth = resnet_depth(read_weights(weights)["model"]) if weights else None
     if weights and depth is None:
-        raise InputError(f"--weights {weights} does not hold a ResNet of 18, 34, 50, 101 or 152 layers; give another.")
+        raise InputError(
+            f"--weights {weights} does not hold a ResNet of 18, 34, 50, 101 or 152 layers; give another, or "
+            "with --backbone the name of its model in timm."
+        )
     return depth
 
 

@@ -130,6 +130,22 @@ def load_backbone(cfg: CfgNode, model: RegionSegmentor) -> None:
         )  # fmt: skip
 
 
+def check_torchvision_settings(cfg: CfgNode) -> None:
+    """Refuse settings that do not fit weights of torchvision, which would then start from wrong features.
+
+    Raises:
+        InputError: names the keys and their values.
+    """
+    model = cfg.MODEL
+    scaled = min(model.PIXEL_STD) > 10  # torchvision's is near 58; Detectron2's own weights have a deviation of 1
+    if cfg.INPUT.FORMAT != "RGB" or not scaled or model.RESNETS.STRIDE_IN_1X1:
+        raise InputError(
+            f"MODEL.WEIGHTS {model.WEIGHTS} has torchvision's weights, which these settings do not fit; set "
+            "INPUT.FORMAT RGB, MODEL.PIXEL_MEAN [123.675,116.28,103.53], MODEL.PIXEL_STD [58.395,57.12,57.375] and "
+            "MODEL.RESNETS.STRIDE_IN_1X1 False."
+        )
+
+
 def build_model_or_explain(cfg: CfgNode) -> RegionSegmentor:
     """Call the host's ``build_model``.
 
