@@ -26,6 +26,7 @@ from tabulate import tabulate
 from ..command_words import command_words
 from ..data.checks.check import remarks_on
 from ..data.checks.scan import ScanReport, Split, scan
+from ..data.checks.small_regions import shrinking_regions
 from ..data.datasets.image_lists import write_list
 from ..data.datasets.sampling import sample_held_out
 from ..data.labels.label_classes import IGNORE_VALUE, FoundClasses, name_classes, read_raw_labels
@@ -93,6 +94,9 @@ def quickstart(args: argparse.Namespace) -> None:
     _write(args, images, classes, {"labeled": kept, "val": held_out}, config)
     print(f"{len(kept)} labelled images to train on, {len(held_out)} held out, {len(images.unlabeled)} unlabelled.\n")
     print(_class_table(classes, kept, held_out), end="\n\n")
+    labelled, classes_of = reports[0].split.entries, classes.names
+    if note := shrinking_regions(labelled, classes_of, round(5 / 3 * sizes.short_edge), round(5 / 3 * sizes.long_edge)):
+        warnings.append(note)
     if not (args.backbone or args.weights):
         warnings.append(_RANDOM)
     for note in [*_notes(images, classes, kept, held_out), *warnings]:

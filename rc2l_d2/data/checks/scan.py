@@ -15,6 +15,7 @@ from typing import NamedTuple
 import numpy as np
 
 from ...errors import InputError, first_few
+from ..loading.raster import large_image_size, large_label_counts
 from ..loading.reading import LabelColorError, LabelValueError, read_image, read_label
 
 SMALLEST_SIDE = 32
@@ -160,7 +161,7 @@ def scan(
 def _scan_entry(entry: dict, labelled: bool, num_classes: int, ignore_value: int) -> _FileScan:
     file, size, problems, counts = entry["file_name"], None, [], None
     try:
-        size = read_image(file).shape[:2]
+        size = large_image_size(file) or read_image(file).shape[:2]
         if min(size) < SMALLEST_SIDE:
             problems.append((Kind.TINY, file, f"{size[1]}x{size[0]}"))
     except InputError as error:
@@ -183,13 +184,14 @@ def _label_counts(
     if file is None:
         return Kind.LABEL_MISSING, entry["file_name"], ""
     try:
-        label = read_label(file, entry.get("label_map"))
+        large = large_label_counts(file, entry.get("label_map"))
+        label = None if large else read_label(file, entry.get("label_map"))
     except InputError as error:
         kinds = {LabelColorError: Kind.LABEL_COLORS, LabelValueError: Kind.VALUES_OUTSIDE}
         return kinds.get(type(error), Kind.LABEL_UNREADABLE), file, _detail(error, file)
-    if size is not None and label.shape != size:
-        return Kind.SIZES_DIFFER, file, f"label {label.shape[1]}x{label.shape[0]}, image {size[1]}x{size[0]}"
-    counts = np.bincount(label.ravel(), minlength=256)
+    counts, shape = large or (np.bincount(label.ravel(), minlength=256), label.shape)
+    if size is not None and shape != size:
+        return Kind.SIZES_DIFFER, file, f"label {shape[1]}x{shape[0]}, image {size[1]}x{size[0]}"
     outside = [value for value in np.flatnonzero(counts) if value >= num_classes and value != ignore_value]
     if outside:
         return Kind.VALUES_OUTSIDE, file, first_few(outside, 5)

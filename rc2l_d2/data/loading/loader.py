@@ -287,7 +287,7 @@ def _batches(loader: DataLoader) -> Iterator[list]:
 
 
 def _start_worker(worker: int) -> None:
-    # A batch that the thread of a worker's queue cannot send is lost, and the training process would wait for it forever.
+    # A batch that the thread of a worker's queue cannot send is lost, and training would wait for it forever.
     Queue._on_queue_feeder_error = staticmethod(_end_worker)  # type: ignore[method-assign]
     # Workers are the parallelism; OpenCV's threads inside them only compete for the cores.
     cv2.setNumThreads(0)
