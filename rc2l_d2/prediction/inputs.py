@@ -71,7 +71,8 @@ def _files(given: str, output: Path) -> list[Input]:
     path = Path(given)
     if path.is_dir():
         root, paths = path, map(Path, images_below(given, (*IMAGE_SUFFIXES, *_MORE_SUFFIXES, *VIDEO_SUFFIXES)))
-        if path.resolve() != output.resolve():  # Results of an earlier call are no inputs.
+        # Results of an earlier call are no inputs of a folder around them.
+        if output.resolve() not in (path.resolve(), *path.resolve().parents):
             paths = (file for file in paths if output.resolve() not in file.resolve().parents)
     elif path.is_file():  # A file's name may hold characters of a pattern.
         root, paths = path.parent, iter([path])

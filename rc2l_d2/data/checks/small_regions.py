@@ -23,7 +23,8 @@ _FEWEST = 4  # mask pixels of a region that can be learned
 def shrinking_regions(entries: Sequence[dict], classes: Sequence[str], short_edge: int, long_edge: int) -> str | None:
     """Return a sentence about classes most of whose regions shrink below four mask pixels; None without any.
 
-    Regions are connected; those below one mask pixel in the file are noise of the labelling and do not count.
+    Regions are connected; those below one mask pixel in the file are noise of the labelling and do not count. Those
+    that have fewer than four in the file count as shrunk where images are shrunk to less than half.
 
     Args:
         entries: dataset dicts with labels.
@@ -45,7 +46,7 @@ def shrinking_regions(entries: Sequence[dict], classes: Sequence[str], short_edg
             continue
         for index, area in _regions(label, len(classes)):
             total[index] += 1
-            if area * scale**2 < _FEWEST * _MASK_PIXEL:
+            if area * scale**2 < _FEWEST * _MASK_PIXEL and (area >= _FEWEST * _MASK_PIXEL or scale < 0.5):
                 lost[index] += 1
                 needed.append((index, min(1.0, math.sqrt(_FEWEST * _MASK_PIXEL / area)) * min(label.shape)))
     vanishing = [index for index in range(len(classes)) if lost[index] > total[index] / 2]
