@@ -21,7 +21,7 @@ image a/b.jpg below an input folder has the NAME a/b):
 
 Images of more than 16 million pixels are read in parts (needs pip install 'rc2l_d2[raster]'): by windows with --tile,
 or where the model file sets TEST.SLIDING_WINDOW and INPUT.MIN_SIZE_TEST 0, and shrunk otherwise. Their overlay is
-shrunk; the labels of a GeoTIFF are labels/NAME.tif with its georeference.
+shrunk. The label image of a GeoTIFF of any size is labels/NAME.tif, with its georeference.
 
 Labels and confidence maps of a video's frames go to labels/NAME/000000.png and confidence/NAME/000000; videos are not
 compared. Files that cannot be read, or that have no label to compare with, are reported at the end, with exit status 2;
@@ -40,7 +40,7 @@ from PIL import Image
 from tqdm import tqdm
 
 from ..data import read_image
-from ..data.loading.raster import RasterFile, header_size
+from ..data.loading.raster import RasterFile, georeference_of, header_size
 from ..data.loading.reading import MAX_PIXELS
 from ..errors import InputError
 from ..host import setup_logger
@@ -63,7 +63,8 @@ def segment_image(given: Input, segmenter: Segmenter, results: ResultWriter) -> 
     image = read_image(given.file)
     segmentation = segmenter(image)
     image = cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
-    Image.fromarray(results.draw(given.name, image, segmentation)).save(overlay)
+    place = georeference_of(given.file) if results.labels else {}
+    Image.fromarray(results.draw(given.name, image, segmentation, place)).save(overlay)
     results.compare(given.file, given.name, image, segmentation)
 
 

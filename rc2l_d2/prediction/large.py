@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..data.loading.raster import CACHE, RasterFile, header_size
+from ..data.loading.raster import CACHE, RasterFile, header_size, import_rasterio
 from ..errors import InputError, is_out_of_memory
 from ..evaluation.inference import WINDOW_BATCH, window_starts
 from ..regions import most_probable
@@ -106,25 +106,23 @@ class LabelFile:
         path: of the file, which gets its name when it is complete.
     """
 
-    def __init__(self, stem: Path, raster: RasterFile, colors: np.ndarray):
+    def __init__(self, stem: Path, size: tuple[int, int], georeference: dict[str, Any], colors: np.ndarray):
         """
         Args:
             stem: path without ".tif" or ".png".
-            raster: the image.
+            size: height and width.
+            georeference: of the image, see :class:`RasterFile`.
             colors: palette, uint8 (K, 3).
         """
-        import rasterio
-        import rasterio.shutil
-
-        self._rasterio: Any = rasterio
-        self.path = stem.with_name(f"{stem.name}.{'tif' if raster.georeference else 'png'}")
+        self._rasterio = rasterio = import_rasterio(stem)
+        self.path = stem.with_name(f"{stem.name}.{'tif' if georeference else 'png'}")
         self._part = stem.with_name(f"{stem.name}.part.tif")
         # Without a georeference there is nothing to keep in a file beside it.
-        self._env = rasterio.Env(GDAL_CACHEMAX=CACHE, GDAL_PAM_ENABLED=bool(raster.georeference))
-        height, width = raster.size
+        self._env = rasterio.Env(GDAL_CACHEMAX=CACHE, GDAL_PAM_ENABLED=bool(georeference))
+        height, width = size
         self._profile = {
             "driver": "GTiff", "width": width, "height": height, "count": 1, "dtype": "uint8", "compress": "deflate",
-            "tiled": True, "blockxsize": _ROWS, "blockysize": _ROWS, "bigtiff": "IF_SAFER", **raster.georeference,
+            "tiled": True, "blockxsize": _ROWS, "blockysize": _ROWS, "bigtiff": "IF_SAFER", **georeference,
         }  # fmt: skip
         self._colormap = {index: tuple(color) for index, color in enumerate(colors.tolist())}
 

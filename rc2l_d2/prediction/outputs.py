@@ -6,6 +6,7 @@ import math
 import re
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -41,14 +42,19 @@ class ResultWriter:
         self.colors = np.asarray(self.metadata.stuff_colors, np.uint8)
         self.occurred: set[int] = set()
 
-    def draw(self, name: str, image: np.ndarray, segmentation: Segmentation) -> np.ndarray:
+    def draw(
+        self, name: str, image: np.ndarray, segmentation: Segmentation, georeference: dict[str, Any] | None = None
+    ) -> np.ndarray:
         """Write labels and confidence maps of an image or frame, and return its overlay.
 
         Image and overlay are uint8 (H, W, 3), RGB; ``name`` is :attr:`Input.name`, for a frame with its number.
         """
         occurring = classes_in(segmentation.labels, len(self.names))
         self.occurred.update(occurring)
-        if self.labels:
+        if self.labels and georeference:
+            with LabelFile(self.output / "labels" / name, image.shape[:2], georeference, self.colors) as file:
+                file.write(0, 0, segmentation.labels)
+        elif self.labels:
             labels = Image.fromarray(segmentation.labels)
             labels.putpalette(self.colors.tobytes())
             labels.save(self._path(f"labels/{name}.png"))
@@ -74,7 +80,8 @@ class ResultWriter:
         blocks = (segment_by_windows if self.segmenter.by_windows else segment_shrunk)(raster, self.segmenter)
         scale = min(1.0, math.sqrt(OVERVIEW / math.prod(raster.size)))
         size = (max(1, int(scale * raster.size[0])), max(1, int(scale * raster.size[1])))
-        with LabelFile(self.output / "labels" / name, raster, self.colors) as file:
+        folder = self.output / "labels" if self.labels else self.output  # Without --labels the file is temporary.
+        with LabelFile(folder / name, raster.size, raster.georeference, self.colors) as file:
             for top, left, labels in blocks:
                 self.occurred.update(classes_in(labels, len(self.names)))
                 file.write(top, left, labels)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 import os
 import warnings
@@ -15,12 +16,14 @@ from PIL import JpegImagePlugin, PngImagePlugin, TiffImagePlugin
 from ...errors import InputError, one_line
 from ..labels.label_map import LabelMap, UnlistedValueError
 
+logger = logging.getLogger(__name__)
 # Decoded blocks that GDAL keeps, in MB: a row of windows of a large file.
 CACHE = 256
 _TIFF_STARTS = (b"II", b"MM")
 # Images of fewer pixels are decoded whole, which is as fast.
 _SMALL = 2**22
 _ROWS = 1024  # of a label that are read at a time
+_GEO_TAGS = (33550, 34264)  # GeoTIFF's ModelPixelScale and ModelTransformation
 _ORIENTATION = 274  # EXIF's key
 # Pillow's readers of headers; Image.open would refuse large images.
 _HEADERS = {
@@ -45,18 +48,14 @@ class RasterFile:
             InputError: rasterio is missing, the file cannot be read, or is not plain 8-bit grey, palette or RGB.
         """
         self.path = path
-        self._rasterio = _import_rasterio(path)
+        self._rasterio = import_rasterio(path)
         self._env = self._rasterio.Env(GDAL_CACHEMAX=CACHE)
         try:
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore", self._rasterio.errors.NotGeoreferencedWarning)
-                self._file = self._rasterio.open(path)
+            self._file = self._rasterio.open(path)
         except self._rasterio.errors.RasterioIOError as error:
             raise InputError(f"{path}: the file cannot be read ({one_line(error)}); replace it.") from error
         self.size: tuple[int, int] = (self._file.height, self._file.width)
-        self.georeference: dict[str, Any] = {}
-        if self._file.crs is not None or not self._file.transform.is_identity:
-            self.georeference = {"crs": self._file.crs, "transform": self._file.transform}
+        self.georeference = _georeference(self._file)
         colors = self._rasterio.enums.ColorInterp
         self._bands = [band for band in self._file.indexes if self._file.colorinterp[band - 1] != colors.alpha]
         self._palette: np.ndarray | None = None
@@ -121,6 +120,35 @@ class RasterFile:
             return self._file.read(self._bands, **options)
         except self._rasterio.errors.RasterioIOError as error:
             raise InputError(f"{self.path}: the file is damaged ({one_line(error)}); replace it.") from error
+
+
+def georeference_of(path: str | os.PathLike) -> dict[str, Any]:
+    """Return ``crs`` and ``transform`` of a GeoTIFF as rasterio writes them; empty for other files.
+
+    Where rasterio is missing, a warning says that the georeference cannot be kept.
+    """
+    with open(path, "rb") as file:
+        if file.read(2) not in _TIFF_STARTS:
+            return {}
+    try:
+        with import_rasterio(path).open(path) as image:
+            return _georeference(image)
+    except InputError:
+        try:
+            tags = TiffImagePlugin.TiffImageFile(path).tag_v2
+        except (OSError, SyntaxError, ValueError):
+            return {}
+        if any(tag in tags for tag in _GEO_TAGS):
+            logger.warning("%s: the georeference is not kept without rasterio (pip install 'rc2l_d2[raster]').", path)
+        return {}
+    except OSError:  # rasterio's errors are of this kind; reading the image says more.
+        return {}
+
+
+def _georeference(file: Any) -> dict[str, Any]:
+    if file.crs is None and file.transform.is_identity:
+        return {}
+    return {"crs": file.crs, "transform": file.transform}
 
 
 def open_windows(path: str | os.PathLike) -> RasterFile | None:
@@ -221,13 +249,17 @@ def _header(path: str | os.PathLike) -> tuple[tuple[int, int], int]:
         return (0, 0), 1
 
 
-def _import_rasterio(path: str | os.PathLike) -> ModuleType:
+def import_rasterio(path: str | os.PathLike) -> ModuleType:
+    """Return rasterio; InputError, for the file ``path``, if it cannot be imported."""
     try:
         import rasterio
         import rasterio.errors
+        import rasterio.shutil
     except ImportError as error:
         raise InputError(
             f"{path}: the image is too large to be decoded whole, and rasterio, which reads windows, cannot be "
             f"imported ({one_line(error)}); install it by pip install 'rc2l_d2[raster]', or cut the image."
         ) from error
+    # Photographs have no place on the earth.
+    warnings.filterwarnings("ignore", category=rasterio.errors.NotGeoreferencedWarning)
     return rasterio
