@@ -35,7 +35,7 @@ _ALLOWED = {
 }
 
 # Data that other projects store beside their weights: options, and metrics as NumPy's numbers.
-_HARMLESS = [
+_HARMLESS: list[Any] = [
     argparse.Namespace,
     np.dtype,
     _NUMPY_FUNCTIONS["multiarray.scalar"],
