@@ -45,8 +45,8 @@ def add_rc2l_config(cfg: CfgNode) -> CfgNode:
     # Number of steps of a run that may have non-finite losses. Such a step is skipped and logged with its images; one
     # more ends the run.
     cfg.SOLVER.MAX_BAD_STEPS = 0
-    # Number type of mixed precision (SOLVER.AMP.ENABLED): "bfloat16", "float16", or "auto", bfloat16 on a GPU that has it
-    # and float16 on others. A CPU uses bfloat16 if it has instructions for it, and float32 otherwise.
+    # Number type of mixed precision (SOLVER.AMP.ENABLED): "bfloat16", "float16", or "auto", bfloat16 on a GPU that has
+    # it and float16 on others. A CPU uses bfloat16 if it has instructions for it, and float32 otherwise.
     cfg.SOLVER.AMP.DTYPE = "auto"
     # "ADAMW" or "SGD".
     cfg.SOLVER.OPTIMIZER = "ADAMW"
@@ -96,6 +96,11 @@ def add_rc2l_config(cfg: CfgNode) -> CfgNode:
     cfg.MODEL.SEM_SEG_HEAD.NAME = "RegionHead"
     # Channels of the per-pixel features F and of the mask embeddings.
     cfg.MODEL.SEM_SEG_HEAD.MASK_DIM = 256
+    # Pixel decoder: "fpn" (MaskFormer's), or "aspp" (DeepLabV3+'s).
+    cfg.MODEL.SEM_SEG_HEAD.PIXEL_DECODER_NAME = "fpn"
+    # DeepLabV3+'s decoder (Detectron2's keys): dilations of ASPP, and dropout after it. PerPixelSegmentor always has it.
+    cfg.MODEL.SEM_SEG_HEAD.ASPP_DILATIONS = [6, 12, 18]
+    cfg.MODEL.SEM_SEG_HEAD.ASPP_DROPOUT = 0.1
     cfg.MODEL.MASK_FORMER = CfgNode()
     # A loss on every decoder layer, not on the last alone.
     cfg.MODEL.MASK_FORMER.DEEP_SUPERVISION = True
@@ -111,7 +116,9 @@ def add_rc2l_config(cfg: CfgNode) -> CfgNode:
     cfg.MODEL.MASK_FORMER.DEC_LAYERS = 6
     cfg.MODEL.MASK_FORMER.PRE_NORM = False
     cfg.MODEL.MASK_FORMER.HIDDEN_DIM = 256
-    # N, the number of queries.
+    # Matching of queries with the classes of labels and pseudo labels: "class", one query for each class, or
+    # "hungarian", MaskFormer's assignment, for which NUM_OBJECT_QUERIES is the number of queries.
+    cfg.MODEL.MASK_FORMER.MATCHING = "class"
     cfg.MODEL.MASK_FORMER.NUM_OBJECT_QUERIES = 100
     # Backbone map that the queries attend to.
     cfg.MODEL.MASK_FORMER.TRANSFORMER_IN_FEATURE = "res5"
@@ -142,7 +149,7 @@ def add_rc2l_config(cfg: CfgNode) -> CfgNode:
     cfg.MODEL.RC2L.RFC_WEIGHT = 0.1
     cfg.MODEL.RC2L.RCC_WEIGHT = 0.2
     cfg.MODEL.RC2L.SMC_WEIGHT = 1.0
-    # Softmax temperatures of Dice similarities (RMC, RCC) and of cosine similarities (RFC).
+    # Softmax temperatures of Dice similarities (RMC) and of cosine similarities (RFC).
     cfg.MODEL.RC2L.MASK_TEMPERATURE = 0.1
     cfg.MODEL.RC2L.FEATURE_TEMPERATURE = 0.1
     # Unit of the selection of pseudo labels: "region", a whole region by its mean confidence, or "pixel", each pixel by
@@ -152,9 +159,6 @@ def add_rc2l_config(cfg: CfgNode) -> CfgNode:
     cfg.MODEL.RC2L.CONFIDENCE_THRESHOLD = 0.0
     # ... and this fraction of the running mean confidence of its class (0.0: one fixed threshold for all classes).
     cfg.MODEL.RC2L.CLASS_THRESHOLD_RATIO = 0.9
-    # Match of queries and pseudo regions: "class" (RMC by class, RCC by masks), or "hungarian" (both by MaskFormer's
-    # assignment, on the host).
-    cfg.MODEL.RC2L.MATCHING = "class"
 
     # --- pixel-level baselines (MODEL.META_ARCHITECTURE PixelConsistency and PixelContrast) -------------------------
     cfg.MODEL.PIXEL = CfgNode()
@@ -173,4 +177,5 @@ def add_rc2l_config(cfg: CfgNode) -> CfgNode:
 
     for name in ("BURN_IN_ITERS", "RAMP_UP_ITERS", "EMA_DECAY", "MIX", "MIN_REGION_AREA", "MEASURE_PSEUDO_LABELS"):
         cfg.register_renamed_key(f"MODEL.RC2L.{name}", f"MODEL.SEMI_SUPERVISED.{name}")
+    cfg.register_renamed_key("MODEL.RC2L.MATCHING", "MODEL.MASK_FORMER.MATCHING")
     return cfg

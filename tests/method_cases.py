@@ -153,18 +153,22 @@ def semantic_map(regions: Regions) -> torch.Tensor:
 # The losses of a student's regions, with the similarity or semantic map that a training step computes once.
 
 
-def rmc(regions: Regions, pseudo: PseudoRegions, *args, **options) -> torch.Tensor:
+def in_order(regions: Regions, pseudo: PseudoRegions) -> torch.Tensor:
+    """Match query k to slot k, as class queries do, for any number of queries."""
+    return torch.eye(regions.class_logits.shape[1], pseudo.present.shape[1]) * pseudo.present.unsqueeze(1)
+
+
+def rmc(regions: Regions, pseudo: PseudoRegions, temperature: float = 0.1, match=in_order) -> torch.Tensor:
     similarity = soft_dice(regions.mask_logits, pseudo.masks, pseudo.valid)
-    return region_mask_contrastive(similarity, regions.class_logits, pseudo, *args, **options)
+    return region_mask_contrastive(similarity, match(regions, pseudo), pseudo, temperature)
 
 
 def rfc(regions: Regions, pseudo: PseudoRegions, *args, **options) -> torch.Tensor:
     return region_feature_contrastive(semantic_map(regions), regions.features, pseudo, *args, **options)
 
 
-def rcc(regions: Regions, pseudo: PseudoRegions, *args, **options) -> torch.Tensor:
-    similarity = soft_dice(regions.mask_logits, pseudo.masks, pseudo.valid)
-    return region_class_consistency(similarity, regions.class_logits, pseudo, *args, **options)
+def rcc(regions: Regions, pseudo: PseudoRegions, match=in_order) -> torch.Tensor:
+    return region_class_consistency(regions.class_logits, match(regions, pseudo), pseudo)
 
 
 def smc(regions: Regions, pseudo: PseudoRegions) -> torch.Tensor:

@@ -136,23 +136,23 @@ def soft_dice(mask_logits: np.ndarray, masks: np.ndarray, valid: np.ndarray) -> 
     return result
 
 
+def matched_pairs(pseudo, queries, pairs):
+    """(image, query, slot, weight) of each pair in ``pairs`` (B, N, K); None: query k with slot k if it is present."""
+    if pairs is None:
+        pairs = np.eye(queries, pseudo["present"].shape[1]) * pseudo["present"][:, None]
+    return [(b, i, c, pseudo["weights"][b, c]) for b, i, c in np.argwhere(pairs)]
+
+
 def region_mask_contrastive(class_logits, mask_logits, pseudo, temperature=0.1, pairs=None) -> float:
-    """``pairs``: an assignment (B, N, K) used instead of P_i(c); regions without a query are left out."""
-    match = class_probabilities(class_logits) if pairs is None else pairs
     d = soft_dice(mask_logits, pseudo["masks"], pseudo["valid"]) / temperature
-    to_region, to_region_weight, to_query, to_query_weight = 0.0, 0.0, 0.0, 0.0
-    for b, c in np.argwhere(pseudo["present"]):
-        slots, weight = np.flatnonzero(pseudo["present"][b]), pseudo["weights"][b, c]
-        if not match[b, :, c].any():
-            continue
-        for i in range(d.shape[1]):
-            to_region += match[b, i, c] * weight * (logsumexp(d[b, i, slots]) - d[b, i, c])
-            to_region_weight += match[b, i, c] * weight
-        to_query += weight * (logsumexp(d[b, :, c]) - logsumexp(d[b, :, c], b=match[b, :, c]))
-        to_query_weight += weight
-    if to_query_weight == 0:
-        return 0.0
-    return 0.5 * to_region / to_region_weight + 0.5 * to_query / to_query_weight
+    total, total_weight = 0.0, 0.0
+    for b, i, c, weight in matched_pairs(pseudo, d.shape[1], pairs):
+        slots = np.flatnonzero(pseudo["present"][b])
+        to_region = logsumexp(d[b, i, slots]) - d[b, i, c]
+        to_query = logsumexp(d[b, :, c]) - d[b, i, c]
+        total += weight * (to_region + to_query) / 2
+        total_weight += weight
+    return total / total_weight if total_weight > 0 else 0.0
 
 
 def region_feature_contrastive(
@@ -171,18 +171,11 @@ def region_feature_contrastive(
     return sum(losses) / len(losses) if losses else 0.0
 
 
-def region_class_consistency(class_logits, mask_logits, pseudo, temperature=0.1, pairs=None) -> float:
-    """``pairs``: an assignment (B, N, K) used instead of o_ic; regions without a query are left out."""
-    classes = class_probabilities(class_logits)
-    d = soft_dice(mask_logits, pseudo["masks"], pseudo["valid"]) / temperature
-    total, total_weight = 0.0, 0.0
-    for b, c in np.argwhere(pseudo["present"]):
-        slots = np.flatnonzero(pseudo["present"][b])
-        lies_on = softmax(d[b][:, slots], axis=1)[:, slots == c][:, 0] if pairs is None else pairs[b, :, c]
-        if lies_on.any():
-            predicted = sum(lies_on[i] * classes[b, i, c] for i in range(d.shape[1])) / sum(lies_on)
-            total += pseudo["weights"][b, c] * -math.log(predicted + LOG_FLOOR)
-            total_weight += pseudo["weights"][b, c]
+def region_class_consistency(class_logits, mask_logits, pseudo, pairs=None) -> float:
+    classes, total, total_weight = class_probabilities(class_logits), 0.0, 0.0
+    for b, i, c, weight in matched_pairs(pseudo, classes.shape[1], pairs):
+        total -= weight * math.log(classes[b, i, c] + LOG_FLOOR)
+        total_weight += weight
     return total / total_weight if total_weight > 0 else 0.0
 
 

@@ -20,7 +20,7 @@ CASES = [(matching, empty) for matching in ("class", "hungarian") for empty in (
 
 
 def options_for(options: list[str], matching: str) -> list[str]:
-    return [*options, "MODEL.RESNETS.NORM", "GN", "MODEL.RC2L.MATCHING", matching]
+    return [*options, "MODEL.RESNETS.NORM", "GN", "MODEL.MASK_FORMER.MATCHING", matching]
 
 
 def of_images(value, images: list[int]):

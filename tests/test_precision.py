@@ -23,7 +23,7 @@ def test_dtype_fits_the_device(monkeypatch, device, enabled, dtype, fast_bfloat1
     monkeypatch.setattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", lambda: fast_bfloat16)
     monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: fast_bfloat16)
     cfg = load_config(
-        "configs/toy/rc2l_R18.yaml", ["SOLVER.AMP.ENABLED", str(enabled), "SOLVER.AMP.DTYPE", dtype]
+        "configs/toy/rc2l_R18.yaml", f"SOLVER.AMP.ENABLED {enabled} SOLVER.AMP.DTYPE {dtype}".split()
     ).clone()
     cfg.defrost()
     cfg.MODEL.DEVICE = device  # load_config corrects it where there is no GPU
@@ -38,9 +38,7 @@ def test_a_step_follows_the_cpu_and_logs_it_once(make_trainer, monkeypatch, logg
     monkeypatch.setattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", lambda: fast)
     trainer = make_trainer("SOLVER.AMP.ENABLED", "True")
     seen = []
-    trainer.model.sem_seg_head.register_forward_hook(
-        lambda module, inputs, output: seen.append(output.mask_logits.dtype)
-    )
+    trainer.model.sem_seg_head.register_forward_hook(lambda *arguments: seen.append(arguments[-1].mask_logits.dtype))
     trainer._trainer.iter = 0
     trainer._trainer.run_step()
     assert seen == [torch.bfloat16 if fast else torch.float32]

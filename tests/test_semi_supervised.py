@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from method_cases import leaves, pixel_consistency, random_case, rcc, reached, rfc, rmc, semantic_map, smc
+from method_cases import in_order, leaves, pixel_consistency, random_case, rcc, reached, rfc, rmc, semantic_map, smc
 
 from rc2l_d2.engine import RC2LTrainer, load_config
 from rc2l_d2.errors import InputError
@@ -26,7 +26,7 @@ def make_model(tiny_options):
 @pytest.fixture
 def case():
     """A student's regions, their semantic map, and pseudo regions."""
-    regions, pseudo = random_case((2, 5, 8, 4, 6, 5), 0, threshold=0.3, dtype=torch.float32)
+    regions, pseudo = random_case((2, 8, 8, 4, 6, 5), 0, threshold=0.3, dtype=torch.float32)
     return regions, semantic_map(regions), pseudo
 
 
@@ -34,14 +34,14 @@ def case():
 def test_rc2l_losses_use_their_settings(make_model, case, matching):
     regions, _, pseudo = case
     model = make_model(
-        "RC2L", "MODEL.RC2L.MATCHING", matching, "MODEL.RC2L.MASK_TEMPERATURE", "0.3",
+        "RC2L", "MODEL.MASK_FORMER.MATCHING", matching, "MODEL.RC2L.MASK_TEMPERATURE", "0.3",
         "MODEL.RC2L.FEATURE_TEMPERATURE", "0.4", "MODEL.RC2L.LOSS_WEIGHT", "2.0", "MODEL.RC2L.RFC_WEIGHT", "0.0",
     )  # fmt: skip
-    assignment = assign_regions(regions, pseudo, 20.0, 1.0) if matching == "hungarian" else None
+    match = in_order if matching == "class" else lambda regions, pseudo: assign_regions(regions, pseudo, 20.0, 1.0)
     expected = {
-        "loss_rmc": rmc(regions, pseudo, 0.3, assignment),
+        "loss_rmc": rmc(regions, pseudo, 0.3, match),
         "loss_rfc": rfc(regions, pseudo, 0.4),
-        "loss_rcc": rcc(regions, pseudo, 0.3, assignment),
+        "loss_rcc": rcc(regions, pseudo, match),
         "loss_smc": smc(regions, pseudo),
     }
     torch.testing.assert_close(model.unlabeled_losses(*case), expected)

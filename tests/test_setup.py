@@ -55,7 +55,7 @@ def test_wrong_files_are_refused_without_running_them(tmp_path, text, fragment):
         (["MODEL.SEMI_SUPERVISED.EMA_DECAY", "1.5"], "EMA_DECAY is 1.5; give a value from 0 to 1"),
         (["MODEL.PIXEL.CONTRAST_SAMPLES", "-1"], "CONTRAST_SAMPLES is -1"),
         (["MODEL.META_ARCHITECTURE", "GeneralizedRCNN"], 'META_ARCHITECTURE is "GeneralizedRCNN"'),
-        (["MODEL.RC2L.MATCHING", "greedy"], 'MATCHING is "greedy"; use "class" or "hungarian"'),
+        (["MODEL.MASK_FORMER.MATCHING", "greedy"], 'MATCHING is "greedy"; use "class" or "hungarian"'),
         (["MODEL.RC2L.SELECTION", "object"], 'RC2L.SELECTION is "object"'),
         (["MODEL.PIXEL.SELECTION", "none"], 'PIXEL.SELECTION is "none"'),
         (["MODEL.SEMI_SUPERVISED.MIX", "mixup"], 'MIX is "mixup"; use "cutmix", "classmix" or "none"'),

@@ -82,7 +82,7 @@ MEASURE = ("MODEL.SEMI_SUPERVISED.MEASURE_PSEUDO_LABELS", "True")
 
 @pytest.mark.parametrize("architecture, options, expected", [
     ("RegionSegmentor", (), ""),
-    ("RC2L", ("MODEL.RC2L.MATCHING", "hungarian"), "loss_rmc loss_rfc loss_rcc loss_smc"),
+    ("RC2L", ("MODEL.MASK_FORMER.MATCHING", "hungarian"), "loss_rmc loss_rfc loss_rcc loss_smc"),
     ("RC2L", ("MODEL.RC2L.RFC_WEIGHT", "0.0", "MODEL.SEMI_SUPERVISED.MIX", "classmix"), "loss_rmc loss_rcc loss_smc"),
     ("PixelConsistency", MEASURE, "loss_pixel_consistency"),
     ("PixelContrast", ("MODEL.PIXEL.CONTRAST_SAMPLES", "64"), "loss_pixel_consistency loss_pixel_contrast"),

@@ -18,7 +18,7 @@ _MIN_IMAGES = 40
 _MIN_CONFIDENT, _MIN_OTHERS = 0.01, 0.01
 # A loss is the median over this many log periods; it has risen when it exceeds its minimum by this factor.
 _PERIODS, _RISE = 5, 2.0
-_SUPERVISED = ("loss_ce", "loss_mask", "loss_dice")
+_SUPERVISED = ("loss_ce", "loss_mask", "loss_dice", "loss_sem_seg")
 
 
 class Advice:
@@ -89,8 +89,9 @@ class Advice:
         )
 
     def _find_rise(self, scalars: Mapping[str, float]) -> str | None:
-        if all(name in scalars for name in _SUPERVISED):
-            self._losses.append(sum(scalars[name] for name in _SUPERVISED))
+        supervised = [scalars[name] for name in _SUPERVISED if name in scalars]
+        if supervised:
+            self._losses.append(sum(supervised))
         if len(self._losses) < _PERIODS:
             return None
         now = statistics.median(self._losses)

@@ -9,7 +9,7 @@ from tabulate import tabulate
 
 from ..data import dataset_status
 from ..host import HOST, HOST_REASON, CfgNode
-from ..modeling import RegionSegmentor, SemiSupervisedSegmentor
+from ..modeling import RegionHead, RegionSegmentor, SemiSupervisedSegmentor
 from ..modeling.backbones import TimmBackbone
 from .precision import describe_precision
 from .setup import build_model_or_explain
@@ -34,7 +34,7 @@ def describe_plan(cfg: CfgNode) -> str:
 
 
 def _model(cfg: CfgNode, model: RegionSegmentor) -> Rows:
-    decoder, name, weights = cfg.MODEL.MASK_FORMER, cfg.MODEL.BACKBONE.NAME, cfg.MODEL.WEIGHTS
+    name, weights = cfg.MODEL.BACKBONE.NAME, cfg.MODEL.WEIGHTS
     backbone = f"ResNet-{cfg.MODEL.RESNETS.DEPTH}" if "resnet" in name else name
     if isinstance(model.backbone, TimmBackbone):
         backbone = f"{cfg.MODEL.TIMM.NAME} (timm)"
@@ -43,10 +43,13 @@ def _model(cfg: CfgNode, model: RegionSegmentor) -> Rows:
             weights = f"backbone from timm's hub://{cfg.MODEL.TIMM.NAME}"
     if weights and "://" not in weights and not os.path.isfile(weights):
         weights = f"{weights}: MISSING (searched {os.path.abspath(weights)})"
-    size = f"{sum(p.numel() for p in model.parameters()) / 1e6:.1f} M parameters, {decoder.NUM_OBJECT_QUERIES} queries"
+    size = f"{sum(p.numel() for p in model.parameters()) / 1e6:.1f} M parameters"
+    if isinstance(model.sem_seg_head, RegionHead):
+        queries = model.sem_seg_head.predictor.query_embed.num_embeddings
+        size += f", {queries} queries, {cfg.MODEL.MASK_FORMER.DEC_LAYERS} decoder layers"
     return [
         ("model", f"{cfg.MODEL.META_ARCHITECTURE}, {backbone}"),
-        ("", f"{size}, {decoder.DEC_LAYERS} decoder layers, {cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES} classes"),
+        ("", f"{size}, {cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES} classes"),
         ("weights", weights or "none, from scratch"),
         ("device", f"{cfg.MODEL.DEVICE}, {describe_precision(cfg)}"),
     ]
@@ -73,10 +76,10 @@ def _data(cfg: CfgNode, uses_unlabeled: bool) -> tuple[Rows, dict[str, int]]:
 
 
 def _losses(cfg: CfgNode, model: RegionSegmentor) -> Rows:
-    decoder = cfg.MODEL.MASK_FORMER
-    supervised = {"loss_ce": 1.0, "loss_mask": decoder.MASK_WEIGHT, "loss_dice": decoder.DICE_WEIGHT}
-    layers = decoder.DEC_LAYERS if decoder.DEEP_SUPERVISION else 1
-    rows = [("losses", f"{_weights(supervised)}, on {layers} decoder layer(s)")]
+    supervised = _weights(model.criterion.loss_weights)
+    if isinstance(model.sem_seg_head, RegionHead) and cfg.MODEL.MASK_FORMER.DEEP_SUPERVISION:
+        supervised += f", on {cfg.MODEL.MASK_FORMER.DEC_LAYERS} decoder layer(s)"
+    rows = [("losses", supervised)]
     if isinstance(model, SemiSupervisedSegmentor):
         weights = {name: model.loss_weight * weight for name, weight in model.loss_weights.items()}
         rows.append(("", f"{_weights(weights)}, on the last"))

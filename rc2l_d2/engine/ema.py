@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ..host import CfgNode, HookBase, ImageList, comm
 from ..modeling import RegionSegmentor, SemiSupervisedSegmentor
-from ..regions import PseudoLabeler, TeacherPrediction, semantic_probabilities, teacher_prediction
+from ..regions import PseudoLabeler, TeacherPrediction, teacher_prediction
 from .batch_statistics import batch_statistics, set_batch_statistics
 
 
@@ -85,7 +85,7 @@ class EMATeacher:
         """
         regions = self.model.regions(images)
         stride = images.shape[-1] // regions.mask_logits.shape[-1]
-        semantic_map = semantic_probabilities(regions.class_logits, regions.mask_logits)
+        semantic_map = self.model.semantic_map(regions)
         return teacher_prediction(semantic_map, regions.features, inside[:, ::stride, ::stride])
 
     def state_dict(self) -> dict:

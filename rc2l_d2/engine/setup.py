@@ -53,7 +53,8 @@ _CHOICES = {
     "MODEL.RC2L.SELECTION": ("region", "pixel"),
     "MODEL.PIXEL.SELECTION": ("region", "pixel"),
     "MODEL.SEMI_SUPERVISED.MIX": ("cutmix", "classmix", "none"),
-    "MODEL.RC2L.MATCHING": ("class", "hungarian"),
+    "MODEL.SEM_SEG_HEAD.PIXEL_DECODER_NAME": ("fpn", "aspp"),
+    "MODEL.MASK_FORMER.MATCHING": ("class", "hungarian"),
 }
 
 
@@ -189,7 +190,7 @@ def _check_values(cfg: CfgNode) -> None:
     if name not in META_ARCH_REGISTRY or not hasattr(META_ARCH_REGISTRY.get(name), "uses_unlabeled"):
         raise InputError(
             f'MODEL.META_ARCHITECTURE is "{name}", which this project does not have; use "RC2L", "RegionSegmentor", '
-            '"PixelConsistency" or "PixelContrast" (most files for --config-file set it).'
+            '"PerPixelSegmentor", "PixelConsistency" or "PixelContrast" (most files for --config-file set it).'
         )
     for key, (low, high) in _RANGES.items():
         value = reduce(getattr, key.split("."), cfg)

@@ -96,8 +96,6 @@ def starting_config(
         model["RESNETS"]["NORM"] = "FrozenBN"
         config["SOLVER"]["BACKBONE_MULTIPLIER"] = 0.1
     model["SEM_SEG_HEAD"]["NUM_CLASSES"] = num_classes
-    queries = model["MASK_FORMER"]["NUM_OBJECT_QUERIES"]
-    model["MASK_FORMER"]["NUM_OBJECT_QUERIES"] = max(queries, num_classes + 8)
     model["SEMI_SUPERVISED"] = {
         "BURN_IN_ITERS": fifth,
         "RAMP_UP_ITERS": fifth,

@@ -28,7 +28,6 @@ from ..regions import (
     label_counts,
     mix,
     quality_counts,
-    semantic_probabilities,
 )
 from .batch_statistics import batch_statistics, set_batch_statistics
 from .checkpoint import unwrap
@@ -107,7 +106,7 @@ class SemiSupervisedTrainer(SimpleTrainer):
 
                 regions = self.model(torch.cat([images, strong]), supervised=n)  # the one student forward
                 labeled_regions, strong_regions = regions.images(0, n), regions.images(n)
-                semantic_map = semantic_probabilities(strong_regions.class_logits, strong_regions.mask_logits)  # s
+                semantic_map = student.semantic_map(strong_regions)  # s
                 losses = student.supervised_losses(labeled_regions, labels)
                 unlabeled_losses = student.unlabeled_losses(strong_regions, semantic_map, pseudo)  # RMC, ...
                 losses = self.weighted_losses(losses, unlabeled_losses)  # lambda, ramp and weights

@@ -2,12 +2,13 @@
 
 from .backbones import build_timm_backbone
 from .meta_arch import RegionSegmentor
+from .per_pixel import PerPixelSegmentor
 from .pixel_baselines import PixelConsistency, PixelContrast
 from .rc2l import RC2L
 from .region_head import RegionHead
 from .semi_supervised import SemiSupervisedSegmentor
 
 __all__ = [
-    "RC2L", "PixelConsistency", "PixelContrast", "RegionHead", "RegionSegmentor", "SemiSupervisedSegmentor",
-    "build_timm_backbone",
+    "RC2L", "PerPixelSegmentor", "PixelConsistency", "PixelContrast", "RegionHead", "RegionSegmentor",
+    "SemiSupervisedSegmentor", "build_timm_backbone",
 ]  # fmt: skip

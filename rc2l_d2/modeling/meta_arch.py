@@ -8,16 +8,29 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ..host import META_ARCH_REGISTRY, Backbone, ImageList, build_backbone, build_sem_seg_head, configurable
-from ..regions.semantic import semantic_scores
+from ..host import (
+    META_ARCH_REGISTRY,
+    Backbone,
+    CfgNode,
+    ImageList,
+    ShapeSpec,
+    build_backbone,
+    build_sem_seg_head,
+    configurable,
+)
+from ..regions.semantic import semantic_probabilities, semantic_scores
 from ..regions.types import Regions
+from .class_criterion import ClassCriterion
+from .criterion import Criterion
 from .micro_batches import regions_in_micro_batches
 from .set_criterion import SetCriterion
+
+_CRITERIA: dict[str, type[Criterion]] = {"class": ClassCriterion, "hungarian": SetCriterion}
 
 
 @META_ARCH_REGISTRY.register()
 class RegionSegmentor(nn.Module):
-    """Backbone, region head and set criterion: the supervised baseline, and the model that RC2L trains.
+    """Backbone, region head and criterion: the supervised baseline, and the model that RC2L trains.
 
     Attributes:
         uses_unlabeled: whether training also uses unlabelled images.
@@ -33,7 +46,7 @@ class RegionSegmentor(nn.Module):
         *,
         backbone: Backbone,
         sem_seg_head: nn.Module,
-        criterion: SetCriterion,
+        criterion: Criterion,
         pixel_mean: Sequence[float],
         pixel_std: Sequence[float],
         size_divisibility: int,
@@ -62,24 +75,33 @@ class RegionSegmentor(nn.Module):
         self.register_buffer("pixel_std", torch.tensor(pixel_std).view(-1, 1, 1), persistent=False)
 
     @classmethod
-    def from_config(cls, cfg) -> dict:
+    def from_config(cls, cfg: CfgNode) -> dict:
         backbone = build_backbone(cfg)
-        criterion = SetCriterion(
+        return {
+            "backbone": backbone,
+            "sem_seg_head": cls.build_head(cfg, backbone.output_shape()),
+            "criterion": cls.build_criterion(cfg),
+            "pixel_mean": cfg.MODEL.PIXEL_MEAN,
+            "pixel_std": cfg.MODEL.PIXEL_STD,
+            "size_divisibility": cfg.MODEL.MASK_FORMER.SIZE_DIVISIBILITY,
+            "micro_batch": cfg.SOLVER.IMS_PER_PASS,
+        }
+
+    @classmethod
+    def build_head(cls, cfg: CfgNode, input_shape: dict[str, ShapeSpec]) -> nn.Module:
+        """Build the head that predicts :class:`Regions` from backbone maps."""
+        return build_sem_seg_head(cfg, input_shape)
+
+    @classmethod
+    def build_criterion(cls, cfg: CfgNode) -> Criterion:
+        """Build the supervised losses."""
+        return _CRITERIA[cfg.MODEL.MASK_FORMER.MATCHING](
             cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES,
             ignore_value=cfg.MODEL.SEM_SEG_HEAD.IGNORE_VALUE,
             no_object_weight=cfg.MODEL.MASK_FORMER.NO_OBJECT_WEIGHT,
             mask_weight=cfg.MODEL.MASK_FORMER.MASK_WEIGHT,
             dice_weight=cfg.MODEL.MASK_FORMER.DICE_WEIGHT,
         )
-        return {
-            "backbone": backbone,
-            "sem_seg_head": build_sem_seg_head(cfg, backbone.output_shape()),
-            "criterion": criterion,
-            "pixel_mean": cfg.MODEL.PIXEL_MEAN,
-            "pixel_std": cfg.MODEL.PIXEL_STD,
-            "size_divisibility": cfg.MODEL.MASK_FORMER.SIZE_DIVISIBILITY,
-            "micro_batch": cfg.SOLVER.IMS_PER_PASS,
-        }
 
     @property
     def device(self) -> torch.device:
@@ -110,8 +132,16 @@ class RegionSegmentor(nn.Module):
         return self.sem_seg_head(self.backbone(images), supervised)
 
     def supervised_losses(self, regions: Regions, labels: Tensor) -> dict[str, Tensor]:
-        """Return the weighted losses of ``regions`` against labels (B, H, W), see :class:`SetCriterion`."""
+        """Return the weighted losses of ``regions`` against labels (B, H, W), see :class:`Criterion`."""
         return self.criterion(regions, labels)
+
+    def semantic_map(self, regions: Regions) -> Tensor:
+        """Return the semantic map s_c (B, K, h, w), normalised: non-negative, at most one in sum over the classes."""
+        return semantic_probabilities(regions.class_logits, regions.mask_logits)
+
+    def scores_at(self, regions: Regions, size: Sequence[int]) -> Tensor:
+        """Return semantic scores (B, K, H, W) of mask logits resized to ``size`` (MaskFormer's inference)."""
+        return semantic_scores(regions.class_logits.float(), resized(regions.mask_logits, size))
 
     def forward(
         self, inputs: Tensor | list[dict], supervised: int | None = None
@@ -137,7 +167,7 @@ class RegionSegmentor(nn.Module):
         results = []
         for index, (sample, (height, width)) in enumerate(zip(inputs, images.image_sizes, strict=True)):
             # One image at a time, since N masks at full size need much memory.
-            scores = scores_at(regions.images(index, index + 1), images.tensor.shape[-2:])[..., :height, :width]
+            scores = self.scores_at(regions.images(index, index + 1), images.tensor.shape[-2:])[..., :height, :width]
             size = (sample.get("height", height), sample.get("width", width))
             if size != (height, width):
                 scores = F.interpolate(scores, size=size, mode="bilinear", align_corners=False)
@@ -145,7 +175,6 @@ class RegionSegmentor(nn.Module):
         return results
 
 
-def scores_at(regions: Regions, size: Sequence[int]) -> Tensor:
-    """Return semantic scores (B, K, H, W) of mask logits resized to ``size`` (MaskFormer's inference)."""
-    masks = F.interpolate(regions.mask_logits.float(), size=tuple(size), mode="bilinear", align_corners=False)
-    return semantic_scores(regions.class_logits.float(), masks)
+def resized(logits: Tensor, size: Sequence[int]) -> Tensor:
+    """Return logits (B, C, h, w) resized bilinearly to ``size``, float32."""
+    return F.interpolate(logits.float(), size=tuple(size), mode="bilinear", align_corners=False)

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..errors import InputError
-from ..host import Conv2d, ShapeSpec, configurable, get_norm
+from ..host import CfgNode, Conv2d, ShapeSpec, configurable, get_norm
 
 # Stride of the mask grid.
 FINEST_STRIDE = 4
@@ -62,21 +62,8 @@ class PixelDecoder(nn.Module):
 
     @classmethod
     def from_config(cls, cfg, input_shape: dict[str, ShapeSpec]) -> dict:
-        names = cfg.MODEL.SEM_SEG_HEAD.IN_FEATURES
-        missing = [name for name in names if name not in input_shape]
-        if missing or not names:
-            raise InputError(
-                f"MODEL.SEM_SEG_HEAD.IN_FEATURES names {list(names)}, but the backbone gives {sorted(input_shape)}; "
-                "name some of these (and list them in MODEL.RESNETS.OUT_FEATURES)."
-            )
-        strides = {name: input_shape[name].stride for name in names}
-        if None in strides.values() or min(strides.values()) != FINEST_STRIDE:
-            raise InputError(
-                f"MODEL.SEM_SEG_HEAD.IN_FEATURES names maps of strides {strides}, but the finest has to have stride "
-                f"{FINEST_STRIDE}, that of the masks; name one that has, or choose a backbone that gives it."
-            )
         return {
-            "input_shape": {name: input_shape[name] for name in names},
+            "input_shape": selected_features(cfg, input_shape),
             "conv_dim": cfg.MODEL.SEM_SEG_HEAD.CONVS_DIM,
             "mask_dim": cfg.MODEL.SEM_SEG_HEAD.MASK_DIM,
             "norm": cfg.MODEL.SEM_SEG_HEAD.NORM,
@@ -91,3 +78,25 @@ class PixelDecoder(nn.Module):
             pyramid = fine + F.interpolate(pyramid, size=fine.shape[-2:], mode="nearest")
             pyramid = getattr(self, f"layer_{level}")(pyramid)
         return self.mask_features(pyramid)
+
+
+def selected_features(cfg: CfgNode, input_shape: dict[str, ShapeSpec]) -> dict[str, ShapeSpec]:
+    """Return the backbone maps of MODEL.SEM_SEG_HEAD.IN_FEATURES.
+
+    Raises:
+        InputError: the backbone has no such map, or the finest is not at the stride of the masks.
+    """
+    names = cfg.MODEL.SEM_SEG_HEAD.IN_FEATURES
+    missing = [name for name in names if name not in input_shape]
+    if missing or not names:
+        raise InputError(
+            f"MODEL.SEM_SEG_HEAD.IN_FEATURES names {list(names)}, but the backbone gives {sorted(input_shape)}; "
+            "name some of these (and list them in MODEL.RESNETS.OUT_FEATURES)."
+        )
+    strides = {name: input_shape[name].stride for name in names}
+    if None in strides.values() or min(strides.values()) != FINEST_STRIDE:
+        raise InputError(
+            f"MODEL.SEM_SEG_HEAD.IN_FEATURES names maps of strides {strides}, but the finest has to have stride "
+            f"{FINEST_STRIDE}, that of the masks; name one that has, or choose a backbone that gives it."
+        )
+    return {name: input_shape[name] for name in names}

@@ -177,11 +177,11 @@ class RegionPredictor(nn.Module):
 
     @classmethod
     def from_config(cls, cfg, in_channels: int) -> dict:
-        keys = cfg.MODEL.MASK_FORMER
+        keys, num_classes = cfg.MODEL.MASK_FORMER, cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES
         return {
             "in_channels": in_channels,
-            "num_classes": cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES,
-            "num_queries": keys.NUM_OBJECT_QUERIES,
+            "num_classes": num_classes,
+            "num_queries": num_classes if keys.MATCHING == "class" else keys.NUM_OBJECT_QUERIES,
             "hidden_dim": keys.HIDDEN_DIM,
             "mask_dim": cfg.MODEL.SEM_SEG_HEAD.MASK_DIM,
             "heads": keys.NHEADS,

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.export import Dim
 
 from ..engine import load_model_file
-from ..modeling.meta_arch import RegionSegmentor, scores_at
+from ..modeling import RegionSegmentor
 
 LARGEST = 8192  # pixels of an edge
 INFORMATION = "rc2l_d2.json"  # name of the description in both files
@@ -35,7 +35,7 @@ class WholeImagePredictor(nn.Module):
             position = torch.arange((length + multiple - 1) // multiple * multiple, device=image.device)
             inside = (position < length).view(-1, *[1] * (3 - dim))
             normalised = normalised.index_select(dim, position.clamp(max=length - 1)) * inside
-        scores = scores_at(model.regions(normalised), normalised.shape[-2:])
+        scores = model.scores_at(model.regions(normalised), normalised.shape[-2:])
         for dim, length in zip((2, 3), size, strict=True):
             scores = scores.index_select(dim, torch.arange(length, device=image.device))
         return scores

@@ -1,8 +1,8 @@
 """The four losses of RC2L between a student's regions and a teacher's pseudo regions.
 
-RMC  region mask contrastive       a query's mask is close to the region of its class and far from other regions
+RMC  region mask contrastive       a query's mask is close to its region and far from other regions
 RFC  region feature contrastive    features of one class agree across images and differ from those of other classes
-RCC  region class consistency      the queries that lie on a region predict its class
+RCC  region class consistency      the query of a region predicts its class
 SMC  semantic mask consistency     the union of the queries of a class covers the union of its regions
 
 The paper names the terms; the formulas are our reading (docs/method.md). Each loss returns a scalar in at least
@@ -16,7 +16,6 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from .matching import match_by_class
 from .pseudo_labels import masked_average_pool
 from .ranks import gather_over_ranks, mean_over_ranks
 from .semantic import at_least_float32, normalised
@@ -40,46 +39,29 @@ def _log_softmax_over_present(similarity: Tensor, present: Tensor) -> Tensor:
 
 
 def region_mask_contrastive(
-    similarity: Tensor,
-    class_logits: Tensor,
-    pseudo: PseudoRegions,
-    temperature: float = 0.1,
-    assignment: Tensor | None = None,
+    similarity: Tensor, match: Tensor, pseudo: PseudoRegions, temperature: float = 0.1
 ) -> Tensor:
-    """RMC: masks of matched queries and regions attract, those of other regions of the image repel (our reading).
+    """RMC: the masks of matched queries and regions attract, those of other pairs of the image repel (our reading).
 
-    With d_ic the soft Dice of query i and region c, and P_i(c) the (detached) match by class:
+    With d_ic the soft Dice of query i and region c, the loss of a matched pair (i, c) is the mean of
 
-        query to region:  -log softmax_c(d_ic / t), weighted by P_i(c)
-        region to query:  -log [sum_i P_i(c) exp(d_ic / t) / sum_i exp(d_ic / t)]
+        query to region:  -log softmax_c(d_ic / t), over the present regions
+        region to query:  -log softmax_i(d_ic / t), over all queries
 
-    The loss is the mean of both. The gradient reaches only the mask logits.
+    The gradient reaches only the mask logits.
 
     Args:
         similarity: (B, N, K), d_ic, from :func:`rc2l_d2.regions.soft_dice`.
-        class_logits: (B, N, K+1).
+        match: (B, N, K), 1 for matched pairs, 0 elsewhere. Regions without a query are left out.
         pseudo: the teacher's regions.
         temperature: t.
-        assignment: (B, N, K), 1 where a query is assigned to a region; used instead of P_i(c). Regions without a query
-            are left out. None: the match by class.
     """
     pseudo = pseudo.detach()
-    if assignment is None:
-        match = match_by_class(class_logits, pseudo.present)
-        log_match = at_least_float32(class_logits.detach()).log_softmax(dim=-1)[..., :-1]
-        weights = pseudo.weights
-    else:
-        match, log_match = assignment, _EXCLUDED * (1 - assignment)
-        weights = pseudo.weights * assignment.amax(dim=1)
     logits = similarity / temperature
-
-    log_region = _log_softmax_over_present(logits, pseudo.present.unsqueeze(1))
-    # Excluded entries are finite and have zero weight.
-    query_to_region = _weighted_mean(-log_region, match * pseudo.weights.unsqueeze(1))
-
-    log_query = torch.logsumexp(logits + log_match, dim=1) - torch.logsumexp(logits, dim=1)
-    region_to_query = _weighted_mean(-log_query, weights)
-    return 0.5 * (query_to_region + region_to_query)
+    to_region = -_log_softmax_over_present(logits, pseudo.present.unsqueeze(1))
+    to_query = -logits.log_softmax(dim=1)
+    # Entries of absent regions are finite and have zero weight.
+    return _weighted_mean(0.5 * (to_region + to_query), match * pseudo.weights.unsqueeze(1))
 
 
 def region_feature_contrastive(
@@ -114,39 +96,21 @@ def region_feature_contrastive(
     return _weighted_mean(-(log_key * positive).sum(dim=(2, 3)), pseudo.present)
 
 
-def region_class_consistency(
-    similarity: Tensor,
-    class_logits: Tensor,
-    pseudo: PseudoRegions,
-    temperature: float = 0.1,
-    assignment: Tensor | None = None,
-) -> Tensor:
-    """RCC: the queries that lie on a region predict its class (our reading).
+def region_class_consistency(class_logits: Tensor, match: Tensor, pseudo: PseudoRegions) -> Tensor:
+    """RCC: the query that is matched to a region predicts its class (our reading): -log(P_i(c) + 1e-6).
 
-    o_ic = softmax_c(d_ic / t), detached, is the degree to which query i lies on region c. The queries on region c
-    together predict its class with probability q_c = sum_i o_ic P_i(c) / sum_i o_ic. The loss is -log(q_c + 1e-6).
     The gradient reaches only the class logits.
 
     Args:
-        similarity: (B, N, K), d_ic; ignored with an assignment.
         class_logits: (B, N, K+1).
+        match: (B, N, K), 1 for matched pairs, 0 elsewhere. Regions without a query are left out.
         pseudo: the teacher's regions.
-        temperature: t; ignored with an assignment.
-        assignment: (B, N, K), 1 where a query is assigned to a region; used instead of o_ic. Regions without a query
-            are left out. None: o_ic from the masks.
     """
     pseudo = pseudo.detach()
-    weights = pseudo.weights
-    if assignment is None:
-        log_lies_on = _log_softmax_over_present(similarity.detach() / temperature, pseudo.present.unsqueeze(1))
-    else:
-        log_lies_on = _EXCLUDED * (1 - assignment)
-        weights = weights * assignment.amax(dim=1)
     log_class = at_least_float32(class_logits).log_softmax(dim=-1)[..., :-1]
-    # In log space a class that no query predicts still has a gradient. The floor bounds the loss.
-    log_q = torch.logsumexp(log_lies_on + log_class, dim=1) - torch.logsumexp(log_lies_on, dim=1)
-    log_q = torch.logaddexp(log_q, torch.full_like(log_q, _FLOOR).log())
-    return _weighted_mean(-log_q, weights)
+    # In log space a class that the query does not predict still has a gradient. The floor bounds the loss.
+    log_class = torch.logaddexp(log_class, torch.full_like(log_class, _FLOOR).log())
+    return _weighted_mean(-log_class, match * pseudo.weights.unsqueeze(1))
 
 
 def confident_cross_entropy(semantic_map: Tensor, pseudo: PseudoRegions) -> Tensor:

@@ -1,8 +1,4 @@
-"""Matching of student queries and the teacher's class slots without an assignment problem.
-
-A query belongs to class slot c with the probability that it predicts for class c. This replaces Hungarian matching by
-one softmax and one batched matrix product of fixed shape.
-"""
+"""Matching of student queries and the teacher's class slots without an assignment problem, and their similarity."""
 
 from __future__ import annotations
 
@@ -12,18 +8,16 @@ from torch import Tensor
 from .semantic import at_least_float32
 
 
-def match_by_class(class_logits: Tensor, present: Tensor) -> Tensor:
-    """Match queries to pseudo regions by class: weight P_i(c), zero where slot c holds no region (our reading).
+def match_by_class(present: Tensor) -> Tensor:
+    """Match class queries: query k belongs to the region of class k, in labels and in pseudo labels (our reading).
 
     Args:
-        class_logits: (B, N, K+1).
-        present: (B, K) bool.
+        present: (B, K) bool, whether slot c holds a region.
 
     Returns:
-        (B, N, K), detached: the match is a decision, not something to optimise.
+        (B, N, K) with N = K, float32: 1 where i = c and slot c holds a region.
     """
-    probabilities = at_least_float32(class_logits.detach()).softmax(dim=-1)[..., :-1]
-    return probabilities * present.unsqueeze(1)
+    return torch.diag_embed(present.float())
 
 
 def soft_dice(mask_logits: Tensor, masks: Tensor, valid: Tensor) -> Tensor:
