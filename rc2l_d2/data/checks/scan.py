@@ -161,7 +161,7 @@ def scan(
 def _scan_entry(entry: dict, labelled: bool, num_classes: int, ignore_value: int) -> _FileScan:
     file, size, problems, counts = entry["file_name"], None, [], None
     try:
-        size = large_image_size(file) or read_image(file).shape[:2]
+        size = (large_image_size(file) if entry.get("bands") is None else None) or read_image(file).shape[:2]
         if min(size) < SMALLEST_SIDE:
             problems.append((Kind.TINY, file, f"{size[1]}x{size[0]}"))
     except InputError as error:
