@@ -23,6 +23,7 @@ _TIFF_STARTS = (b"II", b"MM")
 # Images of fewer pixels are decoded whole, which is as fast.
 _SMALL = 2**22
 _ROWS = 1024  # of a label that are read at a time
+_STRIP = 2**24  # pixels of an image that are shrunk at a time
 _GEO_TAGS = (33550, 34264)  # GeoTIFF's ModelPixelScale and ModelTransformation
 _ORIENTATION = 274  # EXIF's key
 # Pillow's readers of headers; Image.open would refuse large images.
@@ -93,31 +94,36 @@ class RasterFile:
 
     def read(self, top: int, left: int, height: int, width: int) -> np.ndarray:
         """Return a window of the image, uint8 (height, width, 3) in BGR order."""
-        return self._image(window=((top, top + height), (left, left + width)))
+        return self._image(self._read(top, left, height, width))
 
     def read_reduced(self, size: tuple[int, int]) -> np.ndarray:
         """Return the whole image at a smaller ``size`` (h, w), by area, uint8 (h, w, 3) in BGR order."""
-        resampling = self._rasterio.enums.Resampling
-        by_area = resampling.average if self._palette is None else resampling.nearest
-        return self._image(out_shape=(len(self._bands), *size), resampling=by_area)
+        height, width = self.size
+        rows = max(1, _STRIP // width)
+        # GDAL's own average takes twenty times as long.
+        narrow = [
+            cv2.resize(strip, (size[1], len(strip)), interpolation=cv2.INTER_AREA)
+            for top in range(0, height, rows)
+            for strip in [self.read(top, 0, min(rows, height - top), width)]
+        ]
+        return cv2.resize(np.concatenate(narrow), (size[1], size[0]), interpolation=cv2.INTER_AREA)
 
     def read_values(self, top: int, left: int, height: int, width: int) -> np.ndarray | None:
         """Return a window of the values of a one-band file, uint8 (height, width); None for other files."""
         if len(self._bands) != 1:
             return None
-        return self._read(window=((top, top + height), (left, left + width)))[0]
+        return self._read(top, left, height, width)[0]
 
-    def _image(self, **options: Any) -> np.ndarray:
-        bands = self._read(**options)
+    def _image(self, bands: np.ndarray) -> np.ndarray:
         if self._palette is not None:
             return np.ascontiguousarray(self._palette[bands[0]][..., ::-1])
         if len(bands) == 1:
             return cv2.cvtColor(bands[0], cv2.COLOR_GRAY2BGR)
         return np.ascontiguousarray(bands[::-1].transpose(1, 2, 0))
 
-    def _read(self, **options: Any) -> np.ndarray:
+    def _read(self, top: int, left: int, height: int, width: int) -> np.ndarray:
         try:
-            return self._file.read(self._bands, **options)
+            return self._file.read(self._bands, window=((top, top + height), (left, left + width)))
         except self._rasterio.errors.RasterioIOError as error:
             raise InputError(f"{self.path}: the file is damaged ({one_line(error)}); replace it.") from error
 
