@@ -122,7 +122,8 @@ class LabelFile:
         height, width = size
         self._profile = {
             "driver": "GTiff", "width": width, "height": height, "count": 1, "dtype": "uint8", "compress": "deflate",
-            "tiled": True, "blockxsize": _ROWS, "blockysize": _ROWS, "bigtiff": "IF_SAFER", **georeference,
+            "tiled": True, "blockxsize": _ROWS, "blockysize": _ROWS, "bigtiff": "IF_SAFER",
+            "zlevel": 6 if georeference else 1, **georeference,
         }  # fmt: skip
         self._colormap = {index: tuple(color) for index, color in enumerate(colors.tolist())}
 
@@ -149,7 +150,7 @@ class LabelFile:
         try:
             if kind is None and self.path.suffix == ".png":
                 converted = self._part.with_suffix(".png")
-                self._rasterio.shutil.copy(self._part, converted, driver="PNG")
+                self._rasterio.shutil.copy(self._part, converted, driver="PNG", ZLEVEL=2)
                 os.replace(converted, self.path)
             elif kind is None:
                 os.replace(self._part, self.path)
