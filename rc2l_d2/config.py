@@ -96,9 +96,7 @@ def add_rc2l_config(cfg: CfgNode) -> CfgNode:
     cfg.MODEL.SEM_SEG_HEAD.NAME = "RegionHead"
     # Channels of the per-pixel features F and of the mask embeddings.
     cfg.MODEL.SEM_SEG_HEAD.MASK_DIM = 256
-    # Pixel decoder: "fpn" (MaskFormer's), or "aspp" (DeepLabV3+'s).
-    cfg.MODEL.SEM_SEG_HEAD.PIXEL_DECODER_NAME = "fpn"
-    # DeepLabV3+'s decoder (Detectron2's keys): dilations of ASPP, and dropout after it. PerPixelSegmentor always has it.
+    # The decoder of PerPixelSegmentor (Detectron2's keys of DeepLabV3+): dilations of ASPP, and dropout after it.
     cfg.MODEL.SEM_SEG_HEAD.ASPP_DILATIONS = [6, 12, 18]
     cfg.MODEL.SEM_SEG_HEAD.ASPP_DROPOUT = 0.1
     cfg.MODEL.MASK_FORMER = CfgNode()

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import pytest
+import timm_import  # noqa: F401  (one comparison has a backbone of timm)
 from comparison_cases import caller, description, written
 from conftest import REPO
 

@@ -53,7 +53,6 @@ _CHOICES = {
     "MODEL.RC2L.SELECTION": ("region", "pixel"),
     "MODEL.PIXEL.SELECTION": ("region", "pixel"),
     "MODEL.SEMI_SUPERVISED.MIX": ("cutmix", "classmix", "none"),
-    "MODEL.SEM_SEG_HEAD.PIXEL_DECODER_NAME": ("fpn", "aspp"),
     "MODEL.MASK_FORMER.MATCHING": ("class", "hungarian"),
 }
 

@@ -7,11 +7,8 @@ from torch import Tensor, nn
 from ..errors import InputError
 from ..host import SEM_SEG_HEADS_REGISTRY, ShapeSpec, configurable
 from ..regions.types import Regions
-from .aspp_decoder import ASPPDecoder
 from .pixel_decoder import PixelDecoder
 from .transformer_decoder import RegionPredictor
-
-_PIXEL_DECODERS = {"fpn": PixelDecoder, "aspp": ASPPDecoder}
 
 
 @SEM_SEG_HEADS_REGISTRY.register()
@@ -46,7 +43,7 @@ class RegionHead(nn.Module):
                 "choose one of these."
             )
         return {
-            "pixel_decoder": _PIXEL_DECODERS[cfg.MODEL.SEM_SEG_HEAD.PIXEL_DECODER_NAME](cfg, input_shape),
+            "pixel_decoder": PixelDecoder(cfg, input_shape),
             "predictor": RegionPredictor(cfg, input_shape[name].channels),
             "transformer_in_feature": name,
         }

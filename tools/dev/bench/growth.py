@@ -24,9 +24,10 @@ def region_losses(regions: Regions, teacher: TeacherPrediction) -> None:
     pseudo = method.pseudo_regions(teacher, _MIN_AREA)
     semantic_map = method.semantic_probabilities(regions.class_logits, regions.mask_logits)
     similarity = method.soft_dice(regions.mask_logits, pseudo.masks, pseudo.valid)
-    total = method.region_mask_contrastive(similarity, regions.class_logits, pseudo)
+    match = method.match_by_class(pseudo.present)
+    total = method.region_mask_contrastive(similarity, match, pseudo)
     total = total + method.region_feature_contrastive(semantic_map, regions.features, pseudo)
-    total = total + method.region_class_consistency(similarity, regions.class_logits, pseudo)
+    total = total + method.region_class_consistency(regions.class_logits, match, pseudo)
     total = total + method.semantic_mask_consistency(semantic_map, pseudo)
     torch.autograd.grad(total, (regions.class_logits, regions.mask_logits, regions.features))
 
@@ -41,7 +42,7 @@ def pixel_megabytes(images: int, size: int) -> float:
 
 
 def main() -> None:
-    parser = options(__doc__, rounds=5, images=4, queries=100, classes=21, channels=256, reference=64)
+    parser = options(__doc__, rounds=5, images=4, classes=21, channels=256, reference=64)
     parser.add_argument("--sizes", type=int, nargs="+", default=[24, 32, 48, 64, 96, 128, 192, 256])
     parser.add_argument("--limit", type=float, default=8.0, help="largest memory of the pixel loss, GB")
     parser.add_argument("--picture", type=Path, help="file of a plot")
@@ -49,7 +50,7 @@ def main() -> None:
 
     measured: dict[str, dict[int, tuple[float, float]]] = {"regions": {}, "pixels": {}}  # ms, MB
     for size in args.sizes:
-        case = random_case(args.images, args.queries, args.classes, args.channels, size, args.device)
+        case = random_case(args.images, args.classes, args.classes, args.channels, size, args.device)
         for name, losses in (("regions", region_losses), ("pixels", pixel_losses)):
             if name == "regions" or pixel_megabytes(args.images, size) <= 1e3 * args.limit:
                 work = {name: lambda losses=losses, case=case: losses(*case)}
@@ -67,7 +68,7 @@ def main() -> None:
                 row += [None, pixel_megabytes(args.images, size), None, None]
         rows.append(row)
     columns = [f"{name}, {quantity}" for name in measured for quantity in ("ms", "MB", "x time", "x memory")]
-    title = f"{args.images} images, {args.queries} queries, {args.classes} classes, {args.channels} channels"
+    title = f"{args.images} images, {args.classes} classes, {args.channels} channels"
     columns = ["map", "x pixels", *columns]
     print_table(args, title, args.device, rows, columns, floatfmt=".1f", missingval="-")
     if args.picture:

@@ -1,10 +1,11 @@
-"""Matching by class compared with Hungarian matching as in MaskFormer, on the same queries and pseudo regions.
+"""Matching by class compared with Hungarian matching as in MaskFormer, on the same pseudo regions.
 
     python tools/dev/bench/matching.py [--images 16] [--queries 100] [--classes 21] [--size 128] [--device cuda]
 
-Hungarian: class, focal and Dice costs, and one assignment problem per image on the host (scipy). By class: a softmax
-and a product. RMC and RCC need the Dice similarity with either matching, so the second row adds it to matching by
-class; the third has both losses, forward and backward. Two more rows have the matcher of transformers' MaskFormer.
+Hungarian: class, focal and Dice costs of all queries, and one assignment problem per image on the host (scipy). By
+class: one query for each class, and no computation but the match itself. RMC needs the Dice similarity with either
+matching, so the second row adds it to matching by class; the third has RMC and RCC, forward and backward. Two more rows
+have the matcher of transformers' MaskFormer.
 """
 
 from collections.abc import Callable
@@ -26,11 +27,10 @@ MASK_WEIGHT, DICE_WEIGHT = 20.0, 1.0  # MaskFormer's
 _CHANNELS, _MIN_AREA = 16, 4  # matching uses no features, and all blobs are larger than this
 
 
-def losses(regions: Regions, pseudo: PseudoRegions, assignment: torch.Tensor | None) -> None:
+def losses(regions: Regions, pseudo: PseudoRegions, match: torch.Tensor) -> None:
     similarity = method.soft_dice(regions.mask_logits, pseudo.masks, pseudo.valid)
-    matched = similarity, regions.class_logits, pseudo
-    total = method.region_mask_contrastive(*matched, assignment=assignment)
-    total = total + method.region_class_consistency(*matched, assignment=assignment)
+    total = method.region_mask_contrastive(similarity, match, pseudo)
+    total = total + method.region_class_consistency(regions.class_logits, match, pseudo)
     total.backward()
 
 
@@ -44,16 +44,18 @@ def transformers_matching(regions: Regions, pseudo: PseudoRegions) -> Callable[[
 
 def main() -> None:
     args = options(__doc__, rounds=10, images=16, queries=100, classes=21, size=128).parse_args()
-    regions, teacher = random_case(args.images, args.queries, args.classes, _CHANNELS, args.size, args.device)
+    shape = args.classes, _CHANNELS, args.size, args.device
+    regions, teacher = random_case(args.images, args.queries, *shape)
+    class_queries, _ = random_case(args.images, args.classes, *shape)
     pseudo = method.pseudo_regions(teacher, _MIN_AREA)
 
     hungarian = partial(assign_regions, regions, pseudo, MASK_WEIGHT, DICE_WEIGHT)
-    by_class = partial(method.match_by_class, regions.class_logits, pseudo.present)
+    by_class = partial(method.match_by_class, pseudo.present)
 
     @torch.no_grad()
     def with_dice() -> None:
         by_class()
-        method.soft_dice(regions.mask_logits, pseudo.masks, pseudo.valid)
+        method.soft_dice(class_queries.mask_logits, pseudo.masks, pseudo.valid)
 
     rows = {
         "matching": ("hungarian", "class"),
@@ -65,7 +67,7 @@ def main() -> None:
         "class": by_class,
         "class + Dice": with_dice,
         "losses, hungarian": lambda: losses(regions, pseudo, hungarian()),
-        "losses, class": lambda: losses(regions, pseudo, None),
+        "losses, class": lambda: losses(class_queries, pseudo, by_class()),
     }
     if MaskFormerHungarianMatcher is not None:
         parts["transformers"] = transformers_matching(regions, pseudo)

@@ -11,7 +11,7 @@ The step is the trainer's own, after burn-in, with the teacher's update, on batc
     reading    one batch, read and augmented in this process
 
 Ratios are medians over rounds with quartiles. On CUDA, regions, optimizer and ema first run once in torch's mode in
-which waiting for the device is an error. The supervised losses wait once per step, for Hungarian matching.
+which waiting for the device is an error.
 """
 
 import itertools
@@ -25,7 +25,7 @@ from measure import in_turn, median_ms, options, print_table, ratio, run
 
 from rc2l_d2.engine import RC2LTrainer, load_config
 from rc2l_d2.host import CfgNode, EventStorage
-from rc2l_d2.regions import Regions, semantic_probabilities
+from rc2l_d2.regions import Regions
 
 
 class Step:
@@ -98,7 +98,7 @@ class Step:
             labeler.observe(prediction)
             _, prediction = self.loop.mix(self.loop.strong_views(self.unlabeled), labeler.select(prediction))
             pseudo = labeler.regions(prediction)
-            semantic_map = semantic_probabilities(student.class_logits, student.mask_logits)
+            semantic_map = self.student.semantic_map(student)
             losses = self.student.unlabeled_losses(student, semantic_map, pseudo)
             losses = self.loop.weighted_losses({}, losses)
         sum(losses.values()).backward()

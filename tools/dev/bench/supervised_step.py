@@ -2,9 +2,9 @@
 
     python tools/dev/bench/supervised_step.py [--images 2] [--size 256] [--device cuda]
 
-Same backbone (ResNet-50, trained batch norm), decoder layers, deep supervision, loss weights, images and masks: one mask
-per class of the image. Matching by class has 21 queries, one for each class; the other two have 100. Forward, matching
-and backward, in turn, without an optimizer.
+Same backbone (ResNet-50, trained batch norm), decoder layers, deep supervision, loss weights, images and masks: one
+mask per class of the image. Matching by class has 21 queries, one for each class; the other two have 100. Forward,
+matching and backward, in turn, without an optimizer.
 """
 
 import sys
