@@ -12,9 +12,10 @@ import torch
 from torch import nn
 
 from rc2l_d2.engine import EMATeacher, RegionCheckpointer
-from rc2l_d2.engine.weights import with_names_of
+from rc2l_d2.engine.weight_names import with_names_of
 from rc2l_d2.engine.whole_files import write_checkpoint
 from rc2l_d2.errors import InputError
+from rc2l_d2.host import MetadataCatalog
 
 
 class Segmentor(nn.Module):
@@ -69,7 +70,7 @@ def test_zoo_names_are_matched_by_the_longest_suffix_and_logged(tmp_path, protoc
     model = Segmentor()
     head, bias = model.head.weight.clone(), model.backbone["res2"]["stem"].bias.clone()
     with caplog.at_level(logging.INFO):
-        assert RegionCheckpointer(model).load(path)["epoch"] == 3
+        assert RegionCheckpointer(model).load(path, checkpointables=[])["epoch"] == 3
     assert (model.backbone["stem"].weight == 1).all() and (model.backbone["stem"].bias == 2).all()
     assert (model.backbone["res2"]["stem"].weight == 3).all()
     assert torch.equal(model.backbone["res2"]["stem"].bias, bias) and torch.equal(model.head.weight, head)
@@ -83,8 +84,9 @@ def test_full_names_stay_and_early_maskformer_names_are_renamed(tmp_path):
     """A weight "bias" does not match every name that ends in ".bias" if other names are the model's own."""
     model = Segmentor()
     head = model.head.bias.clone()
-    path = pickled(tmp_path / "a.pkl", {"backbone.stem.bias": np.ones(2, "f4"), "bias": np.ones(3, "f4")})
-    RegionCheckpointer(model).load(path)
+    stem = {"backbone.stem.bias": np.ones(2, "f4"), "backbone.stem.weight": np.ones((2, 2), "f4")}
+    path = pickled(tmp_path / "a.pkl", {**stem, "bias": np.ones(3, "f4")})
+    RegionCheckpointer(model).load(path, checkpointables=[])
     assert (model.backbone["stem"].bias == 1).all() and torch.equal(model.head.bias, head)
     names = ("sem_seg_head.pixel_decoder.layer_1.bias", "sem_seg_head.predictor.query_embed", "backbone.stem.bias")
     new = dict.fromkeys(names, torch.zeros(1))
@@ -121,15 +123,20 @@ def test_files_that_are_no_checkpoints_or_do_not_fit_are_refused(tmp_path):
     torch.save({"weights": 1}, tmp_path / "empty.pth")
     torch.save({"layer1.0.conv1.weight": torch.zeros(1)}, tmp_path / "vision.pth")
     torch.save({"model": {"roi_heads.bias": torch.zeros(1)}}, tmp_path / "other.pth")
+    whole = Segmentor().state_dict()
+    torch.save({"backbone.stem.weight": torch.zeros(2, 2), "head.bias": torch.zeros(3)}, tmp_path / "part.pth")
+    torch.save({**whole, "head.bias": torch.zeros(5)}, tmp_path / "shape.pth")
     (tmp_path / "caffe.pkl").write_bytes(pickle.dumps({"res2_0_branch2a_w": np.zeros(1)}))
     pickled(tmp_path / "two.pkl", {"stem.weight": np.ones((2, 2), "f4")})
     for name, message in {
         "text.pth": r"text.pth cannot be read as a checkpoint \(it is not a torch file, or holds",
         "list.pth": "list.pth is not a checkpoint but a list",
         "empty.pth": 'empty.pth is not a checkpoint, it has no "model" weights',
-        "vision.pth": "vision.pth has torchvision's parameter names; convert it with tools/convert_torchvision_weights",
+        "vision.pth": "vision.pth is not the state dict of a torchvision ResNet-18",
         "other.pth": "None of the weights",
         "caffe.pkl": "caffe.pkl has Caffe2's parameter names",
+        "part.pth": r"part.pth lacks 4 of the model's 6 weights \(backbone.stem.bias, backbone.res2.stem.weight, ",
+        "shape.pth": r"shape.pth does not fit this configuration \(head.bias is \(5,\) in the file and \(3,\) in the ",
         "two.pkl": "stem.weight matches backbone.res2.stem.weight and backbone.stem.weight",
         "missing.pth": "missing.pth does not exist",
     }.items():
@@ -140,6 +147,67 @@ def test_files_that_are_no_checkpoints_or_do_not_fit_are_refused(tmp_path):
     with_teacher(Segmentor(), tmp_path).save("model_a")
     with pytest.raises(InputError, match=r"model_a\.pth does not fit this configuration .*head\.weight"):
         with_teacher(Segmentor(classes=7), tmp_path).load(str(tmp_path / "model_a.pth"))
+
+
+class Normed(nn.Module):
+    """Has what torch fills in by itself: batch counters, and a buffer that no file has."""
+
+    def __init__(self):
+        super().__init__()
+        self.backbone = nn.ModuleDict({"conv": nn.Conv2d(2, 2, 1), "norm": nn.BatchNorm2d(2)})
+        self.register_buffer("pixel_mean", torch.zeros(3), persistent=False)
+
+
+def test_only_weights_from_the_file_count(tmp_path, caplog):
+    """A file of another project is refused, also where torch adds counters to it; counters may be absent."""
+    torch.save({"model": {"decode_head.conv.weight": torch.zeros(2, 2)}}, tmp_path / "other.pth")
+    torch.save({"backbone.conv.weight": torch.zeros(2, 2, 1, 1)}, tmp_path / "part.pth")
+    full = {name: value for name, value in Normed().state_dict().items() if "num_batches" not in name}
+    torch.save(
+        {"model": {**full, "pixel_mean": torch.zeros(3, 1, 1), "fc.bias": torch.zeros(1)}}, tmp_path / "full.pth"
+    )
+    torch.save({name: value for name, value in full.items() if name != "backbone.norm.bias"}, tmp_path / "most.pth")
+    for checkpointables in ([], None):
+        with pytest.raises(InputError, match=r"None of the weights in \S*other.pth has a name and shape of the model"):
+            RegionCheckpointer(Normed()).load(str(tmp_path / "other.pth"), checkpointables)
+    with pytest.raises(InputError, match=r"part.pth lacks 5 of the backbone's 6 weights \(backbone.conv.bias, "):
+        RegionCheckpointer(Normed()).load(str(tmp_path / "part.pth"), [])
+    with caplog.at_level(logging.INFO):
+        RegionCheckpointer(Normed()).load(str(tmp_path / "full.pth"))
+    assert "Loaded 6 of the model's 6 weights: backbone.conv (2), backbone.norm (4)" in caplog.text
+    assert "0 of the model's weights are not in the file, 1 of its weights are not used." in caplog.text
+    with pytest.raises(InputError, match=r"most.pth lacks 1 of the model's 6 weights \(backbone.norm.bias\); give the"):
+        RegionCheckpointer(Normed()).load(str(tmp_path / "most.pth"))
+    RegionCheckpointer(Normed()).load(str(tmp_path / "most.pth"), [])
+    assert "lacks 1 of the backbone's 6 weights (backbone.norm.bias); they start from random values." in caplog.text
+
+
+@pytest.mark.parametrize(("classes", "problem"), [
+    (["road", "car", "sky"], ""),
+    (["Road", "car", "sky "], ""),
+    (["car", "road", "sky"], r"3 and 3 classes; class 0 is 'road' in the file and 'car' in the data set"),
+    (["road", "car"], r"3 and 2 classes; class 2 is 'sky' in the file and missing in the data set"),
+])  # fmt: skip
+def test_classes_and_their_order_are_compared_with_the_data_set(tmp_path, classes, problem, caplog, request):
+    for name, names in (("of_the_file", ["road", "car", "sky"]), ("other_set", classes)):
+        MetadataCatalog.get(name).set(stuff_classes=names)
+        request.addfinalizer(lambda name=name: MetadataCatalog.remove(name))
+    RegionCheckpointer(Segmentor(), str(tmp_path), data_sets=["of_the_file"]).save("model_final")
+    reader = RegionCheckpointer(Segmentor(), str(tmp_path), data_sets=["not_registered", "other_set"])
+    request.addfinalizer(lambda: MetadataCatalog.remove("not_registered"))
+    for load in (
+        lambda: reader.load(str(tmp_path / "model_final.pth")),
+        lambda: reader.resume_or_load("", resume=True),
+    ):
+        if problem:
+            with pytest.raises(
+                InputError, match=rf"model_final.pth was trained with other .* 'other_set' \({problem}\)"
+            ):
+                load()
+        else:
+            load()
+    reader.load(str(tmp_path / "model_final.pth"), [])  # a starting point may have other classes
+    assert ("what it has learned of the classes is of little use" in caplog.text) == bool(problem)
 
 
 def test_a_full_disk_leaves_the_earlier_checkpoint(tmp_path):

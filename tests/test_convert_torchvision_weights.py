@@ -9,7 +9,8 @@ from conftest import call_command, load_script
 
 from rc2l_d2.config import add_rc2l_config
 from rc2l_d2.engine import RegionCheckpointer
-from rc2l_d2.engine.weights import read_weights, resnet_depth
+from rc2l_d2.engine.weight_names import resnet_depth
+from rc2l_d2.engine.weights import read_weights
 from rc2l_d2.errors import InputError
 from rc2l_d2.host import build_backbone, get_cfg
 
@@ -77,7 +78,7 @@ def test_every_weight_of_the_backbone_is_loaded(depth, suffix, tmp_path, caplog)
     model = Model(depth, "BN" if suffix == "pth" else "FrozenBN")
     with caplog.at_level(logging.INFO):
         RegionCheckpointer(model).load(str(target))
-    count = len(model.state_dict())
+    count = sum("num_batches_tracked" not in name for name in model.state_dict())
     assert f"Loaded {count} of the model's {count} weights: backbone.stem (" in caplog.text
     assert not [record for record in caplog.records if record.levelno >= logging.WARNING]
     assert torch.equal(model.backbone.stem.conv1.weight, weights["conv1.weight"])
@@ -114,7 +115,8 @@ def test_other_files_are_refused(tmp_path, monkeypatch):
     resnext = {**weights, "layer1.0.conv2.weight": torch.zeros(128, 4, 3, 3)}
     for content, wanted, message in (
         (resnext, target, "a.pth is not the state dict of a torchvision ResNet"),
-        ([1, 2], target, "a.pth is not the state dict"),
+        ([1, 2], target, "a.pth is not a checkpoint but a list"),
+        ({"stem.weight": torch.zeros(2)}, target, "a.pth is not the state dict"),
         (weights, tmp_path / "R.zip", "must end in .pkl or .pth"),
     ):
         torch.save(content, source)

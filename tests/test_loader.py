@@ -143,6 +143,47 @@ class FailsAt:
         return self.mapper(entry, *rng)
 
 
+def _no_room(*_):
+    raise RuntimeError("unable to allocate shared memory(shm) for file </torch_1>: No space left on device (28)")
+
+
+@pytest.mark.parametrize("loader", ["train", "test"])
+def test_a_lack_of_shared_memory_is_one_sentence(name, monkeypatch, loader):
+    """torch's own error, which a full /dev/shm raises in the worker."""
+    monkeypatch.setattr(torch.UntypedStorage, "_share_fd_cpu_", _no_room)
+    cfg = small_config(name)
+    cfg.DATALOADER.NUM_WORKERS = 1
+    batches = build_train_loader(cfg) if loader == "train" else build_test_loader(cfg, f"{name}_val")
+    with pytest.raises(
+        InputError, match=r"shared memory \(unable .*No space.*\(28\)\); give /dev/shm more room .*WORKERS 0"
+    ):
+        next(iter(batches))
+    cfg.DATALOADER.NUM_WORKERS = 0
+    assert next(iter(build_test_loader(cfg, f"{name}_val")))
+
+
+class Unsendable:
+    """An object that the thread of a worker's queue fails to send."""
+
+    def __reduce__(self):
+        raise OSError("Too many open files")
+
+
+def test_a_batch_that_cannot_be_sent_ends_the_worker(name, capfd):
+    cfg = small_config(name)
+    cfg.DATALOADER.NUM_WORKERS = 1
+    loader = build_test_loader(cfg, f"{name}_val")
+    loader.loader.dataset.mapper = lambda entry: {"image": Unsendable()}
+    handler = signal.getsignal(signal.SIGCHLD)
+    try:
+        with pytest.raises(RuntimeError) as caught:
+            next(iter(loader))
+    finally:
+        signal.signal(signal.SIGCHLD, handler)
+    assert re.fullmatch(DEAD, dead_worker(caught.value))
+    assert "A data worker cannot send a batch: Too many open files" in capfd.readouterr().err
+
+
 @pytest.mark.parametrize("workers", [0, 1])
 def test_any_other_error_names_its_file_and_keeps_its_traceback(name, workers):
     cfg = small_config(name)

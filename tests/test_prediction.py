@@ -140,12 +140,31 @@ def test_inputs_are_found_and_never_overwritten(tmp_path):
     for name in ("a.jpg", "b.PNG", "c.mp4", "notes.txt", "more/d.jpg"):
         (tmp_path / "images" / name).write_bytes(b"x")
     folder, out = tmp_path / "images", tmp_path / "out"
-    names = [file.name for file in find_inputs([str(folder), str(folder / "**/d.*"), str(folder / "a.jpg")], out)]
-    assert names == ["a.jpg", "b.PNG", "c.mp4", "d.jpg"]
+    found = find_inputs([str(folder), str(folder / "**/d.*"), str(folder / "a.jpg")], out)
+    assert [given.file.name for given in found] == ["a.jpg", "b.PNG", "c.mp4", "d.jpg"]
+    assert [given.overlay for given in found] == ["a.png", "b.png", "c.mp4", "more/d.png"]
     with pytest.raises(InputError, match="nowhere is no image or video"):
         find_inputs([str(tmp_path / "nowhere")], out)
     with pytest.raises(InputError, match=r"^--input .*a\.jpg lies where results would be written; give another"):
         find_inputs([str(folder)], folder)
+
+
+def test_folders_are_walked_and_their_tree_is_kept(tmp_path):
+    files = "top.jpg a/000.jpg a/x.y.tif b/000.jpg b/deep/c.JFIF .hidden/no.jpg b/.no.jpg a/no.txt"
+    for name in files.split():
+        (tmp_path / "tree" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "tree" / name).touch()
+    names = ["a/000", "a/x.y", "b/000", "b/deep/c", "top"]
+    out = tmp_path / "tree" / "out"  # results of an earlier call are no inputs
+    (out / "labels/a").mkdir(parents=True)
+    for old in (out / "top.png", out / "labels/a/000.png"):
+        old.touch()
+    assert sorted(given.name for given in find_inputs([str(tmp_path / "tree")], out)) == names
+    globs = [str(tmp_path / "tree/**/*.jpg"), str(tmp_path / "tree/b/*.jpg")]
+    assert [given.name for given in find_inputs(globs, out)] == ["a/000", "b/000", "top"]
+    assert [given.name for given in find_inputs(globs[::-1], out)] == ["000", "a/000", "top"]
+    with pytest.raises(InputError, match=r"a/000.jpg and .*b/000.jpg would both be written to 000.png; give one at a"):
+        find_inputs([str(tmp_path / "tree/a/000.jpg"), str(tmp_path / "tree/b/000.jpg")], out)
 
 
 @pytest.mark.parametrize("where", ["", "labels", "confidence/a", "comparison"])
@@ -155,7 +174,7 @@ def test_folders_below_the_output_are_neither_inputs_nor_labels(tmp_path, where)
     (out / where).mkdir(parents=True)
     with pytest.raises(InputError, match=r"^--compare .* lies where results would be written; give another --output"):
         find_inputs([str(tmp_path / "a.png")], out, truth=out / where)
-    assert find_inputs([str(tmp_path / "a.png")], out, truth=tmp_path) == [tmp_path / "a.png"]
+    assert find_inputs([str(tmp_path / "a.png")], out, truth=tmp_path) == [(tmp_path / "a.png", "a")]
     (out / where / "b.png").touch()
     with pytest.raises(InputError, match=r"give another --output"):
         find_inputs([str(out / where)], out)

@@ -1,5 +1,6 @@
 """load_config: one-sentence errors for wrong configurations, on either host."""
 
+import re
 import subprocess
 import sys
 
@@ -63,6 +64,31 @@ def test_wrong_files_are_refused_without_running_them(tmp_path, text, fragment):
 def test_wrong_overrides_are_refused(overrides, message):
     with pytest.raises(InputError, match=message):
         load_config("configs/toy/rc2l_R18.yaml", overrides)
+
+
+@pytest.mark.parametrize(("gpus", "wanted", "device", "message"), [
+    (0, None, "cpu", ""),
+    (0, "auto", "cpu", ""),
+    (0, "cpu", "cpu", ""),
+    (0, "cuda", "cpu", "MODEL.DEVICE is cuda, but torch .* finds no GPU; the CPU is used, which is slow"),
+    (0, "cuda:1", "cpu", "MODEL.DEVICE is cuda:1, but torch"),
+    (2, None, "cuda", ""),
+    (2, "cpu", "cpu", ""),
+    (2, "cuda:1", "cuda:1", ""),
+    (2, "cuda:2", "", r'MODEL.DEVICE is "cuda:2", but there are 2 GPU\(s\), counted from 0'),
+    (2, "mps", "", 'MODEL.DEVICE is "mps"; use "cuda", "cpu" or "auto"'),
+])  # fmt: skip
+def test_the_device_is_what_the_machine_has(monkeypatch, gpus, wanted, device, message):
+    """The number of GPUs is set, as no machine has none and two."""
+    monkeypatch.setattr("torch.cuda.is_available", lambda: gpus > 0)
+    monkeypatch.setattr("torch.cuda.device_count", lambda: gpus)
+    overrides, warnings = ["MODEL.DEVICE", wanted] if wanted else [], []
+    if not device:
+        with pytest.raises(InputError, match=message):
+            load_config("configs/toy/rc2l_R18.yaml", overrides)
+        return
+    assert load_config("configs/toy/rc2l_R18.yaml", overrides, warnings.append).MODEL.DEVICE == device
+    assert len(warnings) == bool(message) and all(re.match(message, warning) for warning in warnings)
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="needs the GNU C library")

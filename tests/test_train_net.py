@@ -164,9 +164,39 @@ def test_a_damaged_image_in_training_is_reported(command_line, tiny_options, tmp
     (("--dry-run", "MODEL.RESNETS.DEPTH", "20"), ["No model can be built", "check MODEL"]),
     (("--dry-run", "MODEL.SEM_SEG_HEAD.NORM", "XN"), ["XN"]),
     (("--dry-run", "SOLVER.BASE_LRR", "1"), ["SOLVER.BASE_LRR", "SOLVER.BASE_LR?"]),
+    (("--dry-run", "MODEL.DEVICE", "gpu"), ['MODEL.DEVICE is "gpu"; use "cuda", "cpu" or "auto"']),
+    (("--num-gpus=8",), ["SOLVER.IMS_PER_BATCH is 2, which 8 rank(s) cannot split evenly"]),
+    (("--num-gpus=2", "SOLVER.IMS_PER_BATCH_UNLABELED", "3"), ["SOLVER.IMS_PER_BATCH_UNLABELED is 3, which 2 rank(s)"]),
+    (("SOLVER.BASE_LR", "1e30", "SOLVER.CLIP_GRADIENTS.ENABLED", "False"), ["Non-finite ", "lower SOLVER.BASE_LR"]),
 ])  # fmt: skip
 def test_mistakes_are_reported_in_one_sentence(command_line, tiny_options, tmp_path, arguments, fragments):
     (tmp_path / "file").write_text("not a checkpoint")
     arguments = [argument.replace("{folder}", str(tmp_path)) for argument in arguments]
     flags = [argument for argument in arguments if argument.startswith("--")]
-    assert_one_sentence(command_line(*CONFIG, *flags, *tiny_options, *arguments[len(flags) :]), *fragments)
+    result = command_line(*CONFIG, *flags, *tiny_options, *arguments[len(flags) :])
+    assert_one_sentence(result, *fragments)
+    assert len(result.stderr.splitlines()) == 1 and "Traceback" not in result.stdout
+
+
+def test_classes_in_another_order_are_neither_evaluated_nor_resumed(
+    command_line, trained_run, toy_definition, tmp_path
+):
+    content = yaml.safe_load(Path(toy_definition).read_text())
+    names = content["classes"]
+    content |= {"name": "swapped", "root": str(Path(toy_definition).parent / "data")}
+    content["classes"] = [names[1], names[0], *names[2:]]
+    (tmp_path / "swapped.yaml").write_text(yaml.safe_dump(content, sort_keys=False))
+    definitions = ("DATASETS.DEFINITIONS", f"('{toy_definition}', '{tmp_path / 'swapped.yaml'}')")
+    own = ("--config-file", str(trained_run / "config.yaml"))
+    sets = ("TRAIN", "('swapped_labeled',)", "UNLABELED", "('swapped_unlabeled',)", "TEST", "('swapped_val',)")
+    swapped = [word if place % 2 else f"DATASETS.{word}" for place, word in enumerate(sets)]
+    result = command_line(*own, *definitions, *swapped[4:], "OUTPUT_DIR", str(tmp_path / "eval"))
+    assert_one_sentence(result, "The classes of 'tiny_labeled' and 'swapped_val' differ (class 0 is ")
+    problem = f"8 classes; class 0 is '{names[0]}' in the file and '{names[1]}' in the data set"
+    for file in ("teacher_final.pth", "model_final.pth"):
+        words = ("--eval-only", *own, *definitions, *swapped, "MODEL.WEIGHTS", str(trained_run / file))
+        assert_one_sentence(command_line(*words, "OUTPUT_DIR", str(tmp_path / "eval")), file, problem)
+    result = command_line(
+        *own, *definitions, *swapped, "OUTPUT_DIR", str(trained_run), "SOLVER.MAX_ITER", "8", "--resume"
+    )
+    assert_one_sentence(result, "model_final.pth", problem)

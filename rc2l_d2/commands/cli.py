@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from ..data import dead_worker
-from ..engine import Interrupted
+from ..engine import Interrupted, NonFiniteError
 from ..errors import InputError
 from ..host import comm
 
@@ -20,9 +20,24 @@ def run_cli(parser: argparse.ArgumentParser, command: Callable[[argparse.Namespa
     Raises:
         SystemExit: see :func:`one_sentence_errors`.
     """
-    args = parser.parse_args()
+    args = parse_options_anywhere(parser, sys.argv[1:])
     with one_sentence_errors():
         return command(args) or 0
+
+
+def parse_options_anywhere(parser: argparse.ArgumentParser, words: list[str]) -> argparse.Namespace:
+    """Parse a command line whose ``opts``, KEY VALUE pairs to the end, may be followed by further options."""
+    args = parser.parse_args(words)
+    pairs = getattr(args, "opts", [])
+    place = next((key for key in range(0, len(pairs), 2) if pairs[key].startswith("--")), None)
+    if place is None:
+        return args
+    before = words[: len(words) - len(pairs)]
+    if before and before[-1] == "--opts":
+        before.pop()
+    args = parse_options_anywhere(parser, before + pairs[place:])
+    args.opts = pairs[:place] + args.opts
+    return args
 
 
 @contextmanager
@@ -31,6 +46,7 @@ def one_sentence_errors() -> Iterator[None]:
 
     Raises:
         SystemExit: with status 2 after an InputError or the death of a data worker, with 143 or 130 after a signal.
+            What all ranks raise alike is printed by one of them.
     """
     try:
         yield
@@ -43,7 +59,8 @@ def one_sentence_errors() -> Iterator[None]:
         message = error if isinstance(error, InputError) else dead_worker(error)
         if message is None:
             raise
-        print_error(message)
+        if comm.is_main_process() or not isinstance(error, NonFiniteError):
+            print_error(message)
         sys.exit(2)
 
 

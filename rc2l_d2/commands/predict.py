@@ -8,7 +8,8 @@ teacher predicts, or its student with --student:
     rc2l-predict --config-file output/toy_rc2l/config.yaml --input datasets/toy/JPEGImages \\
         --opts MODEL.WEIGHTS output/toy_rc2l/model_0000999.pth
 
-Prediction uses a GPU if there is one (CUDA_VISIBLE_DEVICES= hides it). For an input NAME the output folder gets:
+Prediction uses a GPU if there is one (CUDA_VISIBLE_DEVICES= hides it). For an input NAME the output folder gets (an
+image a/b.jpg below an input folder has the NAME a/b):
 
     NAME.png                        the image, upright, with colours and names of the classes over it
     NAME.mp4                        the same for a video, at its frame rate, without sound
@@ -21,6 +22,10 @@ Prediction uses a GPU if there is one (CUDA_VISIBLE_DEVICES= hides it). For an i
                                     labelling tools read as first labels
     comparison/NAME.png             --compare: image, ground truth and prediction side by side, with a legend
 
+Images of more than 16 million pixels are read in parts (needs pip install 'rc2l_d2[raster]'): by windows with --tile,
+or where the model file sets TEST.SLIDING_WINDOW and INPUT.MIN_SIZE_TEST 0, and shrunk otherwise. Their overlay is
+shrunk. The label image of a GeoTIFF of any size is labels/NAME.tif, with its georeference.
+
 Labels and confidence maps of a video's frames go to labels/NAME/000000.png and confidence/NAME/000000; videos are not
 compared. Files that cannot be read, or that have no label to compare with, are reported at the end, with exit status 2;
 all others are written, and of a damaged video the frames before the damage.
@@ -29,6 +34,7 @@ all others are written, and of a damaged video the frames before the damage.
 from __future__ import annotations
 
 import argparse
+import math
 from contextlib import closing
 from pathlib import Path
 
@@ -38,35 +44,62 @@ from PIL import Image
 from tqdm import tqdm
 
 from ..data import read_image
+from ..data.loading.raster import RasterFile, georeference_of, header_size
+from ..data.loading.reading import MAX_PIXELS
 from ..errors import InputError
 from ..host import setup_logger
 from ..prediction import Segmenter, load_checkpoint, load_segmenter
 from ..prediction.coco_results import CocoResults
-from ..prediction.inputs import find_inputs, is_video, output_name
+from ..prediction.inputs import Input, find_inputs, is_video
+from ..prediction.large import is_large
 from ..prediction.outputs import ResultWriter
 from ..prediction.video import VideoReader, VideoWriter
 from .cli import print_error, run_cli
 
 
-def segment_image(file: Path, segmenter: Segmenter, results: ResultWriter) -> None:
+def segment_image(given: Input, segmenter: Segmenter, results: ResultWriter) -> None:
     """Write the results of an image; InputError if it cannot be read, is too large, or has no label to compare."""
-    image = read_image(file, rule=segmenter.bands)
+    overlay = results.output / given.overlay
+    overlay.parent.mkdir(parents=True, exist_ok=True)
+    if is_large(given.file) and (raster := _open_large(given.file, segmenter, results)):
+        with raster:
+            Image.fromarray(results.draw_large(given.name, raster)).save(overlay)
+        return
+    image = read_image(given.file, rule=segmenter.bands)
     segmentation = segmenter(image)
     image = cv2.cvtColor(np.ascontiguousarray(image[..., :3]), cv2.COLOR_BGR2RGB)
-    Image.fromarray(results.draw(file.stem, image, segmentation)).save(results.output / output_name(file))
+    place = georeference_of(given.file) if results.labels else {}
+    Image.fromarray(results.draw(given.name, image, segmentation, place)).save(overlay)
     if results.coco is not None:
-        results.coco.add(file, segmentation.labels)
-    results.compare(file, image, segmentation)
+        results.coco.add(given.file, segmentation.labels)
+    results.compare(given.file, given.name, image, segmentation)
 
 
-def segment_video(file: Path, segmenter: Segmenter, results: ResultWriter) -> None:
+def _open_large(file: Path, segmenter: Segmenter, results: ResultWriter) -> RasterFile | None:
+    """Return the file as windows; None where it has to be, and can be, decoded whole."""
+    if getattr(segmenter, "bands", None) is not None:  # Rules for bands are applied to whole files.
+        return None
+    whole = math.prod(header_size(file)) <= MAX_PIXELS and not segmenter.by_windows
+    if whole and (results.confidence or results.truth is not None):
+        return None
+    try:
+        return RasterFile(file)
+    except InputError:
+        if whole:
+            return None
+        raise
+
+
+def segment_video(given: Input, segmenter: Segmenter, results: ResultWriter) -> None:
     """Write the results of a video; InputError if it cannot be read to its end, after the frames before that."""
-    reader = VideoReader(file)
-    bar = tqdm(reader, desc=file.name, total=reader.frames or None, unit="frame", leave=False, disable=None)
-    with closing(VideoWriter(results.output / output_name(file), reader.rate)) as video:
+    reader = VideoReader(given.file)
+    bar = tqdm(reader, desc=given.file.name, total=reader.frames or None, unit="frame", leave=False, disable=None)
+    overlay = results.output / given.overlay
+    overlay.parent.mkdir(parents=True, exist_ok=True)
+    with closing(VideoWriter(overlay, reader.rate)) as video:
         for number, frame in enumerate(bar):
             image = cv2.cvtColor(frame, cv2.COLOR_BGR2RGB)
-            video.write(results.draw(f"{file.stem}/{number:06d}", image, segmenter(frame)))
+            video.write(results.draw(f"{given.name}/{number:06d}", image, segmenter(frame)))
 
 
 def predict(args: argparse.Namespace) -> int:
@@ -80,17 +113,17 @@ def predict(args: argparse.Namespace) -> int:
     try:
         files = find_inputs(args.input, output, args.compare)
         if args.weights:
-            segmenter = load_segmenter(args.weights)
+            segmenter = load_segmenter(args.weights, args.tile)
         else:
-            segmenter = load_checkpoint(args.config_file, args.opts, args.student)
+            segmenter = load_checkpoint(args.config_file, args.opts, args.student, args.tile)
         coco = None if args.coco is None else CocoResults(args.coco, segmenter.metadata.stuff_classes)
         results = ResultWriter(output, segmenter, args.labels, args.confidence, args.compare, coco)
-        for file in tqdm(files, unit="file", disable=None):
+        for given in tqdm(files, unit="file", disable=None):
             try:
-                (segment_video if is_video(file) else segment_image)(file, segmenter, results)
-                done.append(file)
+                (segment_video if is_video(given.file) else segment_image)(given, segmenter, results)
+                done.append(given)
             except InputError as error:
-                failures.append(str(error) if str(file) in str(error) else f"{file}: {error}")
+                failures.append(str(error) if str(given.file) in str(error) else f"{given.file}: {error}")
         results.finish()
     except OSError as error:
         raise InputError(str(error)) from error
@@ -109,12 +142,16 @@ def main() -> int:
     source = parser.add_mutually_exclusive_group(required=True)
     source.add_argument("--weights", metavar="FILE", help="teacher_final.pth of a run")
     source.add_argument("--config-file", metavar="FILE", help="configuration of the checkpoint that --opts names")
-    parser.add_argument("--input", required=True, nargs="+", help="images, videos, folders or globs (in quotes)")
+    parser.add_argument(
+        "--input", required=True, nargs="+", help="images, videos, folders (with all below) or globs (in quotes)"
+    )
     parser.add_argument("--output", default="output/predictions", metavar="FOLDER", help="output folder (%(default)s)")
     parser.add_argument("--labels", action="store_true", help="also write label images")
     parser.add_argument("--confidence", action="store_true", help="also write confidence maps of the classes")
     coco = "also write the images' classes as COCO run lengths, and FILE_dataset.json for labelling tools (no videos)"
     parser.add_argument("--coco", type=Path, metavar="FILE", help=coco)
+    tile = "predict overlapping windows of PIXELS x PIXELS at the image's own size (models trained on crops of it)"
+    parser.add_argument("--tile", type=int, default=0, metavar="PIXELS", help=tile)
     labels = "also draw the ground truth beside: folder of label images, named as the images or as in the data set"
     parser.add_argument("--compare", type=Path, metavar="LABELS", help=labels)
     parser.add_argument("--student", action="store_true", help="use the student instead of the EMA teacher")

@@ -28,6 +28,7 @@ from tabulate import tabulate
 from ..command_words import command_words
 from ..data.checks.check import remarks_on
 from ..data.checks.scan import ScanReport, Split, scan
+from ..data.checks.small_regions import shrinking_regions
 from ..data.datasets.image_lists import write_list
 from ..data.datasets.sampling import sample_held_out
 from ..data.labels.class_names import parse_class_names
@@ -47,7 +48,8 @@ from ..engine.starting_point import (
     use_channels,
     usual_iterations,
 )
-from ..engine.weights import read_backbone_weights, read_weights, resnet_depth
+from ..engine.weight_names import resnet_depth
+from ..engine.weights import read_backbone_weights, read_weights
 from ..errors import InputError
 from ..host import DatasetCatalog
 from ..modeling.backbones import TimmBackbone
@@ -117,6 +119,9 @@ def quickstart(args: argparse.Namespace) -> None:
     _write(args, images, classes, annotations, bands, {"labeled": kept, "val": held_out}, config)
     print(f"{len(kept)} labelled images to train on, {len(held_out)} held out, {len(images.unlabeled)} unlabelled.\n")
     print(_class_table(classes, kept, held_out), end="\n\n")
+    labelled, classes_of = reports[0].split.entries, classes.names
+    if note := shrinking_regions(labelled, classes_of, round(5 / 3 * sizes.short_edge), round(5 / 3 * sizes.long_edge)):
+        warnings.append(note)
     if not (args.backbone or args.weights):
         warnings.append(_RANDOM)
     for note in [*_notes(images, classes, kept, held_out), *warnings]:
@@ -177,7 +182,10 @@ def _check_backbone(name: str, weights: str) -> int | None:
         return None
     depth = resnet_depth(read_weights(weights)["model"]) if weights else None
     if weights and depth is None:
-        raise InputError(f"--weights {weights} does not hold a ResNet of 18, 34, 50, 101 or 152 layers; give another.")
+        raise InputError(
+            f"--weights {weights} does not hold a ResNet of 18, 34, 50, 101 or 152 layers; give another, or "
+            "with --backbone the name of its model in timm."
+        )
     return depth
 
 

@@ -11,6 +11,7 @@ import cv2
 import torch
 
 from ..config_files import find_config_file
+from ..data import check_batch_sizes
 from ..engine import RC2LTrainer, describe_plan, keep_freed_memory, load_config, signals_to_children
 from ..engine.torchrun import run_under_torchrun, started_by_torchrun
 from ..errors import InputError
@@ -23,13 +24,16 @@ from .cli import one_sentence_errors, print_error, run_cli
 def setup(args: argparse.Namespace) -> CfgNode:
     """Load the configuration and set up logging, seeds and threads of this rank."""
     args.config_file = find_config_file(args.config_file)  # The host logs the file.
-    cfg = load_config(args.config_file, args.opts)
+    warnings: list[str] = []
+    cfg = load_config(args.config_file, args.opts, warnings.append)
     try:
         os.makedirs(cfg.OUTPUT_DIR, exist_ok=True)
     except OSError as error:
         raise InputError(f"OUTPUT_DIR {cfg.OUTPUT_DIR} cannot be written ({error.strerror}); name another.") from error
     logger = setup_logger(cfg.OUTPUT_DIR, distributed_rank=comm.get_rank(), name="rc2l_d2")
     logger.info("Host: %s (%s)", HOST, HOST_REASON)
+    for warning in warnings:
+        logger.warning(warning)
     default_setup(cfg, args)
     # OpenCV starts a thread for each core and ignores OMP_NUM_THREADS. Without data workers, these threads would
     # compete with torch's and with other runs.
@@ -73,9 +77,16 @@ def start(args: argparse.Namespace) -> int:
     gpus = torch.cuda.device_count()
     if gpus and args.num_gpus > gpus:
         raise InputError(f"--num-gpus is {args.num_gpus}, but this machine has {gpus}; give at most {gpus}.")
+    if args.num_gpus < 1:
+        args.num_gpus, args.opts = 1, [*args.opts, "MODEL.DEVICE", "cpu"]
+    ranks = args.num_gpus * args.num_machines
+    if ranks > 1 and not args.eval_only:
+        # Here, because each rank would find the same mistakes after a minute of starting, and report them.
+        cfg = load_config(args.config_file, args.opts, lambda warning: None)
+        check_batch_sizes(cfg, RC2LTrainer.uses_unlabeled(cfg), ranks)
     try:
         # A single rank trains in this process and handles its own signals.
-        with signals_to_children() if args.num_gpus * args.num_machines > 1 else nullcontext():
+        with signals_to_children() if ranks > 1 else nullcontext():
             launch(main, args.num_gpus, args.num_machines, args.machine_rank, args.dist_url, args=(args,))
     except torch.multiprocessing.ProcessExitedException as error:
         # The rank has printed its InputError or its signal.

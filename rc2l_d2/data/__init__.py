@@ -18,7 +18,7 @@ from .datasets.catalog import (
 from .datasets.description import DatasetDefinition, load_definition
 from .labels.label_files import LabelFiles
 from .loading.bands import BandRule
-from .loading.loader import build_test_loader, build_train_loader, dead_worker
+from .loading.loader import build_test_loader, build_train_loader, check_batch_sizes, dead_worker
 from .loading.mappers import LabeledMapper, TestMapper, UnlabeledMapper
 from .loading.reading import read_image, read_label
 
@@ -34,6 +34,7 @@ __all__ = [
     "UnlabeledMapper",
     "build_test_loader",
     "build_train_loader",
+    "check_batch_sizes",
     "check_test_data",
     "check_training_data",
     "dataset_bands",

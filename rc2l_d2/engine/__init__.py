@@ -9,6 +9,7 @@ from .progress import PROGRESS_LOGGER
 from .setup import keep_freed_memory, load_config
 from .solver import build_lr_scheduler, build_optimizer, learning_rate
 from .step import SemiSupervisedTrainer
+from .step_log import NonFiniteError
 from .torchrun import run_under_torchrun, started_by_torchrun
 from .trainer import RC2LTrainer
 
@@ -17,6 +18,7 @@ __all__ = [
     "EMAHook",
     "EMATeacher",
     "Interrupted",
+    "NonFiniteError",
     "RC2LTrainer",
     "RegionCheckpointer",
     "SemiSupervisedTrainer",

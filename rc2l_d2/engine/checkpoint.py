@@ -6,38 +6,57 @@ import glob
 import logging
 import os
 from collections import Counter
+from collections.abc import Sequence
 from fnmatch import fnmatchcase
 from typing import Any, cast
 
 import torch
 from torch import nn
 
-from ..errors import InputError, one_line
-from ..host import DetectionCheckpointer
+from ..errors import InputError, first_few, one_line
+from ..host import DetectionCheckpointer, MetadataCatalog
 from ..modeling import RegionSegmentor
-from .weights import read_weights, with_names_of
+from .weight_names import is_counter, with_names_of
+from .weights import read_weights
 from .whole_files import is_whole, write_checkpoint, write_text
 
 logger = logging.getLogger(__name__)
 _NUMBERED = "model_" + 7 * "[0-9]"  # the checkpoint of an iteration
+_FEW = 3  # names in a message
 
 
 class RegionCheckpointer(DetectionCheckpointer):
     """Detectron2's checkpointer with atomic writes, safe reads, a damage check and one-sentence errors.
 
-    A checkpoint holds ``model`` (the student), ``ema`` (the teacher), ``best`` and the trainer's state.
+    A checkpoint holds ``model`` (the student), ``ema`` (the teacher), ``best``, the trainer's state and class names.
+
+    Attributes:
+        torchvision: whether the file that was loaded last had torchvision's names.
     """
 
-    def __init__(self, model: nn.Module, save_dir: str = "", *, keep: int = 0, **checkpointables: Any):
+    def __init__(
+        self,
+        model: nn.Module,
+        save_dir: str = "",
+        *,
+        keep: int = 0,
+        data_sets: Sequence[str] = (),
+        **checkpointables: Any,
+    ):
         """
         Args:
             model: the student.
             save_dir: folder of the checkpoints.
             keep: number of the newest checkpoints of iterations that are kept; 0 keeps all.
+            data_sets: registered data sets whose classes the model has; a file for other classes is refused.
             checkpointables: other contents of a checkpoint by name.
         """
         super().__init__(model, save_dir, **checkpointables)
         self.keep = keep
+        known = {name: MetadataCatalog.get(name).get("stuff_classes") for name in data_sets}
+        self.classes = {name: list(classes) for name, classes in known.items() if classes}
+        self.torchvision = False
+        self._source, self._must_be_complete = "", True
 
     def save(self, name: str, **kwargs: Any) -> None:
         """Write ``<save_dir>/<name>.pth`` atomically, then remove the oldest checkpoints beyond ``keep``.
@@ -48,7 +67,8 @@ class RegionCheckpointer(DetectionCheckpointer):
         if not self.save_dir or not self.save_to_disk:
             return
         states = {key: value.state_dict() for key, value in self.checkpointables.items()}
-        data = {"model": self.model.state_dict(), **states, **kwargs}
+        classes = {"classes": next(iter(self.classes.values()))} if self.classes else {}
+        data = {"model": self.model.state_dict(), **states, **classes, **kwargs}
         path = os.path.join(self.save_dir, f"{name}.pth")
         self.logger.info("Saving checkpoint to %s", path)
         write_checkpoint(data, path)
@@ -101,9 +121,12 @@ class RegionCheckpointer(DetectionCheckpointer):
     def load(self, path: str, checkpointables: list[str] | None = None) -> dict[str, Any]:
         """Load ``path`` into the model and into those of ``checkpointables`` (None: all) that the file has.
 
+        An empty list makes the file a starting point, which may lack weights and have other classes.
+
         Raises:
             InputError: the file is missing, is not a checkpoint, or does not fit.
         """
+        self._source, self._must_be_complete = path, checkpointables != []
         if path and "://" not in path and not os.path.isfile(path):
             raise InputError(
                 f"The checkpoint {path} does not exist; give MODEL.WEIGHTS the path of a .pth or .pkl file, or leave "
@@ -128,22 +151,88 @@ class RegionCheckpointer(DetectionCheckpointer):
         return read_weights(filename)
 
     def _load_model(self, checkpoint: dict[str, Any]):
-        """Load ``checkpoint["model"]`` by name and log what was loaded (the host logs what was not)."""
+        """Load ``checkpoint["model"]`` by name, and log what was loaded and what was not.
+
+        What comes from elsewhere does not count: batch counters of norms, constants of the losses, buffers that no file
+        has.
+        """
         # Detectron2's own matching of names would raise where with_names_of does not.
         checkpoint.pop("matching_heuristics", None)
+        self.torchvision = checkpoint.pop("torchvision", False)
+        if self.classes and "classes" in checkpoint:
+            self._compare_classes(checkpoint["classes"])
         model = self.model.state_dict()
-        checkpoint["model"] = with_names_of(model, checkpoint["model"])
-        incompatible = super()._load_model(checkpoint)
-        loaded = model.keys() - set(incompatible.missing_keys)
+        given = checkpoint["model"] = with_names_of(model, checkpoint["model"])
+        shapes = {name: tuple(value.shape) for name, value in given.items()}
+        wanted = [name for name in model if _is_learned(name)]
+        missing = [name for name in wanted if shapes.get(name) != tuple(model[name].shape)]
+        loaded = [name for name in wanted if name not in set(missing)]
         if not loaded:
             raise InputError(
-                "None of the weights in the checkpoint has a name and shape of the model; give MODEL.WEIGHTS a file "
+                f"None of the weights in {self._source} has a name and shape of the model; give MODEL.WEIGHTS a file "
                 "for this architecture."
             )
-        counts = Counter(".".join(name.split(".")[:2]) for name in model if name in loaded)
+        if self._must_be_complete and missing:
+            raise InputError(self._incomplete(missing, len(wanted), shapes, model))
+        self._require_backbone(wanted, set(missing))
+        buffers = {name for name, _ in self.model.named_buffers()}
+        unused = [name for name in given if name not in model and name not in buffers and _is_learned(name)]
+        counts = Counter(".".join(name.split(".")[:2]) for name in loaded)
         listed = ", ".join(f"{prefix} ({count})" for prefix, count in counts.items())
-        logger.info("Loaded %d of the model's %d weights: %s", len(loaded), len(model), listed)
-        return incompatible
+        logger.info("Loaded %d of the model's %d weights: %s", len(loaded), len(wanted), listed)
+        if missing or unused:
+            logger.info("%d of the model's weights are not in the file, %d of its weights are not used.",
+                        len(missing), len(unused))  # fmt: skip
+        return super()._load_model(checkpoint)
+
+    def _incomplete(self, missing: Sequence[str], wanted: int, shapes: dict[str, tuple], model: dict) -> str:
+        """Return the sentence about a file that lacks weights of the model."""
+        others = [name for name in missing if name in shapes]
+        advice = "give the configuration that the file was trained with, or other weights"
+        if others:
+            name = others[0]
+            problem = f"{name} is {shapes[name]} in the file and {tuple(model[name].shape)} in the model"
+            return f"{self._source} does not fit this configuration ({problem}); {advice}."
+        listed = first_few(missing, _FEW)
+        return f"{self._source} lacks {len(missing)} of the model's {wanted} weights ({listed}); {advice}."
+
+    def _require_backbone(self, wanted: Sequence[str], missing: set[str]) -> None:
+        """Refuse a starting point with less than half of the backbone, and warn of one with a part."""
+        backbone = [name for name in wanted if name.startswith("backbone.")]
+        random = [name for name in backbone if name in missing]
+        what = (
+            f"{self._source} lacks {len(random)} of the backbone's {len(backbone)} weights ({first_few(random, _FEW)})"
+        )
+        if 2 * len(random) > len(backbone):
+            raise InputError(f"{what}; give MODEL.WEIGHTS a file for this backbone, or leave it empty.")
+        if random:
+            logger.warning("%s; they start from random values.", what)
+
+    def _compare_classes(self, given: Sequence[str]) -> None:
+        """Refuse a file for other classes than the data set's, or in another order; warn if it is a starting point."""
+        for data_set, own in self.classes.items():
+            if _plain(given) == _plain(own):
+                continue
+            pairs = enumerate(zip(_plain(given), _plain(own), strict=False))
+            index = next((index for index, (mine, other) in pairs if mine != other), min(len(given), len(own)))
+            name, other = (f"'{names[index]}'" if index < len(names) else "missing" for names in (given, own))
+            what = (
+                f"{self._source} was trained with other classes than those of '{data_set}' ({len(given)} and "
+                f"{len(own)} classes; class {index} is {name} in the file and {other} in the data set)"
+            )
+            if self._must_be_complete:
+                raise InputError(f"{what}; give the data set's YAML file the file's classes in their order.")
+            logger.warning("%s: what it has learned of the classes is of little use.", what)
+            return
+
+
+def _is_learned(name: str) -> bool:
+    """Return whether a weight has to come from a file: neither a counter of torch nor a constant of the losses."""
+    return not is_counter(name) and not name.startswith("criterion.")
+
+
+def _plain(names: Sequence[str]) -> list[str]:
+    return [str(name).strip().casefold() for name in names]
 
 
 def unwrap(model: nn.Module) -> RegionSegmentor:

@@ -57,20 +57,24 @@ _CHOICES = {
 }
 
 
-def load_config(config_file: str = "", overrides: Sequence[str] = ()) -> CfgNode:
+def load_config(
+    config_file: str = "", overrides: Sequence[str] = (), warn: Callable[[str], object] = logger.warning
+) -> CfgNode:
     """Return the frozen configuration: defaults, ``config_file`` with its ``_BASE_``, then ``overrides``.
 
     A ``configs/...`` file that does not exist is taken from the package. Data sets of DATASETS.DEFINITIONS are
-    registered. Without a GPU, MODEL.DEVICE becomes "cpu".
+    registered. MODEL.DEVICE becomes "cuda" or "cpu" where nothing sets it; without a GPU it becomes "cpu".
 
     Args:
         config_file: path of a YAML file; "" for the defaults.
         overrides: KEY VALUE pairs, flat.
+        warn: takes a warning of what cannot be as configured.
 
     Raises:
         InputError: the file is missing or not YAML, a key does not exist, or a value has the wrong type.
     """
     cfg = add_rc2l_config(get_cfg())
+    cfg.MODEL.DEVICE = "auto"
     if config_file:
         config_file = find_config_file(config_file)
         if not os.path.isfile(config_file):
@@ -79,13 +83,29 @@ def load_config(config_file: str = "", overrides: Sequence[str] = ()) -> CfgNode
     if len(overrides) % 2:
         raise InputError(f"The override {overrides[-1]} has no value; give config overrides as KEY VALUE pairs.")
     _merge(cfg, lambda: cfg.merge_from_list(list(overrides)), "the command line")
-    if not torch.cuda.is_available():
-        cfg.MODEL.DEVICE = "cpu"
+    cfg.MODEL.DEVICE = _usable_device(cfg.MODEL.DEVICE, warn)
     _use_preprocessing_of_backbone(cfg)
     _check_values(cfg)
     register_definitions(cfg)
     cfg.freeze()
     return cfg
+
+
+def _usable_device(wanted: str, warn: Callable[[str], object]) -> str:
+    """Return the device to use for MODEL.DEVICE: the CPU, with a warning, where there is no GPU."""
+    if not re.fullmatch(r"auto|cpu|cuda(:\d+)?", wanted):
+        raise InputError(f'MODEL.DEVICE is "{wanted}"; use "cuda", "cpu" or "auto" (a GPU if there is one).')
+    gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    if wanted == "auto":
+        return "cuda" if gpus else "cpu"
+    if wanted == "cpu":
+        return wanted
+    if not gpus:
+        warn(f"MODEL.DEVICE is {wanted}, but torch {torch.__version__} finds no GPU; the CPU is used, which is slow.")
+        return "cpu"
+    if int(wanted.partition(":")[2] or 0) >= gpus:
+        raise InputError(f'MODEL.DEVICE is "{wanted}", but there are {gpus} GPU(s), counted from 0; give one of them.')
+    return wanted
 
 
 def _use_preprocessing_of_backbone(cfg: CfgNode) -> None:
@@ -128,6 +148,22 @@ def load_backbone(cfg: CfgNode, model: RegionSegmentor) -> None:
             "The backbone %s starts from random weights; set MODEL.TIMM.PRETRAINED True, or MODEL.TIMM.CHECKPOINT to a "
             "file of weights.", settings.NAME,
         )  # fmt: skip
+
+
+def check_torchvision_settings(cfg: CfgNode) -> None:
+    """Refuse settings that do not fit weights of torchvision, which would then start from wrong features.
+
+    Raises:
+        InputError: names the keys and their values.
+    """
+    model = cfg.MODEL
+    scaled = min(model.PIXEL_STD) > 10  # torchvision's is near 58; Detectron2's own weights have a deviation of 1
+    if cfg.INPUT.FORMAT != "RGB" or not scaled or model.RESNETS.STRIDE_IN_1X1:
+        raise InputError(
+            f"MODEL.WEIGHTS {model.WEIGHTS} has torchvision's weights, which these settings do not fit; set "
+            "INPUT.FORMAT RGB, MODEL.PIXEL_MEAN [123.675,116.28,103.53], MODEL.PIXEL_STD [58.395,57.12,57.375] and "
+            "MODEL.RESNETS.STRIDE_IN_1X1 False."
+        )
 
 
 def build_model_or_explain(cfg: CfgNode) -> RegionSegmentor:

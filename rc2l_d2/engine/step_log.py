@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from ..errors import InputError
 from ..host import comm, get_event_storage
 from .advice import Advice
 from .telemetry import PseudoLabelTelemetry
@@ -20,6 +21,11 @@ logger = logging.getLogger(__name__)
 
 # Iterations between two copies from the device; scalars are also gathered over ranks and written this often.
 LOG_PERIOD = 20
+_GO_ON = "--resume continues from the last checkpoint, and SOLVER.MAX_BAD_STEPS is the number of such steps to skip"
+
+
+class NonFiniteError(InputError, FloatingPointError):
+    """Too many steps of a run have non-finite losses or gradients; all ranks raise it."""
 
 
 class _Step(NamedTuple):
@@ -74,7 +80,7 @@ class StepLog:
         Allowed non-finite steps are logged and left out. :class:`Advice` is logged as warnings.
 
         Raises:
-            FloatingPointError: on all ranks, with losses and images, where too many steps are non-finite.
+            NonFiniteError: on all ranks, with losses and images, where too many steps are non-finite.
         """
         if not self._steps:
             return
@@ -118,7 +124,7 @@ class StepLog:
             self.bad_steps += 1
             # A finite gradient has moved the weights, even where a loss is non-finite.
             if self.bad_steps > self.max_bad_steps or not gradient:
-                raise FloatingPointError(problem)
+                raise NonFiniteError(f"{problem}; lower SOLVER.BASE_LR, or check these images; {_GO_ON}.")
             logger.warning(
                 "%s; step skipped, %d of the %d that SOLVER.MAX_BAD_STEPS allows.",
                 problem, self.bad_steps, self.max_bad_steps,

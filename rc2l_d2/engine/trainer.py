@@ -32,7 +32,7 @@ from .ema import EMAHook, EMATeacher
 from .model_file import write_model_file
 from .preemption import Interrupted, StopOnSignal
 from .progress import ProgressLine
-from .setup import build_model_or_explain, load_backbone
+from .setup import build_model_or_explain, check_torchvision_settings, load_backbone
 from .solver import build_lr_scheduler, build_optimizer
 from .step import SemiSupervisedTrainer
 from .step_log import LOG_PERIOD
@@ -98,6 +98,7 @@ class RC2LTrainer(DefaultTrainer):
         self.best = BestResults()
         self.checkpointer = RegionCheckpointer(
             student, cfg.OUTPUT_DIR, keep=cfg.SOLVER.CHECKPOINT_KEEP,
+            data_sets=(*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST),
             trainer=weakref.proxy(self), ema=self.teacher, best=self.best,
         )  # fmt: skip
         self.start_iter = 0
@@ -117,6 +118,8 @@ class RC2LTrainer(DefaultTrainer):
         if not (resume and self.checkpointer.has_checkpoint()):
             load_backbone(self.cfg, unwrap(self.model))
         super().resume_or_load(resume=resume)
+        if self.checkpointer.torchvision:
+            check_torchvision_settings(self.cfg)
         if self.scheduler.base_lrs != rates:
             logger.warning(
                 "The run resumes with the learning rate of its checkpoint, %g, not of the configuration, %g: set "

@@ -1,8 +1,10 @@
-"""Safe reading of weight files, and matching of weight names."""
+"""Safe reading of weight files."""
 
 from __future__ import annotations
 
+import argparse
 import pickle
+import re
 from collections import OrderedDict
 from typing import Any
 
@@ -12,6 +14,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from ..errors import InputError
+from .weight_names import from_torchvision, has_torchvision_names, of_backbone, without_wrappers
 
 # Globals that pickles of numpy arrays and plain containers refer to. numpy has moved its functions between modules, so
 # they are taken from the arrays themselves.
@@ -31,14 +34,15 @@ _ALLOWED = {
     **{f"numpy.{core}.{name}": f for name, f in _NUMPY_FUNCTIONS.items() for core in ("core", "_core")},
 }
 
-# (has bottleneck blocks, blocks per stage) -> layers of a plain ResNet.
-RESNET_DEPTHS: dict[tuple[bool, tuple[int, ...]], int] = {
-    (False, (2, 2, 2, 2)): 18,
-    (False, (3, 4, 6, 3)): 34,
-    (True, (3, 4, 6, 3)): 50,
-    (True, (3, 4, 23, 3)): 101,
-    (True, (3, 8, 36, 3)): 152,
-}
+# Data that other projects store beside their weights: options, and metrics as NumPy's numbers.
+_HARMLESS: list[Any] = [
+    argparse.Namespace,
+    np.dtype,
+    _NUMPY_FUNCTIONS["multiarray.scalar"],
+    *{type(np.dtype(code)) for code in np.typecodes["AllInteger"] + np.typecodes["Float"] + "?"},
+]
+# Keys below which projects store the weights of a model; the first that a file has is used.
+_WEIGHT_KEYS = ("model", "state_dict", "model_state_dict")
 _ADVICE = "give a weights file written by train_net.py, or one of Detectron2's model zoo"
 
 
@@ -63,93 +67,76 @@ def read_file(filename: str) -> Any:
                 return _ArrayUnpickler(file, encoding="latin1").load()
         if filename.endswith(".safetensors"):
             return load_file(filename)
-        return torch.load(filename, map_location="cpu", weights_only=True)
+        with torch.serialization.safe_globals(_HARMLESS):
+            return torch.load(filename, map_location="cpu", weights_only=True)
     except OSError as error:
         raise InputError(f"{filename} cannot be read ({error.strerror or error}); correct the path.") from error
     except Exception as error:  # A damaged file can raise nearly anything.
         reason = str(error).strip().split("\n")[0].rstrip(".")
         if reason.startswith("Weights only load failed"):  # Torch goes on to advise an unsafe load.
-            reason = "it is not a torch file, or holds more than data"
+            held = re.search(r"GLOBAL ([\w.]+)", str(error))
+            reason = f"it is not a torch file, or holds more than data{f': {held[1]}' if held else ''}"
         raise InputError(f"{filename} cannot be read as a checkpoint ({reason}); {_ADVICE}.") from error
 
 
 def read_weights(filename: str) -> dict[str, Any]:
     """Read a checkpoint safely (:func:`read_file`).
 
+    Prefixes of wrapped models are removed, and the names of torchvision's ResNets are changed to this project's.
+
     Returns:
-        a dict with at least "model", tensors by name; also for a file that is only a state dict.
+        a dict with at least "model", tensors by name, also for a file that has them elsewhere; and "torchvision",
+        whether the backbone had torchvision's names.
 
     Raises:
-        InputError: the file is not a checkpoint, holds more than data, or has the names of Caffe2 or torchvision.
+        InputError: the file is not a checkpoint, holds more than data, has the names of Caffe2, or has several models.
     """
     content = read_file(filename)
     if not isinstance(content, dict):
         raise InputError(f"{filename} is not a checkpoint but a {type(content).__name__}; {_ADVICE}.")
-    if not isinstance(content.get("model"), dict):
-        if "blobs" in content or any("_branch2" in str(name) for name in content):
-            raise InputError(f"{filename} has Caffe2's parameter names; use a torchvision model of the zoo.")
-        if "layer1.0.conv1.weight" in content:
-            raise InputError(
-                f"{filename} has torchvision's parameter names; convert it with tools/convert_torchvision_weights.py."
-            )
-        content = {"model": {} if "model" in content else content}
-    model = content["model"].items()
-    weights = {name: torch.tensor(value) if isinstance(value, np.ndarray) else value for name, value in model}
-    if not weights or not all(isinstance(value, Tensor) for value in weights.values()):
+    if not isinstance(content.get("model"), dict) and (
+        "blobs" in content or any("_branch2" in str(name) for name in content)
+    ):
+        raise InputError(f"{filename} has Caffe2's parameter names; use a torchvision model of the zoo.")
+    key, weights = _find_weights(content, filename)
+    if not weights:
         raise InputError(f'{filename} is not a checkpoint, it has no "model" weights; {_ADVICE}.')
-    return {**content, "model": weights}
+    rest = {name: value for name, value in content.items() if name != key} if key else {}
+    torchvision = has_torchvision_names(weights)
+    if torchvision:
+        weights = from_torchvision(weights, filename)
+    return {**rest, "model": weights, "torchvision": torchvision}
 
 
 def read_backbone_weights(filename: str) -> dict[str, Tensor]:
-    """Read the weights of a backbone by name, also from below "state_dict", "model" or "model_ema".
+    """Read the weights of a backbone by name, from a file of its own or from that of a whole model.
 
     Raises:
         InputError: the file cannot be read, or is no state dict.
     """
     content = read_file(filename)
-    for key in ("state_dict", "model", "model_ema"):
-        if isinstance(content, dict) and isinstance(content.get(key), dict):
-            content = content[key]
-    if not isinstance(content, dict) or not content or not all(isinstance(x, Tensor) for x in content.values()):
+    weights = _find_weights(content, filename)[1] if isinstance(content, dict) else {}
+    if not weights:
         raise InputError(f"MODEL.TIMM.CHECKPOINT {filename} is not a file of weights by name; give another one.")
-    return content
+    return of_backbone(weights)
 
 
-def resnet_depth(weights: dict[str, Tensor]) -> int | None:
-    """Return the layers of the plain ResNet with these weights (Detectron2's names); None for other models."""
-    stages = [{name.split(".")[1] for name in weights if name.startswith(f"res{stage}.")} for stage in (2, 3, 4, 5)]
-    return RESNET_DEPTHS.get(("res2.0.conv3.weight" in weights, tuple(map(len, stages))))
+def _find_weights(content: dict, filename: str) -> tuple[str, dict[str, Tensor]]:
+    """Return the key of the weights, "" for the content itself, and the weights by name; none if there are none."""
+    tables = {key: table for key, value in content.items() if (table := _tensors(value))}
+    key = next((known for known in _WEIGHT_KEYS if known in tables), "")
+    if not key and len(tables) > 1:
+        raise InputError(
+            f"{filename} holds several models ({', '.join(map(str, tables))}); save the one to use alone, with "
+            "torch.save."
+        )
+    if not key and tables:
+        (key,) = tables
+    return key, without_wrappers(tables[key] if key else _tensors(content))
 
 
-def with_names_of(model: dict[str, Tensor], weights: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Rename ``weights`` to the names of ``model``, alike on both hosts.
-
-    If any weight has its final name or a ``backbone.`` prefix, names stay; only ``pixel_decoder``, which early
-    MaskFormer checkpoints lack, is added. Otherwise (ImageNet backbones) each parameter gets the weight with the
-    longest suffix of its name and the same shape: ``backbone.stem.conv1.weight`` gets ``stem.conv1.weight``.
-
-    Args:
-        model: state dict of the model.
-        weights: from :func:`read_weights`.
-
-    Raises:
-        InputError: one weight matches two parameters.
-    """
-    # Frozen norms have no batch counters.
-    weights = {name: value for name, value in weights.items() if name in model or "num_batches_tracked" not in name}
-    if any(name.startswith(("backbone.", "module.")) or name in model for name in weights):
-        head = "sem_seg_head."
-        old = {name: name.replace(head, f"{head}pixel_decoder.", 1) for name in weights if name.startswith(head)}
-        renamed = {name: new for name, new in old.items() if name not in model and new in model}
-        return {renamed.get(name, name): value for name, value in weights.items()}
-    matched: dict[str, str] = {}  # name of the weight -> name in the model
-    for name, parameter in sorted(model.items()):
-        words = name.split(".")
-        suffixes = (".".join(words[start:]) for start in range(len(words)))
-        source = next((suffix for suffix in suffixes if suffix in weights), None)
-        if source is None or weights[source].shape != parameter.shape:
-            continue
-        if source in matched:
-            raise InputError(f"The checkpoint's {source} matches {matched[source]} and {name}; rename it in the file.")
-        matched[source] = name
-    return {matched.get(name, name): value for name, value in weights.items()}
+def _tensors(value: Any) -> dict[str, Tensor]:
+    """Return a dictionary of tensors and arrays as one of tensors; an empty one for anything else."""
+    if not isinstance(value, dict) or not all(isinstance(entry, Tensor | np.ndarray) for entry in value.values()):
+        return {}
+    return {str(name): torch.tensor(x) if isinstance(x, np.ndarray) else x for name, x in value.items()}

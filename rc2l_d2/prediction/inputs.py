@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import glob
 from collections.abc import Sequence
+from itertools import takewhile
 from pathlib import Path
+from typing import NamedTuple
 
 from ..data.datasets.image_lists import IMAGE_SUFFIXES
+from ..data.datasets.splits import images_below
 from ..errors import InputError
 
 RESULTS = ("labels", "confidence", "comparison")  # folders below --output for everything but the overlays
+# Endings that data sets do not have by default, but the files of a folder may.
+_MORE_SUFFIXES = (".jfif", ".jpe", ".gif", ".jp2", ".ppm", ".pgm", ".avif", ".heic", ".heif")
 VIDEO_SUFFIXES = {".mp4", ".m4v", ".mov", ".avi", ".mkv", ".webm", ".mpg", ".mpeg"}
 
 
@@ -18,25 +23,40 @@ def is_video(file: Path) -> bool:
     return file.suffix.lower() in VIDEO_SUFFIXES
 
 
-def output_name(file: Path) -> str:
-    """Return the name of the overlay of an image or video."""
-    return f"{file.stem}.mp4" if is_video(file) else f"{file.stem}.png"
+class Input(NamedTuple):
+    """An image or video, and the path of its results below the output folders, without suffix."""
+
+    file: Path
+    name: str
+
+    @property
+    def overlay(self) -> str:
+        """Path of the overlay below the output folder."""
+        return f"{self.name}.mp4" if is_video(self.file) else f"{self.name}.png"
 
 
-def find_inputs(inputs: Sequence[str], output: Path, truth: Path | None = None) -> list[Path]:
+def find_inputs(inputs: Sequence[str], output: Path, truth: Path | None = None) -> list[Input]:
     """Return the images and videos of the inputs (files, folders and globs), in order, each once.
+
+    Folders are walked; results keep the tree below a folder, or below the part of a glob without wildcards.
 
     Raises:
         InputError: an input matches no file, two files have one result, or an input or the folder of labels ``truth``
             lies where results are written: directly in ``output``, or in a folder of RESULTS.
     """
-    found: dict[str, Path] = {}
+    found: dict[str, Input] = {}
+    known: set[Path] = set()
     for given in inputs:
-        for file in _files(given):
-            name = output_name(file)
-            if found.setdefault(name, file) != file:
-                raise InputError(f"{found[name]} and {file} would both be written to {name}; give one at a time.")
-    folders = {f"--input {file}": file.parent for file in found.values()}
+        for one in _files(given, output):
+            if one.file in known:
+                continue
+            known.add(one.file)
+            first = found.setdefault(one.overlay, one)
+            if first != one:
+                raise InputError(
+                    f"{first.file} and {one.file} would both be written to {one.overlay}; give one at a time."
+                )
+    folders = {f"--input {one.file}": one.file.parent for one in found.values()}
     if truth is not None:
         folders[f"--compare {truth}"] = truth
     results = {(output / name).resolve() for name in RESULTS}
@@ -47,14 +67,23 @@ def find_inputs(inputs: Sequence[str], output: Path, truth: Path | None = None) 
     return list(found.values())
 
 
-def _files(given: str) -> list[Path]:
+def _files(given: str, output: Path) -> list[Input]:
     path = Path(given)
     if path.is_dir():
-        paths = sorted(file for file in path.iterdir() if file.suffix.lower() in {*IMAGE_SUFFIXES, *VIDEO_SUFFIXES})
+        root, paths = path, map(Path, images_below(given, (*IMAGE_SUFFIXES, *_MORE_SUFFIXES, *VIDEO_SUFFIXES)))
+        # Results of an earlier call are no inputs of a folder around them.
+        if output.resolve() not in (path.resolve(), *path.resolve().parents):
+            paths = (file for file in paths if output.resolve() not in file.resolve().parents)
+    elif path.is_file():  # A file's name may hold characters of a pattern.
+        root, paths = path.parent, iter([path])
     else:
-        # A file's name may hold characters of a pattern.
-        paths = [path] if path.is_file() else map(Path, sorted(glob.glob(given, recursive=True)))
-    files = [file for file in paths if file.is_file()]
+        root, paths = _fixed_part(path), map(Path, sorted(glob.glob(given, recursive=True)))
+    files = [Input(file, str(file.relative_to(root).with_suffix(""))) for file in paths if file.is_file()]
     if not files:
         raise InputError(f"--input {given} is no image or video, and no folder or pattern of any; correct it.")
     return files
+
+
+def _fixed_part(pattern: Path) -> Path:
+    """Return the folders of a glob before its first wildcard."""
+    return Path(*takewhile(lambda part: not glob.has_magic(part), pattern.parts))

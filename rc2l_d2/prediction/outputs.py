@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import math
 import re
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image
 
 from ..data import read_label
 from ..data.loading.mappers import check_label
+from ..data.loading.raster import RasterFile
 from ..errors import InputError
 from ..evaluation import classes_in, draw_legend, draw_panels
 from ..host import Visualizer
 from .coco_results import CocoResults
+from .large import OVERVIEW, LabelFile, segment_by_windows, segment_shrunk
 from .segmenter import Segmentation, Segmenter
 
 
@@ -32,20 +36,27 @@ class ResultWriter:
     def __post_init__(self):
         if self.truth is not None and not self.truth.is_dir():
             raise InputError(f"--compare {self.truth} is not a folder; name the folder of the label images.")
+        if self.output.exists() and not self.output.is_dir():
+            raise InputError(f"--output {self.output} is a file; name a folder.")
         self.output.mkdir(parents=True, exist_ok=True)
         self.metadata = self.segmenter.metadata
         self.names = self.metadata.stuff_classes
         self.colors = np.asarray(self.metadata.stuff_colors, np.uint8)
         self.occurred: set[int] = set()
 
-    def draw(self, name: str, image: np.ndarray, segmentation: Segmentation) -> np.ndarray:
+    def draw(
+        self, name: str, image: np.ndarray, segmentation: Segmentation, georeference: dict[str, Any] | None = None
+    ) -> np.ndarray:
         """Write labels and confidence maps of an image or frame, and return its overlay.
 
-        Image and overlay are uint8 (H, W, 3), RGB; ``name`` of a frame starts with the folder of its video.
+        Image and overlay are uint8 (H, W, 3), RGB; ``name`` is :attr:`Input.name`, for a frame with its number.
         """
         occurring = classes_in(segmentation.labels, len(self.names))
         self.occurred.update(occurring)
-        if self.labels:
+        if self.labels and georeference:
+            with LabelFile(self.output / "labels" / name, image.shape[:2], georeference, self.colors) as file:
+                file.write(0, 0, segmentation.labels)
+        elif self.labels:
             labels = Image.fromarray(segmentation.labels)
             labels.putpalette(self.colors.tobytes())
             labels.save(self._path(f"labels/{name}.png"))
@@ -54,9 +65,34 @@ class ResultWriter:
                 class_name = re.sub(r"\W+", "_", self.names[label])
                 path = self._path(f"confidence/{name}/{label}_{class_name}.png")
                 Image.fromarray(segmentation.confidence(label)).save(path)
-        return Visualizer(image, self.metadata).draw_sem_seg(segmentation.labels, alpha=0.6).get_image()
+        return self.overlay(image, segmentation.labels)
 
-    def compare(self, file: Path, image: np.ndarray, segmentation: Segmentation) -> None:
+    def overlay(self, image: np.ndarray, labels: np.ndarray) -> np.ndarray:
+        """Return the classes, uint8 (H, W), drawn over the image, uint8 (H, W, 3) in RGB."""
+        return Visualizer(image, self.metadata).draw_sem_seg(labels, alpha=0.6).get_image()
+
+    def draw_large(self, name: str, raster: RasterFile) -> np.ndarray:
+        """Segment a large image, write its label image, and return an overlay of at most OVERVIEW pixels.
+
+        Raises:
+            InputError: the file is damaged, or confidence maps or a comparison are asked for.
+        """
+        if self.confidence or self.truth is not None:
+            raise InputError(f"{raster.path}: confidence maps and comparisons of so large an image are not written.")
+        blocks = (segment_by_windows if self.segmenter.by_windows else segment_shrunk)(raster, self.segmenter)
+        scale = min(1.0, math.sqrt(OVERVIEW / math.prod(raster.size)))
+        size = (max(1, int(scale * raster.size[0])), max(1, int(scale * raster.size[1])))
+        folder = self.output / "labels" if self.labels else self.output  # Without --labels the file is temporary.
+        with LabelFile(folder / name, raster.size, raster.georeference, self.colors) as file:
+            for top, left, labels in blocks:
+                self.occurred.update(classes_in(labels, len(self.names)))
+                file.write(top, left, labels)
+            small = file.read_reduced(size)
+        if not self.labels:
+            file.path.unlink()
+        return self.overlay(raster.read_reduced(size)[..., ::-1], small)
+
+    def compare(self, file: Path, name: str, image: np.ndarray, segmentation: Segmentation) -> None:
         """Write image, ground truth and prediction side by side; InputError if no label fits the file."""
         if self.truth is None:
             return
@@ -64,7 +100,7 @@ class ResultWriter:
         label = read_label(label_file, label_map)
         files = {"file_name": str(file), "sem_seg_file_name": str(label_file)}
         check_label(label, image.shape[:2], files, len(self.names), self.metadata.ignore_label)
-        path = self._path(f"comparison/{file.stem}.png")
+        path = self._path(f"comparison/{name}.png")
         rows, titles = [(image, [label, segmentation.labels])], ["image", "ground truth", "prediction"]
         draw_panels(rows, titles, self.names, self.colors, str(path))
 

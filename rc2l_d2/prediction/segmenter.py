@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -21,6 +22,7 @@ from ..evaluation import Predictor, class_colors
 from ..host import CfgNode, MetadataCatalog, build_model
 from ..regions import most_probable
 
+logger = logging.getLogger(__name__)
 # Larger images are shrunk and their labels enlarged: the scores of each class take 4 bytes a pixel.
 MAX_PIXELS = 2**24
 
@@ -48,6 +50,7 @@ class Segmenter:
     """Segments an image as the evaluation does (TEST.SLIDING_WINDOW, TEST.AUG).
 
     Attributes:
+        by_windows: whether it predicts windows of the image at its own size, so that large images need not be shrunk.
         metadata: ``stuff_classes``, ``stuff_colors`` and ``ignore_label``.
         label_files: naming rule of the data set's label files.
         bands: how image files are read that are not plain 8-bit colour.
@@ -57,6 +60,8 @@ class Segmenter:
         """Take a model in eval mode, its configuration, its data set's metadata and (or there) its bands."""
         self.mapper = TestMapper(cfg)
         self.predictor = Predictor(cfg, model)
+        self.device = torch.device(cfg.MODEL.DEVICE)
+        self.by_windows = cfg.TEST.SLIDING_WINDOW.ENABLED and cfg.INPUT.MIN_SIZE_TEST == 0 and not cfg.TEST.AUG.ENABLED
         if not metadata.get("stuff_colors"):
             metadata.set(stuff_colors=class_colors(metadata.name).tolist())
         self.metadata = metadata
@@ -85,17 +90,53 @@ class Segmenter:
         return Segmentation(resize_label(labels, (height, width)), scores)
 
 
-def load_segmenter(path: str | PathLike[str]) -> Segmenter:
+def load_segmenter(path: str | PathLike[str], tile: int = 0) -> Segmenter:
     """Load a self-describing model file, the ``teacher_final.pth`` of a run; on a GPU if there is one.
+
+    Args:
+        path: the file.
+        tile: see :func:`with_tile`.
 
     Raises:
         InputError: see :func:`rc2l_d2.engine.load_model_file`.
     """
-    return Segmenter(*load_model_file(str(path)))
+    model, cfg, metadata = load_model_file(str(path))
+    return Segmenter(model, with_tile(cfg, tile), metadata)
 
 
-def load_checkpoint(config_file: str, overrides: Sequence[str], student: bool = False) -> Segmenter:
+def with_tile(cfg: CfgNode, tile: int) -> CfgNode:
+    """Return a configuration that predicts overlapping windows of ``tile`` x ``tile`` pixels at the image's own size.
+
+    Where ``tile`` is 0, the configuration is returned as it is.
+
+    Raises:
+        InputError: ``tile`` is negative.
+    """
+    if tile < 0:
+        raise InputError(f"--tile is {tile}; give the height and width of a window in pixels.")
+    if not tile:
+        return cfg
+    edges = [edge for edge in cfg.INPUT.MIN_SIZE_TRAIN if edge]
+    if edges:
+        logger.warning(
+            "The model was trained on images with shorter edges of %s pixels, and --tile keeps the size of the image: "
+            "objects may be larger than any that the model has seen.", edges,
+        )  # fmt: skip
+    cfg = cfg.clone()
+    cfg.defrost()
+    cfg.INPUT.MIN_SIZE_TEST = 0
+    cfg.TEST.AUG.ENABLED = False
+    cfg.TEST.SLIDING_WINDOW.ENABLED = True
+    cfg.TEST.SLIDING_WINDOW.CROP_SIZE = [tile, tile]
+    cfg.TEST.SLIDING_WINDOW.STRIDE = [max(1, 2 * tile // 3)] * 2
+    cfg.freeze()
+    return cfg
+
+
+def load_checkpoint(config_file: str, overrides: Sequence[str], student: bool = False, tile: int = 0) -> Segmenter:
     """Load the checkpoint in MODEL.WEIGHTS: its EMA teacher, or the student if ``student`` or if it has no teacher.
+
+    ``tile``: see :func:`with_tile`.
 
     Raises:
         InputError: MODEL.WEIGHTS or DATASETS.TEST is empty, or the file cannot be used.
@@ -107,7 +148,8 @@ def load_checkpoint(config_file: str, overrides: Sequence[str], student: bool = 
     if not cfg.MODEL.WEIGHTS:
         raise InputError("MODEL.WEIGHTS is empty; name a checkpoint with --opts MODEL.WEIGHTS FILE.")
     model = build_model(cfg).eval()
-    rest = RegionCheckpointer(model).load(cfg.MODEL.WEIGHTS)
+    rest = RegionCheckpointer(model, data_sets=cfg.DATASETS.TEST[:1]).load(cfg.MODEL.WEIGHTS)
     if "ema" in rest and not student:
         model.load_state_dict(rest["ema"]["model"])
-    return Segmenter(model, cfg, MetadataCatalog.get(cfg.DATASETS.TEST[0]), dataset_bands(cfg.DATASETS.TEST[0]))
+    bands = dataset_bands(cfg.DATASETS.TEST[0])
+    return Segmenter(model, with_tile(cfg, tile), MetadataCatalog.get(cfg.DATASETS.TEST[0]), bands)

@@ -14,6 +14,7 @@ from ..datasets.splits import split_entries
 from ..labels.label_doubts import MAX_GUESSED
 from .remark import Remark
 from .scan import Kind, ScanReport, Split, scan
+from .small_regions import shrinking_training_regions
 
 _logger = logging.getLogger(__name__)
 
@@ -43,6 +44,8 @@ def check_training_data(cfg: CfgNode, use_unlabeled: bool = True, sample: int = 
         raise InputError(str(problem))
     for split in splits.values():
         _check_sample(cfg, split, sample if split.labelled else sample // 2)
+    if warning := shrinking_training_regions(cfg, splits["TRAIN"].entries, splits["TRAIN"].classes):
+        _logger.warning("%s", warning)
 
 
 def config_splits(cfg: CfgNode, use_unlabeled: bool = True) -> dict[str, Split]:
@@ -52,7 +55,10 @@ def config_splits(cfg: CfgNode, use_unlabeled: bool = True) -> dict[str, Split]:
         InputError: an unknown data set, missing files, other classes than the configuration's, or no training image.
     """
     streams = ("TRAIN", "UNLABELED", "TEST") if use_unlabeled else ("TRAIN", "TEST")
-    return {stream: _config_split(cfg, stream) for stream in streams}
+    splits = {stream: _config_split(cfg, stream) for stream in streams}
+    for name in (*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST):
+        _require_same_classes(cfg.DATASETS.TRAIN[0], name)
+    return splits
 
 
 def definition_splits(path: str | os.PathLike, names: Sequence[str] = ()) -> tuple[list[Split], list[Remark]]:
@@ -205,6 +211,18 @@ def _config_split(cfg: CfgNode, stream: str) -> Split:
         stream_title(cfg, stream), entries, labelled, classes, head.IGNORE_VALUE, stream == "TRAIN", stated,
         held_out=stream == "TEST",
     )  # fmt: skip
+
+
+def _require_same_classes(first: str, other: str) -> None:
+    """Refuse two data sets whose classes have other names or another order: predictions would be misnamed."""
+    names, others = (MetadataCatalog.get(name).get("stuff_classes") or () for name in (first, other))
+    if not names or not others or list(names) == list(others):
+        return
+    index = next((i for i, pair in enumerate(zip(names, others, strict=False)) if pair[0] != pair[1]), 0)
+    raise InputError(
+        f"The classes of '{first}' and '{other}' differ (class {index} is '{names[index]}' and '{others[index]}'); "
+        "give both the same names in the same order in their YAML files."
+    )
 
 
 def _check_classes(cfg: CfgNode, name: str, key: str) -> None:

@@ -18,6 +18,7 @@ import numpy as np
 
 from ...errors import InputError, first_few
 from ..labels.drawn import DrawnLabel
+from ..loading.raster import large_image_size, large_label_counts
 from ..loading.reading import (
     ImageDepthError,
     LabelColorError,
@@ -200,8 +201,10 @@ def scan(
 def _scan_entry(entry: dict, labelled: bool, num_classes: int, ignore_value: int) -> _FileScan:
     file, size, problems, counts, printed = entry["file_name"], None, [], None, b""
     try:
-        image = read_image(file, rule=entry.get("bands"))
-        size, printed = image.shape[:2], fingerprint(image)
+        size = large_image_size(file) if entry.get("bands") is None else None
+        if size is None:
+            image = read_image(file, rule=entry.get("bands"))
+            size, printed = image.shape[:2], fingerprint(image)
         if min(size) < SMALLEST_SIDE:
             problems.append((Kind.TINY, file, f"{size[1]}x{size[0]}"))
     except InputError as error:
@@ -242,7 +245,8 @@ def _label_counts(
     if file is None:
         return Kind.LABEL_MISSING, entry["file_name"], ""
     try:
-        label = read_label(file, entry.get("label_map"))
+        large = large_label_counts(file, entry.get("label_map"))
+        label = None if large else read_label(file, entry.get("label_map"))
     except InputError as error:
         kinds = {
             LabelColorError: Kind.LABEL_COLORS,
@@ -250,11 +254,11 @@ def _label_counts(
             LabelLossyError: Kind.LABEL_LOSSY,
         }
         return kinds.get(type(error), Kind.LABEL_UNREADABLE), file, _detail(error, file)
-    if size is not None and label.shape != size:
+    counts, shape = large or (np.bincount(label.ravel(), minlength=256), label.shape)
+    if size is not None and shape != size:
         turned = turned_by_exif(entry["file_name"], file)
-        sizes = f"label {label.shape[1]}x{label.shape[0]}, image {size[1]}x{size[0]}"
+        sizes = f"label {shape[1]}x{shape[0]}, image {size[1]}x{size[0]}"
         return Kind.SIZES_DIFFER, _label_name(entry), f"{sizes}; {turned}" if turned else sizes
-    counts = np.bincount(label.ravel(), minlength=256)
     outside = [value for value in np.flatnonzero(counts) if value >= num_classes and value != ignore_value]
     if outside:
         return Kind.VALUES_OUTSIDE, file, first_few(outside, 5)

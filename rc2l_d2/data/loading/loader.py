@@ -17,13 +17,15 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from multiprocessing.queues import Queue
+from typing import Any
 
 import cv2
 import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset
 
-from ...errors import InputError
+from ...errors import InputError, one_line
 from ...host import CfgNode, comm
 from ..datasets.catalog import load_dataset, stream_entries
 from .mappers import LabeledMapper, TestMapper, UnlabeledMapper
@@ -138,18 +140,29 @@ def build_train_loader(cfg: CfgNode, use_unlabeled: bool = True, start_iter: int
         streams.append(("UNLABELED", "IMS_PER_BATCH_UNLABELED", UnlabeledMapper))
     entries = [stream_entries(cfg, stream) for stream, _, _ in streams]
     mappers = [mapper(cfg) for _, _, mapper in streams]
-    batch_sizes, ranks = [cfg.SOLVER[key] for _, key, _ in streams], comm.get_world_size()
-    for (_, key, _), batch_size in zip(streams, batch_sizes, strict=True):
-        if batch_size < 1 or batch_size % ranks:
-            raise InputError(
-                f"SOLVER.{key} is {batch_size}, which {ranks} rank(s) cannot split evenly; set it to a multiple of "
-                f"{ranks}."
-            )
+    ranks = comm.get_world_size()
+    check_batch_sizes(cfg, use_unlabeled, ranks)
+    batch_sizes = [cfg.SOLVER[key] for _, key, _ in streams]
     seed = cfg.SEED if cfg.SEED >= 0 else comm.shared_random_seed()
     sampler = StepSampler([len(stream) for stream in entries], batch_sizes, seed, start_iter, comm.get_rank(), ranks)
     pin_memory = torch.cuda.is_available() and cfg.MODEL.DEVICE.startswith("cuda")
     dataset = _TrainDataset(entries, mappers, seed)
     return TrainLoader(dataset, sampler, cfg.DATALOADER.NUM_WORKERS, pin_memory, cfg.DATALOADER.MAX_BAD_SHARE)
+
+
+def check_batch_sizes(cfg: CfgNode, use_unlabeled: bool, ranks: int) -> None:
+    """Refuse batches that the ranks cannot split evenly.
+
+    Raises:
+        InputError: names the key.
+    """
+    keys = ["IMS_PER_BATCH", *(["IMS_PER_BATCH_UNLABELED"] if use_unlabeled and cfg.DATASETS.UNLABELED else [])]
+    for key in keys:
+        if cfg.SOLVER[key] < 1 or cfg.SOLVER[key] % ranks:
+            raise InputError(
+                f"SOLVER.{key} is {cfg.SOLVER[key]}, which {ranks} rank(s) cannot split evenly; set it to a multiple "
+                f"of {ranks}."
+            )
 
 
 def build_test_loader(cfg: CfgNode, name: str) -> TestLoader:
@@ -174,10 +187,13 @@ def dead_worker(error: BaseException) -> str | None:
     if not found:
         return None
     cause = found[2].split(". ")[0].rstrip(". ")
-    return (
-        f"The data worker with process id {found[1]} {cause}; check whether the machine ran out of memory (fewer "
-        f"DATALOADER.NUM_WORKERS need less) and whether tools/check_dataset.py --full can read all files."
+    advice = (
+        "give /dev/shm more room (docker run --shm-size 2g) or set DATALOADER.NUM_WORKERS 0"
+        if "Bus error" in cause
+        else "check whether the machine ran out of memory (fewer DATALOADER.NUM_WORKERS need less) and whether "
+        "tools/check_dataset.py --full can read all files"
     )
+    return f"The data worker with process id {found[1]} {cause}; {advice}."
 
 
 @dataclass
@@ -228,24 +244,41 @@ def _sample(mapper: Mapper, entry: dict, *rng: np.random.Generator) -> dict | In
         raise RuntimeError(f"{type(error).__name__} while reading {files}: {error}") from error
 
 
-def _or_raise(sample: dict | InputError) -> dict:
+def _or_raise(sample: Any) -> Any:
     if isinstance(sample, InputError):
         raise sample
     return sample
 
 
 def _data_loader(dataset: Dataset, num_workers: int, **kwargs) -> DataLoader:
-    # collate_fn=list: a batch is a list of samples. A generator of its own keeps the loader from advancing torch's
+    # A batch is a list of samples. A generator of its own keeps the loader from advancing torch's
     # global one, which would make a run depend on how often it was evaluated or resumed. On Linux, workers are forked:
     # the ranks, themselves spawned, would spawn theirs, which import torch at each evaluation.
-    kwargs |= {"num_workers": num_workers, "collate_fn": list, "generator": torch.Generator()}
+    collate = _share if num_workers > 0 else list
+    kwargs |= {"num_workers": num_workers, "collate_fn": collate, "generator": torch.Generator()}
     context = "fork" if num_workers > 0 and sys.platform == "linux" else None
     return DataLoader(dataset, worker_init_fn=_start_worker, multiprocessing_context=context, **kwargs)
 
 
+def _share(samples: list) -> list | InputError:
+    """Move a batch to shared memory, in the worker: its queue would do so in a thread, whose errors nobody hears."""
+    try:
+        for sample in samples:
+            for entry in sample if isinstance(sample, tuple) else (sample,):
+                for value in entry.values() if isinstance(entry, dict) else ():
+                    if isinstance(value, torch.Tensor):
+                        value.share_memory_()
+    except RuntimeError as error:
+        return InputError(
+            f"The data workers cannot pass images through shared memory ({one_line(error)}); give /dev/shm more room "
+            "(docker run --shm-size 2g) or set DATALOADER.NUM_WORKERS 0."
+        )
+    return samples
+
+
 def _batches(loader: DataLoader) -> Iterator[list]:
     try:
-        yield from loader
+        yield from map(_or_raise, loader)
     except (ConnectionError, EOFError):
         # A killed worker cuts its connection a moment before torch's signal handler raises the RuntimeError that names
         # the worker.
@@ -254,6 +287,8 @@ def _batches(loader: DataLoader) -> Iterator[list]:
 
 
 def _start_worker(worker: int) -> None:
+    # A batch that the thread of a worker's queue cannot send is lost, and training would wait for it forever.
+    Queue._on_queue_feeder_error = staticmethod(_end_worker)  # type: ignore[method-assign]
     # Workers are the parallelism; OpenCV's threads inside them only compete for the cores.
     cv2.setNumThreads(0)
     # The training process handles a signal to the whole group and may need its workers for that: they end when it
@@ -262,6 +297,12 @@ def _start_worker(worker: int) -> None:
     if hasattr(signal, "sigwaitinfo"):  # not on macOS
         signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
         threading.Thread(target=_end_with, args=(os.getppid(),), daemon=True).start()
+
+
+def _end_worker(error: BaseException, batch: object) -> None:
+    """End a worker that cannot send a batch, with the reason on stderr: torch reports its end to the training."""
+    print(f"A data worker cannot send a batch: {one_line(error)}", file=sys.stderr, flush=True)
+    os._exit(1)
 
 
 def _end_with(parent: int) -> None:

@@ -12,6 +12,7 @@ import torch
 
 from ...errors import InputError, first_few
 from ...host import CfgNode
+from .raster import open_windows, read_label_window
 from .reading import check_format, read_image, read_image_reduced, read_label, turned_by_exif
 from .transforms import (
     IMAGE_PADDING,
@@ -38,6 +39,11 @@ class _TrainMapper:
     def _cut(self, entry: dict, rng: np.random.Generator) -> tuple[np.ndarray, Geometry, tuple[int, int]]:
         """Return the cut image (h, w, 3), not padded yet, with its geometry and the file's size (H, W)."""
         short_edge = sample_short_edge(self.geometry, rng)
+        # A crop at the image's own size needs no other part of it. Rules for bands are applied to whole files.
+        if not short_edge and entry.get("bands") is None and (raster := open_windows(entry["file_name"])):
+            with raster:
+                geometry = sample_geometry(raster.size, short_edge, self.geometry, rng)
+                return geometry.mirror(raster.read(*geometry.window)), geometry, raster.size
         image, size = read_image_reduced(entry["file_name"], short_edge, entry.get("bands"))
         geometry = sample_geometry(size, short_edge, self.geometry, rng)
         return geometry.cut_image(image), geometry, size
@@ -48,7 +54,12 @@ class _TrainMapper:
     def _label(self, entry: dict, geometry: Geometry, size: tuple[int, int]) -> torch.Tensor:
         if "sem_seg_file_name" not in entry:
             return torch.full(geometry.crop, self.ignore_value, dtype=torch.uint8)
-        label = read_label(entry["sem_seg_file_name"], entry.get("label_map"))
+        file, label_map = entry["sem_seg_file_name"], entry.get("label_map")
+        part = read_label_window(file, label_map, geometry.window) if geometry.size == size else None
+        if part is not None and part[1] == size:
+            check_label(part[0], part[0].shape, entry, self.num_classes, self.ignore_value)
+            return torch.from_numpy(geometry.pad(geometry.mirror(part[0]), self.ignore_value))
+        label = read_label(file, label_map)
         check_label(label, size, entry, self.num_classes, self.ignore_value)
         return torch.from_numpy(geometry.pad(geometry.cut_label(label), self.ignore_value))
 

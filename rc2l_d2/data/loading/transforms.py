@@ -42,6 +42,14 @@ class Geometry:
     left: int
     crop: tuple[int, int]
 
+    @property
+    def window(self) -> tuple[int, int, int, int]:
+        """Return top, left, height and width of the crop in the resized image, before it is mirrored."""
+        left, right = self.left, min(self.left + self.crop[1], self.size[1])
+        if self.flip:
+            left, right = self.size[1] - right, self.size[1] - left
+        return self.top, left, min(self.crop[0], self.size[0] - self.top), right - left
+
     def cut_image(self, image: np.ndarray) -> np.ndarray:
         """Image (H, W, 3) -> (at most crop height, at most crop width, 3), not padded yet."""
         return self._cut(resize_image(image, self.size))
@@ -49,6 +57,11 @@ class Geometry:
     def cut_label(self, label: np.ndarray) -> np.ndarray:
         """Label (H, W) -> the same crop of it, by nearest neighbour."""
         return self._cut(resize_label(label, self.size))
+
+    def mirror(self, cut: np.ndarray) -> np.ndarray:
+        """Return what :attr:`window` has, mirrored if the geometry is."""
+        # Mirrored after the cut, so that only the crop is copied.
+        return cv2.flip(cut, 1) if self.flip else np.ascontiguousarray(cut)
 
     def pad(self, array: np.ndarray, value: int) -> np.ndarray:
         """Pad a cut array to the crop's size with ``value``."""
@@ -65,12 +78,8 @@ class Geometry:
         return inside
 
     def _cut(self, array: np.ndarray) -> np.ndarray:
-        left, right = self.left, min(self.left + self.crop[1], self.size[1])
-        if self.flip:
-            left, right = self.size[1] - right, self.size[1] - left
-        array = array[self.top : self.top + self.crop[0], left:right]
-        # Mirrored after the cut, so that only the crop is copied.
-        return cv2.flip(array, 1) if self.flip else np.ascontiguousarray(array)
+        top, left, height, width = self.window
+        return self.mirror(array[top : top + height, left : left + width])
 
 
 def sample_short_edge(settings: GeometrySettings, rng: np.random.Generator) -> int:

@@ -1,0 +1,273 @@
+"""Windows of large image files, read without decoding the rest, by rasterio (the extra "raster")."""
+
+from __future__ import annotations
+
+import logging
+import math
+import os
+import warnings
+from types import ModuleType, TracebackType
+from typing import Any
+
+import cv2
+import numpy as np
+from PIL import JpegImagePlugin, PngImagePlugin, TiffImagePlugin
+
+from ...errors import InputError, one_line
+from ..labels.label_map import LabelMap, UnlistedValueError
+
+logger = logging.getLogger(__name__)
+# Decoded blocks that GDAL keeps, in MB: a row of windows of a large file.
+CACHE = 256
+_TIFF_STARTS = (b"II", b"MM")
+# Images of fewer pixels are decoded whole, which is as fast.
+_SMALL = 2**22
+_ROWS = 1024  # of a label that are read at a time
+_STRIP = 2**24  # pixels of an image that are shrunk at a time
+_GEO_TAGS = (33550, 34264)  # GeoTIFF's ModelPixelScale and ModelTransformation
+_ORIENTATION = 274  # EXIF's key
+# Pillow's readers of headers; Image.open would refuse large images.
+_HEADERS = {
+    **dict.fromkeys(_TIFF_STARTS, TiffImagePlugin.TiffImageFile),
+    b"\xff\xd8": JpegImagePlugin.JpegImageFile,
+    b"\x89P": PngImagePlugin.PngImageFile,
+}
+
+
+class RasterFile:
+    """An image or label file with 8-bit values, for ``with``; what the file itself says of its bands is checked.
+
+    Attributes:
+        size: height and width in pixels.
+        georeference: ``crs`` and ``transform`` as rasterio writes them; empty without both.
+    """
+
+    def __init__(self, path: str | os.PathLike):
+        """Open the file.
+
+        Raises:
+            InputError: rasterio is missing, the file cannot be read, or is not plain 8-bit grey, palette or RGB.
+        """
+        self.path = path
+        self._rasterio = import_rasterio(path)
+        self._env = self._rasterio.Env(GDAL_CACHEMAX=CACHE)
+        try:
+            self._file = self._rasterio.open(path)
+        except self._rasterio.errors.RasterioIOError as error:
+            raise InputError(f"{path}: the file cannot be read ({one_line(error)}); replace it.") from error
+        self.size: tuple[int, int] = (self._file.height, self._file.width)
+        self.georeference = _georeference(self._file)
+        colors = self._rasterio.enums.ColorInterp
+        self._bands = [band for band in self._file.indexes if self._file.colorinterp[band - 1] != colors.alpha]
+        self._palette: np.ndarray | None = None
+        if self._file.colorinterp[0] == colors.palette:
+            self._palette = np.zeros((256, 3), np.uint8)
+            for index, color in self._file.colormap(1).items():
+                self._palette[index] = color[:3]
+        problem = self._problem(colors)
+        if problem:
+            self._file.close()
+            raise InputError(f"{path}: the file {problem}; save it as upright 8-bit grey or RGB.")
+
+    def _problem(self, colors: Any) -> str:
+        """Return what makes the file no plain 8-bit image, or ""."""
+        interpretation = [self._file.colorinterp[band - 1] for band in self._bands]
+        if any(dtype != "uint8" for dtype in self._file.dtypes):
+            return f"has values of type {self._file.dtypes[0]}"
+        if len(self._bands) not in (1, 3):
+            return f"has {len(self._bands)} bands"
+        if len(self._bands) == 3 and interpretation != [colors.red, colors.green, colors.blue]:
+            return f"has the bands {', '.join(color.name for color in interpretation)}"
+        if self._file.tags(ns="IMAGE_STRUCTURE").get("MINISWHITE") == "YES" or _header(self.path)[1] != 1:
+            return "is stored turned or inverted"
+        return ""
+
+    def __enter__(self) -> RasterFile:
+        self._env.__enter__()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._file.close()
+        self._env.__exit__(kind, error, trace)
+
+    def read(self, top: int, left: int, height: int, width: int) -> np.ndarray:
+        """Return a window of the image, uint8 (height, width, 3) in BGR order."""
+        return self._image(self._read(top, left, height, width))
+
+    def read_reduced(self, size: tuple[int, int]) -> np.ndarray:
+        """Return the whole image at a smaller ``size`` (h, w), by area, uint8 (h, w, 3) in BGR order."""
+        height, width = self.size
+        rows = max(1, _STRIP // width)
+        # GDAL's own average takes twenty times as long.
+        narrow = [
+            cv2.resize(strip, (size[1], len(strip)), interpolation=cv2.INTER_AREA)
+            for top in range(0, height, rows)
+            for strip in [self.read(top, 0, min(rows, height - top), width)]
+        ]
+        return cv2.resize(np.concatenate(narrow), (size[1], size[0]), interpolation=cv2.INTER_AREA)
+
+    def read_values(self, top: int, left: int, height: int, width: int) -> np.ndarray | None:
+        """Return a window of the values of a one-band file, uint8 (height, width); None for other files."""
+        if len(self._bands) != 1:
+            return None
+        return self._read(top, left, height, width)[0]
+
+    def _image(self, bands: np.ndarray) -> np.ndarray:
+        if self._palette is not None:
+            return np.ascontiguousarray(self._palette[bands[0]][..., ::-1])
+        if len(bands) == 1:
+            return cv2.cvtColor(bands[0], cv2.COLOR_GRAY2BGR)
+        return np.ascontiguousarray(bands[::-1].transpose(1, 2, 0))
+
+    def _read(self, top: int, left: int, height: int, width: int) -> np.ndarray:
+        try:
+            return self._file.read(self._bands, window=((top, top + height), (left, left + width)))
+        except self._rasterio.errors.RasterioIOError as error:
+            raise InputError(f"{self.path}: the file is damaged ({one_line(error)}); replace it.") from error
+
+
+def georeference_of(path: str | os.PathLike) -> dict[str, Any]:
+    """Return ``crs`` and ``transform`` of a GeoTIFF as rasterio writes them; empty for other files.
+
+    Where rasterio is missing, a warning says that the georeference cannot be kept.
+    """
+    with open(path, "rb") as file:
+        if file.read(2) not in _TIFF_STARTS:
+            return {}
+    try:
+        with import_rasterio(path).open(path) as image:
+            return _georeference(image)
+    except InputError:
+        try:
+            tags = TiffImagePlugin.TiffImageFile(path).tag_v2
+        except (OSError, SyntaxError, ValueError):
+            return {}
+        if any(tag in tags for tag in _GEO_TAGS):
+            logger.warning("%s: the georeference is not kept without rasterio (pip install 'rc2l_d2[raster]').", path)
+        return {}
+    except OSError:  # rasterio's errors are of this kind; reading the image says more.
+        return {}
+
+
+def _georeference(file: Any) -> dict[str, Any]:
+    if file.crs is None and file.transform.is_identity:
+        return {}
+    return {"crs": file.crs, "transform": file.transform}
+
+
+def open_windows(path: str | os.PathLike) -> RasterFile | None:
+    """Open a large TIFF whose windows can be read; None for every other file, and where rasterio is missing."""
+    try:
+        with open(path, "rb") as file:
+            is_tiff = file.read(2) in _TIFF_STARTS
+        return RasterFile(path) if is_tiff and math.prod(header_size(path)) >= _SMALL else None
+    except (OSError, InputError):  # Reading it whole says what is wrong, or reads it.
+        return None
+
+
+def read_label_window(
+    path: str | os.PathLike, label_map: LabelMap | None, window: tuple[int, int, int, int]
+) -> tuple[np.ndarray, tuple[int, int]] | None:
+    """Read a window of a label file as class indices.
+
+    Args:
+        path: the label file.
+        label_map: the meaning of its values; None takes them as class indices.
+        window: top, left, height and width in pixels.
+
+    Returns:
+        uint8 (height, width), and the size (H, W) of the whole label; None where it has to be read whole.
+
+    Raises:
+        InputError: the file is damaged, or the map does not list a value.
+    """
+    if label_map is not None and (
+        not isinstance(label_map, LabelMap) or label_map.colors or label_map.threshold is not None
+    ):
+        return None
+    raster = open_windows(path)
+    if raster is None:
+        return None
+    with raster:
+        top, left, height, width = window
+        inside = top + height <= raster.size[0] and left + width <= raster.size[1]
+        values = raster.read_values(*window) if inside else None
+        if values is None:
+            return None
+        try:
+            return values if label_map is None else label_map.apply(values), raster.size
+        except UnlistedValueError:
+            return None  # Reading it whole reports the values.
+
+
+def large_image_size(path: str | os.PathLike) -> tuple[int, int] | None:
+    """Return height and width of a large TIFF, of which only the first and last row are read; None for other files.
+
+    Raises:
+        InputError: the file is damaged there.
+    """
+    raster = open_windows(path)
+    if raster is None:
+        return None
+    with raster:
+        height, width = raster.size
+        for top in (0, height - 1):
+            raster.read(top, 0, 1, width)
+        return raster.size
+
+
+def large_label_counts(
+    path: str | os.PathLike, label_map: LabelMap | None
+) -> tuple[np.ndarray, tuple[int, int]] | None:
+    """Return pixels (256,) of each class index, and the size (H, W), of a large TIFF of values; None for other files.
+
+    Raises:
+        InputError: the file is damaged.
+    """
+    height, width = header_size(path)
+    if height * width < _SMALL:
+        return None
+    counts = np.zeros(256, np.int64)
+    for top in range(0, height, _ROWS):
+        part = read_label_window(path, label_map, (top, 0, min(_ROWS, height - top), width))
+        if part is None:
+            return None
+        counts += np.bincount(part[0].ravel(), minlength=256)
+    return counts, (height, width)
+
+
+def header_size(path: str | os.PathLike) -> tuple[int, int]:
+    """Return height and width in the header of a TIFF, JPEG or PNG; zeros for other files."""
+    return _header(path)[0]
+
+
+def _header(path: str | os.PathLike) -> tuple[tuple[int, int], int]:
+    """Return height and width, and the EXIF orientation; zeros and 1 where Pillow does not know them."""
+    try:
+        with open(path, "rb") as file:
+            reader = _HEADERS.get(file.read(2))
+            file.seek(0)
+            if reader is None:
+                return (0, 0), 1
+            image = reader(file)
+            return (image.height, image.width), image.getexif().get(_ORIENTATION, 1)
+    except (OSError, SyntaxError, ValueError, EOFError, KeyError, TypeError):
+        return (0, 0), 1
+
+
+def import_rasterio(path: str | os.PathLike) -> ModuleType:
+    """Return rasterio; InputError, for the file ``path``, if it cannot be imported."""
+    try:
+        import rasterio
+        import rasterio.errors
+        import rasterio.shutil
+    except ImportError as error:
+        raise InputError(
+            f"{path}: the image is too large to be decoded whole, and rasterio, which reads windows, cannot be "
+            f"imported ({one_line(error)}); install it by pip install 'rc2l_d2[raster]', or cut the image."
+        ) from error
+    # Photographs have no place on the earth.
+    warnings.filterwarnings("ignore", category=rasterio.errors.NotGeoreferencedWarning)
+    return rasterio

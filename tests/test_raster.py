@@ -1,0 +1,145 @@
+"""Windows of large files: equal to what OpenCV decodes whole; other files are refused by name."""
+
+import cv2
+import numpy as np
+import pytest
+import rasterio
+from data_files import small_config
+from PIL import Image
+from rasterio.transform import from_origin
+
+from rc2l_d2.data import LabeledMapper, UnlabeledMapper
+from rc2l_d2.data.checks.scan import Kind, Split, scan
+from rc2l_d2.data.labels.label_map import LabelMap
+from rc2l_d2.data.loading import mappers, raster
+from rc2l_d2.data.loading.raster import RasterFile, header_size, open_windows, read_label_window
+from rc2l_d2.errors import InputError
+
+RNG = np.random.default_rng(0)
+IMAGE = RNG.integers(0, 256, (70, 90, 3), np.uint8)  # BGR
+LABEL = RNG.integers(0, 3, (70, 90), np.uint8)
+
+
+def write_tiff(path, bands, **options):
+    """Write a tiled TIFF of ``bands`` (C, H, W)."""
+    count, height, width = bands.shape
+    profile = {"driver": "GTiff", "count": count, "height": height, "width": width, "dtype": bands.dtype, "tiled": True}
+    with rasterio.open(path, "w", **profile, blockxsize=16, blockysize=16, **options) as file:
+        file.write(bands)
+    return path
+
+
+def write_image_tiff(path, **options):
+    return write_tiff(path, IMAGE[..., ::-1].transpose(2, 0, 1), photometric="RGB", **{"compress": "deflate"} | options)
+
+
+@pytest.fixture
+def everything_is_large(monkeypatch):
+    monkeypatch.setattr(raster, "_SMALL", 1)
+
+
+@pytest.mark.parametrize("name", ["tiled.tif", "lzw.tif", "a.png", "grey.png", "palette.png", "alpha.png", "grey.tif"])
+def test_windows_equal_those_of_the_decoded_image(tmp_path, name):
+    path, image = tmp_path / name, Image.fromarray(IMAGE[..., ::-1])
+    if name.endswith(".tif") and "grey" not in name:
+        write_image_tiff(path, compress=path.stem.replace("tiled", "deflate"))
+    else:
+        modes = {"grey": "L", "palette": "P", "alpha": "RGBA"}
+        image.convert(modes.get(path.stem, "RGB")).save(path)
+    whole = cv2.imread(str(path))
+    assert header_size(path) == whole.shape[:2]
+    with RasterFile(path) as file:
+        assert file.size == (70, 90) and file.georeference == {}
+        assert np.array_equal(file.read(13, 5, 40, 61), whole[13:53, 5:66])
+        means = whole[:70].reshape(35, 2, 45, 2, 3).mean(axis=(1, 3))
+        if name != "palette.png":
+            assert np.abs(file.read_reduced((35, 45)) - means).max() <= 1
+
+
+@pytest.mark.parametrize(("bands", "options", "problem"), [
+    (np.zeros((4, 32, 32), np.uint8), {"photometric": "RGB", "alpha": "no"}, "has 4 bands"),
+    (np.zeros((6, 32, 32), np.uint8), {}, "has 6 bands"),
+    (np.zeros((3, 32, 32), np.uint8), {"photometric": "MINISBLACK"}, "has the bands gray, undefined, undefined"),
+    (np.zeros((3, 32, 32), np.uint16), {"photometric": "RGB"}, "has values of type uint16"),
+    (np.zeros((1, 32, 32), np.float32), {}, "has values of type float32"),
+    (np.zeros((1, 32, 32), np.uint8), {"photometric": "MINISWHITE"}, "is stored turned or inverted"),
+])  # fmt: skip
+def test_files_whose_meaning_is_not_plain_are_refused(tmp_path, bands, options, problem, everything_is_large):
+    path = write_tiff(tmp_path / "a.tif", bands, **options)
+    with pytest.raises(InputError, match=rf"a.tif: the file {problem}; save it as upright 8-bit grey or RGB"):
+        RasterFile(path)
+    assert open_windows(path) is None
+
+
+def test_a_turned_file_is_not_read_by_windows(tmp_path, everything_is_large):
+    exif = Image.Exif()
+    exif[274] = 6
+    for name in ("a.tif", "a.jpg", "a.png"):
+        Image.fromarray(IMAGE).save(tmp_path / name, exif=exif)
+        with pytest.raises(InputError, match="is stored turned"):
+            RasterFile(tmp_path / name)
+    (tmp_path / "b.tif").write_bytes(b"II*\0nothing")
+    with pytest.raises(InputError, match=r"b.tif: the file cannot be read"):
+        RasterFile(tmp_path / "b.tif")
+    assert open_windows(tmp_path / "b.tif") is None and open_windows(tmp_path / "gone.tif") is None
+
+
+def test_the_georeference_is_read(tmp_path):
+    path = write_image_tiff(tmp_path / "a.tif", crs="EPSG:32633", transform=from_origin(5e5, 5e6, 0.5, 0.5))
+    with RasterFile(path) as file:
+        assert file.georeference["crs"].to_epsg() == 32633 and file.georeference["transform"].a == 0.5
+
+
+def full_size(crop=(32, 40)):
+    cfg = small_config()
+    cfg.INPUT.MIN_SIZE_TRAIN, cfg.INPUT.MIN_SIZE_TRAIN_SAMPLING = (0,), "choice"
+    cfg.INPUT.CROP.SIZE, cfg.MODEL.SEMI_SUPERVISED.MEASURE_PSEUDO_LABELS = list(crop), True
+    return cfg
+
+
+@pytest.mark.parametrize("crop", [(32, 40), (100, 40), (100, 120)])
+def test_training_crops_at_full_size_read_only_their_window(tmp_path, monkeypatch, crop):
+    """Samples from windows equal those from files that are decoded whole, mirrored and padded ones too."""
+    entry = {
+        "file_name": str(write_image_tiff(tmp_path / "a.tif")), "image_id": "a",
+        "sem_seg_file_name": str(write_tiff(tmp_path / "label.tif", LABEL[None])),
+    }  # fmt: skip
+    for mapper in (LabeledMapper(full_size(crop)), UnlabeledMapper(full_size(crop))):
+        whole = [mapper(entry, np.random.default_rng(seed)) for seed in range(8)]
+        with monkeypatch.context() as patch:
+            patch.setattr(raster, "_SMALL", 1)
+            for name in ("read_image_reduced", "read_label"):
+                if crop != (100, 120):
+                    patch.setattr(mappers, name, None)  # the file must not be decoded whole
+            windows = [mapper(entry, np.random.default_rng(seed)) for seed in range(8)]
+        for one, other in zip(whole, windows, strict=True):
+            assert one.keys() == other.keys()
+            assert all(np.array_equal(one[key], other[key]) for key in one if key != "file_name")
+
+
+def test_label_windows_are_mapped_or_left_to_the_whole_file(tmp_path, everything_is_large):
+    path = write_tiff(tmp_path / "label.tif", 10 * LABEL[None])
+    known = LabelMap.from_yaml({0: "a", 10: "b", 20: "ignore"}, ["a", "b"], [], 255)
+    values, size = read_label_window(path, known, (3, 7, 20, 30))
+    expected = np.array([0, 1, 255], np.uint8)[LABEL[3:23, 7:37]]
+    assert size == (70, 90) and np.array_equal(values, expected)
+    assert read_label_window(path, LabelMap.from_yaml({0: "a"}, ["a"], [], 255), (0, 0, 9, 9)) is None
+    assert read_label_window(path, None, (60, 0, 20, 9)) is None, "beyond the file"
+    assert read_label_window(write_image_tiff(tmp_path / "a.tif"), None, (0, 0, 9, 9)) is None, "three bands"
+
+
+def test_the_check_reads_large_files_in_parts(tmp_path, monkeypatch):
+    entry = {
+        "file_name": str(write_image_tiff(tmp_path / "a.tif")), "image_id": "a",
+        "sem_seg_file_name": str(write_tiff(tmp_path / "label.tif", LABEL[None])),
+    }  # fmt: skip
+    split = Split("split", [entry], True, ("a", "b", "c"), 255)
+    whole = scan(split)
+    monkeypatch.setattr(raster, "_SMALL", 1)
+    monkeypatch.setattr(raster, "_ROWS", 32)
+    monkeypatch.setattr("rc2l_d2.data.checks.scan.read_label", None)
+    parts = scan(split)
+    assert parts.sizes == whole.sizes == {(70, 90): 1} and not parts.problems
+    assert parts.pixels.tolist() == whole.pixels.tolist() == np.bincount(LABEL.ravel()).tolist()
+    write_tiff(tmp_path / "label.tif", LABEL[None, :, :80])
+    assert scan(split).problems == {Kind.SIZES_DIFFER: 1}
