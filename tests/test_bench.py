@@ -91,7 +91,7 @@ def test_memory(tiny):
     command = [sys.executable, "tools/dev/bench/memory.py", *sizes, *options]
     rows = table(subprocess.run(command, cwd=REPO, capture_output=True, text=True))
     size, peak, seconds, rate = rows["64x96"]
-    assert size == 1 and 200 < peak < 5000 and seconds > 0 and rate == pytest.approx(4 / seconds, rel=0.1)
+    assert size == 1 and 200 < peak < 5000 and seconds > 0 and rate == pytest.approx(4 / seconds, rel=0.1, abs=0.06)
     result = subprocess.run([*command, "SOLVER.NO", "1"], cwd=REPO, capture_output=True, text=True)
     assert result.returncode == 2 and result.stdout == "" and result.stderr.count("\n") == 1
     assert result.stderr.startswith("memory.py: SOLVER.NO in the command line is not a config key")
@@ -99,7 +99,7 @@ def test_memory(tiny):
 
 @pytest.mark.slow
 def test_growth(bench, tmp_path):
-    small = ["--images", "1", "--queries", "6", "--classes", "4", "--channels", "8", "--rounds", "2"]
+    small = ["--images", "1", "--classes", "4", "--channels", "8", "--rounds", "2"]
     sizes = ["--sizes", "8", "16", "32", "--reference", "8", "--limit", "0.002"]
     rows = bench("growth.py", *small, *sizes, "--picture", str(tmp_path / "growth.png"))
     assert [rows[f"{size}x{size}"][0] for size in (8, 16, 32)] == [1, 4, 16]
