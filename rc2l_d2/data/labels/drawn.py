@@ -56,8 +56,8 @@ class NamedClasses:
             return self.targets[self.names.index(name)]
         if self.other is None:
             raise UnlistedValueError(
-                f"it has the class '{name:.100}', which the data set does not have; add it to the key 'classes' of the data "
-                f"set's YAML file, or to 'map' of its labels, as another class or as {IGNORE}"
+                f"it has the class '{name:.100}', which the data set does not have; add it to the key 'classes' of the "
+                f"data set's YAML file, or to 'map' of its labels, as another class or as {IGNORE}"
             )
         return self.other
 
