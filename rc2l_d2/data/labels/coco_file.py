@@ -72,7 +72,7 @@ def _read(path: str, stamp: tuple[int, int]) -> CocoFile:
         raise InputError(f"{path}: the COCO file is not valid JSON; replace it.") from error
     if not is_coco(content):
         raise InputError(
-            f"{path}: this is no COCO file, which has the lists images, annotations and categories; name another."
+            f"{path}: this is no COCO file, which has the lists images, annotations and categories; export one."
         )
     try:
         return _checked(path, content)
