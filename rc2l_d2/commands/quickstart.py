@@ -3,11 +3,11 @@
     rc2l-quickstart IMAGES LABELS [UNLABELED] [--classes sky,road,...] [--output FOLDER]
 
 IMAGES holds images and LABELS label images for some of them (palette, one channel or colours; JPEG only with
---threshold), each with the name of its image. LABELS may also be a COCO file (.json) or an export of labelme, CVAT
-("Segmentation mask"), Label Studio (PNG masks) or Roboflow (semantic masks); their own class names are used. UNLABELED
-holds more images; without it the images of IMAGES that have no label are used. Writes FOLDER/dataset.yaml,
-FOLDER/train.yaml and three lists, and prints the next commands. A user's mistake ends the command with one sentence and
-exit status 2, and nothing is written.
+--threshold), each with the name of its image but for --image-suffix and --label-suffix. LABELS may also be a COCO file
+(.json) or an export of labelme, CVAT ("Segmentation mask"), Label Studio (PNG masks) or Roboflow (semantic masks);
+their own class names are used. UNLABELED holds more images; without it the images of IMAGES that have no label are
+used. Writes FOLDER/dataset.yaml, FOLDER/train.yaml and three lists, and prints the next commands. A user's mistake
+ends the command with one sentence and exit status 2, and nothing is written.
 """
 
 from __future__ import annotations
