@@ -65,19 +65,16 @@ def annotated(form: str, image: str, label: np.ndarray) -> dict[str, Any]:
         flat = mask.ravel("F")
         edges = [0, *np.flatnonzero(np.diff(flat)) + 1, flat.size]
         runs = [0] * int(flat[0]) + np.diff(edges).tolist()
-        for found in (
-            {"size": [height, width], "counts": coco_mask.encode(mask)["counts"].decode()},
-            {"size": [height, width], "counts": runs},
-            [[left, top, right, top, right, bottom], [left, top, right, bottom, left, bottom]],
-        ):
+        code = {"size": [height, width], "counts": coco_mask.encode(mask)["counts"].decode()}
+        polygons = [[left, top, right, top, right, bottom], [left, top, right, bottom, left, bottom]]
+        for found in (code, code | {"counts": runs}, polygons):
             segmentations.append({"category_id": value + 1, "segmentation": found, "iscrowd": int("counts" in found)})
         corners = [box[0], [right - 1, top], box[1], [left, bottom - 1]]
-        for kind, points in (
-            *(("polygon", corners), ("oriented_rectangle", corners), ("linestrip", corners), ("point", box[:1])),
-            *((kind, box) for kind in ("rectangle", "circle", "line", "mask")),
-        ):
-            code = base64.b64encode(png.getvalue()).decode() if kind == "mask" else None
-            shapes.append({"label": f"class{value}", "shape_type": kind, "points": points, "mask": code})
+        points = {"polygon": corners, "oriented_rectangle": corners, "linestrip": corners, "point": box[:1]}
+        for kind in (*points, "rectangle", "circle", "line", "mask"):
+            drawn = base64.b64encode(png.getvalue()).decode() if kind == "mask" else None
+            shape = {"label": f"class{value}", "shape_type": kind, "points": points.get(kind, box), "mask": drawn}
+            shapes.append(shape)
     if form == "labelme":
         return {"imagePath": image, "imageHeight": height, "imageWidth": width, "shapes": shapes}
     images = [{"id": 1, "file_name": image, "height": height, "width": width}]
@@ -172,11 +169,8 @@ def main() -> int:
     cfg = load_config(args.config_file, args.opts)
     entries = load_dataset(cfg.DATASETS.TRAIN[0], labels="all", key="DATASETS.TRAIN")
     labeled = LabeledMapper(cfg)
-    kinds = (
-        ("file_name", IMAGES, UnlabeledMapper(cfg)),
-        ("sem_seg_file_name", LABELS, labeled),
-        ("sem_seg_file_name", list(ANNOTATIONS), annotation_mapper(labeled)),
-    )
+    kinds = [("file_name", IMAGES, UnlabeledMapper(cfg)), ("sem_seg_file_name", LABELS, labeled)]
+    kinds.append(("sem_seg_file_name", list(ANNOTATIONS), annotation_mapper(labeled)))
     rng, counts = random.Random(args.seed), collections.Counter()
     args.output.mkdir(parents=True, exist_ok=True)
     for number in range(args.files):

@@ -145,15 +145,13 @@ def _digest(path: str) -> bytes:
         return hashlib.file_digest(file, "sha256").digest()
 
 
-def _no_pair(
-    images: str, labels: str, image_files: list[str], label_files: list[str], image_suffixes: tuple[str, ...]
-) -> str:
-    for folder, kind, found in ((images, "image", image_files), (labels, "label", label_files)):
+def _no_pair(images: str, labels: str, image_files: list[str], label_files: list[str], ends: tuple[str, ...]) -> str:
+    kinds = ((images, "image", image_files, ends), (labels, "label", label_files, IMAGE_SUFFIXES))
+    for folder, kind, found, known in kinds:
         if not found:
-            suffixes = image_suffixes if kind == "image" else IMAGE_SUFFIXES
-            option = ", or give the ending of their names (--label-suffix .gif)" if kind == "label" else ""
-            return f"{folder} holds no {kind} ({', '.join(suffixes)}); name another folder{option}."
-    expected = image_id(image_files[0], _inside(images), image_suffixes)
+            option = ", or give the ending of their names (--label-suffix .gif)" * (kind == "label")
+            return f"{folder} holds no {kind} ({', '.join(known)}); name another folder{option}."
+    expected = image_id(image_files[0], _inside(images), ends)
     return (
         f"No label in {labels} has the name of an image in {images} (expected {expected}.png, found "
         f"{os.path.relpath(label_files[0], labels)}); give them equal names, or the endings in which they differ "
