@@ -41,9 +41,11 @@ def test_annotations_are_read_before_they_are_damaged(form, tmp_path):
     read = fuzz_files.annotation_mapper(lambda found, _: found["label_map"].draw(found["sem_seg_file_name"]))
     found = read(entry, np.random.default_rng(0))
     assert {*np.unique(found)} <= {0, 3, 255} and found[40, 10] == 3
-    texts = [[json.dumps(fuzz_files.changed(json.loads(json.dumps(content)), random.Random(seed))) for seed in range(20)]
-             for _ in range(2)]  # fmt: skip
-    assert texts[0] == texts[1] and len({*texts[0]}) > 10
+    text = json.dumps(content)
+    once, again = (
+        [json.dumps(fuzz_files.changed(json.loads(text), random.Random(seed))) for seed in range(20)] for _ in range(2)
+    )
+    assert once == again and len({*once}) > 10
 
 
 def refuse(name: str):
