@@ -196,6 +196,7 @@ def change(**keys):
         (lambda c: c["images"][3].update(height=47), (), r"coco.json, image 3.jpg \(label 64x47, image 64x48\)"),
         (lambda c: c["annotations"].clear(), (), "coco.json has no annotation; annotate images"),
         (None, ("--classes", "a,b"), "names its classes itself; leave --classes out"),
+        (None, ("--image-suffix", ".jpg"), "names its images itself; leave --image-suffix out"),
     ],
 )  # fmt: skip
 def test_quickstart_refuses_what_is_not_clear(folder, monkeypatch, content, options, message):
@@ -215,6 +216,10 @@ def test_quickstart_asks_which_labels_are_meant(folder, monkeypatch):
     assert result.returncode == 2 and "both of which could be labels; name the COCO file" in result.stderr
     result = run(monkeypatch, "photos", "more", "--outside", "ignore")
     assert result.returncode == 2 and "--outside and --empty are for annotations" in result.stderr
+    # As Supervisely and VIA write them.
+    write_json(folder / "ann/0.jpg.json", {"size": {"height": 48, "width": 64}, "objects": []})
+    result = run(monkeypatch, "photos", "ann", "more")
+    assert result.returncode == 2 and "ann/0.jpg.json) of another format; export them as COCO JSON" in result.stderr
 
 
 def test_from_a_coco_export_to_coco_results(folder, monkeypatch):

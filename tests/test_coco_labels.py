@@ -183,6 +183,12 @@ def test_other_files_are_refused(tmp_path):
         (tmp_path / "coco.json").write_text(text)
         with pytest.raises(InputError, match=message):
             open_coco(str(tmp_path / "coco.json"))
+    # A message quotes the beginning of a long text.
+    image = {"id": 1, "file_name": "a.jpg", "height": ["x"] * 9999, "width": 4}
+    file = write_json(tmp_path / "coco.json", {"images": [image], "annotations": [], "categories": []})
+    with pytest.raises(InputError, match="no size of an image") as caught:
+        open_coco(file)
+    assert len(str(caught.value)) < 500
     with pytest.raises(InputError, match="cannot be read .No such file"):
         open_coco(str(tmp_path / "none.json"))
 

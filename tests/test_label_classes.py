@@ -244,7 +244,7 @@ def refused(paths, names, message):
 def test_refused_labels_and_names(labels, tmp_path):
     refused(labels([7], [7]), [], r"labels in masks hold one value only \(7\); a model needs two classes")
     refused(labels([255]), [], "one value only")
-    refused(labels(range(100)), [], "hold 100 values, probably because masks were resized smoothly")
+    refused(labels(range(100)), [], "hold 100 values; name them with --classes, at most 254, or if masks were resized")
     refused(labels(range(100)), ["a", "b"], r"--classes has 2 names, but .* hold 100 values \(0, 1, .*, 9, \.\.\.\)")
     refused(labels([0, 5]), ["a", "b", "c", "d"], r"--classes has 4 names, but .* hold 2 values \(0, 5\)")
     for names, message in (

@@ -78,13 +78,39 @@ def test_labels_with_an_ending_of_their_own(folder):
         pair_images("data", "data")
 
 
+def test_images_with_an_ending_of_their_own(folder):
+    write("data/1_sat.JPG", "data/1_mask.png", "data/2_sat.jpg", "data/2_mask.png", "more/3_sat.jpg", "more/4.png")
+    found = pair_images("data", "data", "more", "_mask.png", image_suffix="_sat.jpg")
+    assert below(found.images) == ["data/1_sat.JPG", "data/2_sat.jpg"]
+    assert below(found.labels) == ["data/1_mask.png", "data/2_mask.png"]
+    assert below(found.unlabeled) == ["more/3_sat.jpg", "more/4.png"]
+    assert not found.without_label and not found.without_image
+
+
+@pytest.mark.parametrize(
+    ("images", "labels", "options"),
+    [
+        (["top_1_RGB.tif", "top_2_RGB.tif"], ["top_1_label.tif", "top_2_label.tif"],
+         "--image-suffix _RGB.tif --label-suffix _label.tif"),
+        (["P0.png", "P1.png"], ["P0_color.png", "P1_color.png"], "--label-suffix _color.png"),
+        (["img_001.jpg", "img_002.jpg"], ["img_mask_1.png", "img_mask_2.png"], "--label-suffix _mask.png"),
+        (["1.jpg", "2.jpg"], ["10_mask.png", "20_mask.png"], "--label-suffix _mask.png"),
+    ],
+)  # fmt: skip
+def test_the_endings_are_proposed_where_the_files_show_them(folder, images, labels, options):
+    write(*(f"p/{name}" for name in images), *(f"m/{name}" for name in labels))
+    with pytest.raises(InputError, match=rf"endings in which they differ \({options}\)"):
+        pair_images("p", "m")
+
+
 @pytest.mark.parametrize(
     ("files", "given", "message"),
     [
         (["p/a.jpg"], ("p", "m"), "LABELS is m, which is not a folder"),
         (["p/a.jpg", "m/a.png"], ("p", "m", "u"), "UNLABELED is u, which is not a folder"),
         (["p/a.txt", "m/a.png"], ("p", "m"), "p holds no image"),
-        (["p/a.jpg", "m/a.txt"], ("p", "m"), "m holds no label"),
+        (["p/a.txt"], ("p", "p"), "p holds no image"),
+        (["p/a.jpg", "m/a.txt"], ("p", "m"), "m holds no label .*--label-suffix .gif"),
         (["p/a.jpg", "m/a_mask.png"], ("p", "m"), r"\(expected a.png, found a_mask.png\); give"),
         (["p/a.jpg", "m/a.png"], ("p", "m"), "Every image in .*p has a label; name the folder of unlabelled"),
         (["p/a.jpg", "m/a.png", "u/x.txt"], ("p", "m", "u"), "UNLABELED, .*u, holds no image without a label"),

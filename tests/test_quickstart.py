@@ -116,6 +116,19 @@ def test_training_reads_what_is_written(folder, output, run, problems, form, nam
     assert len(labelled) == 10 and len(set(files)) == 16
 
 
+def test_images_and_labels_with_endings_in_one_folder(folder, output, run, problems):
+    write_masks(folder, "grey")
+    os.makedirs("pairs")
+    for source, ending in (("photos", "_sat"), ("masks", "_mask")):
+        for file in (folder / source).iterdir():
+            file.rename(folder / "pairs" / f"{file.stem}{ending}{file.suffix}")
+    (suffix,) = {file.suffix for file in (folder / "pairs").glob("*_sat.*")}
+    endings = ("--image-suffix", f"_sat{suffix}", "--label-suffix", "_mask.png")
+    result = run("pairs", "pairs", "more", "--output", output, "--ignore", 255, *endings)
+    assert result.returncode == 0 and "8 labelled images to train on, 2 held out, 6 unlabelled." in result.stdout
+    assert problems(output) == "Problems: 0, warnings: 0."
+
+
 def test_two_folders_and_notes_on_what_is_scarce(folder, output, run, problems):
     write_masks(folder, "grey")
     for index in (0, 3):

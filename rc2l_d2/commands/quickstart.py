@@ -3,11 +3,11 @@
     rc2l-quickstart IMAGES LABELS [UNLABELED] [--classes sky,road,...] [--output FOLDER]
 
 IMAGES holds images and LABELS label images for some of them (palette, one channel or colours; JPEG only with
---threshold), each with the name of its image. LABELS may also be a COCO file (.json) or an export of labelme, CVAT
-("Segmentation mask"), Label Studio (PNG masks) or Roboflow (semantic masks); their own class names are used. UNLABELED
-holds more images; without it the images of IMAGES that have no label are used. Writes FOLDER/dataset.yaml,
-FOLDER/train.yaml and three lists, and prints the next commands. A user's mistake ends the command with one sentence and
-exit status 2, and nothing is written.
+--threshold), each with the name of its image but for --image-suffix and --label-suffix. LABELS may also be a COCO file
+(.json) or an export of labelme, CVAT ("Segmentation mask"), Label Studio (PNG masks) or Roboflow (semantic masks);
+their own class names are used. UNLABELED holds more images; without it the images of IMAGES that have no label are
+used. Writes FOLDER/dataset.yaml, FOLDER/train.yaml and three lists, and prints the next commands. A user's mistake
+ends the command with one sentence and exit status 2, and nothing is written.
 """
 
 from __future__ import annotations
@@ -96,7 +96,7 @@ def quickstart(args: argparse.Namespace) -> None:
     folders = args.images, args.labels, args.unlabeled, args.label_suffix
     annotations = find_annotations(*folders, args.outside, args.empty == "labelled")
     if annotations is not None:
-        _refuse_value_options(args)
+        _refuse_value_options(args, "image_suffix")
         images, classes = annotations.images, annotations.classes
     else:
         images, classes = _label_images(args)
@@ -139,9 +139,9 @@ def _label_images(args: argparse.Namespace) -> tuple[PairedImages, FoundClasses]
     tabled = find_table(args.labels) if not args.label_suffix else None
     if tabled is not None:
         _refuse_value_options(args)
-        images = pair_images(args.images, tabled.folder, args.unlabeled, tabled.suffix)
+        images = pair_images(args.images, tabled.folder, args.unlabeled, tabled.suffix, None, args.image_suffix)
         return images, read_tabled(images.labels, tabled)
-    images = pair_images(args.images, args.labels, args.unlabeled, args.label_suffix)
+    images = pair_images(args.images, args.labels, args.unlabeled, args.label_suffix, None, args.image_suffix)
     names = parse_class_names(args.classes)
     if args.threshold is not None:
         # A whole number is written as one.
@@ -151,10 +151,11 @@ def _label_images(args: argparse.Namespace) -> tuple[PairedImages, FoundClasses]
     return images, name_classes(raw, names, args.labels, IgnoredKeys.parse(args.ignore), args.tolerance)
 
 
-def _refuse_value_options(args: argparse.Namespace) -> None:
-    for name in ("classes", "threshold", "ignore", "tolerance"):
+def _refuse_value_options(args: argparse.Namespace, *more: str) -> None:
+    for name in ("classes", "threshold", "ignore", "tolerance", *more):
         if getattr(args, name):
-            raise InputError(f"{args.labels} names its classes itself; leave --{name} out.")
+            reason = "names its images itself" if name in more else "names its classes itself"
+            raise InputError(f"{args.labels} {reason}; leave --{name.replace('_', '-')} out.")
 
 
 def _check_options(args: argparse.Namespace) -> None:
@@ -361,6 +362,8 @@ def main() -> int:
     parser.add_argument("--classes", default="", metavar="NAMES", help=names)
     suffix = "end of a label's name instead of the image's suffix, as _mask.png"
     parser.add_argument("--label-suffix", default="", metavar="TEXT", help=suffix)
+    ending = "end of an image's name that its label's does not have, as _sat.jpg"
+    parser.add_argument("--image-suffix", default="", metavar="TEXT", help=ending)
     outside = "class of the pixels in no annotation, or ignore (background; of panoptic segments ignore)"
     parser.add_argument("--outside", default="", metavar="CLASS", help=outside)
     empty = "what images are that a COCO file lists without an annotation (%(default)s)"

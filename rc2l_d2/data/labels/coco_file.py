@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
-from ...errors import InputError, first_few
+from ...errors import InputError, first_few, one_line
 from ..datasets.packed import PackedStrings
 from .drawn import stated_size
 
@@ -72,12 +72,12 @@ def _read(path: str, stamp: tuple[int, int]) -> CocoFile:
         raise InputError(f"{path}: the COCO file is not valid JSON; replace it.") from error
     if not is_coco(content):
         raise InputError(
-            f"{path}: this is no COCO file, which has the lists images, annotations and categories; name another."
+            f"{path}: this is no COCO file, which has the lists images, annotations and categories; export one."
         )
     try:
         return _checked(path, content)
     except ValueError as error:
-        raise error if isinstance(error, InputError) else InputError(f"{path}: {error}.") from error
+        raise error if isinstance(error, InputError) else InputError(f"{path}: {one_line(error)}.") from error
 
 
 def _checked(path: str, content: dict[str, Any]) -> CocoFile:

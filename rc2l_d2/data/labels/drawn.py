@@ -56,8 +56,8 @@ class NamedClasses:
             return self.targets[self.names.index(name)]
         if self.other is None:
             raise UnlistedValueError(
-                f"it has the class '{name}', which the data set does not have; add it to the key 'classes' of the data "
-                f"set's YAML file, or to 'map' of its labels, as another class or as {IGNORE}"
+                f"it has the class '{name:.100}', which the data set does not have; add it to the key 'classes' of the "
+                f"data set's YAML file, or to 'map' of its labels, as another class or as {IGNORE}"
             )
         return self.other
 
@@ -127,5 +127,5 @@ def stated_size(height: Any, width: Any) -> tuple[int, int] | None:
         for side in (height, width)
     )
     if not (min(size) > 0 and size[0] * size[1] <= _MAX_PIXELS):
-        raise ValueError(f"height {height!r} and width {width!r} are no size of an image")
+        raise ValueError(f"height {height!r:.40} and width {width!r:.40} are no size of an image")
     return size

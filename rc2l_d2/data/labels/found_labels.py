@@ -98,16 +98,19 @@ def _find_source(
     files = sorted(images_below(labels, (".json",)))
     kinds = [_kind(file) for file in files[:_LOOKED_AT]]
     coco = [file for file, kind in zip(files, kinds, strict=False) if kind == "coco"]
-    if not coco and "labelme" not in kinds:
-        return None
+    known = coco or "labelme" in kinds
     if not label_suffix and not (os.path.isdir(images) and os.path.samefile(images, labels)):
         inside = os.path.join(os.path.abspath(images), "")
         masks = [path for path in images_below(os.path.abspath(labels), IMAGE_SUFFIXES) if not path.startswith(inside)]
-        if masks:
+        if files and not known and not masks:
+            raise InputError(f"{labels} holds annotations ({files[0]}) of another format; export them as COCO JSON.")
+        if known and masks:
             raise InputError(
                 f"{labels} holds annotations ({files[0]}) and images ({masks[0]}), both of which could be labels; name"
                 f" the COCO file as LABELS, or give --label-suffix .json for labelme's files and .png for label images."
             )
+    if not known:
+        return None
     if len(coco) > 1 or (coco and "labelme" in kinds):
         raise InputError(f"{labels} holds several COCO files ({first_few(files, 3)}); name one of them as LABELS.")
     return _coco(images, coco[0], unlabeled, keep_empty) if coco else _labelme(images, labels, unlabeled)

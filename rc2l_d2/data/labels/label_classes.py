@@ -147,9 +147,9 @@ def name_classes(
         check_usual_ignore(raw, usual, names, where)
     if len(keys) > (_MAX_CLASSES if names else _MAX_UNNAMED):
         raise InputError(
-            f"The labels in {where} hold {len(keys)} {kind}, probably because masks were resized smoothly or saved as "
-            f"JPEG; save them again (nearest neighbour, PNG), give --threshold 128 if they are masks of one object, or "
-            f"name at most {_MAX_CLASSES} classes with --classes."
+            f"The labels in {where} hold {len(keys)} {kind}; name them with --classes, at most {_MAX_CLASSES}, or if "
+            f"masks were resized smoothly or saved as JPEG, save them again (nearest neighbour, PNG), or give "
+            f"--threshold 128 for masks of one object."
         )
     if names:
         named, left_out = match_names(names, keys, raw.colors, where)

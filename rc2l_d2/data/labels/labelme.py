@@ -50,8 +50,8 @@ class LabelmeLabel(DrawnLabel):
         named = os.path.splitext(str(content.get("imagePath") or "").replace("\\", "/").split("/")[-1])[0]
         if named and named != os.path.splitext(os.path.basename(self.image))[0]:
             raise InputError(
-                f"{file}: its imagePath is '{content['imagePath']}', but its name is that of {self.image}; rename it or"
-                f" correct imagePath."
+                f"{file}: its imagePath is '{content['imagePath']!s:.100}', but its name is that of {self.image}; "
+                f"rename it or correct imagePath."
             )
         try:
             size = stated_size(content.get("imageHeight"), content.get("imageWidth")) or upright_size(self.image)

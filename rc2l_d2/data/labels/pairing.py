@@ -14,6 +14,9 @@ from ..datasets.image_lists import IMAGE_SUFFIXES
 from ..datasets.splits import images_below
 from .derived import derived_images
 
+# Where YAML files are explained.
+_YAML = "'Labels in several folders or under other names' in datasets/README.md"
+
 
 @dataclass(frozen=True)
 class PairedImages:
@@ -34,8 +37,9 @@ def pair_images(
     unlabeled: str | None = None,
     label_suffix: str = "",
     label_of: Mapping[str, str] | None = None,
+    image_suffix: str = "",
 ) -> PairedImages:
-    """Search the folders and their subfolders; a label has the name of its image but for the suffix.
+    """Search the folders and their subfolders; a label has the name of its image but for the suffixes.
 
     Args:
         images, labels: the folders of the labelled images and of their labels; one may be inside the other.
@@ -43,6 +47,7 @@ def pair_images(
             ``images`` or contain the labelled images or copies of them, which are left out.
         label_suffix: replaces an image's suffix in its label's name, as ``_mask.png``; "" for any image suffix.
         label_of: the label of each id, a path below ``images`` without suffix; ``labels`` is then not searched.
+        image_suffix: the end of the names in ``images`` that is not in a label's, as ``_sat.jpg``; "" for any image's.
 
     Raises:
         InputError: a missing folder, no pair, no unlabelled image, two files with one name, or an unreadable file.
@@ -51,15 +56,18 @@ def pair_images(
         searched = folder is not None and (name != "LABELS" or label_of is None)
         if searched and not os.path.isdir(folder):
             raise InputError(f"{name} is {folder}, which is not a folder; correct it.")
-    if not label_suffix and label_of is None and os.path.samefile(images, labels):
+    one_folder = label_of is None and os.path.samefile(images, labels)
+    if one_folder and not label_suffix and any(images_below(images, IMAGE_SUFFIXES)):
         raise InputError(
             f"IMAGES and LABELS are one folder, {images}; give the ending of the labels' names (--label-suffix "
-            f"_mask.png), or put the labels into a folder of their own."
+            f"_mask.png; --image-suffix _sat.jpg if images have one too), put the labels into a folder of their own, "
+            f"or describe both in a YAML file ({_YAML})."
         )
     separate = unlabeled is not None and not os.path.samefile(images, unlabeled)
     images, labels = os.path.abspath(images), os.path.abspath(labels)
     unlabeled = os.path.abspath(unlabeled) if separate else images
     label_suffixes = (label_suffix,) if label_suffix else IMAGE_SUFFIXES
+    image_suffixes = (image_suffix,) if image_suffix else IMAGE_SUFFIXES
     # Image folders may be inside that of the labels, and the other way round.
     inner = tuple(_inside(folder) for folder in (images, unlabeled) if _inside(folder).startswith(_inside(labels)))
     label_files: list[str] = []
@@ -68,11 +76,11 @@ def pair_images(
         label_files = [path for path in found if label_suffix or not path.startswith(inner)]
         label_of = _by_id(label_files, labels, label_suffixes)
     is_label = set(label_files)
-    image_files = [path for path in images_below(images, IMAGE_SUFFIXES) if path not in is_label]
-    with_label = [path for path in image_files if image_id(path, _inside(images), IMAGE_SUFFIXES) in label_of]
+    image_files = [path for path in images_below(images, image_suffixes) if path not in is_label]
+    with_label = [path for path in image_files if image_id(path, _inside(images), image_suffixes) in label_of]
     if not with_label:
-        raise InputError(_no_pair(images, labels, image_files, label_files))
-    image_of = _by_id(with_label, images, IMAGE_SUFFIXES)
+        raise InputError(_no_pair(images, labels, image_files, label_files, image_suffixes))
+    image_of = _by_id(with_label, images, image_suffixes)
     bare = sorted(set(image_files) - set(with_label))
     more = [path for path in images_below(unlabeled, IMAGE_SUFFIXES) if path not in is_label] if separate else bare
     derived = tuple(derived_images(more, _inside(unlabeled), with_label, _inside(images)))
@@ -137,13 +145,28 @@ def _digest(path: str) -> bytes:
         return hashlib.file_digest(file, "sha256").digest()
 
 
-def _no_pair(images: str, labels: str, image_files: list[str], label_files: list[str]) -> str:
-    for folder, kind, found in ((images, "image", image_files), (labels, "label", label_files)):
+def _no_pair(images: str, labels: str, image_files: list[str], label_files: list[str], ends: tuple[str, ...]) -> str:
+    kinds = ((images, "image", image_files, ends), (labels, "label", label_files, IMAGE_SUFFIXES))
+    for folder, kind, found, known in kinds:
         if not found:
-            return f"{folder} holds no {kind} ({', '.join(IMAGE_SUFFIXES)}); name another folder."
-    expected = image_id(image_files[0], _inside(images), IMAGE_SUFFIXES)
+            option = ", or give the ending of their names (--label-suffix .gif)" * (kind == "label")
+            return f"{folder} holds no {kind} ({', '.join(known)}); name another folder{option}."
+    expected = image_id(image_files[0], _inside(images), ends)
     return (
         f"No label in {labels} has the name of an image in {images} (expected {expected}.png, found "
-        f"{os.path.relpath(label_files[0], labels)}); give them equal names, or give the text that replaces an image's "
-        f"suffix in its label's name (--label-suffix _mask.png)."
+        f"{os.path.relpath(label_files[0], labels)}); give them equal names, or the endings in which they differ "
+        f"({_endings(image_files, label_files)}), or describe both in a YAML file ({_YAML})."
     )
+
+
+def _endings(image_files: list[str], label_files: list[str]) -> str:
+    """The options that pair the first image and the first label, if other files end alike; else an example."""
+    both = image_files, label_files
+    first = [os.path.basename(files[0]) for files in both]
+    start = os.path.commonprefix(first).rstrip("_-. ")
+    ends = [name[len(start) :] for name in first]
+    alike = all(sum(path.endswith(end) for path in files) > 1 for end, files in zip(ends, both, strict=True))
+    if not (start and alike) or any(end[:1].isalnum() for end in ends):
+        return "--label-suffix _mask.png"
+    option = "" if ends[0].lower() in IMAGE_SUFFIXES else f"--image-suffix {ends[0]} "
+    return f"{option}--label-suffix {ends[1]}"
