@@ -90,7 +90,7 @@ def definition_splits(path: str | os.PathLike, names: Sequence[str] = ()) -> tup
     if definition.labels and not labels:
         first = splits[0].entries[0]
         rules = [os.path.join(definition.root(), rule.path(first["image_id"])) for rule in definition.labels]
-        what = f"No image has a label, though the key 'labels' is there; for {first['file_name']} it would be"
+        what = f"No image has a label where the key 'labels' says, as {first['file_name']} shows"
         advice = "correct the key 'labels' or label_suffix, or leave 'labels' out if there are none"
         remarks.append(Remark(True, what, tuple(rules), len(rules), advice))
     return splits, remarks

@@ -127,6 +127,7 @@ def read_mask(path: str) -> np.ndarray:
     Raises:
         InputError: it cannot be read, has other values, or colours and alpha differ.
     """
+
     def read(image: Image.Image) -> tuple[np.ndarray, np.ndarray | None]:
         if lossy := lossy_format(image):
             raise InputError(f"{path}: the mask is a {lossy}, which changes values; save masks as PNG.")
