@@ -76,7 +76,8 @@ def add_rc2l_config(cfg: CfgNode) -> CfgNode:
     # Name of the model in timm: a convolutional or hierarchical one with maps of strides 4, 8, 16, 32, or a plain ViT.
     cfg.MODEL.TIMM.NAME = "resnet50"
     # Pretrained weights for a new run: from timm's hub (needs a network), or from a file (.safetensors, .pth), which
-    # wins over the hub. A resumed run, evaluation and prediction read neither.
+    # wins over the hub; PACKAGE/FOLDER/FILE is a file of an installed package. A resumed run, evaluation and prediction
+    # read neither.
     cfg.MODEL.TIMM.PRETRAINED = False
     cfg.MODEL.TIMM.CHECKPOINT = ""
     # Frozen from the input on: 0 nothing, 1 the stem, 2 also the first stage (of a ViT: the first block), and so on.

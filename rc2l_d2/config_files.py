@@ -1,7 +1,8 @@
-"""Lookup of the configuration files that come with the package."""
+"""Lookup of the configuration files that come with the package, and of weights that come with other packages."""
 
 from __future__ import annotations
 
+import importlib.util
 import os
 from pathlib import Path
 
@@ -20,4 +21,18 @@ def find_config_file(path: str) -> str:
         own = _CONFIGS.joinpath(*rest)
         if own.is_file():
             return str(own)
+    return path
+
+
+def find_weights_file(path: str) -> str:
+    """Return ``path`` or, if there is no such file, the file that PACKAGE/FOLDER/FILE names in an installed package.
+
+    Without either it returns ``path``, and opening it fails.
+    """
+    package, *rest = Path(path).parts or ("",)
+    if package.isidentifier() and rest and not os.path.exists(path):
+        spec = importlib.util.find_spec(package)
+        for folder in (spec.submodule_search_locations or ()) if spec else ():
+            if os.path.isfile(inside := os.path.join(folder, *rest)):
+                return inside
     return path

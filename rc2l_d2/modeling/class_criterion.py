@@ -8,10 +8,10 @@ from torch.nn import functional as F
 
 from ..regions import PseudoRegions, Regions, match_by_class, mean_over_ranks
 from ..regions.ranks import world_size
-from .criterion import FOCAL_ALPHA, Criterion, layers_with_suffixes
+from .criterion import FOCAL_ALPHA, QueryCriterion, layers_with_suffixes
 
 
-class ClassCriterion(Criterion):
+class ClassCriterion(QueryCriterion):
     """Match query k to class k (``MATCHING: class``, our reading); there are as many queries as classes.
 
     No assignment problem is solved: every shape is fixed, and absent classes have weight zero in the mask losses. Masks

@@ -1,4 +1,4 @@
-"""What the supervised losses of all matchings share: targets, class loss, loss names, and the loop over layers."""
+"""What the supervised losses share: labels, matching to pseudo regions, the class loss of queries, the layers."""
 
 from __future__ import annotations
 
@@ -15,12 +15,49 @@ FOCAL_ALPHA = 0.25
 
 
 class Criterion(nn.Module, ABC):
+    """The supervised losses of a model, and the match of its queries to pseudo regions.
+
+    Our reading: all losses leave out pixels without a label (the ignore value, also on padding, and any value outside
+    0, ..., K-1). MaskFormer counts them as outside of every mask. Without such pixels both are equal.
+
+    Attributes:
+        loss_weights: weight of each loss by its name in the log.
+    """
+
+    loss_weights: dict[str, float]
+
+    def __init__(self, num_classes: int, *, ignore_value: int = 255):
+        super().__init__()
+        self.num_classes = num_classes
+        self.ignore_value = ignore_value
+
+    @abstractmethod
+    def forward(self, regions: Regions, labels: Tensor) -> dict[str, Tensor]:
+        """Return the losses of a batch by name, float32 scalars, already multiplied by their weights.
+
+        Without any labelled pixel they are zero (a class loss: finite) and still have a graph.
+
+        Args:
+            regions: of B images; the layers in ``regions.auxiliary`` get losses too.
+            labels: (B, H, W), integer, at the size of the images.
+        """
+
+    @abstractmethod
+    def match_regions(self, regions: Regions, pseudo: PseudoRegions) -> Tensor:
+        """Match queries to pseudo regions: (B, N, K), float32, 1 for matched pairs, 0 elsewhere."""
+
+    def valid(self, labels: Tensor) -> Tensor:
+        """Return where ``labels`` are classes, bool."""
+        return (labels != self.ignore_value) & (labels >= 0) & (labels < self.num_classes)
+
+
+class QueryCriterion(Criterion):
     """MaskFormer's supervised loss: a class loss for each query, focal and Dice loss for matched queries.
 
     An image has one target for each class in its labels: the mask of that class. A subclass matches queries to targets.
-
-    Our reading: all mask losses leave out pixels without a label (the ignore value, also on padding, and any value
-    outside 0, ..., K-1). MaskFormer counts them as outside of every mask. Without such pixels both are equal.
+    :meth:`forward` returns ``loss_ce``, ``loss_mask`` and ``loss_dice`` of the last layer and the same with suffix
+    ``_0``, ``_1``, ... of the earlier ones. Mask losses are sums over matched pairs, divided by the mean number of
+    targets per rank.
 
     Buffers:
         empty_weight: (K+1,), class weights of the classification loss; the last is that of "no object".
@@ -37,38 +74,13 @@ class Criterion(nn.Module, ABC):
         mask_weight: float = 20.0,
         dice_weight: float = 1.0,
     ):
-        super().__init__()
-        self.num_classes = num_classes
-        self.ignore_value = ignore_value
+        super().__init__(num_classes, ignore_value=ignore_value)
         self.mask_weight = mask_weight
         self.dice_weight = dice_weight
         self.loss_weights = {"loss_ce": 1.0, "loss_mask": mask_weight, "loss_dice": dice_weight}
         empty_weight = torch.ones(num_classes + 1)
         empty_weight[-1] = no_object_weight
         self.register_buffer("empty_weight", empty_weight)
-
-    @abstractmethod
-    def forward(self, regions: Regions, labels: Tensor) -> dict[str, Tensor]:
-        """Return the weighted losses of a batch, for each decoder layer.
-
-        Args:
-            regions: of B images; the layers in ``regions.auxiliary`` get losses too.
-            labels: (B, H, W), integer, at the size of the images.
-
-        Returns:
-            ``loss_ce``, ``loss_mask``, ``loss_dice`` of the last layer and the same with suffix ``_0``, ``_1``, ... of
-            the earlier ones, float32 scalars, already multiplied by their weights. Mask losses are sums over matched
-            pairs, divided by the mean number of targets per rank. Without any labelled pixel they are zero and still
-            have a graph.
-        """
-
-    @abstractmethod
-    def match_regions(self, regions: Regions, pseudo: PseudoRegions) -> Tensor:
-        """Match queries to pseudo regions: (B, N, K), float32, 1 for matched pairs, 0 elsewhere."""
-
-    def valid(self, labels: Tensor) -> Tensor:
-        """Return where ``labels`` are classes, bool."""
-        return (labels != self.ignore_value) & (labels >= 0) & (labels < self.num_classes)
 
     def present(self, labels: Tensor, valid: Tensor) -> Tensor:
         """Return the classes in the labels (B, H, W) of each image, (B, K) bool."""

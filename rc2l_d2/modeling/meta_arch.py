@@ -21,11 +21,11 @@ from ..host import (
 from ..regions.semantic import semantic_probabilities, semantic_scores
 from ..regions.types import Regions
 from .class_criterion import ClassCriterion
-from .criterion import Criterion
+from .criterion import Criterion, QueryCriterion
 from .micro_batches import regions_in_micro_batches
 from .set_criterion import SetCriterion
 
-_CRITERIA: dict[str, type[Criterion]] = {"class": ClassCriterion, "hungarian": SetCriterion}
+_CRITERIA: dict[str, type[QueryCriterion]] = {"class": ClassCriterion, "hungarian": SetCriterion}
 
 
 @META_ARCH_REGISTRY.register()

@@ -8,11 +8,11 @@ from torch.nn import functional as F
 
 from ..regions import PseudoRegions, Regions, mean_over_ranks, one_hot
 from ..regions.ranks import world_size
-from .criterion import FOCAL_ALPHA, Criterion, layers_with_suffixes
+from .criterion import FOCAL_ALPHA, QueryCriterion, layers_with_suffixes
 from .hungarian import assign_regions, hungarian_match, matching_cost
 
 
-class SetCriterion(Criterion):
+class SetCriterion(QueryCriterion):
     """Match by MaskFormer's assignment (``MATCHING: hungarian``), which copies its costs to the host at each step.
 
     Mask logits (h, w) are resized bilinearly to the labels.
