@@ -44,8 +44,8 @@ def read_list(file: Path, where: str) -> tuple[PackedStrings, PackedStrings | No
         Images, as ids or paths without leading slash; and a label path for each, None if the list has images alone.
 
     Raises:
-        InputError: unreadable, not UTF-8 or UTF-16, a line with more than two fields, a path with "..", or ids mixed with
-            paths.
+        InputError: unreadable, not UTF-8 or UTF-16, a line with more than two fields, a path with "..", or ids mixed
+            with paths.
     """
     try:
         # Lines end with "\n" alone: names may contain other characters that str.splitlines splits at.
