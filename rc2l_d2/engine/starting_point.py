@@ -17,6 +17,8 @@ from ..modeling.backbones import preprocessing_of
 
 SMALLEST_ITERATIONS = 10
 _STEP = 32  # pixels; lengths of a crop are multiples of it
+# Smallest width of the decoders on a pretrained backbone: with 64 channels MSRC-21 lost seven points of mIoU.
+_PRETRAINED_WIDTH = 128
 
 
 class Machine(NamedTuple):
@@ -88,6 +90,8 @@ def starting_config(
         model["TIMM"] = {"NAME": backbone, "PRETRAINED": not weights, "CHECKPOINT": weights}
         model["SEM_SEG_HEAD"]["IN_FEATURES"] = ["res2", "res3", "res4", "res5"]
         model["MASK_FORMER"]["TRANSFORMER_IN_FEATURE"] = "res5"
+        for node, key in (("SEM_SEG_HEAD", "CONVS_DIM"), ("SEM_SEG_HEAD", "MASK_DIM"), ("MASK_FORMER", "HIDDEN_DIM")):
+            model[node][key] = max(model[node][key], _PRETRAINED_WIDTH)
         config["SOLVER"]["BACKBONE_MULTIPLIER"] = 0.1
     else:
         model["WEIGHTS"] = weights
