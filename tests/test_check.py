@@ -96,6 +96,15 @@ def test_warnings(cfg, folder, caplog):
     assert "labels with the ignore value on every pixel (1 of 4 read)" in caplog.text
 
 
+def test_a_copy_of_a_test_image_is_a_warning(cfg, folder, caplog):
+    Image.open(folder / "images/val_001.png").save(folder / "images/train_000.png", compress_level=1)
+    with caplog.at_level(logging.WARNING):
+        check_training_data(cfg)
+    (record,) = caplog.records
+    assert "has 1 images that are copies of held-out ones, of those read: " in record.message
+    assert "train_000.png (copy of " in record.message and "val_001.png); take them out" in record.message
+
+
 def test_one_class_alone_is_fine_in_the_test_split_and_where_there_is_one(cfg, tmp_path, content, folder):
     for file in (folder / "labels").glob("val_*"):
         _label(folder, file.stem, 0)

@@ -60,6 +60,7 @@ def as_lists(file):
         (["image_id,width", "a,3", "b c,4"], (["a", "b c"], None)),
         (["image", "x/a.jpg"], (["x/a.jpg"], None)),
         (["image", "label"], (["image", "label"], None)),  # ids
+        (["# 000.jpg", "#b.jpg"], (["# 000.jpg", "#b.jpg"], None)),  # names, not comments
     ],
 )
 def test_formats(tmp_path, lines, expected):
@@ -70,6 +71,14 @@ def test_formats(tmp_path, lines, expected):
     assert read(tmp_path, "\ufeff" + "\n".join(lines)) == expected
     assert read(tmp_path, "\n\n" + "\n \n\n".join(lines) + "\n\t\n\n") == expected
     assert read(tmp_path, "".join(f" {line}  \n" for line in lines)) == expected
+    for order in ("le", "be"):
+        text = "\ufeff" + "\r\n".join(lines)
+        assert read(tmp_path, text.encode(f"utf-16-{order}")) == expected
+
+
+def test_comments_are_skipped(tmp_path):
+    assert read(tmp_path, "# my list\n000\n # of two\n001\n") == (["000", "001"], None)
+    assert read(tmp_path, "# image label\na.jpg a.png\n") == (["a.jpg"], ["a.png"])
 
 
 @pytest.mark.parametrize("content", ["", "\n", "\r\n\n", " \n\t\n", "\ufeff"])
@@ -97,7 +106,7 @@ def test_empty_lists(tmp_path, content):
         ("image,label\na.jpg,\n", "an empty image or label"),
         ("image,label\n../a.jpg,b.png\n", "outside"),
         (b"caf\xe9.jpg\n", "is not UTF-8 text"),
-        ("a.jpg\n".encode("utf-16"), "is not UTF-8 text"),
+        ("a.jpg\n".encode("utf-16")[:-1], "is not UTF-8 text"),
         (b"a.jpg\n\xc3", "is not UTF-8 text"),
     ],
 )

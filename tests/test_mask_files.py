@@ -95,6 +95,10 @@ def test_masks_of_every_make(tmp_path):
         Image.fromarray(image).save(tmp_path / name)
         with pytest.raises(InputError, match=f"{name}: {message}"):
             read_mask(str(tmp_path / name))
+    exif = Image.Exif()
+    exif[274] = 3  # turned by 180 degrees
+    Image.fromarray(values[:, ::-1]).save(tmp_path / "turned.png", exif=exif)
+    assert (read_mask(str(tmp_path / "turned.png")) == expected).all()
     (tmp_path / "no.png").write_bytes(b"no")
-    with pytest.raises(InputError, match="no.png: the mask cannot be decoded"):
+    with pytest.raises(InputError, match="no.png: the label file cannot be decoded"):
         read_mask(str(tmp_path / "no.png"))

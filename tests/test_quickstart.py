@@ -154,6 +154,17 @@ def test_two_folders_and_notes_on_what_is_scarce(folder, output, run, problems):
     assert problems(output).startswith("Problems: 0")
 
 
+def test_copies_of_held_out_images_are_noted(folder, output, run, problems):
+    write_masks(folder, "mask")
+    for index in range(10):
+        Image.open(folder / f"photos/{index} a.jpg").save(folder / f"more/c{index}.png")
+    result = run(*THREE, "--output", output)
+    assert result.returncode == 0 and "Note: more has 2 images that are copies of held-out ones" in result.stdout
+    held_out = (folder / output / "val.txt").read_text().split()[0]
+    assert f"more/c{held_out[-1]}.png (copy of {folder / held_out} a.jpg)" in result.stdout
+    assert problems(output) == "Problems: 1, warnings: 0."
+
+
 def test_files_are_replaced_with_overwrite_only(folder, output, run):
     write_masks(folder, "mask")
     arguments = (*THREE, "--output", output)

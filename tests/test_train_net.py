@@ -1,6 +1,7 @@
 """The command line end to end on a small generated set: training, resuming, evaluating, two ranks, mistakes."""
 
 import json
+from contextlib import redirect_stderr
 from pathlib import Path
 
 import cv2
@@ -9,6 +10,10 @@ import pytest
 import torch
 import yaml
 from conftest import start_script
+
+from rc2l_d2.commands import train
+from rc2l_d2.errors import InputError
+from rc2l_d2.host import comm, launch
 
 CONFIG = ("--config-file", "configs/toy/rc2l_R18.yaml")
 
@@ -196,7 +201,31 @@ def test_classes_in_another_order_are_neither_evaluated_nor_resumed(
     for file in ("teacher_final.pth", "model_final.pth"):
         words = ("--eval-only", *own, *definitions, *swapped, "MODEL.WEIGHTS", str(trained_run / file))
         assert_one_sentence(command_line(*words, "OUTPUT_DIR", str(tmp_path / "eval")), file, problem)
+    before = (trained_run / "config.yaml").read_bytes()
     result = command_line(
         *own, *definitions, *swapped, "OUTPUT_DIR", str(trained_run), "SOLVER.MAX_ITER", "8", "--resume"
     )
     assert_one_sentence(result, "model_final.pth", problem)
+    assert (trained_run / "config.yaml").read_bytes() == before
+
+
+def refuse_on_ranks(folder, refusing):
+    rank = comm.get_rank()
+
+    def step():
+        if rank in refusing:
+            raise InputError("SOLVER.X is wrong; correct it.")
+        return rank
+
+    with open(folder / f"{rank}.txt", "w") as file, redirect_stderr(file):
+        assert train._on_all_ranks(step) == rank
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("refusing", "printed"), [((0, 1), 0), ((1,), 1)])
+def test_what_ranks_refuse_is_printed_once_and_ends_all(tmp_path, refusing, printed):
+    with pytest.raises(torch.multiprocessing.ProcessExitedException) as ended:
+        launch(refuse_on_ranks, 2, dist_url="auto", args=(tmp_path, refusing))
+    assert ended.value.exit_code == 2
+    texts = [(tmp_path / f"{rank}.txt").read_text() for rank in range(2)]
+    assert texts[printed].endswith(": SOLVER.X is wrong; correct it.\n") and not texts[1 - printed]

@@ -5,7 +5,11 @@ from __future__ import annotations
 import argparse
 import logging
 import os
-from contextlib import nullcontext
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
+from pathlib import Path
+from typing import Any
 
 import cv2
 import torch
@@ -23,9 +27,18 @@ from .cli import one_sentence_errors, print_error, run_cli
 
 def setup(args: argparse.Namespace) -> CfgNode:
     """Load the configuration and set up logging, seeds and threads of this rank."""
+    cfg, warnings = _load(args)
+    _set_up(cfg, warnings, args)
+    return cfg
+
+
+def _load(args: argparse.Namespace) -> tuple[CfgNode, list[str]]:
     args.config_file = find_config_file(args.config_file)  # The host logs the file.
     warnings: list[str] = []
-    cfg = load_config(args.config_file, args.opts, warnings.append)
+    return load_config(args.config_file, args.opts, warnings.append), warnings
+
+
+def _set_up(cfg: CfgNode, warnings: list[str], args: argparse.Namespace) -> None:
     try:
         os.makedirs(cfg.OUTPUT_DIR, exist_ok=True)
     except OSError as error:
@@ -42,24 +55,54 @@ def setup(args: argparse.Namespace) -> CfgNode:
         keep_freed_memory()
         if comm.get_world_size() > 1:
             torch.set_num_threads(max(1, (os.cpu_count() or 1) // comm.get_world_size()))
-    return cfg
+
+
+@contextmanager
+def _kept_if_refused(file: Path) -> Iterator[None]:
+    """Put a file of an earlier run back if this run is refused: it describes the checkpoints beside it."""
+    earlier = file.read_bytes() if file.is_file() else None
+    try:
+        yield
+    except (InputError, SystemExit):
+        if earlier is not None and comm.is_main_process():
+            file.write_bytes(earlier)
+        raise
+
+
+def _on_all_ranks(step: Callable[[], Any]) -> Any:
+    """Return ``step()``; what ranks refuse alike is printed by one of them, and all exit with status 2."""
+    if comm.get_world_size() == 1:
+        return step()
+    result, problem = None, ""
+    try:
+        result = step()
+    except InputError as error:
+        problem = str(error)
+    problems = comm.all_gather(problem)
+    if any(problems):
+        if problem and problems.index(problem) == comm.get_rank():
+            print_error(problem)
+        comm.synchronize()  # The launcher ends the other ranks when one leaves.
+        sys.exit(2)
+    return result
 
 
 @one_sentence_errors()
 def main(args: argparse.Namespace) -> dict:
     """Train or evaluate on one rank; return the results of the last evaluation."""
-    cfg = setup(args)
-    RC2LTrainer.check_data(cfg, args.eval_only)
-    trainer = RC2LTrainer(cfg)
-    if args.eval_only:
-        trainer.load_for_evaluation(resume=args.resume)
-        return trainer.evaluate()
-    if not args.resume and os.path.exists(os.path.join(cfg.OUTPUT_DIR, "last_checkpoint")):
-        logging.getLogger(__name__).warning(
-            "OUTPUT_DIR %s holds a run already. This run replaces its checkpoints and appends to its metrics.json; "
-            "give --resume to continue that run, or another OUTPUT_DIR to keep it.", cfg.OUTPUT_DIR,
-        )  # fmt: skip
-    trainer.resume_or_load(resume=args.resume)
+    cfg, warnings = _on_all_ranks(lambda: _load(args))
+    with _kept_if_refused(Path(cfg.OUTPUT_DIR, "config.yaml")):
+        _on_all_ranks(lambda: (_set_up(cfg, warnings, args), RC2LTrainer.check_data(cfg, args.eval_only)))
+        trainer = RC2LTrainer(cfg)
+        if args.eval_only:
+            trainer.load_for_evaluation(resume=args.resume)
+            return trainer.evaluate()
+        if not args.resume and os.path.exists(os.path.join(cfg.OUTPUT_DIR, "last_checkpoint")):
+            logging.getLogger(__name__).warning(
+                "OUTPUT_DIR %s holds a run already. This run replaces its checkpoints and appends to its metrics.json; "
+                "give --resume to continue that run, or another OUTPUT_DIR to keep it.", cfg.OUTPUT_DIR,
+            )  # fmt: skip
+        trainer.resume_or_load(resume=args.resume)
     note_start(trainer)
     trainer.train()
     report_on(trainer)

@@ -10,7 +10,14 @@ from collections.abc import Callable, Sequence
 
 from torch import nn
 
-from ..data import build_test_loader, build_train_loader, check_test_data, check_training_data, dead_worker
+from ..data import (
+    build_test_loader,
+    build_train_loader,
+    check_batch_sizes,
+    check_test_data,
+    check_training_data,
+    dead_worker,
+)
 from ..errors import InputError
 from ..evaluation import Predictor, SemanticEvaluator
 from ..host import (
@@ -241,6 +248,7 @@ class RC2LTrainer(DefaultTrainer):
         if eval_only:
             check_test_data(cfg)
         else:
+            check_batch_sizes(cfg, cls.uses_unlabeled(cfg), comm.get_world_size())
             check_training_data(cfg, use_unlabeled=cls.uses_unlabeled(cfg))
 
     @classmethod

@@ -122,7 +122,8 @@ class LabelFile:
         height, width = size
         self._profile = {
             "driver": "GTiff", "width": width, "height": height, "count": 1, "dtype": "uint8", "compress": "deflate",
-            "tiled": True, "blockxsize": _ROWS, "blockysize": _ROWS, "bigtiff": "IF_SAFER",
+            # A PNG is written line by line, for each of which GDAL decodes whole blocks.
+            "tiled": True, "blockxsize": _ROWS, "blockysize": _ROWS if georeference else 16, "bigtiff": "IF_SAFER",
             "zlevel": 6 if georeference else 1, **georeference,
         }  # fmt: skip
         self._colormap = {index: tuple(color) for index, color in enumerate(colors.tolist())}

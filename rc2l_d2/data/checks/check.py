@@ -12,6 +12,7 @@ from ..datasets.catalog import dataset_channels, register_definition, stream_ent
 from ..datasets.entries import common_files, labels_among, repeated_files
 from ..datasets.splits import split_entries
 from ..labels.label_doubts import MAX_GUESSED
+from .leaks import leaks
 from .remark import Remark
 from .scan import Kind, ScanReport, Split, scan
 from .small_regions import shrinking_training_regions
@@ -42,8 +43,9 @@ def check_training_data(cfg: CfgNode, use_unlabeled: bool = True, sample: int = 
     splits = config_splits(cfg, use_unlabeled)
     for problem in shared_images(cfg, splits):
         raise InputError(str(problem))
-    for split in splits.values():
-        _check_sample(cfg, split, sample if split.labelled else sample // 2)
+    reports = [_check_sample(cfg, split, sample if split.labelled else sample // 2) for split in splits.values()]
+    for leak in leaks(reports):
+        _logger.warning("%s", leak)
     if warning := shrinking_training_regions(cfg, splits["TRAIN"].entries, splits["TRAIN"].classes):
         _logger.warning("%s", warning)
 
@@ -88,7 +90,7 @@ def definition_splits(path: str | os.PathLike, names: Sequence[str] = ()) -> tup
     if definition.labels and not labels:
         first = splits[0].entries[0]
         rules = [os.path.join(definition.root(), rule.path(first["image_id"])) for rule in definition.labels]
-        what = f"No image has a label, though the key 'labels' is there; for {first['file_name']} it would be"
+        what = f"No image has a label where the key 'labels' says, as {first['file_name']} shows"
         advice = "correct the key 'labels' or label_suffix, or leave 'labels' out if there are none"
         remarks.append(Remark(True, what, tuple(rules), len(rules), advice))
     return splits, remarks
@@ -185,7 +187,7 @@ def _values_advice(split: Split) -> str:
     return f"{advice}: {split.ignore_value} is read as 'ignore'"
 
 
-def _check_sample(cfg: CfgNode, split: Split, sample: int) -> None:
+def _check_sample(cfg: CfgNode, split: Split, sample: int) -> ScanReport:
     report = scan(split, sample, seed=max(cfg.SEED, 0))
     remarks = remarks_on(report) + class_problems([report], absent_too=False)
     problems = [str(remark) for remark in remarks if remark.fatal]
@@ -194,6 +196,7 @@ def _check_sample(cfg: CfgNode, split: Split, sample: int) -> None:
         raise InputError(f"{problems[0].removesuffix('.')}{hint}.")
     for remark in remarks:
         _logger.warning("%s", remark)
+    return report
 
 
 def _config_split(cfg: CfgNode, stream: str) -> Split:

@@ -7,6 +7,7 @@ also with a leading ``./`` or slash. Names may contain spaces. A file with a hea
 
 from __future__ import annotations
 
+import codecs
 import csv
 import io
 import os
@@ -35,18 +36,20 @@ _SPLIT_COLUMNS = {"split", "set", "fold", "subset", "partition", "phase", "usage
 def read_list(file: Path, where: str) -> tuple[PackedStrings, PackedStrings | None]:
     """Read a list in any of the formats above; ten million lines take seconds, and little more memory than their bytes.
 
-    A byte order mark, empty lines, spaces at the ends, Windows line ends and a missing last newline are accepted.
+    A byte order mark, empty lines, comments (``# text``), spaces at the ends, Windows line ends and a missing last
+    newline are accepted, also UTF-16 with a byte order mark.
     ``where`` begins error messages.
 
     Returns:
         Images, as ids or paths without leading slash; and a label path for each, None if the list has images alone.
 
     Raises:
-        InputError: unreadable, not UTF-8, a line with more than two fields, a path with "..", or ids mixed with paths.
+        InputError: unreadable, not UTF-8 or UTF-16, a line with more than two fields, a path with "..", or ids mixed
+            with paths.
     """
     try:
         # Lines end with "\n" alone: names may contain other characters that str.splitlines splits at.
-        with open(file, encoding="utf-8-sig", newline="\n") as text:
+        with open(file, encoding=_encoding(file), newline="\n") as text:
             delimiter = _header_delimiter(text)
             text.seek(0)
             parse = _parsed if delimiter is None else partial(_rows, delimiter=delimiter)
@@ -60,8 +63,14 @@ def read_list(file: Path, where: str) -> tuple[PackedStrings, PackedStrings | No
             f"{where}: the list {file} cannot be read ({error.strerror}); put it there or correct its name."
         ) from error
     except UnicodeDecodeError as error:
-        raise InputError(f"{where}: the list {file} is not UTF-8 text; save it as such.") from error
+        raise InputError(f"{where}: the list {file} is not UTF-8 text; save it as UTF-8.") from error
     return (fields.take(np.s_[::2]), fields.take(np.s_[1::2])) if len(first) == 2 else (fields, None)
+
+
+def _encoding(file: Path) -> str:
+    """UTF-16 where its byte order mark says so, as Windows' editors and shells write; it is no UTF-8."""
+    with open(file, "rb") as raw:
+        return "utf-16" if raw.read(2) in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE) else "utf-8-sig"
 
 
 def write_list(file: Path, images: Iterable[str], labels: Iterable[str | None]) -> None:
@@ -152,7 +161,7 @@ def _parsed(text: Iterable[str], where: str) -> Iterator[list[str]]:
     first: list[str] = []
     for line in text:
         line = line.strip(_BLANKS)
-        if not line:
+        if not line or (line.startswith("# ") and not is_path(line)):
             continue
         fields = [os.path.normpath(field.lstrip("/")) if "/" in field else field for field in _fields(line)]
         if ".." in line and any(field.split("/")[0] == ".." for field in fields):

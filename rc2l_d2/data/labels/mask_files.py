@@ -14,6 +14,7 @@ from PIL import Image
 
 from ...errors import InputError, first_few
 from ..loading.masks import lossy_format
+from ..loading.reading import open_label
 from .drawn import DrawnLabel, DrawnLabels, inside
 from .label_map import UnlistedValueError
 
@@ -126,15 +127,14 @@ def read_mask(path: str) -> np.ndarray:
     Raises:
         InputError: it cannot be read, has other values, or colours and alpha differ.
     """
-    try:
-        with Image.open(path) as image:
-            lossy = lossy_format(image)
-            alpha = np.array(image.getchannel("A")) if "A" in image.getbands() else None
-            grey = np.array(image.convert("L") if image.mode not in ("1", "L", "P", "I;16", "I") else image)
-    except (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError) as error:
-        raise InputError(f"{path}: the mask cannot be decoded; replace it.") from error
-    if lossy:
-        raise InputError(f"{path}: the mask is a {lossy}, which changes values; save masks as PNG.")
+
+    def read(image: Image.Image) -> tuple[np.ndarray, np.ndarray | None]:
+        if lossy := lossy_format(image):
+            raise InputError(f"{path}: the mask is a {lossy}, which changes values; save masks as PNG.")
+        grey = np.array(image.convert("L") if image.mode not in ("1", "L", "P", "I;16", "I") else image)
+        return grey, np.array(image.getchannel("A")) if "A" in image.getbands() else None
+
+    grey, alpha = open_label(path, read)
     channels = [channel for channel in (grey, alpha) if channel is not None]
     if alpha is not None:
         # A channel of one value alone holds no mask, if the other has several.

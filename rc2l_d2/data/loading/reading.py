@@ -141,7 +141,7 @@ def read_label(path: str | os.PathLike, label_map: LabelMap | DrawnLabel | None 
     if threshold is None:
         values = read_raw_label(path, label_map is not None and label_map.colors)
     else:
-        values = _open_label(path, mask_levels)
+        values = open_label(path, mask_levels)
     if label_map is not None:
         try:
             return label_map.apply(values.astype(np.uint8) if values.dtype == bool else values)
@@ -181,7 +181,7 @@ def read_raw_label(path: str | os.PathLike, colors: bool = False) -> np.ndarray:
             )
         return mode, as_colors, values
 
-    mode, as_colors, values = _open_label(path, read)
+    mode, as_colors, values = open_label(path, read)
     if not as_colors and mode not in _VALUE_MODES:
         raise InputError(
             f"{path}: the label image is of type {mode}; save it as PNG with one channel, a palette or 8-bit RGB."
@@ -193,7 +193,7 @@ def read_raw_label(path: str | os.PathLike, colors: bool = False) -> np.ndarray:
     return _equal_channels(path, values) if as_colors and not colors else values
 
 
-def _open_label(path: str | os.PathLike, read: Callable[[Image.Image], _Read]) -> _Read:
+def open_label(path: str | os.PathLike, read: Callable[[Image.Image], _Read]) -> _Read:
     """Return ``read`` of the label image, turned as its own EXIF orientation says."""
     try:
         with Image.open(path) as image:
