@@ -1,5 +1,8 @@
 """Masks of one object from every program, formats that change values, and labels that EXIF turns."""
 
+import contextlib
+import os
+
 import numpy as np
 import pytest
 from PIL import Image
@@ -74,6 +77,16 @@ def test_formats_that_change_values_are_refused_without_a_threshold(tmp_path, na
         LabelLossyError, match=rf"{name}: the label file is a {kind}, which changes values; .*--threshold"
     ):
         read_raw_label(tmp_path / name)
+
+
+def test_numbers_of_a_decoder_are_not_taken_for_16_bits(tmp_path):
+    """A JPEG 2000 decoder gets the file's descriptor, which is 16 here at some time."""
+    Image.fromarray(GREY).convert("RGB").save(tmp_path / "a.jp2")
+    with contextlib.ExitStack() as files:
+        for _ in range(24):
+            with pytest.raises(LabelLossyError, match="is a JPEG 2000"):
+                read_raw_label(tmp_path / "a.jp2")
+            files.enter_context(open(os.devnull))
 
 
 def test_a_mask_in_alpha_and_16_bit_colours_are_refused(tmp_path):

@@ -197,7 +197,7 @@ def open_label(path: str | os.PathLike, read: Callable[[Image.Image], _Read]) ->
     """Return ``read`` of the label image, turned as its own EXIF orientation says."""
     try:
         with Image.open(path) as image:
-            if image.mode in _COLOR_MODES and any("16" in str(tile.args) for tile in image.tile):
+            if image.mode in _COLOR_MODES and _has_16_bits(image):
                 raise LabelValueError(
                     f"{path}: the label image has colours of 16 bits, which would be cut to 8; save it as PNG with one "
                     f"channel or 8-bit RGB."
@@ -215,6 +215,13 @@ def open_label(path: str | os.PathLike, read: Callable[[Image.Image], _Read]) ->
         raise
     except _DECODING_ERRORS as error:
         raise InputError(f"{path}: the label file cannot be decoded; replace it.") from error
+
+
+def _has_16_bits(image: Image.Image) -> bool:
+    """Whether an opened file stores colours of 16 bits, as its raw mode says ("RGB;16B"); Pillow cuts them to 8."""
+    # Other arguments of a decoder are numbers, some of them file descriptors and lengths.
+    arguments = [tile.args if isinstance(tile.args, tuple) else (tile.args,) for tile in image.tile]
+    return any(isinstance(value, str) and "16" in value for values in arguments for value in values)
 
 
 def exif_orientation(path: str | os.PathLike) -> int:
