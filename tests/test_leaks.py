@@ -11,7 +11,7 @@ from rc2l_d2.data.checks.scan import Split, scan
 SIZE = (96, 128)
 
 
-def picture(seed: int, shift: int = 0) -> np.ndarray:
+def photograph(seed: int, shift: int = 0) -> np.ndarray:
     """An image of random colours with some texture, moved by ``shift`` pixels."""
     rng = np.random.default_rng(seed)
     large = (SIZE[1] + 16, SIZE[0])
@@ -33,15 +33,15 @@ def report(folder, images, **split):
 
 @pytest.mark.parametrize("make", ["encoded", "resized", "both", "png"])
 def test_copies_of_held_out_images(tmp_path, make):
-    test = {f"test/{index}.png": picture(index) for index in range(4)}
+    test = {f"test/{index}.png": photograph(index) for index in range(4)}
     held_out = report(tmp_path, test, held_out=True, name="TEST")
-    image = Image.fromarray(picture(2)[:, :, ::-1])
+    image = Image.fromarray(photograph(2)[:, :, ::-1])
     if make in ("resized", "both"):
         image = image.resize((SIZE[1] // 2, SIZE[0] // 2))
     name = "other name.png" if make in ("png", "resized") else "other name.jpg"
     (tmp_path / "more").mkdir()
     image.save(tmp_path / "more" / name, quality=30)
-    others = {f"more/{index}.png": picture(index + 10) for index in range(3)}
+    others = {f"more/{index}.png": photograph(index + 10) for index in range(3)}
     (remark,) = leaks([report(tmp_path, {**others, f"more/{name}": None}), held_out])
     assert (
         remark.fatal and remark.count == 1 and "UNLABELED has 1 images that are copies of held-out ones" in remark.what
@@ -51,8 +51,8 @@ def test_copies_of_held_out_images(tmp_path, make):
 
 def test_frames_of_a_video_and_empty_tiles_are_no_copies(tmp_path):
     black = np.zeros((*SIZE, 3), np.uint8)
-    held_out = report(tmp_path, {"test/a.png": picture(0), "test/b.png": black}, held_out=True)
-    others = report(tmp_path, {"more/a.png": picture(0, shift=3), "more/b.png": black, "more/c.png": picture(1)})
+    held_out = report(tmp_path, {"test/a.png": photograph(0), "test/b.png": black}, held_out=True)
+    others = report(tmp_path, {"more/a.png": photograph(0, shift=3), "more/b.png": black, "more/c.png": photograph(1)})
     assert leaks([others, held_out]) == []
 
 
@@ -67,7 +67,7 @@ def test_photographs_of_one_scene_are_no_copies(tmp_path):
 
 
 def test_images_made_from_labelled_ones(tmp_path):
-    labelled = report(tmp_path, {f"all/photos/{index}.png": picture(index) for index in range(3)}, labelled=True)
-    more = {"all/vis/0.png": picture(5), "all/7.png": picture(7), "all/night/1.png": picture(8)}
+    labelled = report(tmp_path, {f"all/photos/{index}.png": photograph(index) for index in range(3)}, labelled=True)
+    more = {"all/vis/0.png": photograph(5), "all/7.png": photograph(7), "all/night/1.png": photograph(8)}
     (remark,) = derived([report(tmp_path, more), labelled])
     assert not remark.fatal and remark.names == (f"{tmp_path}/all/vis/0.png",)

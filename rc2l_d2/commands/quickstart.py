@@ -17,7 +17,6 @@ import os
 import re
 import shlex
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +27,7 @@ from tabulate import tabulate
 
 from ..command_words import command_words
 from ..data.checks.check import remarks_on
-from ..data.checks.leaks import leaks
+from ..data.checks.leaks import leaks, with_held_out_apart
 from ..data.checks.scan import ScanReport, Split, scan
 from ..data.checks.small_regions import shrinking_regions
 from ..data.datasets.image_lists import write_list
@@ -106,7 +105,7 @@ def quickstart(args: argparse.Namespace) -> None:
     rule = BandRule.from_options(args.bands, args.range)
     bands = rule and rule.resolved([*images.images, *images.unlabeled])
     reports, warnings = _check_files(args, images, classes, annotations, bands)
-    warnings += _copies_of_held_out(reports, [images.images[index] for index in held_out])
+    warnings += map(str, leaks(with_held_out_apart(reports, [images.images[index] for index in held_out])))
     warnings += annotations.notes if annotations is not None else ()
 
     machine = GPU if args.device == "cuda" else CPU
@@ -232,13 +231,6 @@ def _check_files(
                 raise InputError(str(remark))
             warnings.append(str(remark))
     return reports, warnings
-
-
-def _copies_of_held_out(reports: Sequence[ScanReport], held_out: Sequence[str]) -> list[str]:
-    labelled = reports[0]
-    other = ScanReport(replace(labelled.split, held_out=True))
-    other.fingerprints = {file: labelled.fingerprints.pop(file) for file in held_out if file in labelled.fingerprints}
-    return [str(remark) for remark in leaks([*reports, other])]
 
 
 def _write(

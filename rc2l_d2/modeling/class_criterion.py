@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from ..regions import PseudoRegions, Regions, match_by_class, mean_over_ranks
+from ..regions import Regions, mean_over_ranks
 from ..regions.ranks import world_size
 from .criterion import FOCAL_ALPHA, QueryCriterion, layers_with_suffixes
 
@@ -32,9 +32,6 @@ class ClassCriterion(QueryCriterion):
             losses["loss_mask" + suffix] = self.mask_weight * (focal * present).sum() / num_masks
             losses["loss_dice" + suffix] = self.dice_weight * (dice * present).sum() / num_masks
         return losses
-
-    def match_regions(self, regions: Regions, pseudo: PseudoRegions) -> Tensor:
-        return match_by_class(pseudo.present)
 
 
 def class_fractions(slots: Tensor, num_classes: int, regions: Regions) -> Tensor:

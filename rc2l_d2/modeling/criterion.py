@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ..regions import PseudoRegions, Regions, mean_over_ranks
+from ..regions import PseudoRegions, Regions, match_by_class, mean_over_ranks
 
 # Focal loss: weight of pixels inside the region; the exponent is 2 (MaskFormer's values).
 FOCAL_ALPHA = 0.25
@@ -42,9 +42,12 @@ class Criterion(nn.Module, ABC):
             labels: (B, H, W), integer, at the size of the images.
         """
 
-    @abstractmethod
     def match_regions(self, regions: Regions, pseudo: PseudoRegions) -> Tensor:
-        """Match queries to pseudo regions: (B, N, K), float32, 1 for matched pairs, 0 elsewhere."""
+        """Match queries to pseudo regions: (B, N, K), float32, 1 for matched pairs, 0 elsewhere.
+
+        By class, unless a subclass assigns other pairs.
+        """
+        return match_by_class(pseudo.present)
 
     def valid(self, labels: Tensor) -> Tensor:
         """Return where ``labels`` are classes, bool."""

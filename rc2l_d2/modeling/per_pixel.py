@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..host import META_ARCH_REGISTRY, CfgNode, ShapeSpec
-from ..regions import PseudoRegions, Regions, match_by_class, mean_over_ranks
+from ..regions import Regions, mean_over_ranks
 from .criterion import Criterion
 from .meta_arch import RegionSegmentor, resized
 from .per_pixel_head import PerPixelHead
@@ -25,13 +25,10 @@ class PixelCriterion(Criterion):
         loss = F.cross_entropy(logits, labels.long().masked_fill(~valid, 0), reduction="none")
         return {"loss_sem_seg": (loss * valid).sum() / mean_over_ranks(valid.sum().float()).clamp(min=1)}
 
-    def match_regions(self, regions: Regions, pseudo: PseudoRegions) -> Tensor:
-        return match_by_class(pseudo.present)
-
 
 @META_ARCH_REGISTRY.register()
 class PerPixelSegmentor(RegionSegmentor):
-    """Backbone and :class:`PerPixelHead`, whatever MODEL.SEM_SEG_HEAD.NAME is: DeepLabV3+ as the yardstick."""
+    """Backbone and :class:`PerPixelHead`: DeepLabV3+ as the yardstick. MODEL.SEM_SEG_HEAD.NAME is not read."""
 
     @classmethod
     def build_head(cls, cfg: CfgNode, input_shape: dict[str, ShapeSpec]) -> nn.Module:

@@ -75,7 +75,7 @@ class ResultWriter:
         """Segment a large image, write its label image, and return an overlay of at most OVERVIEW pixels.
 
         Raises:
-            InputError: the file is damaged, or confidence maps or a comparison are asked for.
+            InputError: the file is damaged, or the command line requests confidence maps or a comparison.
         """
         if self.confidence or self.truth is not None:
             raise InputError(f"{raster.path}: confidence maps and comparisons of so large an image are not written.")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 
@@ -35,6 +36,16 @@ def leaks(reports: Sequence[ScanReport]) -> list[Remark]:
             advice = "take them out of one of the two, or the result is not valid"
             remarks.append(Remark(True, what, names, len(pairs), advice))
     return remarks
+
+
+def with_held_out_apart(reports: Sequence[ScanReport], held_out: Sequence[str]) -> list[ScanReport]:
+    """Return the reports, with one more that holds the fingerprints of ``held_out``, files of the first report."""
+    first, *rest = reports
+    prints = first.fingerprints
+    apart = {file: prints[file] for file in held_out if file in prints}
+    kept = {file: print_ for file, print_ in prints.items() if file not in apart}
+    other = ScanReport(replace(first.split, held_out=True), fingerprints=apart)
+    return [replace(first, fingerprints=kept), *rest, other]
 
 
 def copies(report: ScanReport, other: ScanReport) -> list[tuple[str, str]]:

@@ -13,6 +13,7 @@ from typing import Any
 from ...errors import InputError, first_few, one_line
 from ..datasets.packed import PackedStrings
 from .drawn import stated_size
+from .json_file import read_json
 
 
 @dataclass(frozen=True, eq=False)
@@ -63,13 +64,7 @@ def is_coco(content: Any) -> bool:
 @lru_cache(maxsize=8)
 def _read(path: str, stamp: tuple[int, int]) -> CocoFile:
     """The file; ``stamp`` only tells its versions apart."""
-    try:
-        with open(path, encoding="utf-8-sig") as text:
-            content = json.load(text)
-    except OSError as error:
-        raise InputError(f"{path}: the COCO file cannot be read ({error.strerror}); correct its path.") from error
-    except (ValueError, RecursionError) as error:
-        raise InputError(f"{path}: the COCO file is not valid JSON; replace it.") from error
+    content = read_json(path, "COCO file", "correct its path")
     if not is_coco(content):
         raise InputError(
             f"{path}: this is no COCO file, which has the lists images, annotations and categories; export one."

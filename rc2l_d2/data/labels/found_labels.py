@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import re
 from collections import Counter
@@ -21,6 +20,7 @@ from ..datasets.splits import images_below
 from .coco import CocoLabels
 from .coco_file import CocoFile, is_coco, open_coco
 from .drawn import NO_CLASS, DrawnLabel, DrawnLabels, NamedClasses
+from .json_file import read_json
 from .label_classes import IGNORE_VALUE, FoundClasses
 from .label_map import IGNORE
 from .labelme import LabelmeLabels, read_labelme, shape_name
@@ -119,9 +119,8 @@ def _find_source(
 def _kind(file: str) -> str:
     """Whether a JSON file is "coco" or "labelme"; else ""."""
     try:
-        with open(file, encoding="utf-8-sig") as text:
-            content = json.load(text)
-    except (OSError, ValueError, RecursionError):
+        content = read_json(file, "file", "correct its path")
+    except InputError:
         return ""
     if is_coco(content):
         return "coco"

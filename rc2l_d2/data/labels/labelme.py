@@ -5,7 +5,6 @@ from __future__ import annotations
 import base64
 import binascii
 import io
-import json
 import math
 import os
 from dataclasses import dataclass
@@ -16,6 +15,7 @@ from PIL import Image, ImageDraw
 
 from ...errors import InputError, one_line
 from .drawn import DrawnLabel, DrawnLabels, stated_size, upright_size
+from .json_file import read_json
 from .label_map import UnlistedValueError
 
 # In pixels, as in labelme's shape_to_mask.
@@ -70,13 +70,7 @@ class LabelmeLabel(DrawnLabel):
 
 def read_labelme(file: str) -> dict[str, Any]:
     """The content of a labelme file, with a list of "shapes"; InputError if it cannot be read or is none."""
-    try:
-        with open(file, encoding="utf-8") as text:
-            content = json.load(text)
-    except OSError as error:
-        raise InputError(f"{file}: the label file cannot be read ({error.strerror}); complete the data set.") from error
-    except (ValueError, RecursionError) as error:
-        raise InputError(f"{file}: the label file is not valid JSON; replace it.") from error
+    content = read_json(file, "label file", "complete the data set")
     if not isinstance(content, dict) or not isinstance(content.get("shapes"), list):
         raise InputError(f"{file}: this is no file of labelme (it has no list of shapes); replace it.")
     return content
