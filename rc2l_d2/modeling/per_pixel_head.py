@@ -31,8 +31,6 @@ class PerPixelHead(nn.Module):
         self.num_classes = num_classes
         self.pixel_decoder = pixel_decoder
         self.predictor = Conv2d(pixel_decoder.out_channels, num_classes, kernel_size=1)
-        nn.init.normal_(self.predictor.weight, 0, 0.001)
-        nn.init.zeros_(self.predictor.bias)
 
     @classmethod
     def from_config(cls, cfg: CfgNode, input_shape: dict[str, ShapeSpec]) -> dict:
