@@ -95,12 +95,18 @@ def add_rc2l_config(cfg: CfgNode) -> CfgNode:
 
     # --- the region predictor (MaskFormer's keys) -----------------------------------------------------------------
     cfg.MODEL.SEM_SEG_HEAD.NAME = "RegionHead"
-    # Channels of the per-pixel features F and of the mask embeddings.
+    # From backbone maps to per-pixel features F: "FPN", MaskFormer's pyramid with MASK_DIM channels at its end, or "ASPP",
+    # DeepLabV3+'s decoder with CONVS_DIM channels, which is better with few labels. PerPixelSegmentor has ASPP always.
+    cfg.MODEL.SEM_SEG_HEAD.PIXEL_DECODER_NAME = "ASPP"
     cfg.MODEL.SEM_SEG_HEAD.MASK_DIM = 256
-    # The decoder of PerPixelSegmentor (Detectron2's keys of DeepLabV3+): dilations of ASPP, and dropout after it.
+    # ASPP (Detectron2's keys of DeepLabV3+): dilations of its convolutions, and dropout after it.
     cfg.MODEL.SEM_SEG_HEAD.ASPP_DILATIONS = [6, 12, 18]
     cfg.MODEL.SEM_SEG_HEAD.ASPP_DROPOUT = 0.1
     cfg.MODEL.MASK_FORMER = CfgNode()
+    # Matching of queries with the classes of labels and pseudo labels: "class", one query for each class, without a
+    # transformer, or "hungarian", MaskFormer's predictor and assignment, for which all keys below are.
+    cfg.MODEL.MASK_FORMER.MATCHING = "class"
+    cfg.MODEL.MASK_FORMER.NUM_OBJECT_QUERIES = 100
     # A loss on every decoder layer, not on the last alone.
     cfg.MODEL.MASK_FORMER.DEEP_SUPERVISION = True
     # Weight of the "no object" class in the classification loss.
@@ -115,10 +121,6 @@ def add_rc2l_config(cfg: CfgNode) -> CfgNode:
     cfg.MODEL.MASK_FORMER.DEC_LAYERS = 6
     cfg.MODEL.MASK_FORMER.PRE_NORM = False
     cfg.MODEL.MASK_FORMER.HIDDEN_DIM = 256
-    # Matching of queries with the classes of labels and pseudo labels: "class", one query for each class, or
-    # "hungarian", MaskFormer's assignment, for which NUM_OBJECT_QUERIES is the number of queries.
-    cfg.MODEL.MASK_FORMER.MATCHING = "class"
-    cfg.MODEL.MASK_FORMER.NUM_OBJECT_QUERIES = 100
     # Backbone map that the queries attend to.
     cfg.MODEL.MASK_FORMER.TRANSFORMER_IN_FEATURE = "res5"
     # Images are padded to a multiple of this many pixels.

@@ -10,36 +10,37 @@ from method_cases import leaves, random_case
 from test_set_criterion import IGNORE, random_labels, values
 from test_set_criterion import random_regions as regions_of_queries
 
-from rc2l_d2.modeling.class_criterion import ClassCriterion, class_fractions, soft_mask_losses
-from rc2l_d2.modeling.set_criterion import mask_losses
+from rc2l_d2.modeling.class_criterion import ClassCriterion, class_fractions, mask_losses
 from rc2l_d2.regions import Regions
 
 CLASSES = 4
 
 
 def random_regions() -> Regions:
-    return regions_of_queries(queries=CLASSES)
+    return regions_of_queries(queries=CLASSES, auxiliary=0)
 
 
-def expected_losses(class_logits, mask_logits, labels, no_object_weight, mask_weight, dice_weight):
-    """One layer by loops: every mask is enlarged by repeating its pixels, then MaskFormer's losses of a pair."""
+def expected_losses(class_logits, mask_logits, labels):
+    """By loops: every mask is enlarged by repeating its pixels."""
     probability, labels = reference.class_probabilities(class_logits.detach().double().numpy()), labels.numpy()
     masks = reference.mask_probabilities(mask_logits.detach().double().numpy())
     rows, columns = labels.shape[1] // masks.shape[2], labels.shape[2] // masks.shape[3]
     masks = masks.repeat(rows, axis=2).repeat(columns, axis=3)
     pixels = rows * columns
-    ce = weight = focal = dice = targets = 0.0
-    for b, k in np.ndindex(len(labels), CLASSES):
-        target, valid = labels[b] == k, labels[b] < CLASSES
-        if target.any():
-            p = masks[b, k][valid]
-            focal += reference.focal(masks[b, k], target, valid)
-            # The constant of the Dice loss counts mask pixels.
-            dice += 1 - (2 * (p * target[valid]).sum() + pixels) / (p.sum() + target.sum() + pixels)
-            targets += 1
-        c, w = (k, 1.0) if target.any() else (CLASSES, no_object_weight)
-        ce, weight = ce - w * math.log(probability[b, k, c]), weight + w
-    return ce / weight, mask_weight * focal / targets, dice_weight * dice / targets
+    ce, mask, dice = [], [], []
+    for b in range(len(labels)):
+        valid = labels[b] < CLASSES
+        mask += [-math.log(masks[b, labels[b, y, x], y, x]) for y, x in np.argwhere(valid)]
+        if not valid.any():
+            continue  # It is not known which classes the image has.
+        for k in range(CLASSES):
+            target = labels[b] == k
+            ce.append(-math.log(probability[b, k, k if target.any() else CLASSES]))
+            if target.any():
+                # The constant of the Dice loss counts mask pixels.
+                p = masks[b, k][valid]
+                dice.append(1 - (2 * (p * target[valid]).sum() + pixels) / (p.sum() + target.sum() + pixels))
+    return [float(np.mean(terms)) for terms in (ce, mask, dice)]
 
 
 @pytest.mark.parametrize("void", [False, True])
@@ -47,17 +48,23 @@ def test_losses_equal_independent_loops(void):
     regions, labels = random_regions(), random_labels()
     # Mask pixels with several classes, one of them once; one class is absent from the second image.
     labels[0, :7, :9], labels[0, 13, 2], labels[1][labels[1] == 3] = 1, 2, 0
-    weights = {"no_object_weight": 0.1, "mask_weight": 20.0, "dice_weight": 1.0}
     if void:
         labels[0, 3:9, 5:14], labels[1, :, 20:], labels[1, 0, 0] = IGNORE, IGNORE, 77
-        weights = {"no_object_weight": 0.5, "mask_weight": 3.0, "dice_weight": 2.0}
-    criterion = ClassCriterion(CLASSES, **weights) if void else ClassCriterion(CLASSES)  # the default weights
-    losses = values(criterion(regions, labels))
-    layers = {"_0": regions.auxiliary[0], "_1": regions.auxiliary[1], "": (regions.class_logits, regions.mask_logits)}
-    assert len(losses) == 9
-    for suffix, layer in layers.items():
-        got = [losses[name + suffix] for name in ("loss_ce", "loss_mask", "loss_dice")]
-        assert got == pytest.approx(expected_losses(*layer, labels, **weights), rel=1e-5), suffix
+    losses = values(ClassCriterion(CLASSES)(regions, labels))
+    expected = expected_losses(regions.class_logits, regions.mask_logits, labels)
+    assert list(losses) == ["loss_ce", "loss_mask", "loss_dice"]
+    assert list(losses.values()) == pytest.approx(expected, rel=1e-5)
+
+
+def test_an_image_without_a_label_is_left_out():
+    regions, labels = random_regions(), random_labels()
+    labels[1] = IGNORE
+    expected = expected_losses(regions.class_logits, regions.mask_logits, labels)
+    assert list(values(ClassCriterion(CLASSES)(regions, labels)).values()) == pytest.approx(expected, rel=1e-5)
+    first = regions.images(0, 1)
+    assert values(ClassCriterion(CLASSES)(first, labels[:1])) == pytest.approx(
+        values(ClassCriterion(CLASSES)(regions, labels))
+    )
 
 
 def test_fractions_of_a_mask_pixel_by_hand():
@@ -68,20 +75,10 @@ def test_fractions_of_a_mask_pixel_by_hand():
     assert class_fractions(slots, 3, regions)[0].tolist() == expected
 
 
-def test_whole_mask_pixels_have_the_set_losses_at_the_mask_grid():
-    regions, labels = random_regions(), random_labels()[:, ::4, ::8]
-    logits = torch.randn(2, CLASSES, *labels.shape[1:], generator=torch.Generator().manual_seed(0))
-    regions = Regions(regions.class_logits, logits, regions.features)
-    focal, dice = soft_mask_losses(logits, class_fractions(labels.long(), CLASSES, regions))
-    targets = labels[:, None] == torch.arange(CLASSES)[:, None, None]
-    expected = mask_losses(logits.flatten(0, 1), targets.flatten(0, 1), torch.ones_like(targets).flatten(0, 1))
-    torch.testing.assert_close((focal.flatten(), dice.flatten()), expected)
-
-
 def test_gradients_of_the_mask_losses():
     logits = torch.randn(2, 3, 2, 4, dtype=torch.float64, generator=torch.Generator().manual_seed(0)).requires_grad_()
     fractions = torch.rand(2, 3, 2, 4, dtype=torch.float64, generator=torch.Generator().manual_seed(1)) / 3
-    assert torch.autograd.gradcheck(lambda x: soft_mask_losses(x, fractions), logits)
+    assert torch.autograd.gradcheck(lambda x: mask_losses(x, fractions), logits)
 
 
 def test_label_type_ignore_value_and_autocast_do_not_change_the_losses():
@@ -96,21 +93,15 @@ def test_label_type_ignore_value_and_autocast_do_not_change_the_losses():
     assert values(losses) == pytest.approx(expected, rel=1e-6)
 
 
-@pytest.mark.parametrize("no_object_weight", [0.1, 0.0])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
-def test_no_labelled_pixel_is_finite_and_connected(no_object_weight, dtype):
+def test_no_labelled_pixel_is_zero_and_connected(dtype):
     regions = random_regions()
-    inputs = [regions.class_logits, regions.mask_logits, *regions.auxiliary[0]]
-    half = Regions(
-        *((60 * x).to(dtype) for x in (regions.class_logits, regions.mask_logits, regions.features)),
-        tuple((classes.to(dtype), masks.to(dtype)) for classes, masks in regions.auxiliary),
-    )
-    labels = torch.full((2, 16, 24), IGNORE, dtype=torch.uint8)
-    losses = ClassCriterion(CLASSES, no_object_weight=no_object_weight)(half, labels)
-    assert losses["loss_mask"] == 0 and losses["loss_dice_0"] == 0
-    assert all(loss.dtype is torch.float32 and loss.isfinite() for loss in losses.values())
+    half = Regions(*((60 * x).to(dtype) for x in (regions.class_logits, regions.mask_logits, regions.features)))
+    losses = ClassCriterion(CLASSES)(half, torch.full((2, 16, 24), IGNORE, dtype=torch.uint8))
+    assert all(loss.dtype is torch.float32 and loss == 0 for loss in losses.values())
     sum(losses.values()).backward()
-    assert all(leaf.grad is not None and leaf.grad.isfinite().all() for leaf in inputs)
+    for leaf in (regions.class_logits, regions.mask_logits):
+        assert leaf.grad is not None and not leaf.grad.any()
 
 
 def test_pseudo_regions_are_matched_to_the_query_of_their_class():

@@ -58,7 +58,8 @@ def fill(model: torch.nn.Module) -> None:
 def model():
     options = (
         "MODEL.META_ARCHITECTURE RegionSegmentor MODEL.DEVICE cpu MODEL.RESNETS.DEPTH 50 "
-        "MODEL.SEM_SEG_HEAD.NUM_CLASSES 21 MODEL.MASK_FORMER.MATCHING hungarian"
+        "MODEL.SEM_SEG_HEAD.NUM_CLASSES 21 MODEL.MASK_FORMER.MATCHING hungarian "
+        "MODEL.SEM_SEG_HEAD.PIXEL_DECODER_NAME FPN"
     ).split()
     return build_model(load_config("configs/Base-R101.yaml", options)).eval()
 

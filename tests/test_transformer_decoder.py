@@ -9,18 +9,19 @@ from rc2l_d2.errors import InputError
 from rc2l_d2.modeling.transformer_decoder import RegionPredictor, sine_position_embedding
 
 
-def predictor(**changes) -> RegionPredictor:
+def predictor(mask_dim: int = 8, **changes) -> RegionPredictor:
     options = dict(
-        num_classes=3, num_queries=5, hidden_dim=16, mask_dim=8, heads=4, feedforward_dim=32, layers=3, dropout=0.0,
+        num_classes=3, num_queries=5, hidden_dim=16, heads=4, feedforward_dim=32, layers=3, dropout=0.0,
         pre_norm=False, deep_supervision=True,
     )  # fmt: skip
     torch.manual_seed(0)
-    return RegionPredictor(12, **options | changes)
+    return RegionPredictor("res5", 12, mask_dim, **options | changes)
 
 
-def inputs() -> tuple[torch.Tensor, torch.Tensor]:
+def inputs() -> tuple[dict[str, torch.Tensor], torch.Tensor]:
     generator = torch.Generator().manual_seed(1)
-    return torch.randn(2, 12, 3, 4, generator=generator), torch.randn(2, 8, 6, 8, generator=generator)
+    maps = {"res5": torch.randn(2, 12, 3, 4, generator=generator)}
+    return maps, torch.randn(2, 8, 6, 8, generator=generator)
 
 
 def test_position_embedding_equals_values_by_hand():
@@ -50,22 +51,22 @@ def test_every_layer_predicts_in_training_and_the_last_in_evaluation():
 
 def test_images_and_queries_are_independent():
     model = predictor().eval()
-    image, features = inputs()
-    before = model(image, features)[0]
-    alone = model(image[1:], features[1:])[0]
+    maps, features = inputs()
+    before = model(maps, features)[0]
+    alone = model({"res5": maps["res5"][1:]}, features[1:])[0]
     torch.testing.assert_close((before[0][1:], before[1][1:]), alone)
     order = torch.tensor([3, 0, 4, 1, 2])
     with torch.no_grad():
         model.query_embed.weight.copy_(model.query_embed.weight[order])
-    permuted = model(image, features)[0]
+    permuted = model(maps, features)[0]
     torch.testing.assert_close(permuted, tuple(x[:, order] for x in before))
 
 
 def test_equal_widths_need_no_projection_and_masks_follow_mask_dim():
-    model = predictor(hidden_dim=12, mask_dim=4, heads=3)
+    model = predictor(mask_dim=4, hidden_dim=12, heads=3)
     assert not any(name.startswith("input_proj") for name in model.state_dict())
-    image, _ = inputs()
-    assert model(image, torch.randn(2, 4, 6, 8))[-1][1].shape == (2, 5, 6, 8)
+    maps, _ = inputs()
+    assert model(maps, torch.randn(2, 4, 6, 8))[-1][1].shape == (2, 5, 6, 8)
 
 
 @pytest.mark.parametrize("pre_norm", [False, True])
@@ -95,7 +96,7 @@ def test_impossible_sizes_are_refused_with_their_key(changes):
 @pytest.mark.parametrize("supervised", [0, 1, None])
 def test_earlier_layers_predict_for_the_supervised_images_alone(supervised):
     model = predictor().train()
-    image, pixel_features = inputs()
-    everything = model(image, pixel_features)
+    maps, pixel_features = inputs()
+    everything = model(maps, pixel_features)
     expected = [tuple(x[:supervised] for x in layer) for layer in everything[:-1]]
-    torch.testing.assert_close(model(image, pixel_features, supervised), [*expected, everything[-1]])
+    torch.testing.assert_close(model(maps, pixel_features, supervised), [*expected, everything[-1]])

@@ -46,8 +46,9 @@ def _model(cfg: CfgNode, model: RegionSegmentor) -> Rows:
         weights = f"{weights}: MISSING (searched {os.path.abspath(weights)})"
     size = f"{sum(p.numel() for p in model.parameters()) / 1e6:.1f} M parameters"
     if isinstance(model.sem_seg_head, RegionHead):
-        queries = model.sem_seg_head.predictor.query_embed.num_embeddings
-        size += f", {queries} queries, {cfg.MODEL.MASK_FORMER.DEC_LAYERS} decoder layers"
+        size += f", {model.sem_seg_head.predictor.num_queries} queries"
+        if cfg.MODEL.MASK_FORMER.MATCHING == "hungarian":
+            size += f", {cfg.MODEL.MASK_FORMER.DEC_LAYERS} decoder layers"
     return [
         ("model", f"{cfg.MODEL.META_ARCHITECTURE}, {backbone}"),
         ("", f"{size}, {cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES} classes"),
@@ -78,8 +79,9 @@ def _data(cfg: CfgNode, uses_unlabeled: bool) -> tuple[Rows, dict[str, int]]:
 
 def _losses(cfg: CfgNode, model: RegionSegmentor) -> Rows:
     supervised = _weights(model.criterion.loss_weights)
-    if isinstance(model.sem_seg_head, RegionHead) and cfg.MODEL.MASK_FORMER.DEEP_SUPERVISION:
-        supervised += f", on {cfg.MODEL.MASK_FORMER.DEC_LAYERS} decoder layer(s)"
+    keys = cfg.MODEL.MASK_FORMER
+    if isinstance(model.sem_seg_head, RegionHead) and keys.MATCHING == "hungarian" and keys.DEEP_SUPERVISION:
+        supervised += f", on {keys.DEC_LAYERS} decoder layer(s)"
     rows = [("losses", supervised)]
     if isinstance(model, SemiSupervisedSegmentor):
         weights = {name: model.loss_weight * weight for name, weight in model.loss_weights.items()}

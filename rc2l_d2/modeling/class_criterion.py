@@ -7,31 +7,40 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ..regions import Regions, mean_over_ranks
-from ..regions.ranks import world_size
-from .criterion import FOCAL_ALPHA, QueryCriterion, layers_with_suffixes
+from .criterion import Criterion
 
 
-class ClassCriterion(QueryCriterion):
+class ClassCriterion(Criterion):
     """Match query k to class k (``MATCHING: class``, our reading); there are as many queries as classes.
 
-    No assignment problem is solved: every shape is fixed, and absent classes have weight zero in the mask losses. Masks
-    are compared on the mask grid with the fraction of each class among the labelled pixels of a mask pixel.
+    No assignment problem is solved, and every shape is fixed. Masks are compared on the mask grid, with the fraction
+    t_c(x) of each class among the labelled pixels of a mask pixel. Means run over all ranks.
+
+        loss_ce    cross-entropy of each query's class: k where the image has class k, "no object" elsewhere
+        loss_mask  cross-entropy of the competing masks: -sum_c t_c(x) log sigma(m_c(x)), mean over labelled pixels
+        loss_dice  Dice loss of m_c and t_c, mean over the classes that the images have
     """
+
+    loss_weights = {"loss_ce": 1.0, "loss_mask": 1.0, "loss_dice": 1.0}
 
     def forward(self, regions: Regions, labels: Tensor) -> dict[str, Tensor]:
         valid = self.valid(labels)
         fractions = class_fractions(labels.long().masked_fill(~valid, self.num_classes), self.num_classes, regions)
-        present = self.present(labels, valid)
-        num_masks = mean_over_ranks(present.sum().float()).clamp(min=1 / world_size())
+        cross_entropy, dice = mask_losses(regions.mask_logits.float(), fractions)
+        inside = fractions.sum(dim=(2, 3))
+        present = inside > 0
         queries = torch.arange(self.num_classes, device=labels.device)
         target = torch.where(present, queries, self.num_classes)
-        losses = {}
-        for suffix, class_logits, mask_logits in layers_with_suffixes(regions):
-            focal, dice = soft_mask_losses(mask_logits.float(), fractions)
-            losses["loss_ce" + suffix] = self.class_loss(class_logits, target)
-            losses["loss_mask" + suffix] = self.mask_weight * (focal * present).sum() / num_masks
-            losses["loss_dice" + suffix] = self.dice_weight * (dice * present).sum() / num_masks
-        return losses
+        class_loss = F.cross_entropy(regions.class_logits.float().movedim(-1, 1), target, reduction="none")
+        # An image without any label does not tell which classes it has.
+        known = present.any(dim=1, keepdim=True).expand_as(present)
+        losses = ((class_loss, known), (cross_entropy, inside.sum(dim=1)), (dice, present))
+        return {name: _mean(*loss) for name, loss in zip(self.loss_weights, losses, strict=True)}
+
+
+def _mean(values: Tensor, weights: Tensor) -> Tensor:
+    """Return sum(values * weights) / sum(weights) over all ranks; zero with a graph if all weights are zero."""
+    return (values * weights).sum() / mean_over_ranks(weights.float().sum()).clamp(min=1e-6)
 
 
 def class_fractions(slots: Tensor, num_classes: int, regions: Regions) -> Tensor:
@@ -53,27 +62,22 @@ def class_fractions(slots: Tensor, num_classes: int, regions: Regions) -> Tensor
     return counts[..., :-1].permute(0, 3, 1, 2) / (rows * columns)
 
 
-def soft_mask_losses(mask_logits: Tensor, fractions: Tensor) -> tuple[Tensor, Tensor]:
-    """Return focal loss (mean over labelled pixels) and Dice loss of the mask of each class.
-
-    Both are those of :func:`.set_criterion.mask_losses` for masks that are constant on each mask pixel: sums over the
-    pixels of the image become sums over mask pixels, weighted by the fraction t of the class or w - t of other classes.
+def mask_losses(mask_logits: Tensor, fractions: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the cross-entropy of each image's masks, a mean over labelled pixels, and the Dice loss of each mask.
 
     Args:
         mask_logits: (B, K, h, w), of query k for class k.
         fractions: (B, K, h, w), t.
 
     Returns:
-        (B, K) and (B, K).
+        (B,) and (B, K).
     """
-    labelled = fractions.sum(dim=1, keepdim=True).flatten(2)  # w, (B, 1, h * w)
+    labelled = fractions.sum(dim=1, keepdim=True).flatten(2)  # (B, 1, h * w)
     logits, inside = mask_logits.flatten(2), fractions.flatten(2)
-    masks, softplus = logits.sigmoid(), F.softplus(logits)
+    masks = logits.sigmoid()
     # Autocast would run the products in half precision.
     with torch.autocast(logits.device.type, enabled=False):
-        focal = torch.linalg.vecdot(FOCAL_ALPHA * inside, (1 - masks).square() * (softplus - logits))
-        focal = focal + torch.linalg.vecdot((1 - FOCAL_ALPHA) * (labelled - inside), masks.square() * softplus)
+        cross_entropy = torch.linalg.vecdot(inside, F.softplus(-logits)).sum(dim=1)
         intersection, area = torch.linalg.vecdot(masks, inside), torch.linalg.vecdot(masks, labelled)
-    count = labelled.sum(dim=2)
     dice = 1 - (2 * intersection + 1) / (area + inside.sum(dim=2) + 1)
-    return focal / count.clamp(min=torch.finfo(count.dtype).tiny), dice
+    return cross_entropy / labelled.sum(dim=(1, 2)).clamp(min=torch.finfo(labelled.dtype).tiny), dice

@@ -21,12 +21,9 @@ from ..host import (
 from ..regions.semantic import semantic_probabilities, semantic_scores
 from ..regions.types import Regions
 from .class_criterion import ClassCriterion
-from .criterion import Criterion, QueryCriterion
+from .criterion import Criterion
 from .micro_batches import regions_in_micro_batches
 from .set_criterion import SetCriterion
-
-_CRITERIA: dict[str, type[QueryCriterion]] = {"class": ClassCriterion, "hungarian": SetCriterion}
-
 
 @META_ARCH_REGISTRY.register()
 class RegionSegmentor(nn.Module):
@@ -95,12 +92,15 @@ class RegionSegmentor(nn.Module):
     @classmethod
     def build_criterion(cls, cfg: CfgNode) -> Criterion:
         """Build the supervised losses."""
-        return _CRITERIA[cfg.MODEL.MASK_FORMER.MATCHING](
-            cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES,
-            ignore_value=cfg.MODEL.SEM_SEG_HEAD.IGNORE_VALUE,
-            no_object_weight=cfg.MODEL.MASK_FORMER.NO_OBJECT_WEIGHT,
-            mask_weight=cfg.MODEL.MASK_FORMER.MASK_WEIGHT,
-            dice_weight=cfg.MODEL.MASK_FORMER.DICE_WEIGHT,
+        head, keys = cfg.MODEL.SEM_SEG_HEAD, cfg.MODEL.MASK_FORMER
+        if keys.MATCHING == "class":
+            return ClassCriterion(head.NUM_CLASSES, ignore_value=head.IGNORE_VALUE)
+        return SetCriterion(
+            head.NUM_CLASSES,
+            ignore_value=head.IGNORE_VALUE,
+            no_object_weight=keys.NO_OBJECT_WEIGHT,
+            mask_weight=keys.MASK_WEIGHT,
+            dice_weight=keys.DICE_WEIGHT,
         )
 
     @property

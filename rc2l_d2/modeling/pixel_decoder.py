@@ -37,7 +37,7 @@ class PixelDecoder(nn.Module):
             )
         ordered = sorted(input_shape.items(), key=lambda item: item[1].stride)
         self.in_features = [name for name, _ in ordered]
-        self.mask_dim = mask_dim
+        self.out_channels = mask_dim
         for level, (_, shape) in enumerate(ordered, start=1):
             coarsest = level == len(ordered)
             if not coarsest:

@@ -5,10 +5,25 @@ from __future__ import annotations
 from torch import Tensor, nn
 
 from ..errors import InputError
-from ..host import SEM_SEG_HEADS_REGISTRY, ShapeSpec, configurable
+from ..host import SEM_SEG_HEADS_REGISTRY, CfgNode, ShapeSpec, configurable
 from ..regions.types import Regions
+from .aspp_decoder import ASPPDecoder
+from .class_queries import ClassQueryPredictor
 from .pixel_decoder import PixelDecoder
 from .transformer_decoder import RegionPredictor
+
+_DECODERS = {"FPN": PixelDecoder, "ASPP": ASPPDecoder}
+_PREDICTORS = {"class": ClassQueryPredictor, "hungarian": RegionPredictor}
+
+
+def build_pixel_decoder(cfg: CfgNode, input_shape: dict[str, ShapeSpec]) -> nn.Module:
+    """Build the decoder of MODEL.SEM_SEG_HEAD.PIXEL_DECODER_NAME, which has ``out_channels``."""
+    name = cfg.MODEL.SEM_SEG_HEAD.PIXEL_DECODER_NAME
+    if name not in _DECODERS:
+        raise InputError(
+            f'MODEL.SEM_SEG_HEAD.PIXEL_DECODER_NAME is "{name}"; set it to one of {", ".join(sorted(_DECODERS))}.'
+        )
+    return _DECODERS[name](cfg, input_shape)
 
 
 @SEM_SEG_HEADS_REGISTRY.register()
@@ -16,41 +31,25 @@ class RegionHead(nn.Module):
     """Predicts :class:`Regions` from backbone maps."""
 
     @configurable
-    def __init__(
-        self,
-        *,
-        pixel_decoder: nn.Module,
-        predictor: nn.Module,
-        transformer_in_feature: str,
-    ):
+    def __init__(self, *, pixel_decoder: nn.Module, predictor: nn.Module):
         """
         Args:
             pixel_decoder: computes per-pixel features (B, C, h, w) from the backbone maps.
-            predictor: computes class and mask logits of each layer from one backbone map and the per-pixel features.
-            transformer_in_feature: name of the map that the queries attend to.
+            predictor: computes class and mask logits of each layer from the backbone maps and the per-pixel features.
         """
         super().__init__()
         self.pixel_decoder = pixel_decoder
         self.predictor = predictor
-        self.transformer_in_feature = transformer_in_feature
 
     @classmethod
-    def from_config(cls, cfg, input_shape: dict[str, ShapeSpec]) -> dict:
-        name = cfg.MODEL.MASK_FORMER.TRANSFORMER_IN_FEATURE
-        if name not in input_shape:
-            raise InputError(
-                f"MODEL.MASK_FORMER.TRANSFORMER_IN_FEATURE is {name!r}, but the backbone gives {sorted(input_shape)}; "
-                "choose one of these."
-            )
-        return {
-            "pixel_decoder": PixelDecoder(cfg, input_shape),
-            "predictor": RegionPredictor(cfg, input_shape[name].channels),
-            "transformer_in_feature": name,
-        }
+    def from_config(cls, cfg: CfgNode, input_shape: dict[str, ShapeSpec]) -> dict:
+        decoder = build_pixel_decoder(cfg, input_shape)
+        predictor = _PREDICTORS[cfg.MODEL.MASK_FORMER.MATCHING](cfg, input_shape, decoder.out_channels)
+        return {"pixel_decoder": decoder, "predictor": predictor}
 
     def forward(self, features: dict[str, Tensor], supervised: int | None = None) -> Regions:
         """Predict regions from named backbone maps; ``auxiliary`` covers the first ``supervised`` ones (None: all)."""
         pixel_features = self.pixel_decoder(features)
-        layers = self.predictor(features[self.transformer_in_feature], pixel_features, supervised)
+        layers = self.predictor(features, pixel_features, supervised)
         class_logits, mask_logits = layers[-1]
         return Regions(class_logits, mask_logits, pixel_features, tuple(layers[:-1]))

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..errors import InputError
-from ..host import Conv2d, configurable
+from ..host import CfgNode, Conv2d, ShapeSpec, configurable
 
 
 def sine_position_embedding(height: int, width: int, channels: int, device: torch.device | None = None) -> Tensor:
@@ -132,12 +132,13 @@ class RegionPredictor(nn.Module):
     @configurable
     def __init__(
         self,
+        in_feature: str,
         in_channels: int,
+        mask_dim: int,
         *,
         num_classes: int,
         num_queries: int,
         hidden_dim: int,
-        mask_dim: int,
         heads: int,
         feedforward_dim: int,
         layers: int,
@@ -147,11 +148,12 @@ class RegionPredictor(nn.Module):
     ):
         """
         Args:
-            in_channels: channels of the map that the queries attend to.
+            in_feature: name of the backbone map that the queries attend to.
+            in_channels: its channels.
+            mask_dim: C, channels of the per-pixel features.
             num_classes: K, without "no object".
             num_queries: N.
             hidden_dim: D, width of the transformer.
-            mask_dim: C, channels of the per-pixel features.
             deep_supervision: whether training also returns the predictions of earlier layers.
         """
         super().__init__()
@@ -164,6 +166,8 @@ class RegionPredictor(nn.Module):
             raise InputError(
                 f"MODEL.MASK_FORMER.DEC_LAYERS ({layers}) and NUM_OBJECT_QUERIES ({num_queries}) have to be at least 1."
             )
+        self.in_feature = in_feature
+        self.num_queries = num_queries
         self.deep_supervision = deep_supervision
         self.transformer = Transformer(layers, hidden_dim, heads, feedforward_dim, dropout, pre_norm)
         self.query_embed = nn.Embedding(num_queries, hidden_dim)
@@ -176,14 +180,21 @@ class RegionPredictor(nn.Module):
         self.mask_embed = MLP(hidden_dim, hidden_dim, mask_dim, 3)
 
     @classmethod
-    def from_config(cls, cfg, in_channels: int) -> dict:
-        keys, num_classes = cfg.MODEL.MASK_FORMER, cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES
+    def from_config(cls, cfg: CfgNode, input_shape: dict[str, ShapeSpec], mask_dim: int) -> dict:
+        keys = cfg.MODEL.MASK_FORMER
+        name = keys.TRANSFORMER_IN_FEATURE
+        if name not in input_shape:
+            raise InputError(
+                f"MODEL.MASK_FORMER.TRANSFORMER_IN_FEATURE is {name!r}, but the backbone gives {sorted(input_shape)}; "
+                "choose one of these."
+            )
         return {
-            "in_channels": in_channels,
-            "num_classes": num_classes,
-            "num_queries": num_classes if keys.MATCHING == "class" else keys.NUM_OBJECT_QUERIES,
+            "in_feature": name,
+            "in_channels": input_shape[name].channels,
+            "mask_dim": mask_dim,
+            "num_classes": cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES,
+            "num_queries": keys.NUM_OBJECT_QUERIES,
             "hidden_dim": keys.HIDDEN_DIM,
-            "mask_dim": cfg.MODEL.SEM_SEG_HEAD.MASK_DIM,
             "heads": keys.NHEADS,
             "feedforward_dim": keys.DIM_FEEDFORWARD,
             "layers": keys.DEC_LAYERS,
@@ -193,11 +204,11 @@ class RegionPredictor(nn.Module):
         }
 
     def forward(
-        self, image: Tensor, pixel_features: Tensor, supervised: int | None = None
+        self, features: dict[str, Tensor], pixel_features: Tensor, supervised: int | None = None
     ) -> list[tuple[Tensor, Tensor]]:
         """
         Args:
-            image: (B, in_channels, h', w'), the backbone map that the queries attend to.
+            features: backbone maps by name; the queries attend to ``in_feature``, (B, in_channels, h', w').
             pixel_features: (B, C, h, w).
             supervised: earlier layers predict only for this number of first images; None: for all.
 
@@ -205,12 +216,12 @@ class RegionPredictor(nn.Module):
             ``(class_logits (B, N, K+1), mask_logits (B, N, h, w))`` of each layer, first layer first; of the last layer
             only in evaluation and without deep supervision.
         """
-        states = self.transformer(self.input_proj(image), self.query_embed.weight)
+        states = self.transformer(self.input_proj(features[self.in_feature]), self.query_embed.weight)
         if not (self.training and self.deep_supervision):
             states = states[-1:]
         # No loss uses the masks of earlier layers on unlabelled images.
         auxiliary = [(state[:supervised], pixel_features[:supervised]) for state in states[:-1]]
         return [
-            (self.class_embed(state), torch.einsum("bnc,bchw->bnhw", self.mask_embed(state), features))
-            for state, features in [*auxiliary, (states[-1], pixel_features)]
+            (self.class_embed(state), torch.einsum("bnc,bchw->bnhw", self.mask_embed(state), of_pixels))
+            for state, of_pixels in [*auxiliary, (states[-1], pixel_features)]
         ]

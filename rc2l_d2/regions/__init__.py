@@ -21,7 +21,7 @@ from .pseudo_labels import (
     update_class_confidence,
 )
 from .ranks import gather_over_ranks, mean_over_ranks, sum_over_ranks
-from .semantic import most_probable, one_hot, semantic_probabilities, semantic_scores
+from .semantic import competing, most_probable, one_hot, semantic_probabilities, semantic_scores
 from .statistics import agreement_counts, coverage_counts, label_counts, quality_counts
 from .types import PseudoRegions, Regions, Selection, TeacherPrediction
 
@@ -35,6 +35,7 @@ __all__ = [
     "class_confidence_sums",
     "class_thresholds",
     "classmix_mask",
+    "competing",
     "confident_cross_entropy",
     "coverage_counts",
     "cutmix_mask",

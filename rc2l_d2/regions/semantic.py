@@ -33,6 +33,27 @@ def one_hot(labels: Tensor, num_classes: int) -> Tensor:
     return labels.unsqueeze(1) == torch.arange(num_classes, device=labels.device).view(1, -1, 1, 1)
 
 
+def competing(mask_logits: Tensor) -> Tensor:
+    """Return logits of masks that compete for each pixel: their sigmoid is the softmax over queries (our reading).
+
+    m_i(x) - log sum_{j != i} exp(m_j(x)), so that every formula of sigma(m_i) holds for competing masks too.
+
+    Args:
+        mask_logits: (B, N, h, w).
+
+    Returns:
+        (B, N, h, w), at least float32.
+    """
+    logits = at_least_float32(mask_logits)
+    queries = torch.arange(logits.shape[1], device=logits.device).view(1, -1, 1, 1)
+    largest = queries == most_probable(logits, dim=1).unsqueeze(1)
+    total = logits.logsumexp(dim=1, keepdim=True)
+    # log(sum - exp(m_i)) is exact where m_i is at most half of the sum. The largest is left out of its sum instead.
+    others_of_largest = logits.masked_fill(largest, -1e4).logsumexp(dim=1, keepdim=True)
+    fraction = (logits - total).exp().masked_fill(largest, 0.0)
+    return logits - torch.where(largest, others_of_largest, total + torch.log1p(-fraction))
+
+
 def semantic_scores(class_logits: Tensor, mask_logits: Tensor) -> Tensor:
     """Semantic inference, S_c(x) = sum_i softmax(class_i)_c * sigmoid(mask_i(x)) (MaskFormer, section 3.4).
 

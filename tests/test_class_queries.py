@@ -1,0 +1,121 @@
+"""The class-query predictor: competing masks, a class probability for each image, and its place in the model."""
+
+import numpy as np
+import pytest
+import torch
+from scipy.special import expit, softmax
+
+from rc2l_d2.engine import RC2LTrainer, load_config
+from rc2l_d2.errors import InputError
+from rc2l_d2.host import ShapeSpec
+from rc2l_d2.modeling.class_queries import ClassQueryPredictor
+from rc2l_d2.regions import competing, semantic_probabilities
+
+SHAPES = {
+    "res5": ShapeSpec(channels=6, stride=32), "res2": ShapeSpec(channels=3, stride=4),
+    "res4": ShapeSpec(channels=5, stride=16),
+}  # fmt: skip
+CLASSES, DIM = 4, 8
+
+
+def predictor() -> ClassQueryPredictor:
+    torch.manual_seed(0)
+    return ClassQueryPredictor(SHAPES, DIM, num_classes=CLASSES)
+
+
+def inputs() -> tuple[dict[str, torch.Tensor], torch.Tensor]:
+    generator = torch.Generator().manual_seed(1)
+    maps = {
+        name: torch.randn(2, shape.channels, 64 // shape.stride, 96 // shape.stride, generator=generator) * 3 + 1
+        for name, shape in SHAPES.items()
+    }
+    return maps, torch.randn(2, DIM, 16, 24, generator=generator)
+
+
+@pytest.mark.parametrize("scale", [1.0, 30.0])
+def test_competing_masks_are_a_softmax_over_queries(scale):
+    logits = scale * torch.randn(2, 5, 3, 4, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    logits[0, :2, 0] = logits[0, :, 0].amax(dim=0) + 1  # the two largest are equal
+    result = competing(logits)
+    np.testing.assert_allclose(expit(result.numpy()), softmax(logits.numpy(), axis=1), rtol=1e-12)
+    rest = [[j for j in range(5) if j != i] for i in range(5)]
+    expected = torch.stack([logits[:, i] - logits[:, rest[i]].logsumexp(dim=1) for i in range(5)], dim=1)
+    torch.testing.assert_close(result, expected)
+
+
+def test_competing_masks_have_the_gradient_of_log_softmax():
+    logits = 40 * torch.randn(2, 5, 3, 4, generator=torch.Generator().manual_seed(0))
+    logits[0, :2, 0] = 70.0
+    a, b = logits.clone().requires_grad_(), logits.clone().requires_grad_()
+    torch.nn.functional.logsigmoid(competing(a)).square().sum().backward()
+    b.log_softmax(dim=1).square().sum().backward()
+    torch.testing.assert_close(a.grad, b.grad, rtol=1e-4, atol=1e-3)
+    small = torch.randn(1, 3, 2, 2, dtype=torch.float64, generator=torch.Generator().manual_seed(0)).requires_grad_()
+    assert torch.autograd.gradcheck(competing, small)
+
+
+def test_one_query_covers_the_image_and_half_precision_is_not_used():
+    assert (competing(torch.zeros(1, 1, 2, 2)).sigmoid() == 1).all()
+    assert competing(torch.randn(1, 3, 2, 2, dtype=torch.bfloat16)).dtype == torch.float32
+
+
+def test_masks_and_classes_equal_numpy():
+    model, (maps, features) = predictor().eval(), inputs()
+    for parameter in model.parameters():
+        torch.nn.init.normal_(parameter, std=0.5)
+    with torch.no_grad():
+        ((class_logits, mask_logits),) = model(maps, features)
+    state = {name: value.numpy().astype(np.float64) for name, value in model.state_dict().items()}
+    pixels = np.einsum("kc,bchw->bkhw", state["mask_embed.weight"], features.numpy())
+    masks = softmax(pixels + state["mask_embed.bias"][:, None, None], axis=1)
+    np.testing.assert_allclose(expit(mask_logits.numpy()), masks, rtol=1e-4)
+    # The two coarsest maps, the finer one first; the map of stride 4 is not used.
+    pooled = np.concatenate([maps[name].numpy().mean(axis=(2, 3)) for name in ("res4", "res5")], axis=1)
+    pooled = (pooled - pooled.mean(axis=1, keepdims=True)) / np.sqrt(pooled.var(axis=1, keepdims=True) + 1e-5)
+    pooled = pooled * state["norm.weight"] + state["norm.bias"]
+    own = expit(pooled @ state["class_embed.weight"].T + state["class_embed.bias"])
+    probability = softmax(class_logits.numpy(), axis=-1)
+    for b, k, c in np.ndindex(2, CLASSES, CLASSES + 1):
+        expected = {k: own[b, k], CLASSES: 1 - own[b, k]}.get(c, 0.0)
+        assert probability[b, k, c] == pytest.approx(expected, rel=1e-4), (b, k, c)
+    # The semantic map is the softmax of masks and class probabilities together.
+    expected = masks * own[..., None, None]
+    result = semantic_probabilities(class_logits, mask_logits)
+    np.testing.assert_allclose(result.numpy(), expected / expected.sum(axis=1, keepdims=True), rtol=1e-3, atol=1e-6)
+
+
+@pytest.mark.parametrize("images", [1, 2])
+def test_every_parameter_gets_a_gradient_in_bfloat16(images):
+    model, (maps, features) = predictor().train(), inputs()
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        ((class_logits, mask_logits),) = model({n: x[:images] for n, x in maps.items()}, features[:images])
+    assert mask_logits.dtype == torch.float32
+    generator = torch.Generator().manual_seed(2)
+    own = class_logits.float().softmax(dim=-1)[..., :-1]
+    loss = sum((x * torch.randn(x.shape, generator=generator)).sum() for x in (own, mask_logits))
+    loss.backward()
+    for name, parameter in model.named_parameters():
+        assert parameter.grad is not None and parameter.grad.isfinite().all(), name
+
+
+@pytest.fixture
+def make_model(tiny_options):
+    def make(*options: str):
+        return RC2LTrainer.build_model(load_config("configs/toy/rc2l_R18.yaml", [*tiny_options, *options]))
+
+    return make
+
+
+@pytest.mark.parametrize("decoder", ["FPN", "ASPP"])
+def test_every_parameter_of_the_model_is_trained(make_model, decoder):
+    model = make_model("MODEL.SEM_SEG_HEAD.PIXEL_DECODER_NAME", decoder).train()
+    images = torch.randint(256, (2, 3, 64, 64), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    losses = model([{"image": image, "sem_seg": image[0] % 8} for image in images])
+    assert set(losses) == {"loss_ce", "loss_mask", "loss_dice"}
+    sum(losses.values()).backward()
+    assert all(p.grad is not None and p.grad.isfinite().all() for p in model.parameters() if p.requires_grad)
+
+
+def test_an_unknown_decoder_is_refused(make_model):
+    with pytest.raises(InputError, match="PIXEL_DECODER_NAME"):
+        make_model("MODEL.SEM_SEG_HEAD.PIXEL_DECODER_NAME", "BasePixelDecoder")
