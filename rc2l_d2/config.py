@@ -95,8 +95,8 @@ def add_rc2l_config(cfg: CfgNode) -> CfgNode:
 
     # --- the region predictor (MaskFormer's keys) -----------------------------------------------------------------
     cfg.MODEL.SEM_SEG_HEAD.NAME = "RegionHead"
-    # From backbone maps to per-pixel features F: "FPN", MaskFormer's pyramid with MASK_DIM channels at its end, or "ASPP",
-    # DeepLabV3+'s decoder with CONVS_DIM channels, which is better with few labels. PerPixelSegmentor has ASPP always.
+    # Computes per-pixel features F from backbone maps: "FPN", MaskFormer's pyramid that ends in MASK_DIM channels, or
+    # "ASPP", DeepLabV3+'s decoder of CONVS_DIM channels. PerPixelSegmentor has "ASPP" always.
     cfg.MODEL.SEM_SEG_HEAD.PIXEL_DECODER_NAME = "ASPP"
     cfg.MODEL.SEM_SEG_HEAD.MASK_DIM = 256
     # ASPP (Detectron2's keys of DeepLabV3+): dilations of its convolutions, and dropout after it.

@@ -1,4 +1,4 @@
-"""The class-query predictor: one query for each class, with a learned mask embedding and a class probability per image."""
+"""The class-query predictor: for each class one query with a learned mask embedding, and its class in the image."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ _DROPOUT = 0.5
 class ClassQueryPredictor(nn.Module):
     """Predict a mask and a class for each of K class queries (our reading, see docs/method.md).
 
-    The mask embedding of query k is a learned vector, the same for all images, and the masks of an image compete for its
-    pixels. The class of query k is k or "no object", which depends on the image: it is predicted from the mean of the
+    The mask embedding of query k is a learned vector, the same for all images, and the masks of an image compete for
+    its pixels. The class of query k is k or "no object". It depends on the image: it is predicted from the mean of the
     two coarsest backbone maps.
     """
 

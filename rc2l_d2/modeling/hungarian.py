@@ -9,10 +9,12 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ..regions.types import PseudoRegions, Regions
-from .criterion import FOCAL_ALPHA
 
 # Replaces a non-finite cost, on which scipy would raise; the trainer reports the non-finite loss.
 _UNKNOWN_COST = 1e6
+
+# Focal loss: weight of pixels inside the region; the exponent is 2 (MaskFormer's values).
+FOCAL_ALPHA = 0.25
 
 
 @torch.no_grad()

@@ -25,6 +25,7 @@ from .criterion import Criterion
 from .micro_batches import regions_in_micro_batches
 from .set_criterion import SetCriterion
 
+
 @META_ARCH_REGISTRY.register()
 class RegionSegmentor(nn.Module):
     """Backbone, region head and criterion: the supervised baseline, and the model that RC2L trains.

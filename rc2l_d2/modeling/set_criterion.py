@@ -8,20 +8,45 @@ from torch.nn import functional as F
 
 from ..regions import PseudoRegions, Regions, mean_over_ranks, one_hot
 from ..regions.ranks import world_size
-from .criterion import FOCAL_ALPHA, QueryCriterion, layers_with_suffixes
-from .hungarian import assign_regions, hungarian_match, matching_cost
+from .criterion import Criterion
+from .hungarian import FOCAL_ALPHA, assign_regions, hungarian_match, matching_cost
 
 
-class SetCriterion(QueryCriterion):
-    """Match by MaskFormer's assignment (``MATCHING: hungarian``), which copies its costs to the host at each step.
+class SetCriterion(Criterion):
+    """MaskFormer's supervised loss (``MATCHING: hungarian``), whose assignment copies its costs to the host each step.
 
-    Mask logits (h, w) are resized bilinearly to the labels.
+    An image has one target for each class in its labels: the mask of that class. Each query has a class loss, matched
+    queries a focal and a Dice loss of their masks, whose logits (h, w) are resized bilinearly to the labels. These two
+    are sums over matched pairs, divided by the mean number of targets per rank. :meth:`forward` returns ``loss_ce``,
+    ``loss_mask`` and ``loss_dice`` of the last layer and the same with suffix ``_0``, ``_1``, ... of the earlier ones.
+
+    Buffers:
+        empty_weight: (K+1,), class weights of the classification loss; the last is that of "no object".
     """
 
+    empty_weight: Tensor
+
+    def __init__(
+        self,
+        num_classes: int,
+        *,
+        ignore_value: int = 255,
+        no_object_weight: float = 0.1,
+        mask_weight: float = 20.0,
+        dice_weight: float = 1.0,
+    ):
+        super().__init__(num_classes, ignore_value=ignore_value)
+        self.mask_weight = mask_weight
+        self.dice_weight = dice_weight
+        self.loss_weights = {"loss_ce": 1.0, "loss_mask": mask_weight, "loss_dice": dice_weight}
+        empty_weight = torch.ones(num_classes + 1)
+        empty_weight[-1] = no_object_weight
+        self.register_buffer("empty_weight", empty_weight)
+
     def forward(self, regions: Regions, labels: Tensor) -> dict[str, Tensor]:
-        layers = layers_with_suffixes(regions)
+        layers = _layers_with_suffixes(regions)
         valid = self.valid(labels)
-        present = self.present(labels, valid)
+        present = self._present(labels, valid)
         pairs = self._match(layers, labels, present)
         num_masks = mean_over_ranks(present.sum().float()).clamp(min=1 / world_size())
         losses = {}
@@ -30,13 +55,30 @@ class SetCriterion(QueryCriterion):
             target[image, query] = label
             masks = mask_logits[image, query].float()
             focal, dice = mask_losses(masks, labels[image] == label[:, None, None], valid[image])
-            losses["loss_ce" + suffix] = self.class_loss(class_logits, target)
+            losses["loss_ce" + suffix] = self._class_loss(class_logits, target)
             losses["loss_mask" + suffix] = self.mask_weight * focal.sum() / num_masks
             losses["loss_dice" + suffix] = self.dice_weight * dice.sum() / num_masks
         return losses
 
     def match_regions(self, regions: Regions, pseudo: PseudoRegions) -> Tensor:
         return assign_regions(regions, pseudo, self.mask_weight, self.dice_weight)
+
+    def _present(self, labels: Tensor, valid: Tensor) -> Tensor:
+        """Return the classes in the labels (B, H, W) of each image, (B, K) bool."""
+        slots = labels.long().masked_fill(~valid, self.num_classes).flatten(1)
+        present = torch.zeros(len(labels), self.num_classes + 1, dtype=torch.bool, device=labels.device)
+        return present.scatter_(1, slots, True)[:, :-1]
+
+    def _class_loss(self, class_logits: Tensor, target: Tensor) -> Tensor:
+        """Weighted cross-entropy over all queries of all ranks.
+
+        Args:
+            class_logits: (B, N, K+1).
+            target: (B, N) long, the class of each query; K, "no object", for an unmatched one.
+        """
+        loss = F.cross_entropy(class_logits.float().flatten(0, 1), target.flatten(), self.empty_weight, reduction="sum")
+        # The sum of weights is zero if the "no object" weight is and no query is matched.
+        return loss / mean_over_ranks(self.empty_weight[target].sum()).clamp(min=1e-6)
 
     def _match(self, layers: list[tuple[str, Tensor, Tensor]], labels: Tensor, present: Tensor) -> Tensor:
         """Match at the resolution of the masks; returns (L, 3, M), see :func:`hungarian_match`."""
@@ -79,3 +121,9 @@ def mask_losses(mask_logits: Tensor, targets: Tensor, valid: Tensor) -> tuple[Te
         focal = torch.linalg.vecdot(weights * cross_entropy, (masks - inside).square()) / known.sum(1).clamp(min=1)
         intersection, area = torch.linalg.vecdot(masks, inside), torch.linalg.vecdot(masks, known)
     return focal, 1 - (2 * intersection + 1) / (area + inside.sum(1) + 1)
+
+
+def _layers_with_suffixes(regions: Regions) -> list[tuple[str, Tensor, Tensor]]:
+    """Return (suffix of the loss names, class logits, mask logits) of each decoder layer, first layer first."""
+    earlier = [(f"_{index}", *layer) for index, layer in enumerate(regions.auxiliary)]
+    return [*earlier, ("", regions.class_logits, regions.mask_logits)]
