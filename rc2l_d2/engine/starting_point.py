@@ -89,9 +89,7 @@ def starting_config(
         model["BACKBONE"] = {"NAME": "build_timm_backbone"}
         model["TIMM"] = {"NAME": backbone, "PRETRAINED": not weights, "CHECKPOINT": weights}
         model["SEM_SEG_HEAD"]["IN_FEATURES"] = ["res2", "res3", "res4", "res5"]
-        model["MASK_FORMER"]["TRANSFORMER_IN_FEATURE"] = "res5"
-        for node, key in (("SEM_SEG_HEAD", "CONVS_DIM"), ("SEM_SEG_HEAD", "MASK_DIM"), ("MASK_FORMER", "HIDDEN_DIM")):
-            model[node][key] = max(model[node][key], _PRETRAINED_WIDTH)
+        model["SEM_SEG_HEAD"]["CONVS_DIM"] = max(model["SEM_SEG_HEAD"]["CONVS_DIM"], _PRETRAINED_WIDTH)
         config["SOLVER"]["BACKBONE_MULTIPLIER"] = 0.1
     else:
         model["WEIGHTS"] = weights
