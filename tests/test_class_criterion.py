@@ -1,6 +1,7 @@
 """The supervised loss of class queries against float64 loops written from its formulas."""
 
 import math
+from dataclasses import replace
 
 import method_reference as reference
 import numpy as np
@@ -17,7 +18,11 @@ CLASSES = 4
 
 
 def random_regions() -> Regions:
-    return regions_of_queries(queries=CLASSES, auxiliary=0)
+    regions = regions_of_queries(queries=CLASSES, auxiliary=0)
+    others = ~torch.eye(CLASSES, CLASSES + 1, dtype=torch.bool)
+    others[:, -1] = False
+    class_logits = regions.class_logits.detach().masked_fill(others, -1e4).requires_grad_()
+    return replace(regions, class_logits=class_logits)
 
 
 def expected_losses(class_logits, mask_logits, labels):
@@ -35,7 +40,8 @@ def expected_losses(class_logits, mask_logits, labels):
             continue  # It is not known which classes the image has.
         for k in range(CLASSES):
             target = labels[b] == k
-            ce.append(-math.log(probability[b, k, k if target.any() else CLASSES]))
+            in_image, elsewhere = (0.9, 0.1) if target.any() else (0.1, 0.9)
+            ce.append(-in_image * math.log(probability[b, k, k]) - elsewhere * math.log(probability[b, k, CLASSES]))
             if target.any():
                 # The constant of the Dice loss counts mask pixels.
                 p = masks[b, k][valid]

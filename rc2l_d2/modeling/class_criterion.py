@@ -9,6 +9,9 @@ from torch.nn import functional as F
 from ..regions import Regions, mean_over_ranks
 from .criterion import Criterion
 
+# A query's target probabilities are this and 1 minus this: a few labelled images are soon learnt by heart.
+_SMOOTHING = 0.1
+
 
 class ClassCriterion(Criterion):
     """Match query k to class k (``MATCHING: class``, our reading); there are as many queries as classes.
@@ -16,7 +19,7 @@ class ClassCriterion(Criterion):
     No assignment problem is solved, and every shape is fixed. Masks are compared on the mask grid, with the fraction
     t_c(x) of each class among the labelled pixels of a mask pixel. Means run over all ranks.
 
-        loss_ce    cross-entropy of each query's class: k where the image has class k, "no object" elsewhere
+        loss_ce    cross-entropy of each query's class: k where the image has class k, "no object" elsewhere, smoothed
         loss_mask  cross-entropy of the competing masks: -sum_c t_c(x) log sigma(m_c(x)), mean over labelled pixels
         loss_dice  Dice loss of m_c and t_c, mean over the classes that the images have
     """
@@ -29,9 +32,9 @@ class ClassCriterion(Criterion):
         cross_entropy, dice = mask_losses(regions.mask_logits.float(), fractions)
         inside = fractions.sum(dim=(2, 3))
         present = inside > 0
-        queries = torch.arange(self.num_classes, device=labels.device)
-        target = torch.where(present, queries, self.num_classes)
-        class_loss = F.cross_entropy(regions.class_logits.float().movedim(-1, 1), target, reduction="none")
+        own_class = regions.class_logits.float().diagonal(dim1=1, dim2=2) - regions.class_logits[..., -1].float()
+        target = present * (1 - 2 * _SMOOTHING) + _SMOOTHING
+        class_loss = F.binary_cross_entropy_with_logits(own_class, target, reduction="none")
         # An image without any label does not tell which classes it has.
         known = present.any(dim=1, keepdim=True).expand_as(present)
         losses = ((class_loss, known), (cross_entropy, inside.sum(dim=1)), (dice, present))

@@ -63,7 +63,8 @@ class ClassQueryPredictor(nn.Module):
         """
         embedding, bias = self.mask_embed.weight[..., None, None], self.mask_embed.bias
         mask_logits = competing(F.conv2d(pixel_features, embedding, bias))
-        pooled = torch.cat([features[name].mean(dim=(2, 3)) for name in self.coarse], dim=1)
+        # Without detach(), the backbone would learn the classes of each labelled image by heart.
+        pooled = torch.cat([features[name].detach().mean(dim=(2, 3)) for name in self.coarse], dim=1)
         own_class = self.class_embed(self.dropout(self.norm(pooled)))
         diagonal = torch.eye(self.num_queries, dtype=torch.bool, device=own_class.device)
         class_logits = torch.where(diagonal, own_class.unsqueeze(2), _NEVER)
