@@ -104,8 +104,14 @@ def add_rc2l_config(cfg: CfgNode) -> CfgNode:
     cfg.MODEL.SEM_SEG_HEAD.ASPP_DROPOUT = 0.1
     cfg.MODEL.MASK_FORMER = CfgNode()
     # Matching of queries with the classes of labels and pseudo labels: "class", one query for each class, without a
-    # transformer, or "hungarian", MaskFormer's predictor and assignment, for which all keys below are.
+    # transformer, or "hungarian", MaskFormer's predictor and assignment.
     cfg.MODEL.MASK_FORMER.MATCHING = "class"
+    # Dropout in the predictor: of the transformer, or of the pooled maps from which class queries predict their classes
+    # (0.5 with few labels).
+    cfg.MODEL.MASK_FORMER.DROPOUT = 0.1
+    # Images are padded to a multiple of this many pixels.
+    cfg.MODEL.MASK_FORMER.SIZE_DIVISIBILITY = 32
+    # The other keys are for "hungarian" alone.
     cfg.MODEL.MASK_FORMER.NUM_OBJECT_QUERIES = 100
     # A loss on every decoder layer, not on the last alone.
     cfg.MODEL.MASK_FORMER.DEEP_SUPERVISION = True
@@ -114,17 +120,14 @@ def add_rc2l_config(cfg: CfgNode) -> CfgNode:
     # Weights of Dice and focal mask loss, in the loss and in the matching cost.
     cfg.MODEL.MASK_FORMER.DICE_WEIGHT = 1.0
     cfg.MODEL.MASK_FORMER.MASK_WEIGHT = 20.0
-    # Transformer decoder: attention heads, dropout, feed-forward width, layers, pre- or post-norm, model width.
+    # Transformer decoder: attention heads, feed-forward width, layers, pre- or post-norm, model width.
     cfg.MODEL.MASK_FORMER.NHEADS = 8
-    cfg.MODEL.MASK_FORMER.DROPOUT = 0.1
     cfg.MODEL.MASK_FORMER.DIM_FEEDFORWARD = 2048
     cfg.MODEL.MASK_FORMER.DEC_LAYERS = 6
     cfg.MODEL.MASK_FORMER.PRE_NORM = False
     cfg.MODEL.MASK_FORMER.HIDDEN_DIM = 256
     # Backbone map that the queries attend to.
     cfg.MODEL.MASK_FORMER.TRANSFORMER_IN_FEATURE = "res5"
-    # Images are padded to a multiple of this many pixels.
-    cfg.MODEL.MASK_FORMER.SIZE_DIVISIBILITY = 32
 
     # --- semi-supervised training: RC2L and its baselines ---------------------------------------------------------
     cfg.MODEL.SEMI_SUPERVISED = CfgNode()

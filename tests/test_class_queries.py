@@ -20,7 +20,7 @@ CLASSES, DIM = 4, 8
 
 def predictor() -> ClassQueryPredictor:
     torch.manual_seed(0)
-    return ClassQueryPredictor(SHAPES, DIM, num_classes=CLASSES)
+    return ClassQueryPredictor(SHAPES, DIM, num_classes=CLASSES, dropout=0.1)
 
 
 def inputs() -> tuple[dict[str, torch.Tensor], torch.Tensor]:

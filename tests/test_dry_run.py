@@ -42,8 +42,9 @@ def test_output(plan_of, tmp_path):
 
 
 @pytest.mark.parametrize("options, queries, losses", [
-    ((), "8 queries, 2 decoder layers, 8 classes", "losses loss_ce x 1, loss_mask x 20, loss_dice x 1, on 2 decoder"),
-    (("MODEL.MASK_FORMER.MATCHING", "hungarian"), "10 queries", "losses loss_ce x 1, loss_mask x 20, loss_dice x 1"),
+    ((), "8 queries, 8 classes", "losses loss_ce x 1, loss_mask x 1, loss_dice x 1"),
+    (("MODEL.MASK_FORMER.MATCHING", "hungarian"), "10 queries, 2 decoder layers, 8 classes",
+     "losses loss_ce x 1, loss_mask x 20, loss_dice x 1, on 2 decoder"),
     (("MODEL.META_ARCHITECTURE", "PerPixelSegmentor"), "parameters, 8 classes", "losses loss_sem_seg x 1"),
 ])  # fmt: skip
 def test_queries_and_supervised_losses(plan_of, options, queries, losses):

@@ -54,7 +54,7 @@ def test_files_that_do_not_fit_are_refused_in_one_sentence(written, tmp_path):
         load_model_file(str(tmp_path / "model_final.pth"))
     with pytest.raises(InputError, match=r"gone.pth cannot be read \(No such file or directory\); correct the path"):
         load_model_file(str(tmp_path / "gone.pth"))
-    content["config"] = content["config"].replace("HIDDEN_DIM: 32", "HIDDEN_DIM: 64")
+    content["config"] = content["config"].replace("CONVS_DIM: 32", "CONVS_DIM: 64")
     torch.save({**content, "version": "9.0"}, tmp_path / "other.pth")
     with pytest.raises(InputError, match=r"other.pth was written by version 9.0 and does not fit .* \(.*size"):
         load_model_file(str(tmp_path / "other.pth"))

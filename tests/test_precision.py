@@ -38,7 +38,7 @@ def test_a_step_follows_the_cpu_and_logs_it_once(make_trainer, monkeypatch, logg
     monkeypatch.setattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", lambda: fast)
     trainer = make_trainer("SOLVER.AMP.ENABLED", "True")
     seen = []
-    trainer.model.sem_seg_head.register_forward_hook(lambda *arguments: seen.append(arguments[-1].mask_logits.dtype))
+    trainer.model.sem_seg_head.register_forward_hook(lambda *arguments: seen.append(arguments[-1].features.dtype))
     trainer._trainer.iter = 0
     trainer._trainer.run_step()
     assert seen == [torch.bfloat16 if fast else torch.float32]

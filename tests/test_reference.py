@@ -115,7 +115,7 @@ def samples(*sizes: tuple[int, int]) -> list[dict]:
 
 @pytest.mark.parametrize("autocast", [False, True])
 def test_training_losses_reach_every_trained_parameter(small_model, autocast):
-    model = small_model().train()
+    model = small_model("MODEL.MASK_FORMER.MATCHING", "hungarian").train()
     with torch.autocast("cpu", dtype=torch.bfloat16, enabled=autocast):
         losses = model(samples((64, 64), (64, 64)))
     assert set(losses) == {f"loss_{k}{s}" for k in ("ce", "mask", "dice") for s in ("", "_0")}
@@ -153,4 +153,4 @@ def test_images_of_different_sizes_are_padded_with_the_ignore_value(small_model)
 ])  # fmt: skip
 def test_impossible_configurations_are_refused_with_their_key(small_model, key, value):
     with pytest.raises(InputError, match=f"MODEL.{key}"):
-        small_model(f"MODEL.{key}", value)
+        small_model("MODEL.MASK_FORMER.MATCHING", "hungarian", f"MODEL.{key}", value)

@@ -107,7 +107,7 @@ def test_the_learning_rate_decays_by_layer():
     assert found["backbone.body.patch_embed.proj.weight"] == pytest.approx(0.1 * 0.2 * 0.5 ** (blocks + 1))
     assert found["backbone.body.blocks.0.norm1.weight"] == pytest.approx(0.1 * 0.2 * 0.5**blocks)
     assert found["backbone.body.norm.weight"] == pytest.approx(0.1 * 0.2)
-    assert found["backbone.pyramid.levels.2.0.weight"] == found["sem_seg_head.predictor.query_embed.weight"] == 0.1
+    assert found["backbone.pyramid.levels.2.0.weight"] == found["sem_seg_head.predictor.mask_embed.weight"] == 0.1
 
 
 def test_images_are_padded_to_whole_patches():

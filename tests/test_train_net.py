@@ -52,7 +52,7 @@ def test_train_evaluate_and_resume(command_line, tiny_options, tmp_path):
     assert [row["lr"] for row in rows[:2]] == pytest.approx([5e-4 * (1 - done / 80) ** 0.9 for done in (19, 39)])
     assert (out / "last_checkpoint").read_text() == "model_final.pth" and list(out.glob("events.out.tfevents*"))
     losses = metrics(out, "total_loss")[-1]
-    for name in ("loss_ce", "loss_mask", "loss_dice", "loss_ce_0", "loss_rmc", "loss_rfc", "loss_rcc", "loss_smc"):
+    for name in ("loss_ce", "loss_mask", "loss_dice", "loss_rmc", "loss_rfc", "loss_rcc", "loss_smc"):
         assert np.isfinite(losses[name]), name
     checkpoint = torch.load(out / "model_final.pth", weights_only=True)
     assert set(checkpoint["model"]) == set(checkpoint["ema"]["model"])

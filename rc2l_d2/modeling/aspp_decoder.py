@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..host import CfgNode, Conv2d, ShapeSpec, configurable, get_norm
-from .pixel_decoder import selected_features
+from .pixel_decoder import check_width, selected_features
 
 # Channels of the low-level features. DeepLabV3+ has 48, which the 32 groups of group normalisation do not divide.
 _LOW_LEVEL_CHANNELS = 64
@@ -57,6 +57,7 @@ class ASPPDecoder(nn.Module):
             norm: normalisation of the convolutions, "" for none.
         """
         super().__init__()
+        check_width(conv_dim, norm)
         ordered = sorted(input_shape.items(), key=lambda item: item[1].stride)
         (self.low_level, low), (self.high_level, high) = ordered[0], ordered[-1]
         self.out_channels = conv_dim

@@ -12,8 +12,6 @@ from .pixel_decoder import selected_features
 
 # Class logit of query k for a class other than k. It is finite, so that its product with 0 is not NaN.
 _NEVER = -1e4
-# Dropout of the pooled features. Without it, few labelled images make class probabilities too certain.
-_DROPOUT = 0.5
 
 
 class ClassQueryPredictor(nn.Module):
@@ -25,12 +23,13 @@ class ClassQueryPredictor(nn.Module):
     """
 
     @configurable
-    def __init__(self, input_shape: dict[str, ShapeSpec], mask_dim: int, *, num_classes: int):
+    def __init__(self, input_shape: dict[str, ShapeSpec], mask_dim: int, *, num_classes: int, dropout: float):
         """
         Args:
             input_shape: backbone maps; the two of the largest strides are used.
             mask_dim: C, channels of the per-pixel features.
             num_classes: K.
+            dropout: of the pooled maps.
         """
         super().__init__()
         self.num_queries = num_classes
@@ -38,7 +37,7 @@ class ClassQueryPredictor(nn.Module):
         channels = sum(input_shape[name].channels for name in self.coarse)
         self.mask_embed = nn.Linear(mask_dim, num_classes)
         self.norm = nn.LayerNorm(channels)
-        self.dropout = nn.Dropout(_DROPOUT)
+        self.dropout = nn.Dropout(dropout)
         self.class_embed = nn.Linear(channels, num_classes)
 
     @classmethod
@@ -47,6 +46,7 @@ class ClassQueryPredictor(nn.Module):
             "input_shape": selected_features(cfg, input_shape),
             "mask_dim": mask_dim,
             "num_classes": cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES,
+            "dropout": cfg.MODEL.MASK_FORMER.DROPOUT,
         }
 
     def forward(

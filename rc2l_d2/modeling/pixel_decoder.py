@@ -30,11 +30,7 @@ class PixelDecoder(nn.Module):
             norm: normalisation of the pyramid's convolutions, "" for none.
         """
         super().__init__()
-        if norm == "GN" and conv_dim % 32:
-            raise InputError(
-                f"MODEL.SEM_SEG_HEAD.CONVS_DIM is {conv_dim}, but group normalisation needs a multiple of 32; "
-                "change it or set MODEL.SEM_SEG_HEAD.NORM to another one."
-            )
+        check_width(conv_dim, norm)
         ordered = sorted(input_shape.items(), key=lambda item: item[1].stride)
         self.in_features = [name for name, _ in ordered]
         self.out_channels = mask_dim
@@ -78,6 +74,15 @@ class PixelDecoder(nn.Module):
             pyramid = fine + F.interpolate(pyramid, size=fine.shape[-2:], mode="nearest")
             pyramid = getattr(self, f"layer_{level}")(pyramid)
         return self.mask_features(pyramid)
+
+
+def check_width(conv_dim: int, norm: str) -> None:
+    """Raise InputError where the channels of a decoder do not fit its norm."""
+    if norm == "GN" and conv_dim % 32:
+        raise InputError(
+            f"MODEL.SEM_SEG_HEAD.CONVS_DIM is {conv_dim}, but group normalisation needs a multiple of 32; "
+            "change it or set MODEL.SEM_SEG_HEAD.NORM to another one."
+        )
 
 
 def selected_features(cfg: CfgNode, input_shape: dict[str, ShapeSpec]) -> dict[str, ShapeSpec]:

@@ -1,10 +1,10 @@
-"""The supervised step of the region predictor, with both matchings, and that of Hugging Face transformers' MaskFormer.
+"""The supervised step of class queries, of our MaskFormer, and of Hugging Face transformers' MaskFormer.
 
     python tools/dev/bench/supervised_step.py [--images 2] [--size 256] [--device cuda]
 
-Same backbone (ResNet-50, trained batch norm), decoder layers, deep supervision, loss weights, images and masks: one
-mask per class of the image. Matching by class has 21 queries, one for each class; the other two have 100. Forward,
-matching and backward, in turn, without an optimizer.
+Same backbone (ResNet-50, trained batch norm), images and masks: one mask per class of the image. Both MaskFormers have
+100 queries and the same decoders, deep supervision and loss weights. Class queries are 21, with DeepLabV3+'s decoder.
+Forward, matching and backward, in turn, without an optimizer.
 """
 
 import sys
@@ -34,6 +34,7 @@ def rc2l_step(images: torch.Tensor, labels: torch.Tensor, matching: str) -> Call
         "RESNETS.NORM": "BN", "BACKBONE.FREEZE_AT": 0, "SEM_SEG_HEAD.NUM_CLASSES": _CLASSES,
         "MASK_FORMER.MATCHING": matching, "MASK_FORMER.NUM_OBJECT_QUERIES": _QUERIES,
         "MASK_FORMER.DEC_LAYERS": _LAYERS, "MASK_FORMER.DROPOUT": _DROPOUT,
+        "SEM_SEG_HEAD.PIXEL_DECODER_NAME": "ASPP" if matching == "class" else "FPN",
     }  # fmt: skip
     cfg = load_config(str(_CONFIG), [word for key, value in overrides.items() for word in (f"MODEL.{key}", str(value))])
     model = build_model(cfg).train()
