@@ -116,6 +116,7 @@ def test_every_parameter_of_the_model_is_trained(make_model, decoder):
     assert all(p.grad is not None and p.grad.isfinite().all() for p in model.parameters() if p.requires_grad)
 
 
-def test_an_unknown_decoder_is_refused(make_model):
-    with pytest.raises(InputError, match="PIXEL_DECODER_NAME"):
-        make_model("MODEL.SEM_SEG_HEAD.PIXEL_DECODER_NAME", "BasePixelDecoder")
+@pytest.mark.parametrize("key, value", [("PIXEL_DECODER_NAME", "BasePixelDecoder"), ("CONVS_DIM", "40")])
+def test_impossible_decoders_are_refused_with_their_key(make_model, key, value):
+    with pytest.raises(InputError, match=f"MODEL.SEM_SEG_HEAD.{key}"):
+        make_model(f"MODEL.SEM_SEG_HEAD.{key}", value)

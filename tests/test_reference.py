@@ -58,10 +58,9 @@ def fill(model: torch.nn.Module) -> None:
 def model():
     options = (
         "MODEL.META_ARCHITECTURE RegionSegmentor MODEL.DEVICE cpu MODEL.RESNETS.DEPTH 50 "
-        "MODEL.SEM_SEG_HEAD.NUM_CLASSES 21 MODEL.MASK_FORMER.MATCHING hungarian "
-        "MODEL.SEM_SEG_HEAD.PIXEL_DECODER_NAME FPN"
+        "MODEL.SEM_SEG_HEAD.NUM_CLASSES 21"
     ).split()
-    return build_model(load_config("configs/Base-R101.yaml", options)).eval()
+    return build_model(load_config("configs/Base-R101.yaml", [*options, *MASKFORMER])).eval()
 
 
 @needs_reference
@@ -99,6 +98,9 @@ def test_numbers_equal_the_reference(model):
     assert max(deviation.values()) < 1e-4, deviation
 
 
+MASKFORMER = "MODEL.MASK_FORMER.MATCHING hungarian MODEL.SEM_SEG_HEAD.PIXEL_DECODER_NAME FPN".split()
+
+
 # --- the model as a whole, which needs no reference values ------------------------------------------------------------
 
 
@@ -115,7 +117,7 @@ def samples(*sizes: tuple[int, int]) -> list[dict]:
 
 @pytest.mark.parametrize("autocast", [False, True])
 def test_training_losses_reach_every_trained_parameter(small_model, autocast):
-    model = small_model("MODEL.MASK_FORMER.MATCHING", "hungarian").train()
+    model = small_model(*MASKFORMER).train()
     with torch.autocast("cpu", dtype=torch.bfloat16, enabled=autocast):
         losses = model(samples((64, 64), (64, 64)))
     assert set(losses) == {f"loss_{k}{s}" for k in ("ce", "mask", "dice") for s in ("", "_0")}
@@ -153,4 +155,4 @@ def test_images_of_different_sizes_are_padded_with_the_ignore_value(small_model)
 ])  # fmt: skip
 def test_impossible_configurations_are_refused_with_their_key(small_model, key, value):
     with pytest.raises(InputError, match=f"MODEL.{key}"):
-        small_model("MODEL.MASK_FORMER.MATCHING", "hungarian", f"MODEL.{key}", value)
+        small_model(*MASKFORMER, f"MODEL.{key}", value)

@@ -54,6 +54,7 @@ _CHOICES = {
     "MODEL.PIXEL.SELECTION": ("region", "pixel"),
     "MODEL.SEMI_SUPERVISED.MIX": ("cutmix", "classmix", "none"),
     "MODEL.MASK_FORMER.MATCHING": ("class", "hungarian"),
+    "MODEL.SEM_SEG_HEAD.PIXEL_DECODER_NAME": ("ASPP", "FPN"),
 }
 
 

@@ -37,13 +37,16 @@ class ClassCriterion(Criterion):
         class_loss = F.binary_cross_entropy_with_logits(own_class, target, reduction="none")
         # An image without any label does not tell which classes it has.
         known = present.any(dim=1, keepdim=True).expand_as(present)
-        losses = ((class_loss, known), (cross_entropy, inside.sum(dim=1)), (dice, present))
-        return {name: _mean(*loss) for name, loss in zip(self.loss_weights, losses, strict=True)}
+        return {
+            "loss_ce": _mean((class_loss * known).sum(), known.sum()),
+            "loss_mask": _mean(cross_entropy.sum(), inside.sum()),
+            "loss_dice": _mean((dice * present).sum(), present.sum()),
+        }
 
 
-def _mean(values: Tensor, weights: Tensor) -> Tensor:
-    """Return sum(values * weights) / sum(weights) over all ranks; zero with a graph if all weights are zero."""
-    return (values * weights).sum() / mean_over_ranks(weights.float().sum()).clamp(min=1e-6)
+def _mean(total: Tensor, count: Tensor) -> Tensor:
+    """Return total / count over all ranks; zero with a graph where nothing is counted."""
+    return total / mean_over_ranks(count.float()).clamp(min=1e-6)
 
 
 def class_fractions(slots: Tensor, num_classes: int, regions: Regions) -> Tensor:
@@ -66,21 +69,21 @@ def class_fractions(slots: Tensor, num_classes: int, regions: Regions) -> Tensor
 
 
 def mask_losses(mask_logits: Tensor, fractions: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the cross-entropy of each image's masks, a mean over labelled pixels, and the Dice loss of each mask.
+    """Return the cross-entropy of each mask, a sum over mask pixels, and its Dice loss.
 
     Args:
         mask_logits: (B, K, h, w), of query k for class k.
         fractions: (B, K, h, w), t.
 
     Returns:
-        (B,) and (B, K).
+        (B, K) and (B, K).
     """
     labelled = fractions.sum(dim=1, keepdim=True).flatten(2)  # (B, 1, h * w)
     logits, inside = mask_logits.flatten(2), fractions.flatten(2)
     masks = logits.sigmoid()
     # Autocast would run the products in half precision.
     with torch.autocast(logits.device.type, enabled=False):
-        cross_entropy = torch.linalg.vecdot(inside, F.softplus(-logits)).sum(dim=1)
+        cross_entropy = torch.linalg.vecdot(inside, F.softplus(-logits))
         intersection, area = torch.linalg.vecdot(masks, inside), torch.linalg.vecdot(masks, labelled)
     dice = 1 - (2 * intersection + 1) / (area + inside.sum(dim=2) + 1)
-    return cross_entropy / labelled.sum(dim=(1, 2)).clamp(min=torch.finfo(labelled.dtype).tiny), dice
+    return cross_entropy, dice

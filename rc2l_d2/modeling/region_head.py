@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from ..errors import InputError
 from ..host import SEM_SEG_HEADS_REGISTRY, CfgNode, ShapeSpec, configurable
 from ..regions.types import Regions
 from .aspp_decoder import ASPPDecoder
@@ -14,16 +13,6 @@ from .transformer_decoder import RegionPredictor
 
 _DECODERS = {"FPN": PixelDecoder, "ASPP": ASPPDecoder}
 _PREDICTORS = {"class": ClassQueryPredictor, "hungarian": RegionPredictor}
-
-
-def build_pixel_decoder(cfg: CfgNode, input_shape: dict[str, ShapeSpec]) -> nn.Module:
-    """Build the decoder of MODEL.SEM_SEG_HEAD.PIXEL_DECODER_NAME, which has ``out_channels``."""
-    name = cfg.MODEL.SEM_SEG_HEAD.PIXEL_DECODER_NAME
-    if name not in _DECODERS:
-        raise InputError(
-            f'MODEL.SEM_SEG_HEAD.PIXEL_DECODER_NAME is "{name}"; set it to one of {", ".join(sorted(_DECODERS))}.'
-        )
-    return _DECODERS[name](cfg, input_shape)
 
 
 @SEM_SEG_HEADS_REGISTRY.register()
@@ -43,7 +32,7 @@ class RegionHead(nn.Module):
 
     @classmethod
     def from_config(cls, cfg: CfgNode, input_shape: dict[str, ShapeSpec]) -> dict:
-        decoder = build_pixel_decoder(cfg, input_shape)
+        decoder = _DECODERS[cfg.MODEL.SEM_SEG_HEAD.PIXEL_DECODER_NAME](cfg, input_shape)
         predictor = _PREDICTORS[cfg.MODEL.MASK_FORMER.MATCHING](cfg, input_shape, decoder.out_channels)
         return {"pixel_decoder": decoder, "predictor": predictor}
 
