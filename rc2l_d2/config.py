@@ -106,12 +106,10 @@ def add_rc2l_config(cfg: CfgNode) -> CfgNode:
     # Matching of queries with the classes of labels and pseudo labels: "class", one query for each class, without a
     # transformer, or "hungarian", MaskFormer's predictor and assignment.
     cfg.MODEL.MASK_FORMER.MATCHING = "class"
-    # Dropout in the predictor: of the transformer, or of the pooled maps from which class queries predict their classes
-    # (0.5 with few labels).
-    cfg.MODEL.MASK_FORMER.DROPOUT = 0.1
     # Images are padded to a multiple of this many pixels.
     cfg.MODEL.MASK_FORMER.SIZE_DIVISIBILITY = 32
-    # The other keys are for "hungarian" alone.
+    # The other keys are for "hungarian" alone. Dropout in the transformer:
+    cfg.MODEL.MASK_FORMER.DROPOUT = 0.1
     cfg.MODEL.MASK_FORMER.NUM_OBJECT_QUERIES = 100
     # A loss on every decoder layer, not on the last alone.
     cfg.MODEL.MASK_FORMER.DEEP_SUPERVISION = True

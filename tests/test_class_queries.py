@@ -20,7 +20,7 @@ CLASSES, DIM = 4, 8
 
 def predictor() -> ClassQueryPredictor:
     torch.manual_seed(0)
-    return ClassQueryPredictor(SHAPES, DIM, num_classes=CLASSES, dropout=0.1)
+    return ClassQueryPredictor(SHAPES, DIM, num_classes=CLASSES)
 
 
 def inputs() -> tuple[dict[str, torch.Tensor], torch.Tensor]:
@@ -72,7 +72,6 @@ def test_masks_and_classes_equal_numpy():
     # The two coarsest maps, the finer one first; the map of stride 4 is not used.
     pooled = np.concatenate([maps[name].numpy().mean(axis=(2, 3)) for name in ("res4", "res5")], axis=1)
     pooled = (pooled - pooled.mean(axis=1, keepdims=True)) / np.sqrt(pooled.var(axis=1, keepdims=True) + 1e-5)
-    pooled = pooled * state["norm.weight"] + state["norm.bias"]
     own = expit(pooled @ state["class_embed.weight"].T + state["class_embed.bias"])
     probability = softmax(class_logits.numpy(), axis=-1)
     for b, k, c in np.ndindex(2, CLASSES, CLASSES + 1):
@@ -82,6 +81,12 @@ def test_masks_and_classes_equal_numpy():
     expected = masks * own[..., None, None]
     result = semantic_probabilities(class_logits, mask_logits)
     np.testing.assert_allclose(result.numpy(), expected / expected.sum(axis=1, keepdims=True), rtol=1e-3, atol=1e-6)
+
+
+def test_before_training_every_class_is_as_likely_as_not():
+    ((class_logits, _),) = predictor()(*inputs())
+    own = class_logits.softmax(dim=-1).diagonal(dim1=1, dim2=2)
+    torch.testing.assert_close(own, torch.full((2, CLASSES), 0.5))
 
 
 @pytest.mark.parametrize("images", [1, 2])

@@ -37,13 +37,13 @@ def test_losses_and_gradient_are_those_of_the_whole_batch(make_trainer, size):
 
 def test_dropout_is_the_same_in_the_repeated_forward(make_trainer):
     """Otherwise the gradient would not match the finite differences of the loss."""
-    trainer = make_trainer(*BATCHES, *NORM, "SOLVER.IMS_PER_PASS", "2", "MODEL.MASK_FORMER.DROPOUT", "0.5")
-    bias = trainer.model.sem_seg_head.predictor.class_embed.bias
+    trainer = make_trainer(*BATCHES, *NORM, "SOLVER.IMS_PER_PASS", "2", "MODEL.SEM_SEG_HEAD.ASPP_DROPOUT", "0.5")
+    bias = trainer.model.sem_seg_head.predictor.mask_embed.bias
     labeled, _ = next(iter(trainer.data_loader))
 
     def loss() -> torch.Tensor:
         torch.manual_seed(1)
-        return trainer.model(labeled)["loss_ce"]
+        return trainer.model(labeled)["loss_mask"]
 
     loss().backward()
     step = 1e-2 * bias.grad / bias.grad.norm()

@@ -9,6 +9,7 @@ from rc2l_d2 import add_rc2l_config
 from rc2l_d2.engine import build_lr_scheduler, build_optimizer, learning_rate
 from rc2l_d2.errors import InputError
 from rc2l_d2.host import get_cfg
+from rc2l_d2.modeling.class_queries import ClassProbe
 
 
 class Model(nn.Module):
@@ -17,6 +18,7 @@ class Model(nn.Module):
         self.backbone = nn.Sequential(nn.Conv2d(1, 1, 1), nn.BatchNorm2d(1))
         self.query_embed = nn.Embedding(2, 2)
         self.head = nn.Linear(2, 2)
+        self.probe = ClassProbe(2, 2)
         self.frozen = nn.Parameter(torch.zeros(1), requires_grad=False)
 
 
@@ -40,6 +42,7 @@ def test_each_parameter_has_its_rate_and_decay(cfg):
     assert found[id(model.backbone[1].weight)] == (0.1, 0.25)
     assert found[id(model.query_embed.weight)] == (1.0, 0.125)
     assert found[id(model.head.bias)] == (1.0, 0.5)
+    assert found[id(model.probe.weight)] == (20.0, 0.5)
     assert id(model.frozen) not in found
 
 
@@ -67,7 +70,7 @@ def test_learning_rate_scales_with_the_batch_size(cfg, batch, reference, rate):
     cfg.SOLVER.IMS_PER_BATCH, cfg.SOLVER.REFERENCE_IMS_PER_BATCH = batch, reference
     assert learning_rate(cfg) == rate
     for cfg.SOLVER.OPTIMIZER in ("ADAMW", "SGD"):
-        assert {group["lr"] for group in build_optimizer(cfg, Model()).param_groups} == {rate, rate * 0.1}
+        assert {group["lr"] for group in build_optimizer(cfg, Model()).param_groups} == {rate, rate * 0.1, rate * 20.0}
 
 
 def test_every_config_has_its_base_rate_at_its_batch_size():

@@ -31,7 +31,8 @@ def build_optimizer(cfg: CfgNode, model: nn.Module) -> torch.optim.Optimizer:
 
     Weight decay: SOLVER.WEIGHT_DECAY_NORM for normalisation layers, WEIGHT_DECAY_EMBED for embeddings, WEIGHT_DECAY for
     the rest. The backbone learns at BACKBONE_MULTIPLIER times :func:`learning_rate`, each stage of a backbone of timm
-    also at MODEL.TIMM.LAYER_DECAY times the rate of the next one.
+    also at MODEL.TIMM.LAYER_DECAY times the rate of the next one. A module with ``rate_factor`` learns at that many times
+    the rate.
 
     Raises:
         InputError: SOLVER.OPTIMIZER is neither "ADAMW" nor "SGD".
@@ -45,14 +46,14 @@ def build_optimizer(cfg: CfgNode, model: nn.Module) -> torch.optim.Optimizer:
         )  # fmt: skip
     groups: dict[tuple[float, float], list[nn.Parameter]] = {}
     for module_name, module in model.named_modules():
-        decay = solver.WEIGHT_DECAY
+        decay, factor = solver.WEIGHT_DECAY, getattr(module, "rate_factor", 1.0)
         if isinstance(module, _NORMS):
             decay = solver.WEIGHT_DECAY_NORM
         elif isinstance(module, nn.Embedding):
             decay = solver.WEIGHT_DECAY_EMBED
         for parameter_name, parameter in module.named_parameters(module_name, recurse=False):
             if parameter.requires_grad:
-                lr = base * _rate_factor(cfg, model, parameter_name)
+                lr = base * factor * _rate_factor(cfg, model, parameter_name)
                 groups.setdefault((lr, decay), []).append(parameter)
     parameters = [{"params": group, "lr": lr, "weight_decay": decay} for (lr, decay), group in groups.items()]
     if solver.OPTIMIZER == "ADAMW":

@@ -10,7 +10,7 @@ from ..regions import Regions, mean_over_ranks
 from .criterion import Criterion
 
 # A query's target probabilities are this and 1 minus this: a few labelled images are soon learnt by heart.
-_SMOOTHING = 0.1
+_SMOOTHING = 0.02
 
 
 class ClassCriterion(Criterion):

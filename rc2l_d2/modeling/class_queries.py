@@ -14,6 +14,20 @@ from .pixel_decoder import selected_features
 _NEVER = -1e4
 
 
+class ClassProbe(nn.Linear):
+    """A linear layer on fixed features: it starts at zero and learns at ``rate_factor`` times the learning rate.
+
+    Random weights would stay where a few labelled images say nothing, and add noise to the classes of other images. At
+    the rate of the convolutions a few hundred iterations are too few for it.
+    """
+
+    rate_factor = 20.0
+
+    def reset_parameters(self) -> None:
+        nn.init.zeros_(self.weight)
+        nn.init.zeros_(self.bias)
+
+
 class ClassQueryPredictor(nn.Module):
     """Predict a mask and a class for each of K class queries (our reading, see docs/method.md).
 
@@ -23,22 +37,20 @@ class ClassQueryPredictor(nn.Module):
     """
 
     @configurable
-    def __init__(self, input_shape: dict[str, ShapeSpec], mask_dim: int, *, num_classes: int, dropout: float):
+    def __init__(self, input_shape: dict[str, ShapeSpec], mask_dim: int, *, num_classes: int):
         """
         Args:
             input_shape: backbone maps; the two of the largest strides are used.
             mask_dim: C, channels of the per-pixel features.
             num_classes: K.
-            dropout: of the pooled maps.
         """
         super().__init__()
         self.num_queries = num_classes
         self.coarse = sorted(input_shape, key=lambda name: input_shape[name].stride)[-2:]
         channels = sum(input_shape[name].channels for name in self.coarse)
         self.mask_embed = nn.Linear(mask_dim, num_classes)
-        self.norm = nn.LayerNorm(channels)
-        self.dropout = nn.Dropout(dropout)
-        self.class_embed = nn.Linear(channels, num_classes)
+        self.norm = nn.LayerNorm(channels, elementwise_affine=False)
+        self.class_embed = ClassProbe(channels, num_classes)
 
     @classmethod
     def from_config(cls, cfg: CfgNode, input_shape: dict[str, ShapeSpec], mask_dim: int) -> dict:
@@ -46,7 +58,6 @@ class ClassQueryPredictor(nn.Module):
             "input_shape": selected_features(cfg, input_shape),
             "mask_dim": mask_dim,
             "num_classes": cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES,
-            "dropout": cfg.MODEL.MASK_FORMER.DROPOUT,
         }
 
     def forward(
@@ -65,7 +76,7 @@ class ClassQueryPredictor(nn.Module):
         mask_logits = competing(F.conv2d(pixel_features, embedding, bias))
         # Without detach(), the backbone would learn the classes of each labelled image by heart.
         pooled = torch.cat([features[name].detach().mean(dim=(2, 3)) for name in self.coarse], dim=1)
-        own_class = self.class_embed(self.dropout(self.norm(pooled)))
+        own_class = self.class_embed(self.norm(pooled))
         diagonal = torch.eye(self.num_queries, dtype=torch.bool, device=own_class.device)
         class_logits = torch.where(diagonal, own_class.unsqueeze(2), _NEVER)
         return [(F.pad(class_logits, (0, 1)), mask_logits)]  # The logit of "no object" is 0.
