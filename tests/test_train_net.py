@@ -58,11 +58,16 @@ def test_train_evaluate_and_resume(command_line, tiny_options, tmp_path):
     assert set(checkpoint["model"]) == set(checkpoint["ema"]["model"])
     assert checkpoint["ema"]["updates"] == 80 and checkpoint["iteration"] == 79
 
-    weights = ("MODEL.WEIGHTS", str(out / "model_final.pth"), "OUTPUT_DIR", str(tmp_path / "eval"))
-    result = command_line(*CONFIG, "--eval-only", *options, *weights)
-    assert result.returncode == 0, result.stderr
-    printed = [line.split("copypaste: ")[1] for line in result.stdout.splitlines() if "copypaste: " in line]
-    by_task = dict(zip(printed[0::3], printed[2::3], strict=True))
+    def evaluated(file: str) -> dict[str, str]:
+        weights = ("MODEL.WEIGHTS", str(out / file), "OUTPUT_DIR", str(tmp_path / "eval"))
+        result = command_line(*CONFIG, "--eval-only", *options, *weights)
+        assert result.returncode == 0, result.stderr
+        printed = [line.split("copypaste: ")[1] for line in result.stdout.splitlines() if "copypaste: " in line]
+        return dict(zip(printed[0::3], printed[2::3], strict=True))
+
+    by_task = evaluated("model_final.pth")
+    # This file has no second model that could be evaluated.
+    assert evaluated("teacher_final.pth") == {"Task: sem_seg": by_task["Task: sem_seg_teacher"]}
     for task in ("sem_seg", "sem_seg_teacher"):
         assert by_task[f"Task: {task}"].split(",")[0] == f"{scores[f'{task}/mIoU']:.4f}"
         assert scores[f"{task}/mIoU_best"] == scores[f"{task}/mIoU"] and f"{task}/mIoU_gt" in scores

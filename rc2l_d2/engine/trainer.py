@@ -204,8 +204,12 @@ class RC2LTrainer(DefaultTrainer):
         return [JSONWriter(os.path.join(self.cfg.OUTPUT_DIR, "metrics.json")), TensorboardXWriter(self.cfg.OUTPUT_DIR)]
 
     def evaluate(self) -> dict:
-        """Evaluate student (``sem_seg``) and teacher (``sem_seg_teacher``) on DATASETS.TEST."""
-        self.last_results = self.test(self.cfg, unwrap(self.model), self.teacher.model)
+        """Evaluate student (``sem_seg``) and teacher (``sem_seg_teacher``) on DATASETS.TEST.
+
+        A file of weights without a teacher is evaluated once.
+        """
+        teacher = self.teacher.model if self.teacher.updates else None
+        self.last_results = self.test(self.cfg, unwrap(self.model), teacher)
         return self.last_results
 
     def evaluate_and_compare(self) -> dict:
