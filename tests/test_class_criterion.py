@@ -12,7 +12,7 @@ from test_set_criterion import IGNORE, random_labels, values
 from test_set_criterion import random_regions as regions_of_queries
 
 from rc2l_d2.modeling.class_criterion import ClassCriterion, class_fractions, mask_losses
-from rc2l_d2.regions import Regions
+from rc2l_d2.regions import Regions, pseudo_regions
 
 CLASSES = 4
 
@@ -40,7 +40,7 @@ def expected_losses(class_logits, mask_logits, labels):
             continue  # It is not known which classes the image has.
         for k in range(CLASSES):
             target = labels[b] == k
-            in_image, elsewhere = (0.9, 0.1) if target.any() else (0.1, 0.9)
+            in_image, elsewhere = (0.98, 0.02) if target.any() else (0.02, 0.98)
             ce.append(-in_image * math.log(probability[b, k, k]) - elsewhere * math.log(probability[b, k, CLASSES]))
             if target.any():
                 # The constant of the Dice loss counts mask pixels.
@@ -115,3 +115,9 @@ def test_pseudo_regions_are_matched_to_the_query_of_their_class():
     match = ClassCriterion(CLASSES).match_regions(leaves(regions), pseudo)
     for b, i, c in np.ndindex(*match.shape):
         assert match[b, i, c] == (i == c and bool(pseudo.present[b, c]))
+    # With classes that are present, uncertain and absent.
+    teacher = pseudo.teacher
+    teacher.label[0, :] = teacher.label[0].clamp(max=1)
+    pseudo = pseudo_regions(replace(teacher, valid=teacher.label != 1), 1)
+    assert pseudo.present[0, :2].tolist() == [True, False]
+    assert ClassCriterion(CLASSES).empty_queries(leaves(regions), pseudo)[0].tolist() == [False] * 2 + [True] * 2
