@@ -64,8 +64,8 @@ def test_tensorboard_has_them_and_nothing_else_changes(make_trainer, tmp_path, m
         out = tmp_path / period
         streams.append([])
         trainer = make_trainer(
-            "DATASETS.TEST", "()", "INPUT.FORMAT", "BGR", "OUTPUT_DIR", str(out), "MODEL.SEM_SEG_HEAD.ASPP_DROPOUT", "0.2",
-            "VIS_PERIOD", period, "MODEL.SEMI_SUPERVISED.MEASURE_PSEUDO_LABELS", measured,
+            "DATASETS.TEST", "()", "INPUT.FORMAT", "BGR", "OUTPUT_DIR", str(out), "VIS_PERIOD", period,
+            "MODEL.SEM_SEG_HEAD.ASPP_DROPOUT", "0.2", "MODEL.SEMI_SUPERVISED.MEASURE_PSEUDO_LABELS", measured,
         )  # fmt: skip
         trainer.train()
         weights.append([*trainer.model.state_dict().values(), *trainer.teacher.model.state_dict().values()])

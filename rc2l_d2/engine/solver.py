@@ -31,8 +31,8 @@ def build_optimizer(cfg: CfgNode, model: nn.Module) -> torch.optim.Optimizer:
 
     Weight decay: SOLVER.WEIGHT_DECAY_NORM for normalisation layers, WEIGHT_DECAY_EMBED for embeddings, WEIGHT_DECAY for
     the rest. The backbone learns at BACKBONE_MULTIPLIER times :func:`learning_rate`, each stage of a backbone of timm
-    also at MODEL.TIMM.LAYER_DECAY times the rate of the next one. A module with ``rate_factor`` learns at that many times
-    the rate.
+    also at MODEL.TIMM.LAYER_DECAY times the rate of the next one. A module with a ``rate_factor`` learns at that many
+    times the rate.
 
     Raises:
         InputError: SOLVER.OPTIMIZER is neither "ADAMW" nor "SGD".

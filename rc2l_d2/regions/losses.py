@@ -99,9 +99,9 @@ def region_feature_contrastive(
 def region_class_consistency(class_logits: Tensor, match: Tensor, empty: Tensor, pseudo: PseudoRegions) -> Tensor:
     """RCC: a query predicts the class of its region, or "no object" if it has none (our reading).
 
-    With P_i the class probabilities of query i, the mean of -log(P_i(c) + 1e-6), where c is the class of the region that
-    is matched to the query, weighted by the region's confidence, or "no object" with weight 1 for an empty query. Without
-    the second half, wrong regions would make every class more and more probable in every image.
+    With P_i the class probabilities of query i, the weighted mean of -log(P_i(c) + 1e-6). For a matched query, c is the
+    class of its region and the weight the region's confidence; for an empty one, c is "no object" and the weight 1.
+    Without empty queries, wrong regions would make every class more and more probable in every image.
 
     The gradient reaches only the class logits.
 
