@@ -167,15 +167,8 @@ def rfc(regions: Regions, pseudo: PseudoRegions, *args, **options) -> torch.Tens
     return region_feature_contrastive(semantic_map(regions), regions.features, pseudo, *args, **options)
 
 
-def empty_in_order(regions: Regions, pseudo: PseudoRegions) -> torch.Tensor:
-    """Query k is empty where class k is absent, for any number of queries."""
-    missing = max(0, regions.class_logits.shape[1] - pseudo.absent.shape[1])
-    return torch.nn.functional.pad(pseudo.absent, (0, missing))[:, : regions.class_logits.shape[1]]
-
-
-def rcc(regions: Regions, pseudo: PseudoRegions, match=in_order, empty=empty_in_order) -> torch.Tensor:
-    matched, without = match(regions, pseudo), empty(regions, pseudo)
-    return region_class_consistency(regions.class_logits, matched, without, pseudo)
+def rcc(regions: Regions, pseudo: PseudoRegions, match=in_order) -> torch.Tensor:
+    return region_class_consistency(regions.class_logits, match(regions, pseudo), pseudo)
 
 
 def smc(regions: Regions, pseudo: PseudoRegions) -> torch.Tensor:

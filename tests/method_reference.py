@@ -73,7 +73,6 @@ def pseudo_regions(teacher: dict, thresholds, min_area: int, unit: str) -> dict[
     probabilities, inside = teacher["semantic_map"], teacher["inside"]
     masks, weights = np.zeros(probabilities.shape), np.zeros(probabilities.shape[:2])
     valid, present = np.zeros(inside.shape, dtype=bool), np.zeros(probabilities.shape[:2], dtype=bool)
-    absent = np.zeros_like(present)
     for b, c in np.ndindex(*present.shape):
         confidence = {}
         for y, x in np.argwhere(inside[b]):
@@ -81,7 +80,6 @@ def pseudo_regions(teacher: dict, thresholds, min_area: int, unit: str) -> dict[
             if label == c:
                 confidence[y, x] = v
         if not confidence:
-            absent[b, c] = True
             continue
         mean = sum(confidence.values()) / len(confidence)
         confident = [place for place, v in confidence.items() if (v if unit == "pixel" else mean) > thresholds[c]]
@@ -90,10 +88,7 @@ def pseudo_regions(teacher: dict, thresholds, min_area: int, unit: str) -> dict[
             for y, x in confident:
                 masks[b, c, y, x] = valid[b, y, x] = 1
     pooled = masked_average_pool(teacher["features"], masks)
-    absent &= present.any(axis=1)[:, None]
-    return {
-        "masks": masks, "present": present, "valid": valid, "features": pooled, "weights": weights, "absent": absent
-    }  # fmt: skip
+    return {"masks": masks, "present": present, "valid": valid, "features": pooled, "weights": weights}
 
 
 def classmix_mask(teacher: dict, uniform) -> np.ndarray:
@@ -176,16 +171,9 @@ def region_feature_contrastive(
     return sum(losses) / len(losses) if losses else 0.0
 
 
-def region_class_consistency(class_logits, mask_logits, pseudo, pairs=None, empty=None) -> float:
-    """``empty`` (B, N): queries without a region; None: query k if class k is absent."""
+def region_class_consistency(class_logits, mask_logits, pseudo, pairs=None) -> float:
     classes, total, total_weight = class_probabilities(class_logits), 0.0, 0.0
-    no_object = classes.shape[2] - 1
-    if empty is None:
-        shared = min(classes.shape[1], no_object)
-        empty = np.zeros(classes.shape[:2], dtype=bool)
-        empty[:, :shared] = pseudo["absent"][:, :shared]
-    wanted = [*matched_pairs(pseudo, classes.shape[1], pairs), *((b, i, no_object, 1.0) for b, i in np.argwhere(empty))]
-    for b, i, c, weight in wanted:
+    for b, i, c, weight in matched_pairs(pseudo, classes.shape[1], pairs):
         total -= weight * math.log(classes[b, i, c] + LOG_FLOOR)
         total_weight += weight
     return total / total_weight if total_weight > 0 else 0.0

@@ -1,4 +1,4 @@
-"""The class-query predictor: competing masks, a class probability for each image, and its place in the model."""
+"""The class-query predictor: competing masks, the class of each region, and its place in the model."""
 
 import numpy as np
 import pytest
@@ -69,24 +69,39 @@ def test_masks_and_classes_equal_numpy():
     pixels = np.einsum("kc,bchw->bkhw", state["mask_embed.weight"], features.numpy())
     masks = softmax(pixels + state["mask_embed.bias"][:, None, None], axis=1)
     np.testing.assert_allclose(expit(mask_logits.numpy()), masks, rtol=1e-4)
-    # The two coarsest maps, the finer one first; the map of stride 4 is not used.
-    pooled = np.concatenate([maps[name].numpy().mean(axis=(2, 3)) for name in ("res4", "res5")], axis=1)
-    pooled = (pooled - pooled.mean(axis=1, keepdims=True)) / np.sqrt(pooled.var(axis=1, keepdims=True) + 1e-5)
-    own = expit(pooled @ state["class_embed.weight"].T + state["class_embed.bias"])
+    # Means of the two coarsest maps in each mask, the finer map first; the map of stride 4 is not used.
+    pooled = []
+    for name in ("res4", "res5"):
+        size = maps[name].shape[-2:]
+        steps = masks.shape[2] // size[0]
+        cells = masks.reshape(2, CLASSES, size[0], steps, size[1], steps).mean(axis=(3, 5))
+        sums = np.einsum("bkhw,bchw->bkc", cells, maps[name].numpy())
+        pooled.append(sums / cells.sum(axis=(2, 3))[..., None])
+    pooled = np.concatenate(pooled, axis=2)
+    pooled = (pooled - pooled.mean(axis=2, keepdims=True)) / np.sqrt(pooled.var(axis=2, keepdims=True) + 1e-5)
+    classes = softmax(pooled @ state["class_embed.weight"].T + state["class_embed.bias"], axis=-1)
     probability = softmax(class_logits.numpy(), axis=-1)
-    for b, k, c in np.ndindex(2, CLASSES, CLASSES + 1):
-        expected = {k: own[b, k], CLASSES: 1 - own[b, k]}.get(c, 0.0)
-        assert probability[b, k, c] == pytest.approx(expected, rel=1e-4), (b, k, c)
-    # The semantic map is the softmax of masks and class probabilities together.
-    expected = masks * own[..., None, None]
-    result = semantic_probabilities(class_logits, mask_logits)
-    np.testing.assert_allclose(result.numpy(), expected / expected.sum(axis=1, keepdims=True), rtol=1e-3, atol=1e-6)
+    np.testing.assert_allclose(probability[..., :-1], classes, rtol=1e-4)
+    assert (probability[..., -1] == 0).all()
+    # The semantic map: every mask counts for all classes of its region. It is a probability without normalising.
+    expected = np.einsum("bkc,bkhw->bchw", classes, masks)
+    np.testing.assert_allclose(expected.sum(axis=1), 1)
+    np.testing.assert_allclose(semantic_probabilities(class_logits, mask_logits).numpy(), expected, rtol=1e-3, atol=1e-6)
 
 
-def test_before_training_every_class_is_as_likely_as_not():
+def test_before_training_every_class_is_equally_likely():
     ((class_logits, _),) = predictor()(*inputs())
-    own = class_logits.softmax(dim=-1).diagonal(dim1=1, dim2=2)
-    torch.testing.assert_close(own, torch.full((2, CLASSES), 0.5))
+    torch.testing.assert_close(class_logits[..., :-1].softmax(dim=-1), torch.full((2, CLASSES, CLASSES), 1 / CLASSES))
+
+
+def test_classes_train_neither_masks_nor_backbone():
+    model, (maps, features) = predictor(), inputs()
+    torch.nn.init.normal_(model.class_embed.weight)
+    leaves = [x.requires_grad_() for x in (*maps.values(), features)]
+    ((class_logits, _),) = model(maps, features)
+    class_logits[..., 0].sum().backward()
+    assert all(leaf.grad is None for leaf in leaves) and model.mask_embed.weight.grad is None
+    assert model.class_embed.weight.grad.abs().sum() > 0
 
 
 @pytest.mark.parametrize("images", [1, 2])

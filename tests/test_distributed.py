@@ -90,7 +90,7 @@ def inputs(options) -> list[tuple]:
         if empty == "labels":
             labels[2:] = 255
         if empty == "pseudo regions":
-            for name in ("masks", "present", "valid", "weights", "features", "absent"):
+            for name in ("masks", "present", "valid", "weights", "features"):
                 getattr(pseudo, name)[2:] = 0
         batches.append((images, labels, strong, pseudo))
     return batches

@@ -45,7 +45,7 @@ def chain(classes, masks, features, teacher_classes, teacher_masks, teacher_feat
     losses = (
         regions.region_mask_contrastive(similarity, match, pseudo),
         regions.region_feature_contrastive(semantic_map, features, pseudo),
-        regions.region_class_consistency(classes, match, pseudo.absent, pseudo),
+        regions.region_class_consistency(classes, match, pseudo),
         regions.semantic_mask_consistency(semantic_map, pseudo),
         regions.confident_cross_entropy(semantic_map, pixels),
         regions.pixel_contrastive(features, mixed, None),

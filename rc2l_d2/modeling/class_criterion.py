@@ -9,8 +9,8 @@ from torch.nn import functional as F
 from ..regions import Regions, mean_over_ranks
 from .criterion import Criterion
 
-# A query's target probabilities are this and 1 minus this: a few labelled images are soon learnt by heart.
-_SMOOTHING = 0.02
+# Share of a query's target that is spread over all classes: a few labelled regions are soon learnt by heart.
+_SMOOTHING = 0.05
 
 
 class ClassCriterion(Criterion):
@@ -19,7 +19,7 @@ class ClassCriterion(Criterion):
     No assignment problem is solved, and every shape is fixed. Masks are compared on the mask grid, with the fraction
     t_c(x) of each class among the labelled pixels of a mask pixel. Means run over all ranks.
 
-        loss_ce    cross-entropy of each query's class: k where the image has class k, "no object" elsewhere, smoothed
+        loss_ce    cross-entropy of the class of query k where the image has class k, smoothed
         loss_mask  cross-entropy of the competing masks: -sum_c t_c(x) log sigma(m_c(x)), mean over labelled pixels
         loss_dice  Dice loss of m_c and t_c, mean over the classes that the images have
     """
@@ -32,13 +32,11 @@ class ClassCriterion(Criterion):
         cross_entropy, dice = mask_losses(regions.mask_logits.float(), fractions)
         inside = fractions.sum(dim=(2, 3))
         present = inside > 0
-        own_class = regions.class_logits.float().diagonal(dim1=1, dim2=2) - regions.class_logits[..., -1].float()
-        target = present * (1 - 2 * _SMOOTHING) + _SMOOTHING
-        class_loss = F.binary_cross_entropy_with_logits(own_class, target, reduction="none")
-        # An image without any label does not tell which classes it has.
-        known = present.any(dim=1, keepdim=True).expand_as(present)
+        log_class = regions.class_logits[..., :-1].float().log_softmax(dim=-1)
+        own_class = log_class.diagonal(dim1=1, dim2=2)
+        class_loss = -(1 - _SMOOTHING) * own_class - _SMOOTHING * log_class.mean(dim=-1)
         return {
-            "loss_ce": _mean((class_loss * known).sum(), known.sum()),
+            "loss_ce": _mean((class_loss * present).sum(), present.sum()),
             "loss_mask": _mean(cross_entropy.sum(), inside.sum()),
             "loss_dice": _mean((dice * present).sum(), present.sum()),
         }

@@ -1,4 +1,4 @@
-"""The class-query predictor: for each class one query with a learned mask embedding, and its class in the image."""
+"""The class-query predictor: for each class one query, with a learned mask embedding and the class of its region."""
 
 from __future__ import annotations
 
@@ -7,10 +7,11 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..host import CfgNode, ShapeSpec, configurable
-from ..regions import competing
+from ..regions import competing, masked_average_pool
 from .pixel_decoder import selected_features
 
-# Class logit of query k for a class other than k. It is finite, so that its product with 0 is not NaN.
+# Logit of "no object", which a class query never is: without an object its mask is empty. It is finite, so that its
+# product with 0 is not NaN.
 _NEVER = -1e4
 
 
@@ -21,7 +22,7 @@ class ClassProbe(nn.Linear):
     the rate of the convolutions a few hundred iterations are too few for it.
     """
 
-    rate_factor = 20.0
+    rate_factor = 4.0
 
     def reset_parameters(self) -> None:
         nn.init.zeros_(self.weight)
@@ -29,11 +30,12 @@ class ClassProbe(nn.Linear):
 
 
 class ClassQueryPredictor(nn.Module):
-    """Predict a mask and a class for each of K class queries (our reading, see docs/method.md).
+    """Predict a mask and class probabilities for each of K class queries (our reading, see docs/method.md).
 
     The mask embedding of query k is a learned vector, the same for all images, and the masks of an image compete for
-    its pixels. The class of query k is k or "no object". It depends on the image: it is predicted from the mean of the
-    two coarsest backbone maps.
+    its pixels: this is a classifier of pixels, and the mask of query k is what looks like class k pixel by pixel. The
+    class of query k is then predicted from the region as a whole, that is from the means of the two coarsest backbone
+    maps in its mask. It need not be k: a cow whose pixels look like a sheep's is still a cow as a whole.
     """
 
     @configurable
@@ -74,9 +76,9 @@ class ClassQueryPredictor(nn.Module):
         """
         embedding, bias = self.mask_embed.weight[..., None, None], self.mask_embed.bias
         mask_logits = competing(F.conv2d(pixel_features, embedding, bias))
-        # Without detach(), the backbone would learn the classes of each labelled image by heart.
-        pooled = torch.cat([features[name].detach().mean(dim=(2, 3)) for name in self.coarse], dim=1)
-        own_class = self.class_embed(self.norm(pooled))
-        diagonal = torch.eye(self.num_queries, dtype=torch.bool, device=own_class.device)
-        class_logits = torch.where(diagonal, own_class.unsqueeze(2), _NEVER)
-        return [(F.pad(class_logits, (0, 1)), mask_logits)]  # The logit of "no object" is 0.
+        # Without gradient: backbone and masks would learn the classes of each labelled image by heart.
+        masks = mask_logits.detach().sigmoid()
+        coarse = [features[name].detach() for name in self.coarse]
+        pooled = [masked_average_pool(x, F.interpolate(masks, size=x.shape[-2:], mode="area")) for x in coarse]
+        class_logits = self.class_embed(self.norm(torch.cat(pooled, dim=2)))
+        return [(F.pad(class_logits, (0, 1), value=_NEVER), mask_logits)]

@@ -44,13 +44,6 @@ class Criterion(nn.Module, ABC):
         """
         return match_by_class(pseudo.present)
 
-    def empty_queries(self, regions: Regions, pseudo: PseudoRegions) -> Tensor:
-        """Return the queries that certainly have no pseudo region, (B, N) bool: those of absent classes.
-
-        A query whose region is too uncertain to be selected is neither matched nor empty.
-        """
-        return pseudo.absent
-
     def valid(self, labels: Tensor) -> Tensor:
         """Return where ``labels`` are classes, bool."""
         return (labels != self.ignore_value) & (labels >= 0) & (labels < self.num_classes)

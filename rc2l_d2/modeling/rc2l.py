@@ -53,11 +53,10 @@ class RC2L(SemiSupervisedSegmentor):
     def unlabeled_losses(self, regions: Regions, semantic_map: Tensor, pseudo: PseudoRegions) -> dict[str, Tensor]:
         """Return RMC, RFC, RCC and SMC of the student's ``regions`` against ``pseudo``; see the parent."""
         match = self.criterion.match_regions(regions, pseudo)
-        empty = self.criterion.empty_queries(regions, pseudo)
         similarity = soft_dice(regions.mask_logits, pseudo.masks, pseudo.valid)
         return {
             "loss_rmc": region_mask_contrastive(similarity, match, pseudo, self.mask_temperature),
             "loss_rfc": region_feature_contrastive(semantic_map, regions.features, pseudo, self.feature_temperature),
-            "loss_rcc": region_class_consistency(regions.class_logits, match, empty, pseudo),
+            "loss_rcc": region_class_consistency(regions.class_logits, match, pseudo),
             "loss_smc": semantic_mask_consistency(semantic_map, pseudo),
         }

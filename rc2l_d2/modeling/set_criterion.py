@@ -63,10 +63,6 @@ class SetCriterion(Criterion):
     def match_regions(self, regions: Regions, pseudo: PseudoRegions) -> Tensor:
         return assign_regions(regions, pseudo, self.mask_weight, self.dice_weight)
 
-    def empty_queries(self, regions: Regions, pseudo: PseudoRegions) -> Tensor:
-        """Return none: a query that no region was assigned to may show one that was not selected."""
-        return torch.zeros(regions.class_logits.shape[:2], dtype=torch.bool, device=regions.class_logits.device)
-
     def _present(self, labels: Tensor, valid: Tensor) -> Tensor:
         """Return the classes in the labels (B, H, W) of each image, (B, K) bool."""
         slots = labels.long().masked_fill(~valid, self.num_classes).flatten(1)

@@ -2,7 +2,7 @@
 
 RMC  region mask contrastive       a query's mask is close to its region and far from other regions
 RFC  region feature contrastive    features of one class agree across images and differ from those of other classes
-RCC  region class consistency      the query of a region predicts its class, and a query without one "no object"
+RCC  region class consistency      the query of a region predicts its class
 SMC  semantic mask consistency     the union of the queries of a class covers the union of its regions
 
 The paper names the terms; the formulas are our reading (docs/method.md). Each loss returns a scalar in at least
@@ -96,27 +96,21 @@ def region_feature_contrastive(
     return _weighted_mean(-(log_key * positive).sum(dim=(2, 3)), pseudo.present)
 
 
-def region_class_consistency(class_logits: Tensor, match: Tensor, empty: Tensor, pseudo: PseudoRegions) -> Tensor:
-    """RCC: a query predicts the class of its region, or "no object" if it has none (our reading).
-
-    With P_i the class probabilities of query i, the weighted mean of -log(P_i(c) + 1e-6). For a matched query, c is the
-    class of its region and the weight the region's confidence; for an empty one, c is "no object" and the weight 1.
-    Without empty queries, wrong regions would make every class more and more probable in every image.
+def region_class_consistency(class_logits: Tensor, match: Tensor, pseudo: PseudoRegions) -> Tensor:
+    """RCC: the query that is matched to a region predicts its class (our reading): -log(P_i(c) + 1e-6).
 
     The gradient reaches only the class logits.
 
     Args:
         class_logits: (B, N, K+1).
         match: (B, N, K), 1 for matched pairs, 0 elsewhere. Regions without a query are left out.
-        empty: (B, N) bool, queries that certainly have no region.
         pseudo: the teacher's regions.
     """
     pseudo = pseudo.detach()
-    log_class = at_least_float32(class_logits).log_softmax(dim=-1)
+    log_class = at_least_float32(class_logits).log_softmax(dim=-1)[..., :-1]
     # In log space a class that the query does not predict still has a gradient. The floor bounds the loss.
     log_class = torch.logaddexp(log_class, torch.full_like(log_class, _FLOOR).log())
-    weights = torch.cat([match * pseudo.weights.unsqueeze(1), empty.to(match.dtype).unsqueeze(2)], dim=2)
-    return _weighted_mean(-log_class, weights)
+    return _weighted_mean(-log_class, match * pseudo.weights.unsqueeze(1))
 
 
 def confident_cross_entropy(semantic_map: Tensor, pseudo: PseudoRegions) -> Tensor:

@@ -120,7 +120,6 @@ def pseudo_regions(teacher: TeacherPrediction, min_area: int) -> PseudoRegions:
         valid=masks.any(dim=1),
         features=masked_average_pool(teacher.features, masks.to(dtype)),
         weights=_mean_confidence(of_class, teacher.confidence.unsqueeze(1)) * present,
-        absent=~of_class.any(dim=-1).any(dim=-1) & present.any(dim=1, keepdim=True),
         teacher=teacher,
     )
 

@@ -83,8 +83,6 @@ class PseudoRegions:
         valid: (B, h, w) bool, pixels that lie in a present region.
         features: (B, K, C), r'_c, mean teacher feature over M_c; zero where the slot is empty.
         weights: (B, K), omega_c in [0, 1], mean confidence of the pixels labelled c, valid or not; zero in empty slots.
-        absent: (B, K) bool, whether no pixel is labelled c, valid or not. A slot can be neither present nor absent, and
-            nothing is absent from an image without a region.
         teacher: the prediction that the regions were cut from.
     """
 
@@ -93,7 +91,6 @@ class PseudoRegions:
     valid: Tensor
     features: Tensor
     weights: Tensor
-    absent: Tensor
     teacher: TeacherPrediction | None = None
 
     def detach(self) -> PseudoRegions:

@@ -27,7 +27,7 @@ def region_losses(regions: Regions, teacher: TeacherPrediction) -> None:
     match = method.match_by_class(pseudo.present)
     total = method.region_mask_contrastive(similarity, match, pseudo)
     total = total + method.region_feature_contrastive(semantic_map, regions.features, pseudo)
-    total = total + method.region_class_consistency(regions.class_logits, match, pseudo.absent, pseudo)
+    total = total + method.region_class_consistency(regions.class_logits, match, pseudo)
     total = total + method.semantic_mask_consistency(semantic_map, pseudo)
     torch.autograd.grad(total, (regions.class_logits, regions.mask_logits, regions.features))
 
