@@ -86,7 +86,8 @@ def test_masks_and_classes_equal_numpy():
     # The semantic map: every mask counts for all classes of its region. It is a probability without normalising.
     expected = np.einsum("bkc,bkhw->bchw", classes, masks)
     np.testing.assert_allclose(expected.sum(axis=1), 1)
-    np.testing.assert_allclose(semantic_probabilities(class_logits, mask_logits).numpy(), expected, rtol=1e-3, atol=1e-6)
+    result = semantic_probabilities(class_logits, mask_logits)
+    np.testing.assert_allclose(result.numpy(), expected, rtol=1e-3, atol=1e-6)
 
 
 def test_before_training_every_class_is_equally_likely():
