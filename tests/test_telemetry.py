@@ -83,7 +83,7 @@ def test_agreement_is_the_students(make_trainer):
     watched_step(trainer, batch)
     assert read(telemetry)["pseudo/agreement"] > 0.99
     with torch.no_grad():
-        trainer.model.sem_seg_head.predictor.mask_embed.bias[3] += 100
+        trainer.model.sem_seg_head.predictor.class_embed.bias[3] += 100
     pseudo = watched_step(trainer, batch).pseudo
     label_3 = (pseudo.masks[:, 3].sum() / pseudo.valid.sum()).item()
     assert read(telemetry)["pseudo/agreement"] == pytest.approx(label_3, abs=0.01)
