@@ -88,6 +88,8 @@ def test_stages_freeze_from_the_input_on():
     assert trained == {"layer2", "layer3", "layer4"}
     assert not resnet.body.bn1.training and not resnet.body.layer1[0].bn1.training
     assert resnet.body.layer2[0].bn1.training
+    whole = backbone("resnet18", "MODEL.TIMM.FREEZE_STAGES", "-1").train()
+    assert not any(p.requires_grad for p in whole.parameters()) and not whole.body.layer4[0].bn1.training
     assert not backbone("resnet18", "MODEL.TIMM.NORM_EVAL", "True").train().body.layer4[0].bn1.training
 
 

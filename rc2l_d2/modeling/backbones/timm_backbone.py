@@ -126,10 +126,10 @@ class TimmBackbone(Backbone):
         return self._depths.get(parameter.removeprefix("body.")) if parameter.startswith("body.") else None
 
     def freeze(self, stages: int) -> None:
-        """Freeze the stem and the first ``stages - 1`` stages (blocks of a ViT); 0 freezes nothing."""
+        """Freeze the stem and the first ``stages - 1`` stages (blocks of a ViT); 0 freezes nothing, -1 all of them."""
         for name, parameter in self.named_parameters():
             depth = self.depth_of(name)
-            if depth is not None and depth < stages:
+            if depth is not None and (stages < 0 or depth < stages):
                 parameter.requires_grad_(False)
 
     def load_pretrained(self, state: dict[str, Tensor] | None = None, source: str = "") -> None:
