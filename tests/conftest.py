@@ -84,6 +84,12 @@ def tiny_overrides(toy_definition: str) -> list[str]:
     ]  # fmt: skip
 
 
+def give_regions_classes(model: torch.nn.Module) -> None:
+    """Let the regions of an untrained model differ in class: class queries start with all classes equally likely."""
+    if probe := getattr(getattr(model.sem_seg_head, "predictor", None), "class_probe", None):
+        torch.nn.init.normal_(probe.weight, std=0.1)
+
+
 @pytest.fixture
 def make_trainer(tiny_options):
     """Build a trainer of configs/toy/rc2l_R18.yaml with the tiny options and ``options``, ready to train."""
@@ -92,6 +98,7 @@ def make_trainer(tiny_options):
     def make(*options: str) -> RC2LTrainer:
         torch.manual_seed(0)
         trainer = RC2LTrainer(load_config("configs/toy/rc2l_R18.yaml", [*tiny_options, *options]))
+        give_regions_classes(trainer.model)
         trainer.resume_or_load(resume=False)
         return trainer
 

@@ -79,7 +79,7 @@ def test_masks_and_classes_equal_numpy():
         pooled.append(sums / cells.sum(axis=(2, 3))[..., None])
     pooled = np.concatenate(pooled, axis=2)
     pooled = (pooled - pooled.mean(axis=2, keepdims=True)) / np.sqrt(pooled.var(axis=2, keepdims=True) + 1e-5)
-    classes = softmax(pooled @ state["class_embed.weight"].T + state["class_embed.bias"], axis=-1)
+    classes = softmax(pooled @ state["class_probe.weight"].T + state["class_probe.bias"], axis=-1)
     probability = softmax(class_logits.numpy(), axis=-1)
     np.testing.assert_allclose(probability[..., :-1], classes, rtol=1e-4)
     assert (probability[..., -1] == 0).all()
@@ -95,14 +95,46 @@ def test_before_training_every_class_is_equally_likely():
     torch.testing.assert_close(class_logits[..., :-1].softmax(dim=-1), torch.full((2, CLASSES, CLASSES), 1 / CLASSES))
 
 
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_an_empty_mask_has_a_finite_class(dtype):
+    model, (maps, features) = predictor(), inputs()
+    with torch.no_grad():
+        model.mask_embed.bias[2] = -1e4
+    torch.nn.init.normal_(model.class_probe.weight)
+    with torch.autocast("cpu", dtype=dtype):
+        ((class_logits, mask_logits),) = model({n: x.to(dtype) for n, x in maps.items()}, features.to(dtype))
+    assert (mask_logits[:, 2].sigmoid() == 0).all() and class_logits.isfinite().all()
+
+
+def test_maps_need_not_divide_the_mask_grid():
+    """As with a stride of 14: nine mask pixels beside maps of 3 and 2, whose pixels cover 3 and 4.5 of them."""
+    model = predictor()
+    torch.nn.init.normal_(model.class_probe.weight)
+    generator = torch.Generator().manual_seed(3)
+    maps = {
+        name: torch.randn(1, SHAPES[name].channels, n, n, generator=generator) for name, n in (("res4", 3), ("res5", 2))
+    }
+    ((class_logits, mask_logits),) = model(maps, torch.randn(1, DIM, 9, 9, generator=generator))
+    masks = mask_logits.sigmoid()[0].detach()
+    rows = {3: [(0, 3), (3, 6), (6, 9)], 2: [(0, 5), (4, 9)]}
+    pooled = []
+    for x in maps.values():
+        cells = [(i, j, a, b) for i, a in enumerate(rows[x.shape[-1]]) for j, b in enumerate(rows[x.shape[-1]])]
+        weight = [masks[:, a[0] : a[1], b[0] : b[1]].mean(dim=(1, 2)) for _, _, a, b in cells]
+        sums = sum(w[:, None] * x[0, :, i, j] for w, (i, j, *_) in zip(weight, cells, strict=True))
+        pooled.append(sums / sum(weight)[:, None])
+    expected = model.class_probe(model.norm(torch.cat(pooled, dim=1)))
+    torch.testing.assert_close(class_logits[0, :, :-1], expected, rtol=1e-4, atol=1e-5)
+
+
 def test_classes_train_neither_masks_nor_backbone():
     model, (maps, features) = predictor(), inputs()
-    torch.nn.init.normal_(model.class_embed.weight)
+    torch.nn.init.normal_(model.class_probe.weight)
     leaves = [x.requires_grad_() for x in (*maps.values(), features)]
     ((class_logits, _),) = model(maps, features)
     class_logits[..., 0].sum().backward()
     assert all(leaf.grad is None for leaf in leaves) and model.mask_embed.weight.grad is None
-    assert model.class_embed.weight.grad.abs().sum() > 0
+    assert model.class_probe.weight.grad.abs().sum() > 0
 
 
 @pytest.mark.parametrize("images", [1, 2])

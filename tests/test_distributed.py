@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import tiny_overrides
+from conftest import give_regions_classes, tiny_overrides
 
 from rc2l_d2.engine import RC2LTrainer, load_config
 from rc2l_d2.engine.checkpoint import unwrap
@@ -37,6 +37,7 @@ def losses_and_gradients(options: list[str], step_input: tuple) -> tuple[dict, l
     images, labels, strong, pseudo = step_input
     torch.manual_seed(0)
     model = RC2LTrainer.build_model(load_config(CONFIG, options))
+    give_regions_classes(model)
     regions = model(torch.cat([images, strong]), supervised=len(images))
     unlabeled = regions.images(len(images))
     semantic_map = semantic_probabilities(unlabeled.class_logits, unlabeled.mask_logits)

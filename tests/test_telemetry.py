@@ -51,7 +51,7 @@ def test_sums_start_again_when_read_and_fractions_of_nothing_are_left_out():
 def test_accuracy_is_that_of_the_pseudo_labels_before_mixing(make_trainer):
     trainer = make_trainer("SOLVER.IMS_PER_BATCH_UNLABELED", "4", *MEASURED)
     predictor = trainer.teacher.model.sem_seg_head.predictor
-    for parameter in (*predictor.class_embed.parameters(), *predictor.mask_embed.parameters()):
+    for parameter in (*predictor.class_probe.parameters(), *predictor.mask_embed.parameters()):
         torch.nn.init.normal_(parameter)  # Untrained, it would predict one class alone.
     batch = next(iter(trainer.data_loader))
     pseudo = watched_step(trainer, batch).pseudo
@@ -83,7 +83,8 @@ def test_agreement_is_the_students(make_trainer):
     watched_step(trainer, batch)
     assert read(telemetry)["pseudo/agreement"] > 0.99
     with torch.no_grad():
-        trainer.model.sem_seg_head.predictor.class_embed.bias[3] += 100
+        trainer.model.sem_seg_head.predictor.class_probe.bias[3] += 100
     pseudo = watched_step(trainer, batch).pseudo
     label_3 = (pseudo.masks[:, 3].sum() / pseudo.valid.sum()).item()
+    assert label_3 < 0.95, "the teacher's labels differ from the student's"
     assert read(telemetry)["pseudo/agreement"] == pytest.approx(label_3, abs=0.01)

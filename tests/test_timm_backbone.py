@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+
 import pytest
 import skimage.data
 import torch
@@ -12,19 +14,21 @@ from torch import nn
 from torch.nn import functional as F
 
 from rc2l_d2.engine import build_optimizer, load_config, load_model_file
-from rc2l_d2.engine.setup import build_model_or_explain
+from rc2l_d2.engine.setup import build_model_or_explain, load_backbone
 from rc2l_d2.engine.weights import read_backbone_weights
 from rc2l_d2.errors import InputError
-from rc2l_d2.host import build_backbone
+from rc2l_d2.host import CfgNode, build_backbone
+from rc2l_d2.modeling import RegionSegmentor
 from rc2l_d2.modeling.backbones import preprocessing_of
 from rc2l_d2.modeling.backbones.simple_pyramid import SimpleFeaturePyramid
 
 TINY_CNN, TINY_VIT = "test_efficientnet", "test_vit"
+IN_FEATURES = ("MODEL.SEM_SEG_HEAD.IN_FEATURES", "('res2','res3','res4','res5')")
 
 
 def backbone(name: str, *options: str) -> nn.Module:
     keys = ("MODEL.BACKBONE.NAME", "build_timm_backbone", "MODEL.TIMM.NAME", name, "MODEL.SEM_SEG_HEAD.CONVS_DIM", "32")
-    keys += ("MODEL.META_ARCHITECTURE", "RegionSegmentor")
+    keys += ("MODEL.META_ARCHITECTURE", "RegionSegmentor", *IN_FEATURES)
     torch.manual_seed(0)
     return build_backbone(load_config("", [*keys, *options]))
 
@@ -57,6 +61,7 @@ def test_maps_of_plain_vits_are_timms_at_any_size(name):
     found = ours.body.forward_intermediates(image, indices=last, norm=True, intermediates_only=True)[0]
     torch.testing.assert_close(found, expected, rtol=0, atol=1e-6)
     shapes = {level: tuple(x.shape[1:]) for level, x in ours(image).items()}
+    assert shapes.pop("body") == tuple(expected.shape[1:])
     assert shapes == {
         f"res{level}": (32, *(-(-length // stride) for length in size))
         for level, stride in zip((2, 3, 4, 5), (4, 8, 16, 32), strict=True)
@@ -81,7 +86,8 @@ def test_stages_freeze_from_the_input_on():
     frozen = backbone(TINY_VIT, "MODEL.TIMM.FREEZE_STAGES", "2")
     trained = {name for name, p in frozen.named_parameters() if p.requires_grad}
     assert not any(name.startswith(("body.patch_embed", "body.pos_embed", "body.blocks.0.")) for name in trained)
-    assert any(name.startswith("body.blocks.1.") for name in trained) and "pyramid.levels.2.0.weight" in trained
+    assert any(name.startswith("body.blocks.1.") for name in trained) and "pyramid.levels.3.1.0.weight" in trained
+    assert "pyramid.levels.2.0.weight" not in trained  # ASPP does not read this map.
 
     resnet = backbone("resnet18", "MODEL.TIMM.FREEZE_STAGES", "2").train()
     trained = {name.split(".")[1] for name, p in resnet.named_parameters() if p.requires_grad}
@@ -93,14 +99,46 @@ def test_stages_freeze_from_the_input_on():
     assert not backbone("resnet18", "MODEL.TIMM.NORM_EVAL", "True").train().body.layer4[0].bn1.training
 
 
+def frozen_model(name: str, *options: str) -> tuple[CfgNode, RegionSegmentor]:
+    keys = ("MODEL.BACKBONE.NAME", "build_timm_backbone", "MODEL.TIMM.NAME", name, "MODEL.TIMM.FREEZE_STAGES", "-1")
+    keys += ("MODEL.META_ARCHITECTURE", "RegionSegmentor", "MODEL.SEM_SEG_HEAD.NUM_CLASSES", "3")
+    cfg = load_config("", [*keys, *IN_FEATURES, "MODEL.SEM_SEG_HEAD.CONVS_DIM", "32", "MODEL.DEVICE", "cpu", *options])
+    return cfg, build_model_or_explain(cfg).train()
+
+
+@pytest.mark.parametrize("decoder, matching", [("ASPP", "class"), ("FPN", "class"), ("ASPP", "hungarian")])
+def test_every_trained_parameter_of_a_vit_gets_a_gradient(decoder, matching):
+    options = ("MODEL.SEM_SEG_HEAD.PIXEL_DECODER_NAME", decoder, "MODEL.MASK_FORMER.MATCHING", matching)
+    _, model = frozen_model(TINY_VIT, *options)
+    image = torch.randint(256, (3, 64, 64), dtype=torch.uint8)
+    sum(model([{"image": image, "sem_seg": image[0] % 3}] * 2).values()).backward()
+    assert not [name for name, p in model.named_parameters() if p.requires_grad and p.grad is None]
+    if matching == "class":
+        assert model.sem_seg_head.predictor.class_probe.in_features == model.backbone.body.embed_dim
+
+
+def test_a_frozen_backbone_always_gives_the_same_maps():
+    _, model = frozen_model(TINY_CNN, "MODEL.TIMM.DROP_PATH", "0.5")
+    image = torch.randn(2, 3, 64, 64)
+    before = copy.deepcopy(model.backbone.state_dict())
+    first, second = model.backbone(image), model.backbone(image)
+    assert all(torch.equal(first[name], second[name]) for name in first)
+    assert all(torch.equal(value, before[name]) for name, value in model.backbone.state_dict().items())
+
+
+def test_random_weights_are_not_frozen():
+    with pytest.raises(InputError, match="FREEZE_STAGES is -1, which would keep the random weights of resnet18"):
+        load_backbone(*frozen_model("resnet18"))
+
+
 def test_the_learning_rate_decays_by_layer():
     options = (
         "MODEL.BACKBONE.NAME", "build_timm_backbone", "MODEL.TIMM.NAME", TINY_VIT, "MODEL.TIMM.LAYER_DECAY", "0.5",
         "SOLVER.BASE_LR", "0.1", "SOLVER.BACKBONE_MULTIPLIER", "0.2", "SOLVER.REFERENCE_IMS_PER_BATCH", "0",
         "MODEL.META_ARCHITECTURE", "RegionSegmentor", "MODEL.SEM_SEG_HEAD.NUM_CLASSES", "3",
-        "MODEL.SEM_SEG_HEAD.CONVS_DIM", "32", "MODEL.SEM_SEG_HEAD.IN_FEATURES", "('res2','res3','res4','res5')",
+        "MODEL.SEM_SEG_HEAD.CONVS_DIM", "32", "MODEL.SEM_SEG_HEAD.PIXEL_DECODER_NAME", "FPN",
     )  # fmt: skip
-    cfg = load_config("", options)
+    cfg = load_config("", [*options, *IN_FEATURES])
     model = build_model_or_explain(cfg)
     groups = build_optimizer(cfg, model).param_groups
     rates = {id(p): group["lr"] for group in groups for p in group["params"]}

@@ -135,7 +135,7 @@ def load_backbone(cfg: CfgNode, model: RegionSegmentor) -> None:
     """Load the pretrained weights of MODEL.TIMM into a backbone of timm, for a new run.
 
     Raises:
-        InputError: the weights cannot be read or fetched, or do not fit.
+        InputError: the weights cannot be read or fetched, or do not fit, or random ones would be frozen.
     """
     settings = cfg.MODEL.TIMM
     if not isinstance(model.backbone, TimmBackbone):
@@ -145,6 +145,12 @@ def load_backbone(cfg: CfgNode, model: RegionSegmentor) -> None:
     elif settings.PRETRAINED:
         model.backbone.load_pretrained()
     elif not cfg.MODEL.WEIGHTS:
+        if settings.FREEZE_STAGES:
+            raise InputError(
+                f"MODEL.TIMM.FREEZE_STAGES is {settings.FREEZE_STAGES}, which would keep the random weights of "
+                f"{settings.NAME}; set MODEL.TIMM.PRETRAINED True or MODEL.TIMM.CHECKPOINT to a file of weights, or "
+                "FREEZE_STAGES 0."
+            )
         logger.warning(
             "The backbone %s starts from random weights; set MODEL.TIMM.PRETRAINED True, or MODEL.TIMM.CHECKPOINT to a "
             "file of weights.", settings.NAME,

@@ -40,7 +40,7 @@ from .model_file import write_model_file
 from .preemption import Interrupted, StopOnSignal
 from .progress import ProgressLine
 from .setup import build_model_or_explain, check_torchvision_settings, load_backbone
-from .solver import build_lr_scheduler, build_optimizer, learning_rate
+from .solver import build_lr_scheduler, build_optimizer
 from .step import SemiSupervisedTrainer
 from .step_log import LOG_PERIOD
 
@@ -131,7 +131,7 @@ class RC2LTrainer(DefaultTrainer):
             logger.warning(
                 "The run resumes with the learning rate of its checkpoint, %g, not of the configuration, %g: set "
                 "SOLVER.BASE_LR and SOLVER.IMS_PER_BATCH as before, or start a new run.",
-                learning_rate(self.cfg) * self.scheduler.base_lrs[0] / rates[0], learning_rate(self.cfg),
+                *next(pair for pair in zip(self.scheduler.base_lrs, rates, strict=False) if pair[0] != pair[1]),
             )  # fmt: skip
         if self.teacher.updates == 0:
             self.teacher.reset(unwrap(self.model))

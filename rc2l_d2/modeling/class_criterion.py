@@ -9,7 +9,7 @@ from torch.nn import functional as F
 from ..regions import Regions, mean_over_ranks
 from .criterion import Criterion
 
-# Share of a query's target that is spread over all classes: a few labelled regions are soon learnt by heart.
+# Fraction of a query's target that is spread over all classes: a few labelled regions are soon overfitted.
 _SMOOTHING = 0.05
 
 

@@ -9,6 +9,7 @@ import difflib
 import logging
 import math
 import sys
+from collections.abc import Collection
 from types import ModuleType
 from typing import Any
 
@@ -22,6 +23,8 @@ from .simple_pyramid import STRIDES, SimpleFeaturePyramid
 logger = logging.getLogger(__name__)
 # Detectron2's names of the maps of strides 4, 8, 16 and 32.
 MAPS = dict(zip(STRIDES, ("res2", "res3", "res4", "res5"), strict=True))
+# The map of a ViT's last block.
+BODY = "body"
 
 
 class TimmBackbone(Backbone):
@@ -119,6 +122,8 @@ class TimmBackbone(Backbone):
                 frozen = module.weight is not None and not module.weight.requires_grad
                 if self.norm_eval or frozen:
                     module.eval()
+        if not any(parameter.requires_grad for parameter in self.body.parameters()):
+            self.body.eval()  # Stochastic depth would change the maps of a frozen body.
         return self
 
     def depth_of(self, parameter: str) -> int | None:
@@ -192,6 +197,7 @@ class PlainViTBackbone(TimmBackbone):
     """A plain ViT of timm (DINOv2, DINOv3, with or without registers) with a simple feature pyramid.
 
     The pyramid takes the normed map of the last block, as ViTDet does. Position embeddings are resized to the image.
+    This map is also given as it is, as "body": the pyramid has no pretrained weights.
     """
 
     def __init__(self, name: str, in_channels: int, *, pyramid_dim: int, **settings):
@@ -211,6 +217,7 @@ class PlainViTBackbone(TimmBackbone):
         self.size_divisibility = math.lcm(self.patch, STRIDES[0])
         self.pyramid = SimpleFeaturePyramid(self.body.embed_dim, self.pyramid_dim, self.patch)
         self._shapes = {name: ShapeSpec(channels=self.pyramid_dim, stride=stride) for stride, name in MAPS.items()}
+        self._shapes[BODY] = ShapeSpec(channels=self.body.embed_dim, stride=self.patch)
         self.last_depth = len(self.body.blocks) + 1
         self._depths = {name: self._depth(name) for name, _ in self.body.named_parameters()}
 
@@ -224,7 +231,13 @@ class PlainViTBackbone(TimmBackbone):
         maps = self.body.forward_intermediates(
             self._in_memory_format(images), indices=[last], norm=True, intermediates_only=True
         )
-        return dict(zip(MAPS.values(), self.pyramid(maps[0], images.shape[-2:]), strict=True))
+        pyramid = dict(zip(MAPS.values(), self.pyramid(maps[0], images.shape[-2:]), strict=True))
+        return pyramid | {BODY: maps[0]}
+
+    def train_levels(self, names: Collection[str]) -> None:
+        """Train the levels of these maps alone: parameters without a gradient would stop DistributedDataParallel."""
+        for name, level in zip(MAPS.values(), self.pyramid.levels, strict=True):
+            level.requires_grad_(name in names)
 
 
 @BACKBONE_REGISTRY.register()
@@ -244,9 +257,22 @@ def build_timm_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> TimmBackbone:
         channels_last=settings.CHANNELS_LAST,
     )
     backbone.freeze(settings.FREEZE_STAGES)
+    if isinstance(backbone, PlainViTBackbone):
+        backbone.train_levels(_maps_with_gradient(cfg))
     if settings.GRAD_CHECKPOINTING:
         backbone.body.set_grad_checkpointing(True)
     return backbone
+
+
+def _maps_with_gradient(cfg: CfgNode) -> set[str]:
+    """Return the maps that the head passes a gradient to: ASPP reads the finest and the coarsest alone."""
+    head, keys = cfg.MODEL.SEM_SEG_HEAD, cfg.MODEL.MASK_FORMER
+    per_pixel = cfg.MODEL.META_ARCHITECTURE == "PerPixelSegmentor"
+    names = sorted(head.IN_FEATURES)
+    if per_pixel or head.PIXEL_DECODER_NAME == "ASPP":
+        names = names[:1] + names[-1:]
+    transformer = keys.MATCHING == "hungarian" and not per_pixel
+    return {*names, keys.TRANSFORMER_IN_FEATURE} if transformer else set(names)
 
 
 def preprocessing_of(name: str) -> tuple[list[float], list[float]]:
