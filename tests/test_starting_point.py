@@ -53,4 +53,4 @@ def test_weights_set_the_depth_and_a_lower_rate_of_the_backbone(machine, depth, 
 def test_a_pretrained_backbone_of_timm_gets_a_decoder_of_at_least_128_channels(machine, width):
     model = starting_config(machine, Sizes(120, 360, (128, 160)), 11, 3000, backbone="tf_efficientnet_lite0")["MODEL"]
     assert model["SEM_SEG_HEAD"]["CONVS_DIM"] == width
-    assert model["TIMM"] == {"NAME": "tf_efficientnet_lite0", "PRETRAINED": True, "CHECKPOINT": ""}
+    assert model["TIMM"] == {"NAME": "tf_efficientnet_lite0", "PRETRAINED": True, "CHECKPOINT": "", "FREEZE_STAGES": -1}

@@ -87,10 +87,10 @@ def starting_config(
             del model[key]
         del config["INPUT"]["FORMAT"]
         model["BACKBONE"] = {"NAME": "build_timm_backbone"}
-        model["TIMM"] = {"NAME": backbone, "PRETRAINED": not weights, "CHECKPOINT": weights}
+        # Frozen: best with few labels, and fastest (docs/results.md).
+        model["TIMM"] = {"NAME": backbone, "PRETRAINED": not weights, "CHECKPOINT": weights, "FREEZE_STAGES": -1}
         model["SEM_SEG_HEAD"]["IN_FEATURES"] = ["res2", "res3", "res4", "res5"]
         model["SEM_SEG_HEAD"]["CONVS_DIM"] = max(model["SEM_SEG_HEAD"]["CONVS_DIM"], _PRETRAINED_WIDTH)
-        config["SOLVER"]["BACKBONE_MULTIPLIER"] = 0.1
     else:
         model["WEIGHTS"] = weights
     if depth is not None:
