@@ -107,6 +107,9 @@ def add_rc2l_config(cfg: CfgNode) -> CfgNode:
     # Matching of queries with the classes of labels and pseudo labels: "class", one query for each class, without a
     # transformer, or "hungarian", MaskFormer's predictor and assignment.
     cfg.MODEL.MASK_FORMER.MATCHING = "class"
+    # For "class" alone: added to the logit of class k for query k. 0.0, the region alone tells its class, is best on
+    # frozen pretrained maps; trained maps overfit few labels and need a prior (docs/results.md).
+    cfg.MODEL.MASK_FORMER.CLASS_PRIOR = 2.0
     # Images are padded to a multiple of this many pixels.
     cfg.MODEL.MASK_FORMER.SIZE_DIVISIBILITY = 32
     # The other keys are for "hungarian" alone. Dropout in the transformer:

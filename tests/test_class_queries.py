@@ -20,7 +20,7 @@ CLASSES, DIM = 4, 8
 
 def predictor() -> ClassQueryPredictor:
     torch.manual_seed(0)
-    return ClassQueryPredictor(SHAPES, DIM, num_classes=CLASSES)
+    return ClassQueryPredictor(SHAPES, DIM, num_classes=CLASSES, class_prior=1.5)
 
 
 def inputs() -> tuple[dict[str, torch.Tensor], torch.Tensor]:
@@ -79,7 +79,8 @@ def test_masks_and_classes_equal_numpy():
         pooled.append(sums / cells.sum(axis=(2, 3))[..., None])
     pooled = np.concatenate(pooled, axis=2)
     pooled = (pooled - pooled.mean(axis=2, keepdims=True)) / np.sqrt(pooled.var(axis=2, keepdims=True) + 1e-5)
-    classes = softmax(pooled @ state["class_probe.weight"].T + state["class_probe.bias"], axis=-1)
+    logits = pooled @ state["class_probe.weight"].T + state["class_probe.bias"]
+    classes = softmax(logits + 1.5 * np.eye(CLASSES), axis=-1)
     probability = softmax(class_logits.numpy(), axis=-1)
     np.testing.assert_allclose(probability[..., :-1], classes, rtol=1e-4)
     assert (probability[..., -1] == 0).all()
@@ -90,9 +91,9 @@ def test_masks_and_classes_equal_numpy():
     np.testing.assert_allclose(result.numpy(), expected, rtol=1e-3, atol=1e-6)
 
 
-def test_before_training_every_class_is_equally_likely():
+def test_before_training_the_classes_are_the_prior():
     ((class_logits, _),) = predictor()(*inputs())
-    torch.testing.assert_close(class_logits[..., :-1].softmax(dim=-1), torch.full((2, CLASSES, CLASSES), 1 / CLASSES))
+    torch.testing.assert_close(class_logits[..., :-1], (1.5 * torch.eye(CLASSES)).expand(2, -1, -1))
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
@@ -123,7 +124,7 @@ def test_maps_need_not_divide_the_mask_grid():
         weight = [masks[:, a[0] : a[1], b[0] : b[1]].mean(dim=(1, 2)) for _, _, a, b in cells]
         sums = sum(w[:, None] * x[0, :, i, j] for w, (i, j, *_) in zip(weight, cells, strict=True))
         pooled.append(sums / sum(weight)[:, None])
-    expected = model.class_probe(model.norm(torch.cat(pooled, dim=1)))
+    expected = model.class_probe(model.norm(torch.cat(pooled, dim=1))) + 1.5 * torch.eye(CLASSES)
     torch.testing.assert_close(class_logits[0, :, :-1], expected, rtol=1e-4, atol=1e-5)
 
 

@@ -40,12 +40,13 @@ class ClassQueryPredictor(nn.Module):
     """
 
     @configurable
-    def __init__(self, input_shape: dict[str, ShapeSpec], mask_dim: int, *, num_classes: int):
+    def __init__(self, input_shape: dict[str, ShapeSpec], mask_dim: int, *, num_classes: int, class_prior: float):
         """
         Args:
             input_shape: backbone maps; the one named "body" is used, else the two of the largest strides.
             mask_dim: C, channels of the per-pixel features.
             num_classes: K.
+            class_prior: added to the logit of class k for query k.
         """
         super().__init__()
         self.num_queries = num_classes
@@ -55,6 +56,7 @@ class ClassQueryPredictor(nn.Module):
         self.mask_embed = nn.Linear(mask_dim, num_classes)
         self.norm = nn.LayerNorm(channels, elementwise_affine=False)
         self.class_probe = ClassProbe(channels, num_classes)
+        self.class_prior = class_prior
 
     @classmethod
     def from_config(cls, cfg: CfgNode, input_shape: dict[str, ShapeSpec], mask_dim: int) -> dict:
@@ -63,6 +65,7 @@ class ClassQueryPredictor(nn.Module):
             or selected_features(cfg, input_shape),
             "mask_dim": mask_dim,
             "num_classes": cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES,
+            "class_prior": cfg.MODEL.MASK_FORMER.CLASS_PRIOR,
         }
 
     def forward(
@@ -84,4 +87,5 @@ class ClassQueryPredictor(nn.Module):
         coarse = [features[name].detach() for name in self.coarse]
         pooled = [masked_average_pool(x, F.interpolate(masks, size=x.shape[-2:], mode="area")) for x in coarse]
         class_logits = self.class_probe(self.norm(torch.cat(pooled, dim=2)))
+        class_logits = class_logits + self.class_prior * torch.eye(self.num_queries, device=class_logits.device)
         return [(F.pad(class_logits, (0, 1), value=_NEVER), mask_logits)]
