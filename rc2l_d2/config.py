@@ -81,7 +81,7 @@ def add_rc2l_config(cfg: CfgNode) -> CfgNode:
     cfg.MODEL.TIMM.PRETRAINED = False
     cfg.MODEL.TIMM.CHECKPOINT = ""
     # Frozen from the input on: 0 nothing, 1 the stem, 2 also the first stage (of a ViT: the first block), and so on; -1
-    # the whole backbone (of a ViT: without the pyramid), best for class queries with few labels (docs/results.md).
+    # the whole backbone (of a ViT: without the pyramid), best on photographs with few labels (docs/results.md).
     cfg.MODEL.TIMM.FREEZE_STAGES = 0
     # Whether batch norms keep the running statistics of the pretrained weights.
     cfg.MODEL.TIMM.NORM_EVAL = False
