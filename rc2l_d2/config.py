@@ -81,7 +81,7 @@ def add_rc2l_config(cfg: CfgNode) -> CfgNode:
     cfg.MODEL.TIMM.PRETRAINED = False
     cfg.MODEL.TIMM.CHECKPOINT = ""
     # Frozen from the input on: 0 nothing, 1 the stem, 2 also the first stage (of a ViT: the first block), and so on; -1
-    # the whole backbone (of a ViT: without the pyramid), best on photographs with few labels (docs/results.md).
+    # the whole backbone (of a ViT: without the pyramid), best on few labels of MSRC-21 (docs/results.md).
     cfg.MODEL.TIMM.FREEZE_STAGES = 0
     # Whether batch norms keep the running statistics of the pretrained weights.
     cfg.MODEL.TIMM.NORM_EVAL = False
@@ -107,8 +107,8 @@ def add_rc2l_config(cfg: CfgNode) -> CfgNode:
     # Matching of queries with the classes of labels and pseudo labels: "class", one query for each class, without a
     # transformer, or "hungarian", MaskFormer's predictor and assignment.
     cfg.MODEL.MASK_FORMER.MATCHING = "class"
-    # For "class" alone: added to the logit of class k for query k. 0.0, the region alone tells its class, is best on
-    # frozen pretrained maps; trained maps overfit few labels and need a prior (docs/results.md).
+    # For "class" alone: added to the logit of class k for query k. 0.0 (the class depends on the region alone) is best
+    # on frozen pretrained maps, 1.0 to 2.0 on trained maps, which overfit few labels (docs/results.md).
     cfg.MODEL.MASK_FORMER.CLASS_PRIOR = 2.0
     # Images are padded to a multiple of this many pixels.
     cfg.MODEL.MASK_FORMER.SIZE_DIVISIBILITY = 32

@@ -87,7 +87,7 @@ def starting_config(
             del model[key]
         del config["INPUT"]["FORMAT"]
         model["BACKBONE"] = {"NAME": "build_timm_backbone"}
-        # Frozen: best with few labelled photographs, and fastest (docs/results.md).
+        # Frozen: best on few labels of MSRC-21, and fastest (docs/results.md).
         model["TIMM"] = {"NAME": backbone, "PRETRAINED": not weights, "CHECKPOINT": weights, "FREEZE_STAGES": -1}
         model["MASK_FORMER"] = {"CLASS_PRIOR": 0.0}
         model["SEM_SEG_HEAD"]["IN_FEATURES"] = ["res2", "res3", "res4", "res5"]

@@ -43,15 +43,14 @@ class ClassQueryPredictor(nn.Module):
     def __init__(self, input_shape: dict[str, ShapeSpec], mask_dim: int, *, num_classes: int, class_prior: float):
         """
         Args:
-            input_shape: backbone maps; the one named "body" is used, else the two of the largest strides.
+            input_shape: backbone maps; the two of the largest strides are used.
             mask_dim: C, channels of the per-pixel features.
             num_classes: K.
             class_prior: added to the logit of class k for query k.
         """
         super().__init__()
         self.num_queries = num_classes
-        by_stride = sorted(input_shape, key=lambda name: input_shape[name].stride)
-        self.coarse = [BODY] if BODY in input_shape else by_stride[-2:]
+        self.coarse = sorted(input_shape, key=lambda name: input_shape[name].stride)[-2:]
         channels = sum(input_shape[name].channels for name in self.coarse)
         self.mask_embed = nn.Linear(mask_dim, num_classes)
         self.norm = nn.LayerNorm(channels, elementwise_affine=False)
@@ -60,9 +59,9 @@ class ClassQueryPredictor(nn.Module):
 
     @classmethod
     def from_config(cls, cfg: CfgNode, input_shape: dict[str, ShapeSpec], mask_dim: int) -> dict:
+        body = {BODY: input_shape[BODY]} if BODY in input_shape else {}
         return {
-            "input_shape": {name: input_shape[name] for name in input_shape.keys() & {BODY}}
-            or selected_features(cfg, input_shape),
+            "input_shape": body or selected_features(cfg, input_shape),
             "mask_dim": mask_dim,
             "num_classes": cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES,
             "class_prior": cfg.MODEL.MASK_FORMER.CLASS_PRIOR,
