@@ -141,6 +141,11 @@ def add_rc2l_config(cfg: CfgNode) -> CfgNode:
     cfg.MODEL.SEMI_SUPERVISED.EMA_DECAY = 0.999
     # How strong views are mixed within a batch: "cutmix", "classmix" or "none".
     cfg.MODEL.SEMI_SUPERVISED.MIX = "cutmix"
+    # Strong views of each unlabelled image, each mixed on its own (UniMatch: 2).
+    cfg.MODEL.SEMI_SUPERVISED.STRONG_VIEWS = 1
+    # Fraction of the channels of the backbone maps that are dropped in a further view, which is the weak view otherwise
+    # (UniMatch's feature perturbation: 0.5). 0.0: no such view.
+    cfg.MODEL.SEMI_SUPERVISED.FEATURE_DROPOUT = 0.0
     # Smallest pseudo region, in pixels of the mask grid (stride 4).
     cfg.MODEL.SEMI_SUPERVISED.MIN_REGION_AREA = 4
     # Log precision and recall of the pseudo labels where unlabelled images have labels on disk. Training does not use
@@ -180,6 +185,11 @@ def add_rc2l_config(cfg: CfgNode) -> CfgNode:
     cfg.MODEL.PIXEL.CONTRAST_TEMPERATURE = 0.1
     # Mask pixels of each image that are contrasted, sampled at each step; 0 for all. Cost grows with their square.
     cfg.MODEL.PIXEL.CONTRAST_SAMPLES = 256
+
+    # --- UniMatch (MODEL.META_ARCHITECTURE UniMatch, with STRONG_VIEWS 2 and FEATURE_DROPOUT 0.5) -------------------
+    cfg.MODEL.UNIMATCH = CfgNode()
+    # A pseudo label is used where its probability exceeds this.
+    cfg.MODEL.UNIMATCH.CONFIDENCE_THRESHOLD = 0.95
 
     for name in ("BURN_IN_ITERS", "RAMP_UP_ITERS", "EMA_DECAY", "MIX", "MIN_REGION_AREA", "MEASURE_PSEUDO_LABELS"):
         cfg.register_renamed_key(f"MODEL.RC2L.{name}", f"MODEL.SEMI_SUPERVISED.{name}")

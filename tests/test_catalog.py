@@ -102,6 +102,7 @@ INVALID = [
     ("parts", {"a": {"of": "b", "fraction": 0.5}, "b": {"list": "b.txt"}}, "'parts.a.of'.*not defined above"),
     ("parts", {**LIST, "b": {"of": "a", "fraction": 8}}, "'parts.b.fraction'"),
     ("parts", {**LIST, "b": {"of": "a", "fraction": 0.5, "seed": -1}}, "'parts.b.seed'"),
+    ("parts", {**LIST, "b": {"of": "a", "fraction": 0.5, "balanced": 1}}, "'parts.b.balanced'.*true or false"),
     ("parts", {**LIST, "b": {"of": "a", "except": "c"}}, "'parts.b.except'"),
     ("parts", {**LIST, "b": {"of": {"x": 1}, "fraction": 0.5}}, "'parts.b.of'"),
     ("labels", {"suffix": ".png"}, "must be a folder, or"),
@@ -201,7 +202,7 @@ def test_readme_example_is_a_definition(tmp_path):
     definition = load_definition(write_definition(tmp_path / "set.yaml", example))
     # It shows every key, some in comments, and every kind of split.
     assert {*example, *re.findall(r"^# (\w+):", block, re.MULTILINE)} == set(_REQUIRED + _OPTIONAL)
-    kinds = {frozenset(split) - {"seed"} for split in definition.splits.values()}
+    kinds = {frozenset(split) - {"seed", "balanced"} for split in definition.splits.values()}
     assert kinds == set(map(frozenset, [["list"], ["folder"], ["pattern"], ["of", "fraction"], ["of", "except"]]))
     (rule,) = definition.labels
     assert rule.path("a/b") == "masks/a/b.png"

@@ -83,7 +83,7 @@ def inputs(options) -> list[tuple]:
     images = model.preprocess([sample["image"] for sample in labeled]).tensor
     teacher = trainer.teacher.predict(unlabeled)
     labeler.observe(teacher)
-    strong, teacher = step.mix(step.strong_views(unlabeled), labeler.select(teacher))
+    strong, teacher, _ = step.student_views(unlabeled, labeler.select(teacher))
     batches = []
     for _, empty in CASES:
         labels = model.preprocess_labels([sample["sem_seg"] for sample in labeled])

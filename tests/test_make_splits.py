@@ -5,7 +5,10 @@ import pytest
 from conftest import call_command, load_script
 from data_files import SmallTree, write_definition, write_label
 
+from rc2l_d2.data.datasets.description import load_definition
 from rc2l_d2.data.datasets.image_lists import read_list
+from rc2l_d2.data.datasets.splits import split_images
+from rc2l_d2.errors import InputError
 
 make_splits = load_script("tools/make_splits.py")
 
@@ -45,6 +48,17 @@ def test_uniform_and_balanced_samples(run, tree, tmp_path):
     assert status == 0 and output.endswith("classes without a labelled image: class1\n")
     labeled, unlabeled = (images(tmp_path / "balanced", name) for name in ("labeled", "unlabeled"))
     assert "images/train_007.png" in labeled and len(labeled) == 4 and len(set(labeled + unlabeled)) == 10
+    # The same sample in a YAML file.
+    splits = {"train": tree.content["parts"]["train"]}
+    splits["some"] = {"of": "train", "fraction": 0.4, "seed": 1, "balanced": True}
+    splits["few"] = {**splits["some"], "fraction": 0.1}
+    definition = load_definition(write_definition(tree.folder / "balanced.yaml", {**tree.content, "parts": splits}))
+    found = [path.removeprefix(f"{tree.folder}/") for path in split_images(definition, "some").images]
+    assert found == labeled
+    with pytest.raises(
+        InputError, match="balanced.yaml: split 'few': With seed 1 it takes 2 images to have every class"
+    ):
+        split_images(definition, "few")
 
 
 def refused(result, *fragments):

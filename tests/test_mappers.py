@@ -80,13 +80,26 @@ def test_unlabeled_sample_has_aligned_views_and_padding_untouched(entry):
     for seed in range(10):
         sample = mapper(entry, np.random.default_rng(seed))
         assert set(sample) == {"file_name", "image", "strong", "inside"}
-        assert sample["image"].shape == sample["strong"].shape == (3, 40, 50)
+        assert sample["image"].shape == (3, 40, 50) and sample["strong"].shape == (1, 3, 40, 50)
         inside = sample["inside"]
         assert inside.dtype == torch.bool and inside.shape == (40, 50) and 0 < inside.sum() < 2000
         for view in ("image", "strong"):
-            assert (sample[view][:, ~inside] == 128).all()
+            assert (sample[view][..., ~inside] == 128).all()
         changed += bool((sample["image"] != sample["strong"]).any())
     assert changed >= 7
+
+
+def test_a_further_strong_view_changes_neither_the_first_nor_the_weak_one(entry):
+    cfg = small_config()
+    one = UnlabeledMapper(cfg)
+    cfg.MODEL.SEMI_SUPERVISED.STRONG_VIEWS = 2
+    two, differ = UnlabeledMapper(cfg), 0
+    for seed in range(10):
+        sample, more = (mapper(entry, np.random.default_rng(seed)) for mapper in (one, two))
+        assert torch.equal(sample["image"], more["image"]) and torch.equal(sample["strong"][0], more["strong"][0])
+        assert len(more["strong"]) == 2
+        differ += bool((more["strong"][0] != more["strong"][1]).any())
+    assert differ >= 7
 
 
 def test_unlabeled_sample_with_a_label_to_compare_with(entry):

@@ -2,7 +2,10 @@
 
 import pytest
 import torch
+from method_cases import random_regions
 from step_cases import watched_step
+
+from rc2l_d2.modeling.micro_batches import regions_in_micro_batches
 
 BATCHES = ("SOLVER.IMS_PER_BATCH", "3", "SOLVER.IMS_PER_BATCH_UNLABELED", "4")
 # Batch normalisation would make a prediction depend on the other images of its micro-batch.
@@ -53,6 +56,17 @@ def test_dropout_is_the_same_in_the_repeated_forward(make_trainer):
         bias -= 2 * step
         lower = loss()
     assert (higher - lower).item() / 2e-2 == pytest.approx(bias.grad.norm().item(), rel=1e-2)
+
+
+def test_micro_batches_count_the_first_labelled_and_the_last_dropped_images():
+    seen, plain = [], random_regions((1, 2, 3, 4, 5, 6), 0)
+
+    def predict(images, *counts):
+        seen.append((len(images), *counts))
+        return plain
+
+    regions_in_micro_batches(predict, torch.zeros(8, 3, 4, 4), 3, 4, 3, torch.nn.Identity())
+    assert seen == [(3, 3, 0), (3, 0, 2), (2, 0, 2)]
 
 
 def test_batch_statistics_count_every_micro_batch_once(make_trainer):

@@ -70,6 +70,21 @@ def test_pixel_losses_use_their_settings(make_model, case, samples):
     assert model.loss_weights == {"loss_pixel_consistency": 0.5}
 
 
+def test_unimatch_weights_its_views_by_half_and_selects_by_its_own_key(make_model):
+    """Two images with two strong views and a dropped one; the logits are those of a per-pixel head."""
+    options = "MODEL.SEMI_SUPERVISED.STRONG_VIEWS 2 MODEL.SEMI_SUPERVISED.FEATURE_DROPOUT 0.5".split()
+    model = make_model("UniMatch", *options, "MODEL.UNIMATCH.CONFIDENCE_THRESHOLD", "0.9")
+    assert model.selection == Selection("pixel", 0.9, 0.0) and model.uses_unlabeled
+    assert model.loss_weights == {"loss_strong": 0.5, "loss_dropped": 0.5}
+    regions, pseudo = random_case((6, 8, 8, 4, 6, 5), 0, threshold=0.3, dtype=torch.float32)
+    semantic = model.semantic_map(regions)
+    torch.testing.assert_close(semantic, regions.mask_logits.softmax(dim=1))
+    of_label = torch.where(pseudo.valid, (semantic * pseudo.masks).sum(dim=1), 1.0)
+    loss = -of_label.double().log().mean(dim=(1, 2)).float()
+    expected = {"loss_strong": loss[:4].mean(), "loss_dropped": loss[4:].mean()}
+    torch.testing.assert_close(model.unlabeled_losses(regions, semantic, pseudo), expected, rtol=1e-4, atol=1e-5)
+
+
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
 def test_each_method_selects_by_its_own_keys_and_reaches_the_student(make_model, architecture, case):
     options = """

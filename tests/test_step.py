@@ -52,7 +52,7 @@ def test_the_teacher_predicts_for_weak_views_and_the_student_for_mixed_strong_on
     preprocess = trainer.model.preprocess
     assert torch.equal(seen[0], preprocess([sample["image"] for sample in unlabeled]).tensor)
     assert torch.equal(step.images[:2], preprocess([sample["image"] for sample in labeled]).tensor)
-    strong, plain = step.images[2:], preprocess([sample["strong"] for sample in unlabeled]).tensor
+    strong, plain = step.images[2:], preprocess([sample["strong"][0] for sample in unlabeled]).tensor
     assert strong.shape == (4, 3, 64, 64) and step.pseudo.masks.shape == (4, 8, 16, 16)
     # Every pixel is the image's own or its partner's, and CutMix pasted some of the partner's into each image.
     own, partner = strong == plain, strong == plain.roll(1, dims=0)
@@ -62,6 +62,32 @@ def test_the_teacher_predicts_for_weak_views_and_the_student_for_mixed_strong_on
     assert len(step.regions.mask_logits) == len(step.semantic_map) == 4
     labeler = trainer.teacher.labeler
     assert (labeler.kappa != 0.7).any() and labeler.selection == trainer.model.selection and labeler.min_area == 4
+
+
+def test_further_views_are_mixed_on_their_own_and_the_dropped_view_is_the_weak_one(make_trainer):
+    trainer = make_trainer(
+        "SOLVER.IMS_PER_BATCH_UNLABELED", "4", "MODEL.SEMI_SUPERVISED.STRONG_VIEWS", "2",
+        "MODEL.SEMI_SUPERVISED.FEATURE_DROPOUT", "0.5",
+    )  # fmt: skip
+    _, unlabeled = batch = next(iter(trainer.data_loader))
+    head, maps = trainer.model.sem_seg_head, []
+    handle = head.register_forward_pre_hook(lambda _, inputs: maps.append(inputs[0]))
+    step = watched_step(trainer, batch)
+    handle.remove()
+    preprocess = trainer.model.preprocess
+    views = [preprocess([sample["strong"][view] for sample in unlabeled]).tensor for view in range(2)]
+    plain, (_, strong, weak) = torch.cat(views), step.images.split([2, 8, 4])
+    assert (views[0] != views[1]).any() and torch.equal(weak, preprocess([s["image"] for s in unlabeled]).tensor)
+    own = strong == plain
+    assert (own | (strong == plain.roll(1, dims=0))).all()
+    assert (own[:4] != own[4:]).flatten(1).any(dim=1).all(), "each view has its own box"
+    # The pseudo regions follow the views: those of the weak view are not mixed.
+    teacher = trainer.teacher
+    expected = teacher.labeler.regions(teacher.labeler.select(teacher.predict(unlabeled)))
+    assert torch.equal(step.pseudo.masks[8:], expected.masks) and len(step.pseudo.masks) == 12
+    for x in maps[0].values():
+        empty = (x == 0).flatten(2).all(dim=2).float().mean(dim=1)
+        assert (empty[:10] < 0.1).all() and (empty[10:] > 0.2).all() and (empty[10:] < 0.8).all()
 
 
 def test_mixing_depends_on_seed_and_iteration_alone(make_trainer):

@@ -75,7 +75,7 @@ def test_agreement_is_the_students(make_trainer):
     trainer = make_trainer("MODEL.SEMI_SUPERVISED.MIX", "none", "INPUT.STRONG_JITTER", "(0.,0.,0.,0.)")
     batch, telemetry = next(iter(trainer.data_loader)), trainer._trainer.log.telemetry
     for sample in batch[1]:
-        sample["strong"] = sample["image"]
+        sample["strong"] = sample["image"][None]
     # Batch statistics would tell the two apart.
     for module in trainer.model.modules():
         if isinstance(module, torch.nn.modules.batchnorm._BatchNorm):

@@ -3,42 +3,26 @@
     python tools/make_splits.py camvid_train --definition configs/camvid/dataset.yaml --fraction 0.125 --seed 0 \
         --output splits/camvid/1_8
 
-writes labeled.txt and unlabeled.txt for DATASETS.LABELED_LIST and DATASETS.UNLABELED_LIST. Without ``--balanced`` the
-sample is that of ``{of: train, fraction: 0.125, seed: 0}`` in the YAML file; with it, every class that occurs is in at
-least one labelled image. An error in the input gives one sentence and exit status 2.
+writes labeled.txt and unlabeled.txt for DATASETS.LABELED_LIST and DATASETS.UNLABELED_LIST. The sample is that of
+``{of: train, fraction: 0.125, seed: 0}`` in the YAML file, with ``--balanced`` that of ``{..., balanced: true}``: every
+class that occurs is in at least one labelled image. An error in the input gives one sentence and exit status 2.
 """
 
 import argparse
 import os
 import sys
-from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
-from tqdm import tqdm
 
-from rc2l_d2.data import load_dataset, load_definition, read_label, register_definition
+from rc2l_d2.data import load_dataset, load_definition, register_definition
 from rc2l_d2.data.datasets.image_lists import is_path, write_list
+from rc2l_d2.data.datasets.presence import class_presence
 from rc2l_d2.data.datasets.sampling import sample_balanced, sample_uniform
-from rc2l_d2.data.loading.mappers import check_label
 from rc2l_d2.errors import InputError
 from rc2l_d2.host import MetadataCatalog
 
 _LISTS = ("labeled.txt", "unlabeled.txt")
-
-
-def class_presence(entries: Sequence[dict], num_classes: int, ignore_value: int) -> np.ndarray:
-    """(n, K) bool: which label file has which class; InputError if one cannot be read or has an invalid value."""
-
-    def classes_in(entry: dict) -> np.ndarray:
-        label = read_label(entry["sem_seg_file_name"], entry["label_map"])
-        check_label(label, label.shape, entry, num_classes, ignore_value)
-        return np.bincount(label.ravel(), minlength=256)[:num_classes] > 0
-
-    with ThreadPoolExecutor() as pool:
-        rows = tqdm(pool.map(classes_in, entries), total=len(entries), unit="label", disable=None)
-        return np.array(list(rows)).reshape(len(entries), num_classes)
 
 
 def make_splits(args: argparse.Namespace) -> str:

@@ -83,6 +83,8 @@ def _on_all_ranks(step: Callable[[], Any]) -> Any:
         if problem and problems.index(problem) == comm.get_rank():
             print_error(problem)
         comm.synchronize()  # The launcher ends the other ranks when one leaves.
+        # Threads of a group that is still there may abort an interpreter that exits.
+        torch.distributed.destroy_process_group()
         sys.exit(2)
     return result
 

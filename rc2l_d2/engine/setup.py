@@ -40,6 +40,8 @@ _RANGES = {
     "VIS_PERIOD": (0, inf),
     "MODEL.SEM_SEG_HEAD.NUM_CLASSES": (1, 254),
     "MODEL.SEMI_SUPERVISED.EMA_DECAY": (0, 1),
+    "MODEL.SEMI_SUPERVISED.STRONG_VIEWS": (1, inf),
+    "MODEL.SEMI_SUPERVISED.FEATURE_DROPOUT": (0, 0.99),
     "MODEL.TIMM.DROP_PATH": (0, 0.99),
     "MODEL.TIMM.LAYER_DECAY": (0.01, 1),
     "MODEL.TIMM.FREEZE_STAGES": (-1, inf),
@@ -196,7 +198,8 @@ def _check_values(cfg: CfgNode) -> None:
     if name not in META_ARCH_REGISTRY or not hasattr(META_ARCH_REGISTRY.get(name), "uses_unlabeled"):
         raise InputError(
             f'MODEL.META_ARCHITECTURE is "{name}", which this project does not have; use "RC2L", "RegionSegmentor", '
-            '"PerPixelSegmentor", "PixelConsistency" or "PixelContrast" (most files for --config-file set it).'
+            '"PerPixelSegmentor", "PixelConsistency", "PixelContrast" or "UniMatch" (most files for --config-file set '
+            "it)."
         )
     for key, (low, high) in _RANGES.items():
         value = reduce(getattr, key.split("."), cfg)

@@ -23,6 +23,7 @@ from ..regions import (
     TeacherPrediction,
     agreement_counts,
     classmix_mask,
+    concatenated,
     coverage_counts,
     cutmix_mask,
     label_counts,
@@ -101,10 +102,11 @@ class SemiSupervisedTrainer(SimpleTrainer):
                 teacher = labeler.select(teacher)  # tau and the valid pixels
                 if self.settings.MEASURE_PSEUDO_LABELS:
                     self.measure(labeler.regions(teacher), unlabeled)
-                strong, teacher = self.mix(self.strong_views(unlabeled), teacher)  # one mask for both
+                strong, teacher, dropped = self.student_views(unlabeled, teacher)
                 pseudo = labeler.regions(teacher)  # M_c, r'_c and omega_c
 
-                regions = self.model(torch.cat([images, strong]), supervised=n)  # the one student forward
+                # The one student forward.
+                regions = self.model(torch.cat([images, strong]), supervised=n, dropped=dropped)
                 labeled_regions, strong_regions = regions.images(0, n), regions.images(n)
                 semantic_map = student.semantic_map(strong_regions)  # s
                 losses = student.supervised_losses(labeled_regions, labels)
@@ -128,9 +130,19 @@ class SemiSupervisedTrainer(SimpleTrainer):
         labeled, unlabeled = next(self._data_loader_iter)
         return labeled, unlabeled, time.perf_counter() - start
 
-    def strong_views(self, unlabeled: list[dict]) -> Tensor:
-        """Return the normalised strong views (B, 3, H, W)."""
-        return self.student.preprocess([sample["strong"] for sample in unlabeled]).tensor
+    def student_views(self, unlabeled: list[dict], teacher: TeacherPrediction) -> tuple[Tensor, TeacherPrediction, int]:
+        """Return the student's views of B images, the teacher's prediction for each, and the number of dropped views.
+
+        The views, normalised (B', 3, H, W), are V * B mixed strong views, the first view of each image first. With
+        FEATURE_DROPOUT the B weak views follow, whose feature channels are dropped.
+        """
+        views = [[sample["strong"][view] for sample in unlabeled] for view in range(self.settings.STRONG_VIEWS)]
+        strong = self.student.preprocess(sum(views, [])).tensor
+        strong, mixed = self.mix(strong, concatenated([teacher] * len(views)))  # one mask for both
+        if not self.settings.FEATURE_DROPOUT:
+            return strong, mixed, 0
+        weak = self.student.preprocess([sample["image"] for sample in unlabeled]).tensor
+        return torch.cat([strong, weak]), concatenated([mixed, teacher]), len(weak)
 
     def mix(self, strong: Tensor, prediction: TeacherPrediction) -> tuple[Tensor, TeacherPrediction]:
         """Mix strong views and teacher's prediction by MODEL.SEMI_SUPERVISED.MIX, with the same random masks."""

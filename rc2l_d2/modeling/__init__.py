@@ -7,8 +7,9 @@ from .pixel_baselines import PixelConsistency, PixelContrast
 from .rc2l import RC2L
 from .region_head import RegionHead
 from .semi_supervised import SemiSupervisedSegmentor
+from .unimatch import UniMatch
 
 __all__ = [
     "RC2L", "PerPixelSegmentor", "PixelConsistency", "PixelContrast", "RegionHead", "RegionSegmentor",
-    "SemiSupervisedSegmentor", "build_timm_backbone",
+    "SemiSupervisedSegmentor", "UniMatch", "build_timm_backbone",
 ]  # fmt: skip

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -49,6 +50,7 @@ class RegionSegmentor(nn.Module):
         pixel_std: Sequence[float],
         size_divisibility: int,
         micro_batch: int = 0,
+        feature_dropout: float = 0.0,
     ):
         """
         Args:
@@ -59,6 +61,7 @@ class RegionSegmentor(nn.Module):
             size_divisibility: images are padded to a multiple of it. The backbone's own is used where this is negative
                 or not a multiple of the backbone's (the patches of a ViT).
             micro_batch: images in a micro-batch, see :mod:`.micro_batches`; 0: all.
+            feature_dropout: fraction of the channels of a backbone map that are dropped, see :meth:`regions`.
         """
         super().__init__()
         self.backbone = backbone
@@ -69,6 +72,7 @@ class RegionSegmentor(nn.Module):
             size_divisibility = own
         self.size_divisibility = size_divisibility
         self.micro_batch = micro_batch
+        self.feature_dropout = feature_dropout
         self.register_buffer("pixel_mean", torch.tensor(pixel_mean).view(-1, 1, 1), persistent=False)
         self.register_buffer("pixel_std", torch.tensor(pixel_std).view(-1, 1, 1), persistent=False)
 
@@ -83,6 +87,7 @@ class RegionSegmentor(nn.Module):
             "pixel_std": cfg.MODEL.PIXEL_STD,
             "size_divisibility": cfg.MODEL.MASK_FORMER.SIZE_DIVISIBILITY,
             "micro_batch": cfg.SOLVER.IMS_PER_PASS,
+            "feature_dropout": cfg.MODEL.SEMI_SUPERVISED.FEATURE_DROPOUT,
         }
 
     @classmethod
@@ -119,18 +124,24 @@ class RegionSegmentor(nn.Module):
         on_device = [label.to(self.device, non_blocking=True) for label in labels]
         return ImageList.from_tensors(on_device, self.size_divisibility, self.criterion.ignore_value).tensor
 
-    def regions(self, images: Tensor, supervised: int | None = None) -> Regions:
+    def regions(self, images: Tensor, supervised: int | None = None, dropped: int = 0) -> Regions:
         """Predict the regions of normalised images (B, 3, H, W); H and W multiples of ``size_divisibility``.
 
-        In training, ``auxiliary`` covers only the first ``supervised`` images (None: all).
+        In training, ``auxiliary`` covers only the first ``supervised`` images (None: all), and the backbone maps of the
+        last ``dropped`` images lose channels (UniMatch's feature perturbation).
         """
         supervised = len(images) if supervised is None else supervised
         if 0 < self.micro_batch < len(images):
-            return regions_in_micro_batches(self._regions, images, supervised, self.micro_batch, self)
-        return self._regions(images, supervised)
+            return regions_in_micro_batches(self._regions, images, supervised, dropped, self.micro_batch, self)
+        return self._regions(images, supervised, dropped)
 
-    def _regions(self, images: Tensor, supervised: int) -> Regions:
-        return self.sem_seg_head(self.backbone(images), supervised)
+    def _regions(self, images: Tensor, supervised: int, dropped: int) -> Regions:
+        features = self.backbone(images)
+        if dropped:
+            kept = len(images) - dropped
+            drop = partial(F.dropout2d, p=self.feature_dropout)
+            features = {name: torch.cat([x[:kept], drop(x[kept:])]) for name, x in features.items()}
+        return self.sem_seg_head(features, supervised)
 
     def supervised_losses(self, regions: Regions, labels: Tensor) -> dict[str, Tensor]:
         """Return the weighted losses of ``regions`` against labels (B, H, W), see :class:`Criterion`."""
@@ -145,7 +156,7 @@ class RegionSegmentor(nn.Module):
         return semantic_scores(regions.class_logits.float(), resized(regions.mask_logits, size))
 
     def forward(
-        self, inputs: Tensor | list[dict], supervised: int | None = None
+        self, inputs: Tensor | list[dict], supervised: int | None = None, dropped: int = 0
     ) -> Regions | dict[str, Tensor] | list[dict[str, Tensor]]:
         """Predict the regions of a tensor (the trainer's call), or process samples in Detectron2's format.
 
@@ -153,14 +164,14 @@ class RegionSegmentor(nn.Module):
             inputs: a tensor of normalised images (B, 3, H, W), see :meth:`regions`. Or a list of samples with "image"
                 (3, h, w); in training also "sem_seg" (h, w); in evaluation optionally "height" and "width", the output
                 size (default: the size of the image).
-            supervised: see :meth:`regions`; only for a tensor.
+            supervised, dropped: see :meth:`regions`; only for a tensor.
 
         Returns:
             For a tensor: its regions. For samples in training: the losses by name. For samples in evaluation:
             ``{"sem_seg": (K, height, width)}`` of each image.
         """
         if isinstance(inputs, Tensor):
-            return self.regions(inputs, supervised)
+            return self.regions(inputs, supervised, dropped)
         images = self.preprocess([sample["image"] for sample in inputs])
         regions = self.regions(images.tensor)
         if self.training:

@@ -13,7 +13,12 @@ from ..regions.types import Regions
 
 
 def regions_in_micro_batches(
-    predict: Callable[[Tensor, int], Regions], images: Tensor, supervised: int, size: int, model: nn.Module
+    predict: Callable[[Tensor, int, int], Regions],
+    images: Tensor,
+    supervised: int,
+    dropped: int,
+    size: int,
+    model: nn.Module,
 ) -> Regions:
     """Predict the regions of a batch, ``size`` images at a time; the backward pass repeats each micro-batch.
 
@@ -22,9 +27,11 @@ def regions_in_micro_batches(
     that of the whole batch.
 
     Args:
-        predict: function of a micro-batch and the number of its labelled images that returns its regions.
+        predict: function of a micro-batch and its numbers of first labelled and of last dropped images that returns its
+            regions.
         images: (B, 3, H, W), labelled images first.
         supervised: number of labelled images.
+        dropped: number of images at the end that lose feature channels.
         size: images in a micro-batch, at least 1.
         model: module that ``predict`` computes with.
     """
@@ -35,8 +42,9 @@ def regions_in_micro_batches(
     results = []
     for first in range(0, len(images), size):
         micro_batch = images[first : first + size]
-        labeled = min(max(supervised - first, 0), len(micro_batch))
-        results.append(checkpoint(predict, micro_batch, labeled, use_reentrant=False, context_fn=contexts))
+        end = first + len(micro_batch)
+        counts = [min(max(n, 0), len(micro_batch)) for n in (supervised - first, end - (len(images) - dropped))]
+        results.append(checkpoint(predict, micro_batch, *counts, use_reentrant=False, context_fn=contexts))
     layers = zip(*(regions.auxiliary for regions in results), strict=True)
     return Regions(
         torch.cat([regions.class_logits for regions in results]),

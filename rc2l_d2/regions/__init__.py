@@ -23,7 +23,7 @@ from .pseudo_labels import (
 from .ranks import gather_over_ranks, mean_over_ranks, sum_over_ranks
 from .semantic import competing, most_probable, one_hot, semantic_probabilities, semantic_scores
 from .statistics import agreement_counts, coverage_counts, label_counts, quality_counts
-from .types import PseudoRegions, Regions, Selection, TeacherPrediction
+from .types import PseudoRegions, Regions, Selection, TeacherPrediction, concatenated
 
 __all__ = [
     "PseudoLabeler",
@@ -36,6 +36,7 @@ __all__ = [
     "class_thresholds",
     "classmix_mask",
     "competing",
+    "concatenated",
     "confident_cross_entropy",
     "coverage_counts",
     "cutmix_mask",

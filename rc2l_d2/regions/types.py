@@ -5,8 +5,10 @@ B images, N queries, K classes, C feature channels, h x w pixels of the mask gri
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import dataclass, fields, replace
 
+import torch
 from torch import Tensor
 
 
@@ -58,6 +60,13 @@ class TeacherPrediction:
     valid: Tensor
 
 
+def concatenated(predictions: Sequence[TeacherPrediction]) -> TeacherPrediction:
+    """Return one prediction for the images of several."""
+    names = [field.name for field in fields(TeacherPrediction)]
+    maps = {name: torch.cat([getattr(prediction, name) for prediction in predictions]) for name in names}
+    return TeacherPrediction(**maps)
+
+
 @dataclass(frozen=True)
 class Selection:
     """Rule that selects pseudo labels by their confidence.
@@ -92,6 +101,11 @@ class PseudoRegions:
     features: Tensor
     weights: Tensor
     teacher: TeacherPrediction | None = None
+
+    def images(self, start: int, stop: int | None = None) -> PseudoRegions:
+        """Return the regions of images ``start`` to ``stop - 1``, without ``teacher`` (views, no copy)."""
+        names = [field.name for field in fields(self) if field.name != "teacher"]
+        return PseudoRegions(**{name: getattr(self, name)[start:stop] for name in names})
 
     def detach(self) -> PseudoRegions:
         """Return the same regions without gradient (stop-gradient on the teacher)."""

@@ -22,7 +22,7 @@ from rc2l_d2.engine.setup import build_model_or_explain
 from rc2l_d2.errors import InputError
 from rc2l_d2.host import EventStorage
 
-ARCHITECTURES = ("RegionSegmentor", "PerPixelSegmentor", "PixelConsistency", "PixelContrast", "RC2L")
+ARCHITECTURES = ("RegionSegmentor", "PerPixelSegmentor", "PixelConsistency", "PixelContrast", "UniMatch", "RC2L")
 MIXING = ("none", "cutmix", "classmix")
 MICRO_BATCHES = (0, 1)
 

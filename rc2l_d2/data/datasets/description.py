@@ -33,8 +33,8 @@ _OPTIONAL = (
     "labels", "image_suffix", "label_suffix", "label_map", "threshold", "palette", "ignore_value", "bands", "range",
 )  # fmt: skip
 _SPLIT_FORMS = (
-    "{list: FILE}, {folder: FOLDER}, {pattern: PATTERN}, {of: SPLIT, fraction: F, seed: S} or "
-    "{of: SPLIT, except: SPLIT}"
+    "{list: FILE}, {folder: FOLDER}, {pattern: PATTERN}, {of: SPLIT, fraction: F, seed: S} (balanced: true) "
+    "or {of: SPLIT, except: SPLIT}"
 )
 _LABEL_FORM = (
     "a folder, or {folder: FOLDER} with suffix, map, threshold or replace; or annotations, {coco: FILE} (match, empty, "
@@ -245,12 +245,13 @@ def _splits(raw: Any) -> dict[str, dict[str, Any]]:
         if set(value) in ({"list"}, {"folder"}, {"pattern"}):
             ((kind, path),) = value.items()
             splits[name] = {kind: _folder(path, f"{key}.{kind}")}
-        elif {"of", "fraction"} <= set(value) <= {"of", "fraction", "seed"}:
-            splits[name] = {"seed": 0, **value}
+        elif {"of", "fraction"} <= set(value) <= {"of", "fraction", "seed", "balanced"}:
+            splits[name] = {"seed": 0, "balanced": False, **value}
             fraction, seed = value["fraction"], splits[name]["seed"]
             usable = type(fraction) in (int, float) and 0 < fraction <= 1
             _require(usable, f"{key}.fraction", "a number above 0 and at most 1")
             _require(_is_whole(seed, 2**32 - 1), f"{key}.seed", "a whole number from 0")
+            _require(type(splits[name]["balanced"]) is bool, f"{key}.balanced", "true or false")
         else:
             _require(set(value) == {"of", "except"}, key, _SPLIT_FORMS)
             splits[name] = value

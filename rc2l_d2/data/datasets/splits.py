@@ -23,7 +23,8 @@ from .description import DatasetDefinition
 from .entries import FileList, image_id
 from .image_lists import is_path, read_list
 from .packed import PackedStrings, members, repeated
-from .sampling import sample_uniform
+from .presence import class_presence
+from .sampling import sample_balanced, sample_uniform
 
 # In a split with more images than the first, only so many as the second, equally spaced, are looked for on the disk:
 # all of ten million would take minutes.
@@ -33,6 +34,7 @@ _LABELS_SAMPLE = 1000  # unlabelled images that are tested for being labels
 Labels = Literal["all", "existing", "none"]
 _logger = logging.getLogger(__name__)
 # Ranges computed from images: one for a data set in a process, so that all its splits and the model file have the same.
+_PRESENCE: dict[tuple[Path, str], np.ndarray] = {}
 _RESOLVED: dict[tuple[BandRule, Path], BandRule] = {}
 
 
@@ -88,13 +90,28 @@ def split_images(definition: DatasetDefinition, split: str) -> SplitImages:
                     f"'of' and 'except'."
                 )
             return rest
-        case {"of": whole, "fraction": fraction, "seed": seed}:
+        case {"of": whole, "fraction": fraction, "seed": seed, "balanced": balanced}:
             images = split_images(definition, whole)
             count = len(images.images)
-            return images.take(sample_uniform(count, max(1, round(count * fraction)), seed))
+            number = max(1, round(count * fraction))
+            if not balanced:
+                return images.take(sample_uniform(count, number, seed))
+            try:
+                return images.take(sample_balanced(_presence(definition, whole), number, seed))
+            except InputError as error:
+                raise InputError(f"{where}: {error}") from error
         case source:  # {"folder": ...} or {"pattern": ...}
             ((kind, value),) = source.items()
             return _search(image_folder(definition), definition.image_suffixes, kind, value, where)
+
+
+def _presence(definition: DatasetDefinition, split: str) -> np.ndarray:
+    """Which image of a labelled split has which class, (n, K) bool; its labels are read once in a process."""
+    key = (definition.file, split)
+    if key not in _PRESENCE:
+        entries = split_entries(definition, split, "all")
+        _PRESENCE[key] = class_presence(entries, len(definition.classes), definition.ignore_value)
+    return _PRESENCE[key]
 
 
 def image_bands(definition: DatasetDefinition) -> BandRule | None:

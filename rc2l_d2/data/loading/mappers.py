@@ -85,25 +85,28 @@ class LabeledMapper(_TrainMapper):
 
 
 class UnlabeledMapper(_TrainMapper):
-    """Training sample without label: a weak and a strong view of one geometry.
+    """Training sample without label: a weak view and strong views of one geometry.
 
-    Returns {"file_name", "image": weak view, uint8 (3, h, w), "strong": uint8 (3, h, w), "inside": bool (h, w), False
-    on padding} with (h, w) = INPUT.CROP.SIZE. With MODEL.SEMI_SUPERVISED.MEASURE_PSEUDO_LABELS also "sem_seg": uint8
-    (h, w), the label to compare pseudo labels with; the ignore value everywhere where the image has none.
+    Returns {"file_name", "image": weak view, uint8 (3, h, w), "strong": uint8 (V, 3, h, w), "inside": bool (h, w),
+    False on padding} with (h, w) = INPUT.CROP.SIZE and V = MODEL.SEMI_SUPERVISED.STRONG_VIEWS. With
+    MODEL.SEMI_SUPERVISED.MEASURE_PSEUDO_LABELS also "sem_seg": uint8 (h, w), the label to compare pseudo labels with;
+    the ignore value everywhere where the image has none.
     """
 
     def __init__(self, cfg: CfgNode):
         super().__init__(cfg)
         self.jitter, self.grayscale = strong_view_settings(cfg)
+        self.strong_views = cfg.MODEL.SEMI_SUPERVISED.STRONG_VIEWS
         self.with_label = cfg.MODEL.SEMI_SUPERVISED.MEASURE_PSEUDO_LABELS
 
     def __call__(self, entry: dict, rng: np.random.Generator) -> dict:
         """Raises InputError where the image cannot be read, or a label to compare with does not fit."""
         weak, geometry, size = self._cut(entry, rng)
+        views = [strong_view(weak, self.jitter, self.grayscale, rng) for _ in range(self.strong_views)]
         sample = {
             "file_name": entry["file_name"],
             "image": self._image(weak, geometry),
-            "strong": self._image(strong_view(weak, self.jitter, self.grayscale, rng), geometry),
+            "strong": torch.stack([self._image(view, geometry) for view in views]),
             "inside": torch.from_numpy(geometry.inside()),
         }
         if self.with_label:
