@@ -3,7 +3,7 @@
 from setuptools import find_packages, setup
 
 setup(
-    packages=[*find_packages(include=["rc2l_d2", "rc2l_d2.*"]), "rc2l_d2.configs"],
-    # configs/ is installed as rc2l_d2.configs, where rc2l_d2/config_files.py finds it.
-    package_dir={"rc2l_d2.configs": "configs"},
+    packages=[*find_packages(include=["rc2l_d2", "rc2l_d2.*"]), "rc2l_d2.configs", "rc2l_d2.models"],
+    # configs/ and models/ are installed as rc2l_d2.configs and .models, where rc2l_d2/config_files.py finds them.
+    package_dir={"rc2l_d2.configs": "configs", "rc2l_d2.models": "models"},
 )

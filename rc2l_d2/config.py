@@ -110,6 +110,8 @@ def add_rc2l_config(cfg: CfgNode) -> CfgNode:
     # For "class" alone: added to the logit of class k for query k. 0.0 (the class depends on the region alone) is best
     # on frozen pretrained maps, 1.0 to 2.0 on trained maps, which overfit few labels (docs/results.md).
     cfg.MODEL.MASK_FORMER.CLASS_PRIOR = 2.0
+    # For "class" alone: dropout of the region features that the class is predicted from.
+    cfg.MODEL.MASK_FORMER.CLASS_DROPOUT = 0.5
     # Images are padded to a multiple of this many pixels.
     cfg.MODEL.MASK_FORMER.SIZE_DIVISIBILITY = 32
     # The other keys are for "hungarian" alone. Dropout in the transformer:

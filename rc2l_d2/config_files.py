@@ -1,4 +1,4 @@
-"""Lookup of the configuration files that come with the package, and of weights that come with other packages."""
+"""Lookup of configurations and models that come with the package, and of weights that come with other packages."""
 
 from __future__ import annotations
 
@@ -8,7 +8,9 @@ from pathlib import Path
 
 _PACKAGE = Path(__file__).resolve().parent
 # In a wheel they are inside the package; in a checkout (also with pip install -e) beside it.
-_CONFIGS = _PACKAGE / "configs" if (_PACKAGE / "configs").is_dir() else _PACKAGE.parent / "configs"
+_CONFIGS, _MODELS = (
+    inside if (inside := _PACKAGE / name).is_dir() else _PACKAGE.parent / name for name in ("configs", "models")
+)
 
 
 def find_config_file(path: str) -> str:
@@ -22,6 +24,16 @@ def find_config_file(path: str) -> str:
         if own.is_file():
             return str(own)
     return path
+
+
+def model_names() -> list[str]:
+    """Return the names of the models that come with the package."""
+    return sorted(file.stem for file in _MODELS.glob("*.pth"))
+
+
+def find_model_file(path: str) -> str:
+    """Return ``path`` or, if it is no file but one of :func:`model_names`, the file of that model."""
+    return str(_MODELS / f"{path}.pth") if path in model_names() and not os.path.exists(path) else path
 
 
 def find_weights_file(path: str) -> str:

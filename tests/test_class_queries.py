@@ -91,6 +91,20 @@ def test_masks_and_classes_equal_numpy():
     np.testing.assert_allclose(result.numpy(), expected, rtol=1e-3, atol=1e-6)
 
 
+def test_region_features_are_dropped_in_training_alone():
+    torch.manual_seed(0)
+    model = ClassQueryPredictor(SHAPES, DIM, num_classes=CLASSES, class_prior=0.0, class_dropout=0.25)
+    seen, given = [], inputs()
+    model.class_probe.register_forward_hook(lambda _, features, __: seen.append(features[0]))
+    for _ in range(200):
+        model(*given)
+    model.eval()(*given)
+    *trained, plain = seen
+    trained = torch.stack(trained)
+    assert ((trained == 0) | ((trained - plain / 0.75).abs() < 1e-5)).all()
+    assert (trained == 0).float().mean().item() == pytest.approx(0.25, abs=0.01) and (plain != 0).all()
+
+
 def test_before_training_the_classes_are_the_prior():
     ((class_logits, _),) = predictor()(*inputs())
     torch.testing.assert_close(class_logits[..., :-1], (1.5 * torch.eye(CLASSES)).expand(2, -1, -1))

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 import yaml
+from conftest import call_command, load_script
 
 from rc2l_d2 import __version__
 from rc2l_d2.data import LabelFiles, register_definition
@@ -45,6 +46,31 @@ def test_the_loaded_model_predicts_the_same(written):
     del content["label_files"]
     torch.save({**content, "config": yaml.safe_dump(config)}, file)
     assert load_model_file(str(file))[2].label_files == LabelFiles()
+
+
+def test_a_model_of_the_package_is_found_by_its_name_and_may_be_half_precision(written, tmp_path, monkeypatch):
+    file, model = written
+    (tmp_path / "models").mkdir()
+    monkeypatch.setattr("rc2l_d2.config_files._MODELS", tmp_path / "models")
+    with pytest.raises(InputError, match="There is no file and no model 'shapes'; known models: none"):
+        load_model_file("shapes")
+    shrink_model = load_script("tools/shrink_model.py")
+    small = tmp_path / "models/shapes.pth"
+    result = call_command(monkeypatch, "shrink_model.py", shrink_model.main, file, small)
+    assert result.returncode == 0 and small.stat().st_size < 0.55 * file.stat().st_size
+    loaded, _, metadata = load_model_file("shapes")
+    for name, value in model.state_dict().items():
+        torch.testing.assert_close(loaded.state_dict()[name], value, rtol=1e-3, atol=1e-7)
+        assert loaded.state_dict()[name].dtype == value.dtype
+    assert metadata.stuff_classes == MetadataCatalog.get("tiny_val").stuff_classes
+    with pytest.raises(InputError, match="no model 'shape'; known models: shapes"):
+        load_model_file("shape")
+    content = torch.load(file, weights_only=True)
+    next(iter(content["model"].values())).view(-1)[0] = 1e5
+    torch.save(content, tmp_path / "large.pth")
+    result = call_command(monkeypatch, "shrink_model.py", shrink_model.main, tmp_path / "large.pth", tmp_path / "s.pth")
+    assert result.returncode == 2 and "has values above 65504; keep the larger file." in result.stderr
+    assert not (tmp_path / "s.pth").exists()
 
 
 def test_files_that_do_not_fit_are_refused_in_one_sentence(written, tmp_path):

@@ -140,7 +140,7 @@ def main() -> int:
     """Run the command line; return the exit status."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     source = parser.add_mutually_exclusive_group(required=True)
-    source.add_argument("--weights", metavar="FILE", help="teacher_final.pth of a run")
+    source.add_argument("--weights", metavar="FILE", help="teacher_final.pth of a run, or a name in models/")
     source.add_argument("--config-file", metavar="FILE", help="configuration of the checkpoint that --opts names")
     parser.add_argument(
         "--input", required=True, nargs="+", help="images, videos, folders (with all below) or globs (in quotes)"

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -9,6 +11,7 @@ from torch import nn
 
 from .. import __version__
 from ..config import add_rc2l_config
+from ..config_files import find_model_file, model_names
 from ..data import BandRule, LabelFiles, dataset_bands
 from ..errors import InputError, one_line
 from ..evaluation import class_colors
@@ -48,9 +51,15 @@ def write_model_file(path: str, cfg: CfgNode, model: nn.Module, iteration: int) 
 def load_model_file(path: str) -> tuple[nn.Module, CfgNode, Any]:
     """Return the model (eval mode, on a GPU if available), its configuration, and its classes as metadata.
 
+    Args:
+        path: a file, or the name of a model that comes with the package.
+
     Raises:
         InputError: :func:`write_model_file` did not write the file, or another version did and it does not fit.
     """
+    path = find_model_file(path)
+    if not os.path.exists(path) and Path(path).name == path and not Path(path).suffix:
+        raise InputError(f"There is no file and no model '{path}'; known models: {', '.join(model_names()) or 'none'}.")
     content = read_file(path)
     if not isinstance(content, dict) or not content.keys() >= _KEYS:
         raise InputError(

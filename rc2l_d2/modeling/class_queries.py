@@ -40,13 +40,22 @@ class ClassQueryPredictor(nn.Module):
     """
 
     @configurable
-    def __init__(self, input_shape: dict[str, ShapeSpec], mask_dim: int, *, num_classes: int, class_prior: float):
+    def __init__(
+        self,
+        input_shape: dict[str, ShapeSpec],
+        mask_dim: int,
+        *,
+        num_classes: int,
+        class_prior: float,
+        class_dropout: float = 0.0,
+    ):
         """
         Args:
             input_shape: backbone maps; the two of the largest strides are used.
             mask_dim: C, channels of the per-pixel features.
             num_classes: K.
             class_prior: added to the logit of class k for query k.
+            class_dropout: fraction of a region's features that are dropped in training.
         """
         super().__init__()
         self.num_queries = num_classes
@@ -54,6 +63,7 @@ class ClassQueryPredictor(nn.Module):
         channels = sum(input_shape[name].channels for name in self.coarse)
         self.mask_embed = nn.Linear(mask_dim, num_classes)
         self.norm = nn.LayerNorm(channels, elementwise_affine=False)
+        self.dropout = nn.Dropout(class_dropout)
         self.class_probe = ClassProbe(channels, num_classes)
         self.class_prior = class_prior
 
@@ -65,6 +75,7 @@ class ClassQueryPredictor(nn.Module):
             "mask_dim": mask_dim,
             "num_classes": cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES,
             "class_prior": cfg.MODEL.MASK_FORMER.CLASS_PRIOR,
+            "class_dropout": cfg.MODEL.MASK_FORMER.CLASS_DROPOUT,
         }
 
     def forward(
@@ -85,6 +96,6 @@ class ClassQueryPredictor(nn.Module):
         masks = mask_logits.detach().sigmoid()
         coarse = [features[name].detach() for name in self.coarse]
         pooled = [masked_average_pool(x, F.interpolate(masks, size=x.shape[-2:], mode="area")) for x in coarse]
-        class_logits = self.class_probe(self.norm(torch.cat(pooled, dim=2)))
+        class_logits = self.class_probe(self.dropout(self.norm(torch.cat(pooled, dim=2))))
         class_logits = class_logits + self.class_prior * torch.eye(self.num_queries, device=class_logits.device)
         return [(F.pad(class_logits, (0, 1), value=_NEVER), mask_logits)]

@@ -94,7 +94,7 @@ def load_segmenter(path: str | PathLike[str], tile: int = 0) -> Segmenter:
     """Load a self-describing model file, the ``teacher_final.pth`` of a run; on a GPU if there is one.
 
     Args:
-        path: the file.
+        path: the file, or the name of a model that comes with the package (models/README.md).
         tile: see :func:`with_tile`.
 
     Raises:
