@@ -141,7 +141,8 @@ def add_rc2l_config(cfg: CfgNode) -> CfgNode:
     cfg.MODEL.SEMI_SUPERVISED.RAMP_UP_ITERS = 2000
     # Largest decay of the teacher's exponential moving average (EMA).
     cfg.MODEL.SEMI_SUPERVISED.EMA_DECAY = 0.999
-    # How strong views are mixed within a batch: "cutmix", "classmix" or "none".
+    # How strong views are mixed within a batch: "cutmix", "classmix", "none", or "labeled": CutMix for every second
+    # image, and regions of labelled images pasted into the others.
     cfg.MODEL.SEMI_SUPERVISED.MIX = "cutmix"
     # Strong views of each unlabelled image, each mixed on its own (UniMatch: 2).
     cfg.MODEL.SEMI_SUPERVISED.STRONG_VIEWS = 1

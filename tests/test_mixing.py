@@ -10,7 +10,16 @@ import torch
 from method_cases import SIZES, arrays, random_prediction
 from numpy.testing import assert_allclose, assert_array_equal
 
-from rc2l_d2.regions import classmix_mask, cutmix_mask, mix, pseudo_regions, select, teacher_prediction
+from rc2l_d2.regions import (
+    classmix_mask,
+    cutmix_mask,
+    labeled_prediction,
+    mix,
+    neighbours,
+    pseudo_regions,
+    select,
+    teacher_prediction,
+)
 
 ALMOST_ONE = 1 - 2**-24  # the largest float32 that torch.rand returns
 
@@ -55,7 +64,7 @@ def test_classmix_by_hand():
     semantic_map = torch.nn.functional.one_hot(labels, 4).permute(0, 3, 1, 2).float()
     teacher = teacher_prediction(semantic_map, torch.zeros(2, 1, 1, 4), torch.ones(2, 1, 4, dtype=torch.bool))
     uniform = torch.tensor([[0.9, 0.9, 0.9, 0.1], [0.3, 0.9, 0.2, 0.1]])  # class 3 is the smallest but does not occur
-    mask = classmix_mask(teacher, uniform)
+    mask = classmix_mask(neighbours(uniform, teacher)[1], uniform)
     assert_array_equal(mask[:, 0], [[True, True, True, True], [True, True, False, True]])
 
 
@@ -64,7 +73,7 @@ def test_classmix_against_loops(size):
     for seed in range(4):
         teacher = random_prediction(size, seed)
         uniform = torch.rand(size[0], size[2], generator=torch.Generator().manual_seed(seed))
-        mask = classmix_mask(teacher, uniform)
+        mask = classmix_mask(neighbours(uniform, teacher)[1], uniform)
         assert mask.dtype == torch.bool
         assert_array_equal(mask, reference.classmix_mask(arrays(teacher), uniform.numpy()))
     nothing = replace(teacher, inside=torch.zeros_like(teacher.inside))
@@ -79,13 +88,28 @@ def test_mix_against_loops(stride, dtype):
     images = torch.rand(size[0], 3, size[4] * stride, size[5] * stride, generator=generator).mul(255).to(dtype)
     mask = torch.rand(size[0], size[4], size[5], generator=generator) > 0.5
     before = arrays(teacher), images.clone()
-    mixed_images, mixed = mix(images, teacher, mask)
+    mixed_images, mixed = mix(images, teacher, mask, *neighbours(images, teacher))
     assert mixed_images.dtype == dtype and mixed.inside.dtype == torch.bool
     assert_array_equal(mixed_images, reference.mix(before[1].numpy(), mask.numpy()))
     for name, value in before[0].items():
         assert_array_equal(getattr(mixed, name), reference.mix(value, mask.numpy()), err_msg=name)
         assert_array_equal(getattr(teacher, name), value, err_msg="mix changed its input")
     assert_array_equal(images, before[1])
+
+
+def test_labels_as_a_prediction_are_certain_and_unlabelled_pixels_are_outside():
+    """A label of one row: class 2, 0, no class (255 and 3), with three classes."""
+    labels = torch.tensor([[[2, 0, 255, 3]]], dtype=torch.uint8)
+    like = random_prediction(SIZES[0], 0)
+    prediction = labeled_prediction(labels, torch.full((1, 2, 1, 4), 0.5), 3, like)
+    labelled = [True, True, False, False]
+    assert prediction.label[0, 0, :2].tolist() == [2, 0] and prediction.confidence[0, 0].tolist() == [1, 1, 0, 0]
+    assert prediction.inside[0, 0].tolist() == labelled and prediction.valid[0, 0].tolist() == labelled
+    assert prediction.semantic_map[0, :, 0].T.tolist() == [[0, 0, 1], [1, 0, 0], [0, 0, 0], [0, 0, 0]]
+    for name, value in vars(like).items():
+        assert getattr(prediction, name).dtype == value.dtype, name
+    regions = pseudo_regions(prediction, 1)
+    assert regions.present.tolist() == [[True, False, True]] and regions.weights.tolist() == [[1, 0, 1]]
 
 
 @pytest.mark.parametrize("unit", ["region", "pixel"])
@@ -97,6 +121,7 @@ def test_regions_of_a_mixed_image_are_exact(unit):
     teacher = select(teacher, threshold.expand(classes), unit)
     assert 0 < teacher.valid.sum() < teacher.inside.sum()
     mask = torch.rand(images, height, width, generator=torch.Generator().manual_seed(0)) > 0.5
-    _, mixed = mix(torch.zeros(images, 3, 4 * height, 4 * width), teacher, mask)
+    views = torch.zeros(images, 3, 4 * height, 4 * width)
+    _, mixed = mix(views, teacher, mask, *neighbours(views, teacher))
     separate, together = pseudo_regions(teacher, 1), pseudo_regions(mixed, 1)
     assert_array_equal(together.masks, reference.mix(separate.masks.numpy(), mask.numpy()))

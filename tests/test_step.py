@@ -90,6 +90,32 @@ def test_further_views_are_mixed_on_their_own_and_the_dropped_view_is_the_weak_o
         assert (empty[:10] < 0.1).all() and (empty[10:] > 0.2).all() and (empty[10:] < 0.8).all()
 
 
+def test_regions_of_labelled_images_are_pasted_into_every_second_image(make_trainer):
+    trainer = make_trainer("SOLVER.IMS_PER_BATCH_UNLABELED", "4", "MODEL.SEMI_SUPERVISED.MIX", "labeled")
+    labeled, unlabeled = batch = next(iter(trainer.data_loader))
+    preprocess, teacher = trainer.model.preprocess, trainer.teacher
+    own = preprocess([sample["strong"][0] for sample in unlabeled]).tensor
+    images = preprocess([sample["image"] for sample in labeled]).tensor
+    labels = torch.stack([sample["sem_seg"] for sample in labeled])[:, 2::4, 2::4]
+    predicted = teacher.predict(unlabeled)
+    for iteration, pasted in ((3, (1, 3)), (4, (0, 2))):
+        step = watched_step(trainer, batch, iteration)
+        strong = step.images[2:]
+        for index in range(4):
+            source = images[index % 2] if index in pasted else own[index - 1]
+            from_partner = (strong[index] != own[index]).any(dim=0)
+            assert from_partner.any() and torch.equal(strong[index][:, from_partner], source[:, from_partner])
+        for index in pasted:
+            truth = labels[index % 2]
+            moved = (strong[index] != own[index]).any(dim=0)[2::4, 2::4]
+            kept = step.pseudo.masks[index].argmax(dim=0)
+            classes = truth[moved].unique()
+            assert len(classes) == -(-len(truth[truth != 255].unique()) // 2), "half of the label's classes"
+            assert torch.equal(kept[moved & step.pseudo.valid[index]], truth[moved & step.pseudo.valid[index]].long())
+            rest = ~moved & step.pseudo.valid[index]
+            assert torch.equal(kept[rest], predicted.label[index][rest])
+
+
 def test_mixing_depends_on_seed_and_iteration_alone(make_trainer):
     step = make_trainer("SEED", "5")._trainer
     step.iter = 7

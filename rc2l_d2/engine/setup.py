@@ -55,7 +55,7 @@ _CHOICES = {
     "SOLVER.AMP.DTYPE": ("auto", "bfloat16", "float16"),
     "MODEL.RC2L.SELECTION": ("region", "pixel"),
     "MODEL.PIXEL.SELECTION": ("region", "pixel"),
-    "MODEL.SEMI_SUPERVISED.MIX": ("cutmix", "classmix", "none"),
+    "MODEL.SEMI_SUPERVISED.MIX": ("cutmix", "classmix", "labeled", "none"),
     "MODEL.MASK_FORMER.MATCHING": ("class", "hungarian"),
     "MODEL.SEM_SEG_HEAD.PIXEL_DECODER_NAME": ("ASPP", "FPN"),
 }

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import time
+from functools import partial
 from typing import cast
 
 import numpy as np
@@ -27,7 +28,10 @@ from ..regions import (
     coverage_counts,
     cutmix_mask,
     label_counts,
+    labeled_prediction,
+    map_fields,
     mix,
+    neighbours,
     quality_counts,
 )
 from .batch_statistics import batch_statistics, set_batch_statistics
@@ -102,17 +106,17 @@ class SemiSupervisedTrainer(SimpleTrainer):
                 teacher = labeler.select(teacher)  # tau and the valid pixels
                 if self.settings.MEASURE_PSEUDO_LABELS:
                     self.measure(labeler.regions(teacher), unlabeled)
-                strong, teacher, dropped = self.student_views(unlabeled, teacher)
+                strong, teacher, dropped = self.student_views(unlabeled, teacher, images, labels)
                 pseudo = labeler.regions(teacher)  # M_c, r'_c and omega_c
 
                 # The one student forward.
                 regions = self.model(torch.cat([images, strong]), supervised=n, dropped=dropped)
-                labeled_regions, strong_regions = regions.images(0, n), regions.images(n)
-                semantic_map = student.semantic_map(strong_regions)  # s
+                labeled_regions, unlabeled_regions = regions.images(0, n), regions.images(n)
+                semantic_map = student.semantic_map(unlabeled_regions)  # s
                 losses = student.supervised_losses(labeled_regions, labels)
-                unlabeled_losses = student.unlabeled_losses(strong_regions, semantic_map, pseudo)  # RMC, ...
+                unlabeled_losses = student.unlabeled_losses(unlabeled_regions, semantic_map, pseudo)  # RMC, ...
                 losses = self.weighted_losses(losses, unlabeled_losses)  # lambda, ramp and weights
-                self.observe(labels, unlabeled, strong, strong_regions, semantic_map, pseudo)
+                self.observe(labels, unlabeled, strong, unlabeled_regions, semantic_map, pseudo)
         gradient_norm = self.optimize(sum(losses.values(), torch.zeros((), device=self.device)))
 
         # A forward pass that leads to a non-finite gradient may also have made the running statistics non-finite.
@@ -130,30 +134,56 @@ class SemiSupervisedTrainer(SimpleTrainer):
         labeled, unlabeled = next(self._data_loader_iter)
         return labeled, unlabeled, time.perf_counter() - start
 
-    def student_views(self, unlabeled: list[dict], teacher: TeacherPrediction) -> tuple[Tensor, TeacherPrediction, int]:
+    def student_views(
+        self, unlabeled: list[dict], teacher: TeacherPrediction, images: Tensor, labels: Tensor
+    ) -> tuple[Tensor, TeacherPrediction, int]:
         """Return the student's views of B images, the teacher's prediction for each, and the number of dropped views.
 
         The views, normalised (B', 3, H, W), are V * B mixed strong views, the first view of each image first. With
-        FEATURE_DROPOUT the B weak views follow, whose feature channels are dropped.
+        FEATURE_DROPOUT the B weak views follow, unmixed, whose feature channels are dropped.
+
+        Args:
+            images, labels: the labelled batch, from which MIX "labeled" takes regions.
         """
         views = [[sample["strong"][view] for sample in unlabeled] for view in range(self.settings.STRONG_VIEWS)]
         strong = self.student.preprocess(sum(views, [])).tensor
-        strong, mixed = self.mix(strong, concatenated([teacher] * len(views)))  # one mask for both
+        strong, mixed = self.mix(strong, concatenated([teacher] * len(views)), images, labels)
         if not self.settings.FEATURE_DROPOUT:
             return strong, mixed, 0
         weak = self.student.preprocess([sample["image"] for sample in unlabeled]).tensor
         return torch.cat([strong, weak]), concatenated([mixed, teacher]), len(weak)
 
-    def mix(self, strong: Tensor, prediction: TeacherPrediction) -> tuple[Tensor, TeacherPrediction]:
-        """Mix strong views and teacher's prediction by MODEL.SEMI_SUPERVISED.MIX, with the same random masks."""
-        batch, num_classes, height, width = prediction.semantic_map.shape
-        if self.settings.MIX == "none":
-            return strong, prediction
-        if self.settings.MIX == "cutmix":
+    def mix(
+        self, strong: Tensor, teacher: TeacherPrediction, images: Tensor, labels: Tensor
+    ) -> tuple[Tensor, TeacherPrediction]:
+        """Mix strong views and the teacher's prediction for them by MODEL.SEMI_SUPERVISED.MIX, with the same masks."""
+        batch, num_classes, height, width = teacher.semantic_map.shape
+        kind, partners = self.settings.MIX, neighbours(strong, teacher)
+        if kind == "none":
+            return strong, teacher
+        if kind == "classmix":
+            mask = classmix_mask(partners[1], self.uniform(batch, num_classes))
+        elif kind == "cutmix":
             mask = cutmix_mask(self.uniform(batch, 4), (height, width))
         else:
-            mask = classmix_mask(prediction, self.uniform(batch, num_classes))
-        return mix(strong, prediction, mask)
+            # CutMix for every second image; the others get regions of a labelled image, with their labels.
+            uniform = self.uniform(batch, 4 + num_classes)
+            place = torch.arange(batch, device=strong.device)
+            of_labels = self.labeled_prediction(images, labels, teacher)
+            pasted, pasted_images = map_fields(lambda x: x[place % len(images)], of_labels), images[place % len(images)]
+            second = ((place + self.iter) % 2 == 0).view(-1, 1, 1)
+            box = cutmix_mask(uniform[:, :4], (height, width))
+            mask = torch.where(second, classmix_mask(pasted, uniform[:, 4:]), box)
+            chosen = partial(_where_image, second)
+            partners = chosen(pasted_images, partners[0]), map_fields(chosen, pasted, partners[1])
+        return mix(strong, teacher, mask, *partners)
+
+    def labeled_prediction(self, images: Tensor, labels: Tensor, like: TeacherPrediction) -> TeacherPrediction:
+        """Return the labels of the labelled batch as a prediction, with the teacher's features."""
+        with torch.no_grad():
+            features = self.teacher.model.regions(images).features
+        on_grid = _on_mask_grid(labels, features.shape[-1])
+        return labeled_prediction(on_grid, features, like.semantic_map.shape[1], like)
 
     def ramp(self) -> float:
         """Return the ramp, which rises linearly from 0 to 1 over RAMP_UP_ITERS after burn-in (our reading)."""
@@ -191,7 +221,7 @@ class SemiSupervisedTrainer(SimpleTrainer):
     def measure(self, pseudo: PseudoRegions, unlabeled: list[dict]) -> None:
         """Count correct pseudo labels before mixing, only for the log."""
         labels = self.student.preprocess_labels([sample["sem_seg"] for sample in unlabeled])
-        self.log.telemetry.add(quality_counts(pseudo, _on_mask_grid(labels, pseudo)))
+        self.log.telemetry.add(quality_counts(pseudo, _on_mask_grid(labels, pseudo.masks.shape[-1])))
 
     @torch.no_grad()
     def observe(
@@ -206,7 +236,7 @@ class SemiSupervisedTrainer(SimpleTrainer):
         """Count pseudo labels and draw training images, only for the log."""
         self.log.telemetry.add(coverage_counts(pseudo))
         self.log.telemetry.add(agreement_counts(semantic_map, pseudo))
-        self.log.telemetry.add(label_counts(_on_mask_grid(labels, pseudo), semantic_map.shape[1]))
+        self.log.telemetry.add(label_counts(_on_mask_grid(labels, pseudo.masks.shape[-1]), semantic_map.shape[1]))
         if self.images.due(self.iter):
             mixed = strong * self.student.pixel_std + self.student.pixel_mean
             self.images.draw([sample["image"] for sample in unlabeled], mixed, pseudo, regions)
@@ -236,7 +266,12 @@ class SemiSupervisedTrainer(SimpleTrainer):
             self.seed = state_dict["seed"]
 
 
-def _on_mask_grid(labels: Tensor, pseudo: PseudoRegions) -> Tensor:
-    """Return (B, h, w) of labels (B, H, W): the pixel next to the middle of each mask pixel."""
-    stride = labels.shape[-1] // pseudo.masks.shape[-1]
+def _where_image(condition: Tensor, x: Tensor, other: Tensor) -> Tensor:
+    """Return the images of ``x`` where ``condition``, (B, 1, 1), is True, of ``other`` elsewhere."""
+    return torch.where(condition.view(-1, *[1] * (x.dim() - 1)), x, other)
+
+
+def _on_mask_grid(labels: Tensor, width: int) -> Tensor:
+    """Return (B, h, w) of labels (B, H, W) for a mask grid of ``width``: the pixel next to each mask pixel's middle."""
+    stride = labels.shape[-1] // width
     return labels[:, stride // 2 :: stride, stride // 2 :: stride]

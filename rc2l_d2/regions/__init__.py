@@ -8,7 +8,7 @@ from .losses import (
     semantic_mask_consistency,
 )
 from .matching import match_by_class, soft_dice
-from .mixing import classmix_mask, cutmix_mask, mix
+from .mixing import classmix_mask, cutmix_mask, labeled_prediction, mix, neighbours
 from .pixel_contrast import pixel_contrastive
 from .pseudo_labels import (
     PseudoLabeler,
@@ -23,7 +23,7 @@ from .pseudo_labels import (
 from .ranks import gather_over_ranks, mean_over_ranks, sum_over_ranks
 from .semantic import competing, most_probable, one_hot, semantic_probabilities, semantic_scores
 from .statistics import agreement_counts, coverage_counts, label_counts, quality_counts
-from .types import PseudoRegions, Regions, Selection, TeacherPrediction, concatenated
+from .types import PseudoRegions, Regions, Selection, TeacherPrediction, concatenated, map_fields
 
 __all__ = [
     "PseudoLabeler",
@@ -44,9 +44,12 @@ __all__ = [
     "label_counts",
     "masked_average_pool",
     "match_by_class",
+    "labeled_prediction",
+    "map_fields",
     "mean_over_ranks",
     "mix",
     "most_probable",
+    "neighbours",
     "one_hot",
     "pixel_contrastive",
     "pseudo_regions",

@@ -1,22 +1,45 @@
-"""CutMix and ClassMix of strong views together with the teacher's prediction for them.
+"""Mixing of strong views together with the teacher's prediction for them: CutMix, ClassMix, regions of labels.
 
-The partner of an image is its neighbour in the batch (``roll`` by one). Mixing acts on the mask grid before pseudo
-regions are cut, so that the regions of a mixed image are exact. Random numbers are arguments.
+Mixing acts on the mask grid before pseudo regions are cut, so that the regions of a mixed image are exact. Random
+numbers are arguments.
 """
 
 from __future__ import annotations
-
-from dataclasses import fields
 
 import torch
 from torch import Tensor
 
 from .semantic import one_hot
-from .types import TeacherPrediction
+from .types import TeacherPrediction, map_fields
 
 
-def _partner(x: Tensor) -> Tensor:
-    return x.roll(1, dims=0)
+def neighbours(images: Tensor, teacher: TeacherPrediction) -> tuple[Tensor, TeacherPrediction]:
+    """Return for each image its neighbour in the batch: strong views (B, 3, H, W) and the prediction for them."""
+    return images.roll(1, dims=0), map_fields(lambda x: x.roll(1, dims=0), teacher)
+
+
+@torch.no_grad()
+def labeled_prediction(
+    labels: Tensor, features: Tensor, num_classes: int, like: TeacherPrediction
+) -> TeacherPrediction:
+    """Return labels as a prediction that is certain; pixels without a label are outside of the image.
+
+    Args:
+        labels: (B, h, w), integer, on the mask grid; values outside 0, ..., K-1 are no class.
+        features: (B, C, h, w), F' of the labelled images.
+        num_classes: K.
+        like: a prediction of the teacher, whose number types are used.
+    """
+    of_class = one_hot(labels, num_classes)
+    labelled = of_class.any(dim=1)
+    return TeacherPrediction(
+        semantic_map=of_class.to(like.semantic_map.dtype),
+        features=features.to(like.features.dtype),
+        label=labels.long().where(labelled, 0),
+        confidence=labelled.to(like.confidence.dtype),
+        inside=labelled,
+        valid=labelled,
+    )
 
 
 def cutmix_mask(uniform: Tensor, size: tuple[int, int]) -> Tensor:
@@ -45,18 +68,18 @@ def cutmix_mask(uniform: Tensor, size: tuple[int, int]) -> Tensor:
     return span(top, box_height, height).unsqueeze(2) & span(left, box_width, width).unsqueeze(1)
 
 
-def classmix_mask(teacher: TeacherPrediction, uniform: Tensor) -> Tensor:
+def classmix_mask(partner: TeacherPrediction, uniform: Tensor) -> Tensor:
     """Return the pixels of half of the partner's classes (ClassMix, Olsson et al. 2021).
 
     Args:
-        teacher: prediction for B images with K classes.
-        uniform: (B, K) random numbers in [0, 1). If the partner of image b has n classes, the ceil(n / 2) of them with
-            the smallest numbers in row b are pasted.
+        partner: prediction for the partners of B images, with K classes.
+        uniform: (B, K) random numbers in [0, 1). If partner b has n classes, the ceil(n / 2) of them with the smallest
+            numbers in row b are pasted.
 
     Returns:
         (B, h, w) bool, True where the partner is pasted.
     """
-    of_class = _partner(one_hot(teacher.label, teacher.semantic_map.shape[1]) & teacher.inside.unsqueeze(1))
+    of_class = one_hot(partner.label, partner.semantic_map.shape[1]) & partner.inside.unsqueeze(1)
     occurs = of_class.any(dim=-1).any(dim=-1)
     # Classes that don't occur rank last.
     rank = uniform.masked_fill(~occurs, 2.0).argsort(dim=1).argsort(dim=1)
@@ -64,17 +87,19 @@ def classmix_mask(teacher: TeacherPrediction, uniform: Tensor) -> Tensor:
     return (of_class & pasted[..., None, None]).any(dim=1)
 
 
-def mix(images: Tensor, teacher: TeacherPrediction, mask: Tensor) -> tuple[Tensor, TeacherPrediction]:
+def mix(
+    images: Tensor, teacher: TeacherPrediction, mask: Tensor, partner_images: Tensor, partner: TeacherPrediction
+) -> tuple[Tensor, TeacherPrediction]:
     """Paste the partner of each image where ``mask`` is True, in strong views and teacher's prediction alike.
 
     Args:
         images: (B, 3, H, W), H and W the grid's h and w times the stride.
         teacher: prediction for the same images.
         mask: (B, h, w) bool.
+        partner_images, partner: image and prediction of each partner.
     """
     stride = images.shape[-1] // mask.shape[-1]
     on_grid = mask.unsqueeze(1)
     on_pixels = on_grid.repeat_interleave(stride, dim=2).repeat_interleave(stride, dim=3)
-    maps = {field.name: getattr(teacher, field.name) for field in fields(teacher)}
-    mixed = {name: torch.where(on_grid if x.dim() == 4 else mask, _partner(x), x) for name, x in maps.items()}
-    return torch.where(on_pixels, _partner(images), images), TeacherPrediction(**mixed)
+    mixed = map_fields(lambda x, other: torch.where(on_grid if x.dim() == 4 else mask, other, x), teacher, partner)
+    return torch.where(on_pixels, partner_images, images), mixed

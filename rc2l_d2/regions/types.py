@@ -5,7 +5,7 @@ B images, N queries, K classes, C feature channels, h x w pixels of the mask gri
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields, replace
 
 import torch
@@ -60,11 +60,15 @@ class TeacherPrediction:
     valid: Tensor
 
 
+def map_fields(function: Callable[..., Tensor], *predictions: TeacherPrediction) -> TeacherPrediction:
+    """Return the prediction whose fields are ``function`` of the fields of ``predictions``."""
+    names = [field.name for field in fields(TeacherPrediction)]
+    return TeacherPrediction(**{name: function(*(getattr(p, name) for p in predictions)) for name in names})
+
+
 def concatenated(predictions: Sequence[TeacherPrediction]) -> TeacherPrediction:
     """Return one prediction for the images of several."""
-    names = [field.name for field in fields(TeacherPrediction)]
-    maps = {name: torch.cat([getattr(prediction, name) for prediction in predictions]) for name in names}
-    return TeacherPrediction(**maps)
+    return map_fields(lambda *maps: torch.cat(maps), *predictions)
 
 
 @dataclass(frozen=True)
@@ -103,9 +107,10 @@ class PseudoRegions:
     teacher: TeacherPrediction | None = None
 
     def images(self, start: int, stop: int | None = None) -> PseudoRegions:
-        """Return the regions of images ``start`` to ``stop - 1``, without ``teacher`` (views, no copy)."""
+        """Return the regions of images ``start`` to ``stop - 1`` (views, no copy)."""
         names = [field.name for field in fields(self) if field.name != "teacher"]
-        return PseudoRegions(**{name: getattr(self, name)[start:stop] for name in names})
+        teacher = self.teacher and map_fields(lambda x: x[start:stop], self.teacher)
+        return PseudoRegions(**{name: getattr(self, name)[start:stop] for name in names}, teacher=teacher)
 
     def detach(self) -> PseudoRegions:
         """Return the same regions without gradient (stop-gradient on the teacher)."""

@@ -96,7 +96,8 @@ class Step:
         with self.autocast(), mock.patch.object(self.teacher.model, "regions", return_value=self.of_teacher):
             prediction, labeler = self.teacher.predict(self.unlabeled), self.teacher.labeler
             labeler.observe(prediction)
-            _, prediction = self.loop.mix(self.loop.strong_views(self.unlabeled), labeler.select(prediction))
+            images, labels = self.images[: self.number_labeled], self.labels
+            _, prediction, _ = self.loop.student_views(self.unlabeled, labeler.select(prediction), images, labels)
             pseudo = labeler.regions(prediction)
             semantic_map = self.student.semantic_map(student)
             losses = self.student.unlabeled_losses(student, semantic_map, pseudo)
