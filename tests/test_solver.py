@@ -42,7 +42,7 @@ def test_each_parameter_has_its_rate_and_decay(cfg):
     assert found[id(model.backbone[1].weight)] == (0.1, 0.25)
     assert found[id(model.query_embed.weight)] == (1.0, 0.125)
     assert found[id(model.head.bias)] == (1.0, 0.5)
-    assert found[id(model.probe.weight)] == (4.0, 0.5)
+    assert found[id(model.probe.weight)] == (2.0, 0.5)
     assert id(model.frozen) not in found
 
 
@@ -70,7 +70,7 @@ def test_learning_rate_scales_with_the_batch_size(cfg, batch, reference, rate):
     cfg.SOLVER.IMS_PER_BATCH, cfg.SOLVER.REFERENCE_IMS_PER_BATCH = batch, reference
     assert learning_rate(cfg) == rate
     for cfg.SOLVER.OPTIMIZER in ("ADAMW", "SGD"):
-        assert {group["lr"] for group in build_optimizer(cfg, Model()).param_groups} == {rate, rate * 0.1, rate * 4.0}
+        assert {group["lr"] for group in build_optimizer(cfg, Model()).param_groups} == {rate, rate * 0.1, rate * 2.0}
 
 
 def test_every_config_has_its_base_rate_at_its_batch_size():

@@ -23,7 +23,7 @@ class ClassProbe(nn.Linear):
     the classes of other images. At the rate of the convolutions a few hundred iterations are too few for it.
     """
 
-    rate_factor = 4.0
+    rate_factor = 2.0
 
     def reset_parameters(self) -> None:
         nn.init.zeros_(self.weight)
