@@ -83,7 +83,7 @@ def inputs(options) -> list[tuple]:
     images = model.preprocess([sample["image"] for sample in labeled]).tensor
     teacher = trainer.teacher.predict(unlabeled)
     labeler.observe(teacher)
-    strong, teacher, _ = step.student_views(unlabeled, labeler.select(teacher), images, None)
+    strong, teacher, _ = step.views(unlabeled, labeler.select(teacher), images, images[:, 0], 0, 0)
     batches = []
     for _, empty in CASES:
         labels = model.preprocess_labels([sample["sem_seg"] for sample in labeled])

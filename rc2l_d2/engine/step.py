@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import logging
 import time
-from functools import partial
 from typing import cast
 
 import numpy as np
@@ -21,17 +20,9 @@ from ..modeling import SemiSupervisedSegmentor
 from ..regions import (
     PseudoRegions,
     Regions,
-    TeacherPrediction,
     agreement_counts,
-    classmix_mask,
-    concatenated,
     coverage_counts,
-    cutmix_mask,
     label_counts,
-    labeled_prediction,
-    map_fields,
-    mix,
-    neighbours,
     quality_counts,
 )
 from .batch_statistics import batch_statistics, set_batch_statistics
@@ -39,6 +30,7 @@ from .checkpoint import unwrap
 from .ema import EMATeacher
 from .precision import describe_precision, mixed_precision_dtype
 from .step_log import LOG_PERIOD, StepLog
+from .student_views import StudentViews, on_mask_grid
 from .training_images import TrainingImages
 
 logger = logging.getLogger(__name__)
@@ -71,6 +63,7 @@ class SemiSupervisedTrainer(SimpleTrainer):
         self.student = cast(SemiSupervisedSegmentor, unwrap(model))
         self.teacher = teacher
         self.settings = cfg.MODEL.SEMI_SUPERVISED
+        self.views = StudentViews(self.settings, self.student, teacher)
         self.random_seed = cfg.SEED < 0
         self.seed = comm.shared_random_seed() if self.random_seed else cfg.SEED
         self.max_iter, self.checkpoint_period = cfg.SOLVER.MAX_ITER, cfg.SOLVER.CHECKPOINT_PERIOD
@@ -106,7 +99,7 @@ class SemiSupervisedTrainer(SimpleTrainer):
                 teacher = labeler.select(teacher)  # tau and the valid pixels
                 if self.settings.MEASURE_PSEUDO_LABELS:
                     self.measure(labeler.regions(teacher), unlabeled)
-                strong, teacher, dropped = self.student_views(unlabeled, teacher, images, labels)
+                strong, teacher, dropped = self.views(unlabeled, teacher, images, labels, self.iter, self.seeds()[0])
                 pseudo = labeler.regions(teacher)  # M_c, r'_c and omega_c
 
                 # The one student forward.
@@ -133,57 +126,6 @@ class SemiSupervisedTrainer(SimpleTrainer):
         start = time.perf_counter()
         labeled, unlabeled = next(self._data_loader_iter)
         return labeled, unlabeled, time.perf_counter() - start
-
-    def student_views(
-        self, unlabeled: list[dict], teacher: TeacherPrediction, images: Tensor, labels: Tensor
-    ) -> tuple[Tensor, TeacherPrediction, int]:
-        """Return the student's views of B images, the teacher's prediction for each, and the number of dropped views.
-
-        The views, normalised (B', 3, H, W), are V * B mixed strong views, the first view of each image first. With
-        FEATURE_DROPOUT the B weak views follow, unmixed, whose feature channels are dropped.
-
-        Args:
-            images, labels: the labelled batch, from which MIX "labeled" takes regions.
-        """
-        views = [[sample["strong"][view] for sample in unlabeled] for view in range(self.settings.STRONG_VIEWS)]
-        strong = self.student.preprocess(sum(views, [])).tensor
-        strong, mixed = self.mix(strong, concatenated([teacher] * len(views)), images, labels)
-        if not self.settings.FEATURE_DROPOUT:
-            return strong, mixed, 0
-        weak = self.student.preprocess([sample["image"] for sample in unlabeled]).tensor
-        return torch.cat([strong, weak]), concatenated([mixed, teacher]), len(weak)
-
-    def mix(
-        self, strong: Tensor, teacher: TeacherPrediction, images: Tensor, labels: Tensor
-    ) -> tuple[Tensor, TeacherPrediction]:
-        """Mix strong views and the teacher's prediction for them by MODEL.SEMI_SUPERVISED.MIX, with the same masks."""
-        batch, num_classes, height, width = teacher.semantic_map.shape
-        kind, partners = self.settings.MIX, neighbours(strong, teacher)
-        if kind == "none":
-            return strong, teacher
-        if kind == "classmix":
-            mask = classmix_mask(partners[1], self.uniform(batch, num_classes))
-        elif kind == "cutmix":
-            mask = cutmix_mask(self.uniform(batch, 4), (height, width))
-        else:
-            # CutMix for every second image; the others get regions of a labelled image, with their labels.
-            uniform = self.uniform(batch, 4 + num_classes)
-            place = torch.arange(batch, device=strong.device)
-            of_labels = self.labeled_prediction(images, labels, teacher)
-            pasted, pasted_images = map_fields(lambda x: x[place % len(images)], of_labels), images[place % len(images)]
-            second = ((place + self.iter) % 2 == 0).view(-1, 1, 1)
-            box = cutmix_mask(uniform[:, :4], (height, width))
-            mask = torch.where(second, classmix_mask(pasted, uniform[:, 4:]), box)
-            chosen = partial(_where_image, second)
-            partners = chosen(pasted_images, partners[0]), map_fields(chosen, pasted, partners[1])
-        return mix(strong, teacher, mask, *partners)
-
-    def labeled_prediction(self, images: Tensor, labels: Tensor, like: TeacherPrediction) -> TeacherPrediction:
-        """Return the labels of the labelled batch as a prediction, with the teacher's features."""
-        with torch.no_grad():
-            features = self.teacher.model.regions(images).features
-        on_grid = _on_mask_grid(labels, features.shape[-1])
-        return labeled_prediction(on_grid, features, like.semantic_map.shape[1], like)
 
     def ramp(self) -> float:
         """Return the ramp, which rises linearly from 0 to 1 over RAMP_UP_ITERS after burn-in (our reading)."""
@@ -221,7 +163,7 @@ class SemiSupervisedTrainer(SimpleTrainer):
     def measure(self, pseudo: PseudoRegions, unlabeled: list[dict]) -> None:
         """Count correct pseudo labels before mixing, only for the log."""
         labels = self.student.preprocess_labels([sample["sem_seg"] for sample in unlabeled])
-        self.log.telemetry.add(quality_counts(pseudo, _on_mask_grid(labels, pseudo.masks.shape[-1])))
+        self.log.telemetry.add(quality_counts(pseudo, on_mask_grid(labels, pseudo.masks)))
 
     @torch.no_grad()
     def observe(
@@ -236,18 +178,10 @@ class SemiSupervisedTrainer(SimpleTrainer):
         """Count pseudo labels and draw training images, only for the log."""
         self.log.telemetry.add(coverage_counts(pseudo))
         self.log.telemetry.add(agreement_counts(semantic_map, pseudo))
-        self.log.telemetry.add(label_counts(_on_mask_grid(labels, pseudo.masks.shape[-1]), semantic_map.shape[1]))
+        self.log.telemetry.add(label_counts(on_mask_grid(labels, pseudo.masks), semantic_map.shape[1]))
         if self.images.due(self.iter):
             mixed = strong * self.student.pixel_std + self.student.pixel_mean
             self.images.draw([sample["image"] for sample in unlabeled], mixed, pseudo, regions)
-
-    def uniform(self, *shape: int) -> Tensor:
-        """Return random numbers in [0, 1) on the device, a function of seed, rank and iteration.
-
-        They do not come from torch's global generator, so that all methods mix the same way with the same seed.
-        """
-        generator = torch.Generator().manual_seed(self.seeds()[0])
-        return torch.rand(shape, generator=generator).to(self.device, non_blocking=True)
 
     def seeds(self) -> tuple[int, int]:
         """Return this rank's seeds of this iteration: for mixing, and for torch's global generator."""
@@ -264,14 +198,3 @@ class SemiSupervisedTrainer(SimpleTrainer):
         self.log.bad_steps = state_dict["bad_steps"]
         if self.random_seed:
             self.seed = state_dict["seed"]
-
-
-def _where_image(condition: Tensor, x: Tensor, other: Tensor) -> Tensor:
-    """Return the images of ``x`` where ``condition``, (B, 1, 1), is True, of ``other`` elsewhere."""
-    return torch.where(condition.view(-1, *[1] * (x.dim() - 1)), x, other)
-
-
-def _on_mask_grid(labels: Tensor, width: int) -> Tensor:
-    """Return (B, h, w) of labels (B, H, W) for a mask grid of ``width``: the pixel next to each mask pixel's middle."""
-    stride = labels.shape[-1] // width
-    return labels[:, stride // 2 :: stride, stride // 2 :: stride]

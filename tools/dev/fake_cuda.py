@@ -23,7 +23,7 @@ from rc2l_d2.errors import InputError
 from rc2l_d2.host import EventStorage
 
 ARCHITECTURES = ("RegionSegmentor", "PerPixelSegmentor", "PixelConsistency", "PixelContrast", "UniMatch", "RC2L")
-MIXING = ("none", "cutmix", "classmix")
+MIXING = ("none", "cutmix", "classmix", "labeled")
 MICRO_BATCHES = (0, 1)
 
 

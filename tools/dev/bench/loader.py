@@ -41,7 +41,7 @@ class PILViews:
         weak, geometry = self.weak(entry, rng)
         views = (weak, self.strong(weak, rng))
         image, strong = (to_tensor(view, geometry, (IMAGE_PADDING,) * 3) for view in views)
-        return {"image": image, "strong": strong, "inside": torch.from_numpy(geometry.inside())}
+        return {"image": image, "strong": strong[None], "inside": torch.from_numpy(geometry.inside())}
 
     def strong(self, image: Image.Image, rng: np.random.Generator) -> Image.Image:
         jitter = self.mapper.jitter

@@ -53,7 +53,10 @@ def random_batch(cfg: CfgNode, uses_unlabeled: bool) -> tuple[list[dict], list[d
     inside = torch.ones(height, width, dtype=torch.bool)
     labeled = [{"file_name": "", "image": x, "sem_seg": label} for x in images(cfg.SOLVER.IMS_PER_BATCH)]
     weak = images(cfg.SOLVER.IMS_PER_BATCH_UNLABELED if uses_unlabeled else 0)
-    unlabeled = [{"file_name": "", "image": x, "strong": 255 - x, "inside": inside} for x in weak]
+    views = cfg.MODEL.SEMI_SUPERVISED.STRONG_VIEWS
+    unlabeled = [
+        {"file_name": "", "image": x, "strong": torch.stack([255 - x] * views), "inside": inside} for x in weak
+    ]
     return labeled, unlabeled
 
 

@@ -48,7 +48,7 @@ class Step:
         prepared = self.student.preprocess
         self.labels = self.student.preprocess_labels([sample["sem_seg"] for sample in labeled])
         self.weak = prepared([sample["image"] for sample in self.unlabeled]).tensor
-        strong = prepared([sample["strong"] for sample in self.unlabeled]).tensor
+        strong = prepared([sample["strong"][0] for sample in self.unlabeled]).tensor
         self.images = torch.cat([prepared([sample["image"] for sample in labeled]).tensor, strong])
         self.number_labeled = len(labeled)
         with self.autocast():
@@ -97,7 +97,7 @@ class Step:
             prediction, labeler = self.teacher.predict(self.unlabeled), self.teacher.labeler
             labeler.observe(prediction)
             images, labels = self.images[: self.number_labeled], self.labels
-            _, prediction, _ = self.loop.student_views(self.unlabeled, labeler.select(prediction), images, labels)
+            _, prediction, _ = self.loop.views(self.unlabeled, labeler.select(prediction), images, labels, 0, 0)
             pseudo = labeler.regions(prediction)
             semantic_map = self.student.semantic_map(student)
             losses = self.student.unlabeled_losses(student, semantic_map, pseudo)
