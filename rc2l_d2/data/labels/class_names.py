@@ -83,7 +83,7 @@ def match_names(names: ClassNames, keys: Sequence[int], colors: bool, where: str
     Raises:
         InputError: names could meet values wrongly, or a value has no name; shows names with values.
     """
-    kind = "colours" if colors else "values"
+    kind = ("colour" if colors else "value") + "s" * (len(keys) != 1)
     shown = first_few([key_text(key, colors) for key in keys])
     found = f"the labels in {where} hold {len(keys)} {kind} ({shown})"
     if names.by_key:

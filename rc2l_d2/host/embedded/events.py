@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections import defaultdict
 from functools import cached_property
+from typing import TextIO
 
 import torch
 from fvcore.common.history_buffer import HistoryBuffer
@@ -87,10 +88,14 @@ class _EventWriter:
 
 
 class JSONWriter(_EventWriter):
-    """Append scalars to a file: one JSON object per line and iteration, with the key ``iteration``."""
+    """Append scalars to a file, created at the first write: a JSON object for each iteration, with ``iteration``."""
 
     def __init__(self, json_file: str):
-        self._file = open(json_file, "a", encoding="utf-8")
+        self._path = json_file
+
+    @cached_property
+    def _file(self) -> TextIO:
+        return open(self._path, "a", encoding="utf-8")
 
     def write(self) -> None:
         lines: dict[int, dict[str, float]] = defaultdict(dict)
@@ -98,10 +103,12 @@ class JSONWriter(_EventWriter):
             lines[iteration][name] = value
         for iteration, scalars in lines.items():
             self._file.write(json.dumps({**scalars, "iteration": iteration}, sort_keys=True) + "\n")
-        self._file.flush()
+        if lines:
+            self._file.flush()
 
     def close(self) -> None:
-        self._file.close()
+        if "_file" in self.__dict__:
+            self._file.close()
 
 
 class TensorboardXWriter(_EventWriter):
