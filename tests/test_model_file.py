@@ -42,6 +42,7 @@ def test_the_loaded_model_predicts_the_same(written):
     content = torch.load(file, weights_only=True)
     config = yaml.safe_load(content["config"])
     assert content["iteration"] == 20 and content["version"] == __version__
+    assert str(file.parents[1]) not in content["config"] and config["OUTPUT_DIR"] == "./output"
     config["MODEL"]["ROI_HEADS"] = {"NAME": "only Detectron2 has this key"}
     del content["label_files"]
     torch.save({**content, "config": yaml.safe_dump(config)}, file)

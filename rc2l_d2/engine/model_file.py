@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from functools import reduce
 from pathlib import Path
 from typing import Any
 
@@ -19,13 +20,19 @@ from ..host import CfgNode, MetadataCatalog, build_model, get_cfg
 from .weights import read_file
 from .whole_files import write_checkpoint
 
+# Files and folders of the machine that trained; prediction needs none of them.
+_PATHS = (
+    "OUTPUT_DIR", "MODEL.WEIGHTS", "MODEL.TIMM.CHECKPOINT", "DATASETS.DEFINITIONS", "DATASETS.LABELED_LIST",
+    "DATASETS.UNLABELED_LIST",
+)  # fmt: skip
 _KEYS = {"model", "config", "classes", "palette", "ignore_value", "iteration", "version"}
 
 
 def write_model_file(path: str, cfg: CfgNode, model: nn.Module, iteration: int) -> None:
     """Write ``model`` (not wrapped) with all that prediction needs, atomically.
 
-    The file can be read with ``torch.load(..., weights_only=True)``: "model", weights by name; "config", YAML;
+    The file can be read with ``torch.load(..., weights_only=True)``: "model", weights by name; "config", YAML
+    without paths;
     "classes", names, of the first training data set; "palette", one (r, g, b) per class; "ignore_value";
     "label_files", how label files are named and encoded (optional); "bands", how images that are not plain 8-bit colour
     are read (optional); "iteration", the number of trained iterations; "version".
@@ -36,7 +43,7 @@ def write_model_file(path: str, cfg: CfgNode, model: nn.Module, iteration: int) 
     metadata, bands = MetadataCatalog.get(cfg.DATASETS.TRAIN[0]), dataset_bands(cfg.DATASETS.TRAIN[0])
     content = {
         "model": model.state_dict(),
-        "config": cfg.dump(),
+        "config": without_paths(cfg).dump(),
         "classes": list(metadata.stuff_classes),
         "palette": class_colors(cfg.DATASETS.TRAIN[0]).tolist(),
         "ignore_value": metadata.ignore_label,
@@ -46,6 +53,15 @@ def write_model_file(path: str, cfg: CfgNode, model: nn.Module, iteration: int) 
         "version": __version__,
     }
     write_checkpoint(content, path)
+
+
+def without_paths(cfg: CfgNode) -> CfgNode:
+    """Return a copy of ``cfg`` with the defaults of all keys in _PATHS."""
+    copied, default = cfg.clone(), add_rc2l_config(get_cfg())
+    copied.defrost()
+    for key in _PATHS:
+        copied.merge_from_list([key, reduce(getattr, key.split("."), default)])
+    return copied
 
 
 def load_model_file(path: str) -> tuple[nn.Module, CfgNode, Any]:
