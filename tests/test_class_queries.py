@@ -64,7 +64,7 @@ def test_masks_and_classes_equal_numpy():
     for parameter in model.parameters():
         torch.nn.init.normal_(parameter, std=0.5)
     with torch.no_grad():
-        ((class_logits, mask_logits),) = model(maps, features)
+        ((class_logits, mask_logits),), _ = model(maps, features)
     state = {name: value.numpy().astype(np.float64) for name, value in model.state_dict().items()}
     pixels = np.einsum("kc,bchw->bkhw", state["mask_embed.weight"], features.numpy())
     masks = softmax(pixels + state["mask_embed.bias"][:, None, None], axis=1)
@@ -106,7 +106,7 @@ def test_region_features_are_dropped_in_training_alone():
 
 
 def test_before_training_the_classes_are_the_prior():
-    ((class_logits, _),) = predictor()(*inputs())
+    ((class_logits, _),), _ = predictor()(*inputs())
     torch.testing.assert_close(class_logits[..., :-1], (1.5 * torch.eye(CLASSES)).expand(2, -1, -1))
 
 
@@ -117,7 +117,7 @@ def test_an_empty_mask_has_a_finite_class(dtype):
         model.mask_embed.bias[2] = -1e4
     torch.nn.init.normal_(model.class_probe.weight)
     with torch.autocast("cpu", dtype=dtype):
-        ((class_logits, mask_logits),) = model({n: x.to(dtype) for n, x in maps.items()}, features.to(dtype))
+        ((class_logits, mask_logits),), _ = model({n: x.to(dtype) for n, x in maps.items()}, features.to(dtype))
     assert (mask_logits[:, 2].sigmoid() == 0).all() and class_logits.isfinite().all()
 
 
@@ -129,7 +129,7 @@ def test_maps_need_not_divide_the_mask_grid():
     maps = {
         name: torch.randn(1, SHAPES[name].channels, n, n, generator=generator) for name, n in (("res4", 3), ("res5", 2))
     }
-    ((class_logits, mask_logits),) = model(maps, torch.randn(1, DIM, 9, 9, generator=generator))
+    ((class_logits, mask_logits),), _ = model(maps, torch.randn(1, DIM, 9, 9, generator=generator))
     masks = mask_logits.sigmoid()[0].detach()
     rows = {3: [(0, 3), (3, 6), (6, 9)], 2: [(0, 5), (4, 9)]}
     pooled = []
@@ -146,7 +146,7 @@ def test_classes_train_neither_masks_nor_backbone():
     model, (maps, features) = predictor(), inputs()
     torch.nn.init.normal_(model.class_probe.weight)
     leaves = [x.requires_grad_() for x in (*maps.values(), features)]
-    ((class_logits, _),) = model(maps, features)
+    ((class_logits, _),), _ = model(maps, features)
     class_logits[..., 0].sum().backward()
     assert all(leaf.grad is None for leaf in leaves) and model.mask_embed.weight.grad is None
     assert model.class_probe.weight.grad.abs().sum() > 0
@@ -156,7 +156,7 @@ def test_classes_train_neither_masks_nor_backbone():
 def test_every_parameter_gets_a_gradient_in_bfloat16(images):
     model, (maps, features) = predictor().train(), inputs()
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        ((class_logits, mask_logits),) = model({n: x[:images] for n, x in maps.items()}, features[:images])
+        ((class_logits, mask_logits),), _ = model({n: x[:images] for n, x in maps.items()}, features[:images])
     assert mask_logits.dtype == torch.float32
     generator = torch.Generator().manual_seed(2)
     own = class_logits.float().softmax(dim=-1)[..., :-1]

@@ -37,8 +37,8 @@ def test_every_layer_predicts_in_training_and_the_last_in_evaluation():
     last = []
     for pre_norm in (False, True):
         model = predictor(pre_norm=pre_norm)
-        trained = model.train()(*inputs())
-        evaluated = model.eval()(*inputs())
+        trained = model.train()(*inputs())[0]
+        evaluated = model.eval()(*inputs())[0]
         assert len(trained) == 3 and len(evaluated) == 1
         for classes, masks in trained:
             assert classes.shape == (2, 5, 4) and masks.shape == (2, 5, 6, 8)
@@ -46,19 +46,19 @@ def test_every_layer_predicts_in_training_and_the_last_in_evaluation():
         assert not torch.allclose(trained[0][0], trained[-1][0])
         last.append(evaluated[0][0])
     assert not torch.allclose(*last), "pre-norm differs from post-norm"
-    assert len(predictor(deep_supervision=False).train()(*inputs())) == 1
+    assert len(predictor(deep_supervision=False).train()(*inputs())[0]) == 1
 
 
 def test_images_and_queries_are_independent():
     model = predictor().eval()
     maps, features = inputs()
-    before = model(maps, features)[0]
-    alone = model({"res5": maps["res5"][1:]}, features[1:])[0]
+    before = model(maps, features)[0][0]
+    alone = model({"res5": maps["res5"][1:]}, features[1:])[0][0]
     torch.testing.assert_close((before[0][1:], before[1][1:]), alone)
     order = torch.tensor([3, 0, 4, 1, 2])
     with torch.no_grad():
         model.query_embed.weight.copy_(model.query_embed.weight[order])
-    permuted = model(maps, features)[0]
+    permuted = model(maps, features)[0][0]
     torch.testing.assert_close(permuted, tuple(x[:, order] for x in before))
 
 
@@ -66,7 +66,7 @@ def test_equal_widths_need_no_projection_and_masks_follow_mask_dim():
     model = predictor(mask_dim=4, hidden_dim=12, heads=3)
     assert not any(name.startswith("input_proj") for name in model.state_dict())
     maps, _ = inputs()
-    assert model(maps, torch.randn(2, 4, 6, 8))[-1][1].shape == (2, 5, 6, 8)
+    assert model(maps, torch.randn(2, 4, 6, 8))[0][-1][1].shape == (2, 5, 6, 8)
 
 
 @pytest.mark.parametrize("pre_norm", [False, True])
@@ -75,7 +75,7 @@ def test_every_parameter_gets_a_gradient_in_bfloat16(pre_norm):
     for parameter in model.parameters():
         torch.nn.init.normal_(parameter, std=0.3)
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        layers = model(*inputs())
+        layers, _ = model(*inputs())
     sum(classes.float().square().sum() + masks.float().square().sum() for classes, masks in layers).backward()
     for name, parameter in model.named_parameters():
         assert parameter.grad is not None and parameter.grad.isfinite().all(), name
@@ -97,6 +97,6 @@ def test_impossible_sizes_are_refused_with_their_key(changes):
 def test_earlier_layers_predict_for_the_supervised_images_alone(supervised):
     model = predictor().train()
     maps, pixel_features = inputs()
-    everything = model(maps, pixel_features)
+    everything, _ = model(maps, pixel_features)
     expected = [tuple(x[:supervised] for x in layer) for layer in everything[:-1]]
-    torch.testing.assert_close(model(maps, pixel_features, supervised), [*expected, everything[-1]])
+    torch.testing.assert_close(model(maps, pixel_features, supervised)[0], [*expected, everything[-1]])

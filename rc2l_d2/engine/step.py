@@ -92,7 +92,9 @@ class SemiSupervisedTrainer(SimpleTrainer):
             labels = student.preprocess_labels([sample["sem_seg"] for sample in labeled])
             n = len(labels)
             if labeler is None or not unlabeled or self.iter < self.settings.BURN_IN_ITERS:
-                losses = student.supervised_losses(self.model(images), labels)
+                regions = self.model(images)
+                student.remember(regions, labels)
+                losses = student.supervised_losses(regions, labels)
             else:
                 teacher = self.teacher.predict(unlabeled)  # s', F', y and v of the weak views
                 labeler.observe(teacher)  # kappa
@@ -105,6 +107,7 @@ class SemiSupervisedTrainer(SimpleTrainer):
                 # The one student forward.
                 regions = self.model(torch.cat([images, strong]), supervised=n, dropped=dropped)
                 labeled_regions, unlabeled_regions = regions.images(0, n), regions.images(n)
+                student.remember(labeled_regions, labels, self.teacher.regions)  # running means of regions
                 semantic_map = student.semantic_map(unlabeled_regions)  # s
                 losses = student.supervised_losses(labeled_regions, labels)
                 unlabeled_losses = student.unlabeled_losses(unlabeled_regions, semantic_map, pseudo)  # RMC, ...

@@ -19,9 +19,10 @@ from ..host import (
     build_sem_seg_head,
     configurable,
 )
-from ..regions.semantic import semantic_probabilities, semantic_scores
+from ..regions.semantic import one_hot, semantic_probabilities, semantic_scores
 from ..regions.types import Regions
 from .class_criterion import ClassCriterion
+from .class_queries import ClassQueryPredictor
 from .criterion import Criterion
 from .micro_batches import regions_in_micro_batches
 from .set_criterion import SetCriterion
@@ -147,6 +148,20 @@ class RegionSegmentor(nn.Module):
         """Return the weighted losses of ``regions`` against labels (B, H, W), see :class:`Criterion`."""
         return self.criterion(regions, labels)
 
+    def remember(self, labeled: Regions, labels: Tensor, teacher: Regions | None = None) -> None:
+        """Update the running means of the predictor's regions, if it has a memory of regions.
+
+        Args:
+            labeled: the prediction for labelled images.
+            labels: (B, H, W), of these.
+            teacher: the teacher's prediction for weak views; None: there are none.
+        """
+        predictor = getattr(self.sem_seg_head, "predictor", None)
+        if isinstance(predictor, ClassQueryPredictor) and predictor.memory is not None:
+            # Every second pixel of a mask pixel's rows and columns is enough to find a class.
+            present = one_hot(labels[:, ::2, ::2], predictor.num_queries).flatten(2).any(dim=2)
+            predictor.remember(labeled, present, teacher)
+
     def semantic_map(self, regions: Regions) -> Tensor:
         """Return the semantic map s_c (B, K, h, w), normalised: non-negative, at most one in sum over the classes."""
         return semantic_probabilities(regions.class_logits, regions.mask_logits)
@@ -175,7 +190,9 @@ class RegionSegmentor(nn.Module):
         images = self.preprocess([sample["image"] for sample in inputs])
         regions = self.regions(images.tensor)
         if self.training:
-            return self.supervised_losses(regions, self.preprocess_labels([sample["sem_seg"] for sample in inputs]))
+            labels = self.preprocess_labels([sample["sem_seg"] for sample in inputs])
+            self.remember(regions, labels)
+            return self.supervised_losses(regions, labels)
         results = []
         for index, (sample, (height, width)) in enumerate(zip(inputs, images.image_sizes, strict=True)):
             # One image at a time, since N masks at full size need much memory.

@@ -45,12 +45,14 @@ def regions_in_micro_batches(
         end = first + len(micro_batch)
         counts = [min(max(n, 0), len(micro_batch)) for n in (supervised - first, end - (len(images) - dropped))]
         results.append(checkpoint(predict, micro_batch, *counts, use_reentrant=False, context_fn=contexts))
+    features = [regions.region_features for regions in results if regions.region_features is not None]
     layers = zip(*(regions.auxiliary for regions in results), strict=True)
     return Regions(
         torch.cat([regions.class_logits for regions in results]),
         torch.cat([regions.mask_logits for regions in results]),
         torch.cat([regions.features for regions in results]),
         tuple((torch.cat([c for c, _ in layer]), torch.cat([m for _, m in layer])) for layer in layers),
+        torch.cat(features) if features else None,
     )
 
 

@@ -39,6 +39,6 @@ class RegionHead(nn.Module):
     def forward(self, features: dict[str, Tensor], supervised: int | None = None) -> Regions:
         """Predict regions from named backbone maps; ``auxiliary`` covers the first ``supervised`` ones (None: all)."""
         pixel_features = self.pixel_decoder(features)
-        layers = self.predictor(features, pixel_features, supervised)
+        layers, region_features = self.predictor(features, pixel_features, supervised)
         class_logits, mask_logits = layers[-1]
-        return Regions(class_logits, mask_logits, pixel_features, tuple(layers[:-1]))
+        return Regions(class_logits, mask_logits, pixel_features, tuple(layers[:-1]), region_features)

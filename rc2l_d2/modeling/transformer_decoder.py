@@ -205,7 +205,7 @@ class RegionPredictor(nn.Module):
 
     def forward(
         self, features: dict[str, Tensor], pixel_features: Tensor, supervised: int | None = None
-    ) -> list[tuple[Tensor, Tensor]]:
+    ) -> tuple[list[tuple[Tensor, Tensor]], None]:
         """
         Args:
             features: backbone maps by name; the queries attend to ``in_feature``, (B, in_channels, h', w').
@@ -214,14 +214,15 @@ class RegionPredictor(nn.Module):
 
         Returns:
             ``(class_logits (B, N, K+1), mask_logits (B, N, h, w))`` of each layer, first layer first; of the last layer
-            only in evaluation and without deep supervision.
+            only in evaluation and without deep supervision. And None: there are no features of regions.
         """
         states = self.transformer(self.input_proj(features[self.in_feature]), self.query_embed.weight)
         if not (self.training and self.deep_supervision):
             states = states[-1:]
         # No loss uses the masks of earlier layers on unlabelled images.
         auxiliary = [(state[:supervised], pixel_features[:supervised]) for state in states[:-1]]
-        return [
+        layers = [
             (self.class_embed(state), torch.einsum("bnc,bchw->bnhw", self.mask_embed(state), of_pixels))
             for state, of_pixels in [*auxiliary, (states[-1], pixel_features)]
         ]
+        return layers, None

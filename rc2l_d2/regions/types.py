@@ -22,12 +22,15 @@ class Regions:
         features: (B, C, h, w), per-pixel features F of the pixel decoder. Region features are pooled from them.
         auxiliary: ``(class_logits, mask_logits)`` of each earlier decoder layer, first layer first. They cover only the
             labelled images, which are the first of the batch. Empty without deep supervision.
+        region_features: (B, N, C'), what the class of each query is predicted from, without gradient; None for
+            predictors without such features.
     """
 
     class_logits: Tensor
     mask_logits: Tensor
     features: Tensor
     auxiliary: tuple[tuple[Tensor, Tensor], ...] = ()
+    region_features: Tensor | None = None
 
     def images(self, start: int, stop: int | None = None) -> Regions:
         """Return the regions of images ``start`` to ``stop - 1`` (views, no copy)."""
@@ -36,6 +39,7 @@ class Regions:
             self.mask_logits[start:stop],
             self.features[start:stop],
             tuple((classes[start:stop], masks[start:stop]) for classes, masks in self.auxiliary),
+            None if self.region_features is None else self.region_features[start:stop],
         )
 
 
