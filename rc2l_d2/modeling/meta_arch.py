@@ -34,9 +34,11 @@ class RegionSegmentor(nn.Module):
 
     Attributes:
         uses_unlabeled: whether training also uses unlabelled images.
+        remembers_unlabeled: whether the predictor's memory of regions also takes those of unlabelled images.
     """
 
     uses_unlabeled = False
+    remembers_unlabeled = False
     pixel_mean: Tensor
     pixel_std: Tensor
 
@@ -160,7 +162,7 @@ class RegionSegmentor(nn.Module):
         if isinstance(predictor, ClassQueryPredictor) and predictor.memory is not None:
             # Every second pixel of a mask pixel's rows and columns is enough to find a class.
             present = one_hot(labels[:, ::2, ::2], predictor.num_queries).flatten(2).any(dim=2)
-            predictor.remember(labeled, present, teacher)
+            predictor.remember(labeled, present, teacher if self.remembers_unlabeled else None)
 
     def semantic_map(self, regions: Regions) -> Tensor:
         """Return the semantic map s_c (B, K, h, w), normalised: non-negative, at most one in sum over the classes."""

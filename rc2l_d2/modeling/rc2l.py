@@ -21,6 +21,8 @@ from .semi_supervised import SemiSupervisedSegmentor
 class RC2L(SemiSupervisedSegmentor):
     """The region predictor with RMC, RFC, RCC and SMC on unlabelled images."""
 
+    remembers_unlabeled = True
+
     @configurable
     def __init__(self, *, mask_temperature: float, feature_temperature: float, **segmentor):
         """
