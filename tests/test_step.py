@@ -103,11 +103,11 @@ def test_regions_of_labelled_images_are_pasted_into_every_second_image(make_trai
         step = watched_step(trainer, batch, iteration)
         strong = step.images[2:]
         for index in range(4):
-            source = images[index % 2] if index in pasted else own[index - 1]
+            source = images[index // 2] if index in pasted else own[index - 1]
             from_partner = (strong[index] != own[index]).any(dim=0)
             assert from_partner.any() and torch.equal(strong[index][:, from_partner], source[:, from_partner])
         for index in pasted:
-            truth = labels[index % 2]
+            truth = labels[index // 2]
             moved = (strong[index] != own[index]).any(dim=0)[2::4, 2::4]
             kept = step.pseudo.masks[index].argmax(dim=0)
             classes = truth[moved].unique()

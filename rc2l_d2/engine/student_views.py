@@ -92,13 +92,16 @@ class StudentViews:
             return mix(strong, prediction, boxes, *partners)
         # Into every second image regions of a labelled one are pasted, into the others a box of their neighbour.
         place = torch.arange(batch, device=strong.device)
-        labeled = map_fields(lambda x: x[place % len(images)], self._labeled(images, labels, prediction))
+        pasted = min(len(images), (batch + 1) // 2)
+        labeled = map_fields(
+            lambda x: x[place // 2 % pasted], self._labeled(images[:pasted], labels[:pasted], prediction)
+        )
 
         def every_second(x: Tensor, other: Tensor) -> Tensor:
             return torch.where(((place + iteration) % 2 == 0).view(-1, *[1] * (x.dim() - 1)), x, other)
 
         masks = every_second(classmix_mask(labeled, uniform(num_classes)), boxes)
-        partner_images = every_second(images[place % len(images)], partners[0])
+        partner_images = every_second(images[place // 2 % pasted], partners[0])
         return mix(strong, prediction, masks, partner_images, map_fields(every_second, labeled, partners[1]))
 
     def _labeled(self, images: Tensor, labels: Tensor, like: TeacherPrediction) -> TeacherPrediction:
