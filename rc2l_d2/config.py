@@ -147,10 +147,10 @@ def add_rc2l_config(cfg: CfgNode) -> CfgNode:
     # How strong views are mixed within a batch: "cutmix", "classmix", "none", or "labeled": CutMix for every second
     # image, and regions of labelled images pasted into the others.
     cfg.MODEL.SEMI_SUPERVISED.MIX = "cutmix"
-    # Strong views of each unlabelled image, each mixed on its own (UniMatch: 2).
+    # Strong views of each unlabelled image (UniMatch: 2).
     cfg.MODEL.SEMI_SUPERVISED.STRONG_VIEWS = 1
-    # Fraction of the channels of the backbone maps that are dropped in a further view, which is the weak view otherwise
-    # (UniMatch's feature perturbation: 0.5). 0.0: no such view.
+    # Adds the weak view without this fraction of the channels of each backbone map (UniMatch's feature perturbation:
+    # 0.5). 0.0: no such view.
     cfg.MODEL.SEMI_SUPERVISED.FEATURE_DROPOUT = 0.0
     # Smallest pseudo region, in pixels of the mask grid (stride 4).
     cfg.MODEL.SEMI_SUPERVISED.MIN_REGION_AREA = 4

@@ -25,7 +25,13 @@ def test_schedule_and_epochs(plan_of):
 
 
 def test_losses_and_selection(plan_of):
-    assert "pseudo labels selected by region; mixing cutmix" in plan_of()
+    assert "pseudo labels selected by region; mixing cutmix; 1 strong view of an image" in plan_of()
+    keys = "MODEL.SEMI_SUPERVISED.STRONG_VIEWS", "2", "MODEL.SEMI_SUPERVISED.FEATURE_DROPOUT", "0.5"
+    lines = plan_of("MODEL.META_ARCHITECTURE", "UniMatch", *keys)
+    assert "loss_strong x 0.5, loss_dropped x 0.5, on the last" in lines
+    assert any(line.endswith("2 strong views of an image, and its weak view without 0.5 of the feature channels")
+               for line in lines)  # fmt: skip
+    assert "loss_strong x 0.5, on the last" in plan_of("MODEL.META_ARCHITECTURE", "UniMatch")
     lines = "\n".join(plan_of("MODEL.META_ARCHITECTURE", "PixelContrast"))
     assert "PixelContrast, ResNet-18" in lines and "pseudo labels selected by pixel" in lines
     assert "loss_pixel_consistency x 1, loss_pixel_contrast x 0.1, on the last" in lines

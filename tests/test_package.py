@@ -35,7 +35,7 @@ def test_importing_registers_everything_quickly_and_without_torchvision():
 import sys, time
 import rc2l_d2
 from rc2l_d2.host import META_ARCH_REGISTRY, SEM_SEG_HEADS_REGISTRY, DatasetCatalog
-for name in ("RC2L", "RegionSegmentor", "PixelConsistency", "PixelContrast"):
+for name in ("RC2L", "RegionSegmentor", "PixelConsistency", "PixelContrast", "UniMatch"):
     assert name in META_ARCH_REGISTRY
 assert "RegionHead" in SEM_SEG_HEADS_REGISTRY
 assert {"voc2012_train", "voc2012_trainaug", "voc2012_val", "cityscapes_train", "cityscapes_val"} <= set(
@@ -61,7 +61,13 @@ def test_imports_run_one_way_and_no_shell_is_called(path):
     if parts[0] == "rc2l_d2" and parts[1] in LAYERS:
         assert used <= set(LAYERS[LAYERS.index(parts[1]) :])
     if parts[:2] == ("rc2l_d2", "regions"):
-        assert {name.split(".")[0] for name in names} <= {"torch", "rc2l_d2", "__future__", "dataclasses"}
+        assert {name.split(".")[0] for name in names} <= {
+            "torch",
+            "rc2l_d2",
+            "__future__",
+            "dataclasses",
+            "collections",
+        }
         assert {name.split(".")[1] for name in names if name.startswith("rc2l_d2.")} <= {"regions"}
     if parts[:2] == ("rc2l_d2", "host"):
         assert used <= {"host"}

@@ -58,7 +58,7 @@ def test_wrong_files_are_refused_without_running_them(tmp_path, text, fragment):
         (["MODEL.MASK_FORMER.MATCHING", "greedy"], 'MATCHING is "greedy"; use "class" or "hungarian"'),
         (["MODEL.RC2L.SELECTION", "object"], 'RC2L.SELECTION is "object"'),
         (["MODEL.PIXEL.SELECTION", "none"], 'PIXEL.SELECTION is "none"'),
-        (["MODEL.SEMI_SUPERVISED.MIX", "mixup"], 'MIX is "mixup"; use "cutmix", "classmix" or "none"'),
+        (["MODEL.SEMI_SUPERVISED.MIX", "mixup"], 'MIX is "mixup"; use "cutmix", "classmix", "labeled" or "none"'),
     ],
 )
 def test_wrong_overrides_are_refused(overrides, message):

@@ -64,10 +64,18 @@ def test_accuracy_is_that_of_the_pseudo_labels_before_mixing(make_trainer):
     right = (expected.masks.argmax(dim=1) == truth)[claimed]
     assert len(right) > 100 and not torch.equal(expected.masks, pseudo.masks)
     assert shares["pseudo/accuracy"] == pytest.approx(right.double().mean().item(), abs=1e-9)
-    # The other fractions are of the mixed images that the student sees.
-    confident = (pseudo.valid.sum() / pseudo.teacher.inside.sum()).item()
+    # The other fractions are of the same regions.
+    confident = (expected.valid.sum() / expected.teacher.inside.sum()).item()
     assert shares["pseudo/confident_share"] == pytest.approx(confident)
-    assert shares["pseudo/regions_per_image"] == pytest.approx(pseudo.present.sum(1).double().mean().item())
+    assert shares["pseudo/regions_per_image"] == pytest.approx(expected.present.sum(1).double().mean().item())
+
+
+def test_pasted_labels_do_not_hide_that_nothing_is_confident(make_trainer):
+    trainer = make_trainer("MODEL.SEMI_SUPERVISED.MIX", "labeled", "MODEL.RC2L.CONFIDENCE_THRESHOLD", "2.0")
+    pseudo = watched_step(trainer).pseudo
+    assert pseudo.valid.any(), "labelled regions are in the mixed images"
+    shares = read(trainer._trainer.log.telemetry)
+    assert shares["pseudo/confident_share"] == shares["pseudo/regions_per_image"] == 0
 
 
 def test_agreement_is_the_students(make_trainer):

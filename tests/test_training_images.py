@@ -1,8 +1,12 @@
 """Training images: their content, TensorBoard, and that they change nothing else."""
 
+from types import SimpleNamespace
+
 import cv2
 import numpy as np
+import pytest
 import torch
+from step_cases import watched_step
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from rc2l_d2.engine.step_log import StepLog
@@ -42,6 +46,16 @@ def test_a_mask_pixel_belongs_to_the_query_that_is_surest_of_a_class():
     scores = regions.class_logits.softmax(-1)[..., :3, None, None] * regions.mask_logits.sigmoid()[:, :, None]
     best = scores.flatten(1, 2).argmax(dim=1)  # over all pairs of a query and one of three classes
     assert torch.equal(queries, best // 3) and torch.equal(labels, best % 3)
+
+
+@pytest.mark.parametrize("key, value", [("STRONG_VIEWS", "2"), ("FEATURE_DROPOUT", "0.5")])
+def test_one_view_of_each_image_is_drawn(make_trainer, monkeypatch, key, value):
+    images = []
+    monkeypatch.setattr("rc2l_d2.engine.training_images.get_event_storage", lambda: SimpleNamespace(
+        put_image=lambda name, image: images.append(image)
+    ))  # fmt: skip
+    watched_step(make_trainer("VIS_PERIOD", "1", f"MODEL.SEMI_SUPERVISED.{key}", value))
+    assert images[0].shape == (3, 2 * 64 + 4, 4 * 64 + 3 * 4)
 
 
 def test_tensorboard_has_them_and_nothing_else_changes(make_trainer, tmp_path, monkeypatch):

@@ -60,11 +60,12 @@ def _set_up(cfg: CfgNode, warnings: list[str], args: argparse.Namespace) -> None
 @contextmanager
 def _kept_if_refused(file: Path) -> Iterator[None]:
     """Put a file of an earlier run back if this run is refused: it describes the checkpoints beside it."""
-    earlier = file.read_bytes() if file.is_file() else None
+    # Before the ranks leave their group: without it each would be the main one.
+    earlier = file.read_bytes() if comm.is_main_process() and file.is_file() else None
     try:
         yield
     except (InputError, SystemExit):
-        if earlier is not None and comm.is_main_process():
+        if earlier is not None:
             file.write_bytes(earlier)
         raise
 

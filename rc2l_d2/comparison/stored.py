@@ -27,7 +27,8 @@ _NOT_COMPARED = """
 """.split()
 # Training on labels alone reads none of these (prefixes), except for the teacher's decay.
 _UNLABELED_ONLY = tuple("""
-    MODEL.RC2L. MODEL.PIXEL. MODEL.SEMI_SUPERVISED. INPUT.STRONG_ DATASETS.UNLABELED SOLVER.IMS_PER_BATCH_UNLABELED
+    MODEL.RC2L. MODEL.PIXEL. MODEL.UNIMATCH. MODEL.SEMI_SUPERVISED. INPUT.STRONG_ DATASETS.UNLABELED
+    SOLVER.IMS_PER_BATCH_UNLABELED
 """.split())  # fmt: skip
 _EMA_DECAY = "MODEL.SEMI_SUPERVISED.EMA_DECAY"
 # A record keeps what tables need: prefixes of names in metrics.json, and keys of starts.json.

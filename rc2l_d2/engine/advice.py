@@ -72,7 +72,7 @@ class Advice:
             return (
                 f"Only {confident:.1%} of the pixels of the unlabelled images have a confident pseudo label, so these "
                 "images contribute almost nothing. Lower CLASS_THRESHOLD_RATIO and CONFIDENCE_THRESHOLD (of MODEL.RC2L,"
-                " or of MODEL.PIXEL for the pixel-level methods), or restart with a longer "
+                " of MODEL.PIXEL for the pixel-level methods, or of MODEL.UNIMATCH), or restart with a longer "
                 "MODEL.SEMI_SUPERVISED.BURN_IN_ITERS."
             )
         pseudo, labels = (

@@ -22,7 +22,8 @@ Rows = list[tuple[str, str]]
 def describe_plan(cfg: CfgNode) -> str:
     """Return the plan of a run as text: host, model, data, losses, schedule, and the files it would write.
 
-    Builds the model without weights on the CPU and reads lists of files, but no image. Missing data are listed.
+    Builds the model without weights on the CPU and reads lists of files, and labels where a sample is balanced, but no
+    image. Missing data are listed.
     """
     on_cpu = cfg.clone()
     on_cpu.defrost()
@@ -86,7 +87,11 @@ def _losses(cfg: CfgNode, model: RegionSegmentor) -> Rows:
     if isinstance(model, SemiSupervisedSegmentor):
         weights = {name: model.loss_weight * weight for name, weight in model.loss_weights.items()}
         rows.append(("", f"{_weights(weights)}, on the last"))
-        rows.append(("", f"pseudo labels selected by {model.selection.unit}; mixing {cfg.MODEL.SEMI_SUPERVISED.MIX}"))
+        keys = cfg.MODEL.SEMI_SUPERVISED
+        views = f"{keys.STRONG_VIEWS} strong view{'s' if keys.STRONG_VIEWS > 1 else ''} of an image"
+        if keys.FEATURE_DROPOUT:
+            views += f", and its weak view without {keys.FEATURE_DROPOUT:g} of the feature channels"
+        rows.append(("", f"pseudo labels selected by {model.selection.unit}; mixing {keys.MIX}; {views}"))
     return rows
 
 

@@ -99,8 +99,7 @@ class SemiSupervisedTrainer(SimpleTrainer):
                 teacher = self.teacher.predict(unlabeled)  # s', F', y and v of the weak views
                 labeler.observe(teacher)  # kappa
                 teacher = labeler.select(teacher)  # tau and the valid pixels
-                if self.settings.MEASURE_PSEUDO_LABELS:
-                    self.measure(labeler.regions(teacher), unlabeled)
+                self.count(labeler.regions(teacher), unlabeled)
                 strong, teacher, dropped = self.views(unlabeled, teacher, images, labels, self.iter, self.seeds()[0])
                 pseudo = labeler.regions(teacher)  # M_c, r'_c and omega_c
 
@@ -163,10 +162,12 @@ class SemiSupervisedTrainer(SimpleTrainer):
         self.grad_scaler.update()
         return norm
 
-    def measure(self, pseudo: PseudoRegions, unlabeled: list[dict]) -> None:
-        """Count correct pseudo labels before mixing, only for the log."""
-        labels = self.student.preprocess_labels([sample["sem_seg"] for sample in unlabeled])
-        self.log.telemetry.add(quality_counts(pseudo, on_mask_grid(labels, pseudo.masks)))
+    def count(self, pseudo: PseudoRegions, unlabeled: list[dict]) -> None:
+        """Count pseudo labels, and correct ones if they are measured, before mixing, only for the log."""
+        self.log.telemetry.add(coverage_counts(pseudo))
+        if self.settings.MEASURE_PSEUDO_LABELS:
+            labels = self.student.preprocess_labels([sample["sem_seg"] for sample in unlabeled])
+            self.log.telemetry.add(quality_counts(pseudo, on_mask_grid(labels, pseudo.masks)))
 
     @torch.no_grad()
     def observe(
@@ -178,8 +179,7 @@ class SemiSupervisedTrainer(SimpleTrainer):
         semantic_map: Tensor,
         pseudo: PseudoRegions,
     ) -> None:
-        """Count pseudo labels and draw training images, only for the log."""
-        self.log.telemetry.add(coverage_counts(pseudo))
+        """Count where the student agrees, and draw training images, only for the log."""
         self.log.telemetry.add(agreement_counts(semantic_map, pseudo))
         self.log.telemetry.add(label_counts(on_mask_grid(labels, pseudo.masks), semantic_map.shape[1]))
         if self.images.due(self.iter):

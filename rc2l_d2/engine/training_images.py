@@ -46,14 +46,14 @@ class TrainingImages:
         """Put the rows of :func:`draw_row` into the event storage.
 
         Args:
-            weak: (3, H_i, W_i) each, 0 to 255, on any device: the weak views; H_i and W_i are at most H and W.
-            strong: (B, 3, H, W), 0 to 255: the mixed strong views.
+            weak: (3, H_i, W_i) each, 0 to 255, on any device: the B weak views; H_i and W_i are at most H and W.
+            strong: (B', 3, H, W), 0 to 255: the student's views, first a mixed strong view of each image.
             pseudo: the teacher's regions of these; regions: the student's.
         """
         pseudo_labels = pseudo.masks.argmax(dim=1).where(pseudo.valid, -1)
         queries, labels = query_map(regions.images(0, _IMAGES))
         rows = []
-        for index, mixed in enumerate(strong[:_IMAGES]):
+        for index, mixed in enumerate(strong[: min(_IMAGES, len(weak))]):
             view = torch.zeros_like(mixed)
             view[:, : weak[index].shape[-2], : weak[index].shape[-1]] = weak[index].to(view.device)
             images = [x[self._order].movedim(0, -1).round().clamp(0, 255).byte().cpu().numpy() for x in (view, mixed)]

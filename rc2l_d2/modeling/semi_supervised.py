@@ -43,7 +43,7 @@ class SemiSupervisedSegmentor(RegionSegmentor, ABC):
         """Return the unweighted losses on unlabelled images, by the names in ``loss_weights``.
 
         Args:
-            regions: the student's prediction for the mixed strong views.
+            regions: the student's prediction for its views, see :class:`rc2l_d2.engine.student_views.StudentViews`.
             semantic_map: (B, K, h, w), s_c of these regions.
             pseudo: the teacher's pseudo regions for the same images.
         """

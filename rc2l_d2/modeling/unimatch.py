@@ -16,8 +16,8 @@ class UniMatch(PerPixelSegmentor, SemiSupervisedSegmentor):
 
     Yang et al., *Revisiting Weak-to-Strong Consistency in Semi-Supervised Semantic Segmentation*, CVPR 2023. With its
     MODEL.SEMI_SUPERVISED.STRONG_VIEWS 2 and FEATURE_DROPOUT 0.5 the loss is equation 6 times two, which AdamW ignores:
-    L_sup + 0.5 * (mean over both strong views) + 0.5 * L_fp. Different here: the pseudo labels are those of the EMA
-    teacher, as in UniMatch V2; burn-in and ramp are those of the other methods.
+    L_sup + 0.5 * (mean over both strong views) + 0.5 * L_fp. Different here, among others: the pseudo labels are those
+    of the EMA teacher, as in UniMatch V2; burn-in, ramp and mixing are those of the other methods.
     """
 
     @configurable
@@ -35,7 +35,10 @@ class UniMatch(PerPixelSegmentor, SemiSupervisedSegmentor):
         return {
             **super().from_config(cfg),
             "views": cfg.MODEL.SEMI_SUPERVISED.STRONG_VIEWS,
-            "loss_weights": {"loss_strong": 0.5, "loss_dropped": 0.5},
+            "loss_weights": {
+                "loss_strong": 0.5,
+                "loss_dropped": 0.5 if cfg.MODEL.SEMI_SUPERVISED.FEATURE_DROPOUT else 0.0,
+            },
             "selection": Selection("pixel", cfg.MODEL.UNIMATCH.CONFIDENCE_THRESHOLD, ratio=0.0),
         }
 

@@ -31,14 +31,14 @@ def labeled_prediction(
         like: a prediction of the teacher, whose number types are used.
     """
     of_class = one_hot(labels, num_classes)
-    labelled = of_class.any(dim=1)
+    labeled = of_class.any(dim=1)
     return TeacherPrediction(
         semantic_map=of_class.to(like.semantic_map.dtype),
         features=features.to(like.features.dtype),
-        label=labels.long().where(labelled, 0),
-        confidence=labelled.to(like.confidence.dtype),
-        inside=labelled,
-        valid=labelled,
+        label=labels.long().where(labeled, 0),
+        confidence=labeled.to(like.confidence.dtype),
+        inside=labeled,
+        valid=labeled,
     )
 
 

@@ -33,7 +33,7 @@ _OPTIONAL = (
     "labels", "image_suffix", "label_suffix", "label_map", "threshold", "palette", "ignore_value", "bands", "range",
 )  # fmt: skip
 _SPLIT_FORMS = (
-    "{list: FILE}, {folder: FOLDER}, {pattern: PATTERN}, {of: SPLIT, fraction: F, seed: S} (balanced: true) "
+    "{list: FILE}, {folder: FOLDER}, {pattern: PATTERN}, {of: SPLIT, fraction: F, seed: S, balanced: true} "
     "or {of: SPLIT, except: SPLIT}"
 )
 _LABEL_FORM = (

@@ -33,8 +33,9 @@ _LABELS_SAMPLE = 1000  # unlabelled images that are tested for being labels
 # Every image must have its label, labels that exist are used, or labels are ignored.
 Labels = Literal["all", "existing", "none"]
 _logger = logging.getLogger(__name__)
+# Which image of a split has which class, with the images.
+_PRESENCE: dict[tuple[Path, str], tuple[PackedStrings, np.ndarray]] = {}
 # Ranges computed from images: one for a data set in a process, so that all its splits and the model file have the same.
-_PRESENCE: dict[tuple[Path, str], np.ndarray] = {}
 _RESOLVED: dict[tuple[BandRule, Path], BandRule] = {}
 
 
@@ -96,8 +97,9 @@ def split_images(definition: DatasetDefinition, split: str) -> SplitImages:
             number = max(1, round(count * fraction))
             if not balanced:
                 return images.take(sample_uniform(count, number, seed))
+            presence = _presence(definition, whole, images.images)
             try:
-                return images.take(sample_balanced(_presence(definition, whole), number, seed))
+                return images.take(sample_balanced(presence, number, seed))
             except InputError as error:
                 raise InputError(f"{where}: {error}") from error
         case source:  # {"folder": ...} or {"pattern": ...}
@@ -105,13 +107,15 @@ def split_images(definition: DatasetDefinition, split: str) -> SplitImages:
             return _search(image_folder(definition), definition.image_suffixes, kind, value, where)
 
 
-def _presence(definition: DatasetDefinition, split: str) -> np.ndarray:
-    """Which image of a labelled split has which class, (n, K) bool; its labels are read once in a process."""
+def _presence(definition: DatasetDefinition, split: str, images: PackedStrings) -> np.ndarray:
+    """Which of the ``images`` of a split has which class, (n, K) bool; labels are read once as long as it has these."""
     key = (definition.file, split)
-    if key not in _PRESENCE:
+    known, presence = _PRESENCE.get(key, (None, None))
+    if known is None or [*known] != [*images]:
         entries = split_entries(definition, split, "all")
-        _PRESENCE[key] = class_presence(entries, len(definition.classes), definition.ignore_value)
-    return _PRESENCE[key]
+        presence = class_presence(entries, len(definition.classes), definition.ignore_value)
+        _PRESENCE[key] = (images, presence)
+    return presence
 
 
 def image_bands(definition: DatasetDefinition) -> BandRule | None:
