@@ -55,7 +55,7 @@ def test_peak_memory_is_the_largest_sum_at_one_time(monkeypatch):
 
 def test_matching(bench):
     rows = bench("matching.py", "--images", "2", "--queries", "8", "--classes", "5", "--size", "16", "--rounds", "1")
-    assert rows["matching"][0] > rows["matching"][1] > 0
+    assert rows["matching"][0] > rows["matching"][1] >= 0  # milliseconds, rounded
     assert len(rows) == (3 if NO_TRANSFORMERS else 5)
 
 

@@ -48,10 +48,12 @@ class Step:
         prepared = self.student.preprocess
         self.labels = self.student.preprocess_labels([sample["sem_seg"] for sample in labeled])
         self.weak = prepared([sample["image"] for sample in self.unlabeled]).tensor
-        strong = prepared([sample["strong"][0] for sample in self.unlabeled]).tensor
-        self.images = torch.cat([prepared([sample["image"] for sample in labeled]).tensor, strong])
         self.number_labeled = len(labeled)
+        images, labeler = prepared([sample["image"] for sample in labeled]).tensor, self.teacher.labeler
         with self.autocast():
+            selected = labeler.select(self.teacher.predict(self.unlabeled))
+            views, _, _ = self.loop.views(self.unlabeled, selected, images, self.labels, 0, 0)
+            self.images = torch.cat([images, views])
             self.of_teacher = self.regions_of_teacher()
             self.of_student = self.student.regions(self.images).images(self.number_labeled, len(self.images))
 
