@@ -89,7 +89,7 @@ def starting_config(
         model["BACKBONE"] = {"NAME": "build_timm_backbone"}
         # Frozen: best on few labels of MSRC-21, and fastest (docs/results.md).
         model["TIMM"] = {"NAME": backbone, "PRETRAINED": not weights, "CHECKPOINT": weights, "FREEZE_STAGES": -1}
-        model["MASK_FORMER"] = {"CLASS_PRIOR": 0.0}
+        model["MASK_FORMER"] = {"CLASS_PRIOR": 0.0, "CLASS_MEMORY": 10.0}
         model["SEM_SEG_HEAD"]["IN_FEATURES"] = ["res2", "res3", "res4", "res5"]
         model["SEM_SEG_HEAD"]["CONVS_DIM"] = max(model["SEM_SEG_HEAD"]["CONVS_DIM"], _PRETRAINED_WIDTH)
     else:

@@ -66,7 +66,7 @@ class TeacherPrediction:
 
 def map_fields(function: Callable[..., Tensor], *predictions: TeacherPrediction) -> TeacherPrediction:
     """Return the prediction whose fields are ``function`` of the fields of ``predictions``."""
-    names = [field.name for field in fields(TeacherPrediction)]
+    names = [field.name for field in fields(predictions[0])]
     return TeacherPrediction(**{name: function(*(getattr(p, name) for p in predictions)) for name in names})
 
 
