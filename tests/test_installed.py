@@ -34,7 +34,7 @@ def site(tmp_path_factory) -> Path:
     """
     pytest.importorskip("setuptools", minversion="70.1", reason="older ones need the package wheel")
     folder = tmp_path_factory.mktemp("build")
-    for name in ("rc2l_d2", "configs"):
+    for name in ("rc2l_d2", "configs", "models"):
         shutil.copytree(REPO / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
     for name in ("setup.py", "pyproject.toml", "README.md", "LICENSE"):
         shutil.copy(REPO / name, folder)
@@ -50,13 +50,14 @@ def site(tmp_path_factory) -> Path:
 
 
 @pytest.mark.slow
-def test_all_of_the_package_is_installed_with_its_configurations(site):
+def test_all_of_the_package_is_installed_with_its_configurations_and_models(site):
     def files(folder: Path, pattern: str = "*.*") -> set[Path]:
         return {path.relative_to(folder) for path in folder.rglob(pattern) if "__pycache__" not in path.parts}
 
     configs = {Path("configs") / path for path in files(REPO / "configs", "*.yaml")}
-    assert len(configs) > 10
-    assert files(site / "rc2l_d2") == files(REPO / "rc2l_d2") | configs
+    models = {Path("models") / path for path in files(REPO / "models")}
+    assert len(configs) > 10 and Path("models/README.md") in models
+    assert files(site / "rc2l_d2") == files(REPO / "rc2l_d2") | configs | models
     assert {path.name for path in (site / "bin").iterdir()} == set(SCRIPTS)
 
 
