@@ -91,6 +91,8 @@ def load_model_file(path: str) -> tuple[nn.Module, CfgNode, Any]:
         cfg.freeze()
         model = build_model(cfg).eval()
         model.load_state_dict(content["model"])
+    except InputError as error:
+        raise InputError(f"{path}: {error}") from error
     except (KeyError, AssertionError, ValueError, RuntimeError) as error:
         raise InputError(
             f"{path} was written by version {content['version']} and does not fit this version ({one_line(error)}); "

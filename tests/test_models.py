@@ -1,0 +1,42 @@
+"""The models that come with the project: small, described, without paths, and found by name."""
+
+import re
+
+import numpy as np
+import pytest
+import torch
+import yaml
+from conftest import REPO
+
+from rc2l_d2 import load_segmenter
+from rc2l_d2.config_files import find_model_file, model_names
+from rc2l_d2.errors import InputError
+
+CARDS = (REPO / "models/README.md").read_text()
+
+
+def test_each_model_has_a_card():
+    described = re.findall(r"^## (\w+) \(", CARDS, re.MULTILINE)
+    assert model_names() == sorted(described) and "msrc21" in described
+
+
+@pytest.mark.parametrize("name", model_names())
+def test_a_model_is_small_and_holds_no_paths(name):
+    file = find_model_file(name)
+    content = torch.load(file, weights_only=True)
+    assert sum(x.numel() * x.element_size() for x in content["model"].values()) < 12e6
+    assert all(x.dtype == torch.float16 for x in content["model"].values() if x.is_floating_point())
+    config = yaml.safe_load(content["config"])
+    assert "/" not in str(config["DATASETS"]) and config["OUTPUT_DIR"] == "./output"
+    card = CARDS.split(f"## {name} ")[1].split("\n## ")[0]
+    assert all(name in card for name in content["classes"])
+
+
+@pytest.mark.parametrize("name", model_names())
+def test_a_model_predicts_an_array(name):
+    try:
+        segmenter = load_segmenter(name)
+    except InputError as error:
+        pytest.skip(f"timm cannot be used here: {error}")
+    image = np.random.default_rng(0).integers(0, 256, (90, 120, 3), dtype=np.uint8)
+    assert segmenter(image).labels.shape == (90, 120)
