@@ -41,6 +41,16 @@ def test_sums_decay_and_similarities_are_cosines_around_the_mean_of_all_regions(
     assert (memory(query)[..., 1] == 0).all()
 
 
+def test_autocast_changes_nothing():
+    plain, cast = RegionMemory(3, 64), RegionMemory(3, 64)
+    features, weights = random(2, 3, 64) + 5, random(2, 3, 3, seed=1).abs()
+    plain.update(features, weights)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        cast.update(features, weights)
+        similarity = cast(features)
+    assert torch.equal(cast.sums, plain.sums) and torch.equal(similarity, plain(features))
+
+
 def test_the_memory_counts_outside_of_training_alone():
     torch.manual_seed(0)
     model = ClassQueryPredictor(SHAPES, DIM, num_classes=CLASSES, class_prior=1.0, class_memory=10.0)

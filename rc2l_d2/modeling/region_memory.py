@@ -37,7 +37,9 @@ class RegionMemory(nn.Module):
         mean = self.sums.sum(dim=0) / self.weights.sum().clamp(min=1e-6)
         prototypes = F.normalize(self.sums / self.weights.clamp(min=1e-6).unsqueeze(1) - mean, dim=1)
         prototypes = prototypes * (self.weights > 0).unsqueeze(1)
-        return F.normalize(features.float() - mean, dim=2) @ prototypes.T
+        # Autocast would run the product in half precision.
+        with torch.autocast(features.device.type, enabled=False):
+            return F.normalize(features.float() - mean, dim=2) @ prototypes.T
 
     @torch.no_grad()
     def update(self, features: Tensor, class_weights: Tensor) -> None:
@@ -47,7 +49,8 @@ class RegionMemory(nn.Module):
             features: (B, N, C).
             class_weights: (B, N, K), non-negative: how much each region counts for each class.
         """
-        sums = torch.einsum("bnk,bnc->kc", class_weights.float(), features.float())
+        with torch.autocast(features.device.type, enabled=False):
+            sums = torch.einsum("bnk,bnc->kc", class_weights.float(), features.float())
         added = sum_over_ranks(torch.cat([sums, class_weights.float().sum(dim=(0, 1)).unsqueeze(1)], dim=1))
         self.sums.mul_(_MOMENTUM).add_(added[:, :-1])
         self.weights.mul_(_MOMENTUM).add_(added[:, -1])

@@ -15,7 +15,7 @@ class UniMatch(PerPixelSegmentor, SemiSupervisedSegmentor):
     """Per-pixel consistency of strong views and of a view without some feature channels.
 
     Yang et al., *Revisiting Weak-to-Strong Consistency in Semi-Supervised Semantic Segmentation*, CVPR 2023. With its
-    MODEL.SEMI_SUPERVISED.STRONG_VIEWS 2 and FEATURE_DROPOUT 0.5 the loss is equation 6 times two, which AdamW ignores:
+    MODEL.SEMI_SUPERVISED.STRONG_VIEWS 2 and FEATURE_DROPOUT 0.5 the loss is twice that of UniMatch:
     L_sup + 0.5 * (mean over both strong views) + 0.5 * L_fp. Different here, among others: the pseudo labels are those
     of the EMA teacher, as in UniMatch V2; burn-in, ramp and mixing are those of the other methods.
     """
