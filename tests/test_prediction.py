@@ -63,8 +63,16 @@ def test_the_python_example_of_the_readme_segments_a_file_as_its_array(trained_r
     exec(example, names)
     segment, labels = names["segmenter"], names["result"].labels
     assert labels.shape == (64, 64) and (labels == segment(cv2.imread(str(image))).labels).all()
-    expected = {segment.metadata.stuff_classes[label] for label in np.unique(labels)}
+    expected = {MetadataCatalog.get("tiny_val").stuff_classes[label] for label in np.unique(labels)}
     assert set(ast.literal_eval(capsys.readouterr().out)) == expected
+    disc = segment.class_names.index("disc")
+    assert (names["confidence"] == names["result"].confidence(disc)).all()
+    # The class colours are over the image at 60 %, and here and there a name.
+    own_colors = np.asarray(segment.metadata.stuff_colors)[labels][..., ::-1]
+    painted = 0.6 * own_colors + 0.4 * cv2.imread(str(image))
+    assert names["overlay"].dtype == np.uint8 and np.median(np.abs(names["overlay"] - painted)) <= 1
+    with pytest.raises(InputError, match="square.*is not a class"):
+        names["result"].confidence("squares")
     with pytest.raises(InputError, match=r"gone\.jpg"):
         segment("gone.jpg")
 

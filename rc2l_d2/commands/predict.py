@@ -38,12 +38,9 @@ import math
 from contextlib import closing
 from pathlib import Path
 
-import cv2
-import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
-from ..data import read_image
 from ..data.loading.raster import RasterFile, georeference_of, header_size
 from ..data.loading.reading import MAX_PIXELS
 from ..errors import InputError
@@ -65,14 +62,12 @@ def segment_image(given: Input, segmenter: Segmenter, results: ResultWriter) -> 
         with raster:
             Image.fromarray(results.draw_large(given.name, raster)).save(overlay)
         return
-    image = read_image(given.file, rule=segmenter.bands)
-    segmentation = segmenter(image)
-    image = cv2.cvtColor(np.ascontiguousarray(image[..., :3]), cv2.COLOR_BGR2RGB)
+    segmentation = segmenter(given.file)
     place = georeference_of(given.file) if results.labels else {}
-    Image.fromarray(results.draw(given.name, image, segmentation, place)).save(overlay)
+    Image.fromarray(results.draw(given.name, segmentation, place)).save(overlay)
     if results.coco is not None:
         results.coco.add(given.file, segmentation.labels)
-    results.compare(given.file, given.name, image, segmentation)
+    results.compare(given.file, given.name, segmentation)
 
 
 def _open_large(file: Path, segmenter: Segmenter, results: ResultWriter) -> RasterFile | None:
@@ -98,8 +93,7 @@ def segment_video(given: Input, segmenter: Segmenter, results: ResultWriter) -> 
     overlay.parent.mkdir(parents=True, exist_ok=True)
     with closing(VideoWriter(overlay, reader.rate)) as video:
         for number, frame in enumerate(bar):
-            image = cv2.cvtColor(frame, cv2.COLOR_BGR2RGB)
-            video.write(results.draw(f"{given.name}/{number:06d}", image, segmenter(frame)))
+            video.write(results.draw(f"{given.name}/{number:06d}", segmenter(frame)))
 
 
 def predict(args: argparse.Namespace) -> int:

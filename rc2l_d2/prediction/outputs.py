@@ -16,10 +16,9 @@ from ..data.loading.mappers import check_label
 from ..data.loading.raster import RasterFile
 from ..errors import InputError
 from ..evaluation import classes_in, draw_legend, draw_panels
-from ..host import Visualizer
 from .coco_results import CocoResults
 from .large import OVERVIEW, LabelFile, segment_by_windows, segment_shrunk
-from .segmenter import Segmentation, Segmenter
+from .segmenter import Segmentation, Segmenter, draw_classes
 
 
 @dataclass
@@ -44,17 +43,15 @@ class ResultWriter:
         self.colors = np.asarray(self.metadata.stuff_colors, np.uint8)
         self.occurred: set[int] = set()
 
-    def draw(
-        self, name: str, image: np.ndarray, segmentation: Segmentation, georeference: dict[str, Any] | None = None
-    ) -> np.ndarray:
-        """Write labels and confidence maps of an image or frame, and return its overlay.
+    def draw(self, name: str, segmentation: Segmentation, georeference: dict[str, Any] | None = None) -> np.ndarray:
+        """Write labels and confidence maps of an image or frame, and return its overlay, uint8 (H, W, 3), RGB.
 
-        Image and overlay are uint8 (H, W, 3), RGB; ``name`` is :attr:`Input.name`, for a frame with its number.
+        ``name`` is :attr:`Input.name`, for a frame with its number.
         """
         occurring = classes_in(segmentation.labels, len(self.names))
         self.occurred.update(occurring)
         if self.labels and georeference:
-            with LabelFile(self.output / "labels" / name, image.shape[:2], georeference, self.colors) as file:
+            with LabelFile(self.output / "labels" / name, segmentation.labels.shape, georeference, self.colors) as file:
                 file.write(0, 0, segmentation.labels)
         elif self.labels:
             labels = Image.fromarray(segmentation.labels)
@@ -65,11 +62,7 @@ class ResultWriter:
                 class_name = re.sub(r"\W+", "_", self.names[label])
                 path = self._path(f"confidence/{name}/{label}_{class_name}.png")
                 Image.fromarray(segmentation.confidence(label)).save(path)
-        return self.overlay(image, segmentation.labels)
-
-    def overlay(self, image: np.ndarray, labels: np.ndarray) -> np.ndarray:
-        """Return the classes, uint8 (H, W), drawn over the image, uint8 (H, W, 3) in RGB."""
-        return Visualizer(image, self.metadata).draw_sem_seg(labels, alpha=0.6).get_image()
+        return draw_classes(segmentation.image[..., 2::-1], segmentation.labels, self.metadata)
 
     def draw_large(self, name: str, raster: RasterFile) -> np.ndarray:
         """Segment a large image, write its label image, and return an overlay of at most OVERVIEW pixels.
@@ -90,15 +83,16 @@ class ResultWriter:
             small = file.read_reduced(size)
         if not self.labels:
             file.path.unlink()
-        return self.overlay(raster.read_reduced(size)[..., ::-1], small)
+        return draw_classes(raster.read_reduced(size)[..., ::-1], small, self.metadata)
 
-    def compare(self, file: Path, name: str, image: np.ndarray, segmentation: Segmentation) -> None:
+    def compare(self, file: Path, name: str, segmentation: Segmentation) -> None:
         """Write image, ground truth and prediction side by side; InputError if no label fits the file."""
         if self.truth is None:
             return
         label_file, label_map = self.segmenter.label_files.find(self.truth, file)
         label = read_label(label_file, label_map)
         files = {"file_name": str(file), "sem_seg_file_name": str(label_file)}
+        image = np.ascontiguousarray(segmentation.image[..., 2::-1])
         check_label(label, image.shape[:2], files, len(self.names), self.metadata.ignore_label)
         path = self._path(f"comparison/{name}.png")
         rows, titles = [(image, [label, segmentation.labels])], ["image", "ground truth", "prediction"]

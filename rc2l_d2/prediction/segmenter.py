@@ -19,7 +19,7 @@ from ..data.loading.transforms import resize_image, resize_label
 from ..engine import RegionCheckpointer, load_config, load_model_file
 from ..errors import InputError, is_out_of_memory
 from ..evaluation import Predictor, class_colors
-from ..host import CfgNode, MetadataCatalog, build_model
+from ..host import CfgNode, MetadataCatalog, Visualizer, build_model
 from ..regions import most_probable
 
 logger = logging.getLogger(__name__)
@@ -32,18 +32,40 @@ class Segmentation:
     """Prediction for an image of H x W pixels.
 
     Attributes:
+        image: uint8 (H, W, C), BGR first.
         labels: uint8 (H, W), the class with the highest score.
         scores: (K, h, w), not normalised; of the image's size unless that exceeds MAX_PIXELS.
+        metadata: that of the :class:`Segmenter`.
     """
 
+    image: np.ndarray
     labels: np.ndarray
     scores: Tensor
+    metadata: Any
 
-    def confidence(self, label: int) -> np.ndarray:
-        """Return the fraction of class ``label`` in the sum of all scores, uint8 (H, W), 255 for 1."""
+    def confidence(self, label: int | str) -> np.ndarray:
+        """Return the fraction of a class, an index or a name, in the sum of all scores, uint8 (H, W), 255 for 1.
+
+        Raises:
+            InputError: no class has this name.
+        """
+        names = self.metadata.stuff_classes
+        if isinstance(label, str):
+            if label not in names:
+                raise InputError(f'"{label}" is not a class of this model; it has {", ".join(names)}.')
+            label = names.index(label)
         total = self.scores.sum(dim=0).clamp_min(1e-6)
         fraction = (255 * self.scores[label] / total).round().to(torch.uint8).cpu().numpy()
         return cv2.resize(fraction, self.labels.shape[::-1], interpolation=cv2.INTER_LINEAR)
+
+    def overlay(self) -> np.ndarray:
+        """Return the image with colours and names of the classes over it, uint8 (H, W, 3), BGR."""
+        return cv2.cvtColor(draw_classes(self.image[..., 2::-1], self.labels, self.metadata), cv2.COLOR_RGB2BGR)
+
+
+def draw_classes(image: np.ndarray, labels: np.ndarray, metadata: Any) -> np.ndarray:
+    """Return colours and names of the classes, uint8 (H, W), over an image, uint8 (H, W, 3), RGB."""
+    return Visualizer(np.ascontiguousarray(image), metadata).draw_sem_seg(labels, alpha=0.6).get_image()
 
 
 class Segmenter:
@@ -68,6 +90,11 @@ class Segmenter:
         self.bands = bands or metadata.get("bands")
         self.label_files = metadata.get("label_files", LabelFiles())
 
+    @property
+    def class_names(self) -> list[str]:
+        """Names of the K classes."""
+        return self.metadata.stuff_classes
+
     @torch.no_grad()
     def __call__(self, image: np.ndarray | str | PathLike[str]) -> Segmentation:
         """Segment one image, uint8 (H, W, C), BGR (more bands after it), or the image in a file.
@@ -87,7 +114,7 @@ class Segmenter:
             if not is_out_of_memory(error):
                 raise
             raise InputError(f"{width} x {height} pixels are too many for this memory; shrink or cut it.") from error
-        return Segmentation(resize_label(labels, (height, width)), scores)
+        return Segmentation(image, resize_label(labels, (height, width)), scores, self.metadata)
 
 
 def load_segmenter(path: str | PathLike[str], tile: int = 0) -> Segmenter:
