@@ -5,6 +5,7 @@ import os
 import numpy as np
 import pytest
 import torch
+import yaml
 from conftest import call_command
 from data_files import write_image, write_label
 from PIL import Image
@@ -12,7 +13,8 @@ from timm_import import timm
 
 from rc2l_d2.commands import check, quickstart
 from rc2l_d2.data import load_dataset, load_definition, read_label
-from rc2l_d2.engine import load_config
+from rc2l_d2.engine import load_config, starting_point
+from rc2l_d2.engine.starting_point import PACKAGED_BACKBONE
 from rc2l_d2.host import build_backbone
 
 SIZE = (48, 64)
@@ -214,7 +216,6 @@ def test_a_backbone_of_timm_with_its_weights(folder, output, run):
     ):
         result = run(*arguments, *options)
         assert result.returncode == 2 and message in result.stderr
-    assert "--backbone tf_efficientnet_lite0" in run(*arguments).stdout, "recommended where the weights are random"
     assert run(*arguments, "--backbone", "test_resnet").returncode == 0
     assert "PRETRAINED: true" in (folder / output / "train.yaml").read_text()
 
@@ -224,6 +225,23 @@ def test_a_backbone_of_timm_with_its_weights(folder, output, run):
     assert (cfg.MODEL.TIMM.NAME, cfg.MODEL.TIMM.CHECKPOINT) == ("test_resnet", "weights.pth")
     assert cfg.INPUT.FORMAT == "RGB" and cfg.MODEL.PIXEL_STD == pytest.approx([127.5] * 3)
     assert list(build_backbone(cfg).output_shape()) == cfg.MODEL.SEM_SEG_HEAD.IN_FEATURES
+
+
+def test_pretrained_weights_that_are_installed_are_used(folder, output, run, monkeypatch):
+    write_masks(folder, "mask")
+
+    def quickstarted(*options):
+        text = run(*THREE, "--output", output, "--overwrite", *options).stdout
+        return text, yaml.safe_load((folder / output / "train.yaml").read_text())["MODEL"]
+
+    text, model = quickstarted()
+    assert "tf_efficientnet_lite0 with the ImageNet weights of efficientnet_lite0_py" in text
+    assert (model["TIMM"]["NAME"], model["TIMM"]["CHECKPOINT"]) == PACKAGED_BACKBONE
+    assert quickstarted("--backbone", "resnet")[1]["BACKBONE"]["NAME"] == "build_resnet_backbone"
+
+    monkeypatch.setattr(starting_point, "PACKAGED_BACKBONE", ("tf_efficientnet_lite0", "not_installed/weights.pth"))
+    text, model = quickstarted()
+    assert "starts from random weights" in text and model["BACKBONE"]["NAME"] == "build_resnet_backbone"
 
 
 def small_label(folder):

