@@ -112,8 +112,9 @@ def add_rc2l_config(cfg: CfgNode) -> CfgNode:
     cfg.MODEL.MASK_FORMER.CLASS_PRIOR = 2.0
     # For "class" alone: dropout of the region features that the class is predicted from.
     cfg.MODEL.MASK_FORMER.CLASS_DROPOUT = 0.5
-    # For "class" alone: factor of a region's similarities to the mean regions of the last steps in its class logits,
-    # outside of training. 0.0: no memory of regions; 10.0 on frozen pretrained maps (docs/results.md).
+    # For "class" alone: outside of training a classifier that was fitted to the regions of whole images predicts their
+    # classes; factor of the similarities to mean regions in it. 0.0: no such classifier; 10.0 on frozen pretrained maps
+    # (docs/results.md).
     cfg.MODEL.MASK_FORMER.CLASS_MEMORY = 0.0
     # Images are padded to a multiple of this many pixels.
     cfg.MODEL.MASK_FORMER.SIZE_DIVISIBILITY = 32

@@ -16,9 +16,16 @@ from .datasets.catalog import (
     stream_entries,
 )
 from .datasets.description import DatasetDefinition, load_definition
+from .datasets.presence import classes_in_label
 from .labels.label_files import LabelFiles
 from .loading.bands import BandRule
-from .loading.loader import build_test_loader, build_train_loader, check_batch_sizes, dead_worker
+from .loading.loader import (
+    build_test_loader,
+    build_train_loader,
+    build_whole_image_loader,
+    check_batch_sizes,
+    dead_worker,
+)
 from .loading.mappers import LabeledMapper, TestMapper, UnlabeledMapper
 from .loading.reading import read_image, read_label
 
@@ -34,9 +41,11 @@ __all__ = [
     "UnlabeledMapper",
     "build_test_loader",
     "build_train_loader",
+    "build_whole_image_loader",
     "check_batch_sizes",
     "check_test_data",
     "check_training_data",
+    "classes_in_label",
     "dataset_bands",
     "dataset_status",
     "dead_worker",

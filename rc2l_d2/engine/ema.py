@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ..host import CfgNode, HookBase, ImageList, comm
 from ..modeling import RegionSegmentor, SemiSupervisedSegmentor
-from ..regions import PseudoLabeler, Regions, TeacherPrediction, teacher_prediction
+from ..regions import PseudoLabeler, TeacherPrediction, teacher_prediction
 from .batch_statistics import batch_statistics, set_batch_statistics
 
 
@@ -24,7 +24,6 @@ class EMATeacher:
         model: the averaged model, in eval mode, without gradients.
         updates: number of updates so far.
         labeler: the :class:`PseudoLabeler`; None where training uses labelled images alone.
-        regions: the model's regions of the last prediction; None before the first.
     """
 
     def __init__(self, student: RegionSegmentor, max_decay: float, labeler: PseudoLabeler | None = None):
@@ -38,7 +37,6 @@ class EMATeacher:
         self.max_decay = max_decay
         self.updates = 0
         self.labeler = labeler
-        self.regions: Regions | None = None
 
     @classmethod
     def from_config(cls, cfg: CfgNode, student: RegionSegmentor) -> EMATeacher:
@@ -85,7 +83,7 @@ class EMATeacher:
         Args:
             inside: (B, H, W) bool, False on padding; a mask pixel is inside where its top left pixel is.
         """
-        self.regions = regions = self.model.regions(images)
+        regions = self.model.regions(images)
         stride = images.shape[-1] // regions.mask_logits.shape[-1]
         semantic_map = self.model.semantic_map(regions)
         return teacher_prediction(semantic_map, regions.features, inside[:, ::stride, ::stride])

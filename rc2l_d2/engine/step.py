@@ -93,7 +93,6 @@ class SemiSupervisedTrainer(SimpleTrainer):
             n = len(labels)
             if labeler is None or not unlabeled or self.iter < self.settings.BURN_IN_ITERS:
                 regions = self.model(images)
-                student.remember(regions, labels)
                 losses = student.supervised_losses(regions, labels)
             else:
                 teacher = self.teacher.predict(unlabeled)  # s', F', y and v of the weak views
@@ -106,7 +105,6 @@ class SemiSupervisedTrainer(SimpleTrainer):
                 # The one student forward.
                 regions = self.model(torch.cat([images, strong]), supervised=n, dropped=dropped)
                 labeled_regions, unlabeled_regions = regions.images(0, n), regions.images(n)
-                student.remember(labeled_regions, labels, self.teacher.regions)  # running means of regions
                 semantic_map = student.semantic_map(unlabeled_regions)  # s
                 losses = student.supervised_losses(labeled_regions, labels)
                 unlabeled_losses = student.unlabeled_losses(unlabeled_regions, semantic_map, pseudo)  # RMC, ...

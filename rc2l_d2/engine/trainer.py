@@ -39,6 +39,7 @@ from .ema import EMAHook, EMATeacher
 from .model_file import write_model_file
 from .preemption import Interrupted, StopOnSignal
 from .progress import ProgressLine
+from .region_classes import RegionClassHook, region_classifier
 from .setup import build_model_or_explain, check_torchvision_settings, load_backbone
 from .solver import build_lr_scheduler, build_optimizer
 from .step import SemiSupervisedTrainer
@@ -186,10 +187,12 @@ class RC2LTrainer(DefaultTrainer):
         main, period, solver = comm.is_main_process(), self.cfg.TEST.EVAL_PERIOD, self.cfg.SOLVER
         unlabeled = solver.IMS_PER_BATCH_UNLABELED if self.uses_unlabeled(self.cfg) else 0
         burn_in, writers = self.cfg.MODEL.SEMI_SUPERVISED.BURN_IN_ITERS, self.build_writers() if main else []
+        has_classifier = region_classifier(self.teacher.model) is not None
         return [
             hooks.IterationTimer(),
             hooks.LRScheduler(),
             EMAHook(self.teacher, unwrap(self.model)),
+            RegionClassHook(self.cfg, self.teacher.model, unwrap(self.model)) if has_classifier else None,
             hooks.PeriodicCheckpointer(self.checkpointer, solver.CHECKPOINT_PERIOD) if main else None,
             StopOnSignal(self.checkpointer, self._trainer.log.write),
             EvaluationHook(period, self.evaluate_and_compare, self.best, writers),

@@ -5,11 +5,12 @@ from .meta_arch import RegionSegmentor
 from .per_pixel import PerPixelSegmentor
 from .pixel_baselines import PixelConsistency, PixelContrast
 from .rc2l import RC2L
+from .region_classifier import RegionClassifier, RegionSample
 from .region_head import RegionHead
 from .semi_supervised import SemiSupervisedSegmentor
 from .unimatch import UniMatch
 
 __all__ = [
-    "RC2L", "PerPixelSegmentor", "PixelConsistency", "PixelContrast", "RegionHead", "RegionSegmentor",
-    "SemiSupervisedSegmentor", "UniMatch", "build_timm_backbone",
+    "RC2L", "PerPixelSegmentor", "PixelConsistency", "PixelContrast", "RegionClassifier", "RegionHead",
+    "RegionSample", "RegionSegmentor", "SemiSupervisedSegmentor", "UniMatch", "build_timm_backbone",
 ]  # fmt: skip

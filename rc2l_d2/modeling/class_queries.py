@@ -7,16 +7,14 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..host import CfgNode, ShapeSpec, configurable
-from ..regions import Regions, competing, masked_average_pool
+from ..regions import competing, masked_average_pool
 from .backbones.timm_backbone import BODY
 from .pixel_decoder import selected_features
-from .region_memory import RegionMemory
+from .region_classifier import RegionClassifier
 
 # Logit of "no object", which a class query never is: without an object its mask is empty. It is finite, so that its
 # product with 0 is not NaN.
 _NEVER = -1e4
-# What a labelled region counts in the memory: labelled images are seen more often than unlabelled ones.
-_LABEL_WEIGHT = 0.2
 
 
 class ClassProbe(nn.Linear):
@@ -60,8 +58,8 @@ class ClassQueryPredictor(nn.Module):
             num_classes: K.
             class_prior: added to the logit of class k for query k.
             class_dropout: fraction of a region's features that are dropped in training.
-            class_memory: factor of the similarities of a :class:`RegionMemory` in class logits, outside of training;
-                0: no memory.
+            class_memory: factor of the similarities of a :class:`RegionClassifier`, which predicts the classes outside
+                of training once it was fitted; 0: there is none.
         """
         super().__init__()
         self.num_queries = num_classes
@@ -72,8 +70,7 @@ class ClassQueryPredictor(nn.Module):
         self.dropout = nn.Dropout(class_dropout)
         self.class_probe = ClassProbe(channels, num_classes)
         self.class_prior = class_prior
-        self.class_memory = class_memory
-        self.memory = RegionMemory(num_classes, channels) if class_memory else None
+        self.classifier = RegionClassifier(num_classes, channels, class_memory) if class_memory else None
 
     @classmethod
     def from_config(cls, cfg: CfgNode, input_shape: dict[str, ShapeSpec], mask_dim: int) -> dict:
@@ -108,37 +105,7 @@ class ClassQueryPredictor(nn.Module):
         pooled = [masked_average_pool(x, F.interpolate(masks, size=x.shape[-2:], mode="area")) for x in coarse]
         region_features = self.norm(torch.cat(pooled, dim=2))
         class_logits = self.class_probe(self.dropout(region_features))
-        if self.memory is not None and not self.training:
-            class_logits = class_logits + self.class_memory * self.memory(region_features)
+        if self.classifier is not None and not self.training:
+            class_logits = torch.where(self.classifier.fitted > 0, self.classifier(region_features), class_logits)
         class_logits = class_logits + self.class_prior * torch.eye(self.num_queries, device=class_logits.device)
         return [(F.pad(class_logits, (0, 1), value=_NEVER), mask_logits)], region_features
-
-    @torch.no_grad()
-    def remember(self, labeled: Regions, labels: Tensor, teacher: Regions | None) -> None:
-        """Add the regions of a step to the memory, if there is one.
-
-        A region counts with the square root of its area, a fraction of the image. On labels query k is of class k where
-        the image has this class. On weak views a region is of the class that the linear layer predicts, and counts in
-        proportion to its probability: the memory itself has no part in it, and cannot confirm itself.
-
-        Args:
-            labeled: the prediction for labelled images.
-            labels: (B, K) bool, which classes they have.
-            teacher: the teacher's prediction for weak views; None: there are none.
-        """
-        if self.memory is None:
-            return
-        assert labeled.region_features is not None
-        weights = torch.diag_embed(_LABEL_WEIGHT * _root_area(labeled) * labels)
-        features = labeled.region_features
-        if teacher is not None:
-            assert teacher.region_features is not None
-            probability, label = self.class_probe(teacher.region_features.float()).softmax(dim=2).max(dim=2)
-            of_class = F.one_hot(label, self.num_queries) * (probability * _root_area(teacher)).unsqueeze(2)
-            features, weights = torch.cat([features, teacher.region_features]), torch.cat([weights, of_class])
-        self.memory.update(features, weights)
-
-
-def _root_area(regions: Regions) -> Tensor:
-    """Return the square root of the area of each mask, (B, N), areas as fractions of the image."""
-    return regions.mask_logits.sigmoid().mean(dim=(2, 3)).sqrt()

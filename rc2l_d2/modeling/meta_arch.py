@@ -19,10 +19,9 @@ from ..host import (
     build_sem_seg_head,
     configurable,
 )
-from ..regions.semantic import one_hot, semantic_probabilities, semantic_scores
+from ..regions.semantic import semantic_probabilities, semantic_scores
 from ..regions.types import Regions
 from .class_criterion import ClassCriterion
-from .class_queries import ClassQueryPredictor
 from .criterion import Criterion
 from .micro_batches import regions_in_micro_batches
 from .set_criterion import SetCriterion
@@ -34,7 +33,7 @@ class RegionSegmentor(nn.Module):
 
     Attributes:
         uses_unlabeled: whether training also uses unlabelled images.
-        remembers_unlabeled: whether the predictor's memory of regions also takes those of unlabelled images.
+        remembers_unlabeled: whether the classes of regions are fitted to those of unlabelled images too.
     """
 
     uses_unlabeled = False
@@ -150,20 +149,6 @@ class RegionSegmentor(nn.Module):
         """Return the weighted losses of ``regions`` against labels (B, H, W), see :class:`Criterion`."""
         return self.criterion(regions, labels)
 
-    def remember(self, labeled: Regions, labels: Tensor, teacher: Regions | None = None) -> None:
-        """Update the running means of the predictor's regions, if it has a memory of regions.
-
-        Args:
-            labeled: the prediction for labelled images.
-            labels: (B, H, W), of these.
-            teacher: the teacher's prediction for weak views; None: there are none.
-        """
-        predictor = getattr(self.sem_seg_head, "predictor", None)
-        if isinstance(predictor, ClassQueryPredictor) and predictor.memory is not None:
-            # Every second pixel of a mask pixel's rows and columns is enough to find a class.
-            present = one_hot(labels[:, ::2, ::2], predictor.num_queries).flatten(2).any(dim=2)
-            predictor.remember(labeled, present, teacher if self.remembers_unlabeled else None)
-
     def semantic_map(self, regions: Regions) -> Tensor:
         """Return the semantic map s_c (B, K, h, w), normalised: non-negative, at most one in sum over the classes."""
         return semantic_probabilities(regions.class_logits, regions.mask_logits)
@@ -193,7 +178,6 @@ class RegionSegmentor(nn.Module):
         regions = self.regions(images.tensor)
         if self.training:
             labels = self.preprocess_labels([sample["sem_seg"] for sample in inputs])
-            self.remember(regions, labels)
             return self.supervised_losses(regions, labels)
         results = []
         for index, (sample, (height, width)) in enumerate(zip(inputs, images.image_sizes, strict=True)):

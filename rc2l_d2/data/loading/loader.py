@@ -107,6 +107,27 @@ class TrainLoader:
         logger.warning("%s The next image of the list is used instead (%d of %d so far).", error, len(files), size)
 
 
+def build_whole_image_loader(cfg: CfgNode, stream: str, limit: int) -> Iterator[dict]:
+    """Yield samples of whole images of a training stream, prepared as for testing; those of this rank.
+
+    Args:
+        cfg: DATASETS, INPUT and DATALOADER.NUM_WORKERS are read.
+        stream: "TRAIN" or "UNLABELED".
+        limit: of more images than this every n-th is used. Images that cannot be read are left out.
+
+    Raises:
+        InputError: the data set cannot be used.
+    """
+    entries = stream_entries(cfg, stream)
+    places = np.linspace(0, len(entries) - 1, min(limit, len(entries))).round().astype(int)
+    own = places[rank_range(len(places), comm.get_rank(), comm.get_world_size())]
+    for (sample,) in _batches(_data_loader(_TestDataset(entries, own, TestMapper(cfg)), cfg.DATALOADER.NUM_WORKERS)):
+        if isinstance(sample, InputError):
+            logger.warning("%s", sample)
+        else:
+            yield sample
+
+
 class TestLoader:
     """Iterable with a length: lists of one test sample, this rank's contiguous range of a data set in order."""
 
