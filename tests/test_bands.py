@@ -10,7 +10,7 @@ from data_files import write_label
 from PIL import Image
 from timm_import import timm
 
-from rc2l_d2.commands import check, quickstart, train
+from rc2l_d2.commands import check, predict, quickstart, train
 from rc2l_d2.data import load_dataset, load_definition, read_image, register_definition
 from rc2l_d2.data.checks.check import config_splits
 from rc2l_d2.data.loading.bands import BandRule
@@ -19,7 +19,7 @@ from rc2l_d2.data.loading.transforms import color_jitter, resize_image, strong_v
 from rc2l_d2.engine import load_config
 from rc2l_d2.errors import InputError
 from rc2l_d2.modeling.backbones import TimmBackbone
-from rc2l_d2.prediction import load_segmenter
+from rc2l_d2.prediction import large, load_segmenter
 
 VALUES = np.random.default_rng(0).integers(0, 256, (40, 48, 16)).astype(np.uint8)
 RGB = {"photometric": "rgb"}
@@ -262,3 +262,13 @@ def test_training_and_prediction_with_six_bands(tmp_path, monkeypatch, backbone)
     weights = next(p for p in segmenter.predictor.model.backbone.parameters() if p.dim() == 4)
     assert weights.shape[1] == 6
     assert segmenter(str(tmp_path / "more/8.tif")).labels.shape == label.shape
+
+    # A large file, of which only windows are read, has the labels of the whole image in memory.
+    expected = load_segmenter(f"{name}/run/teacher_final.pth", 32)(str(tmp_path / "more/8.tif")).labels
+    monkeypatch.setattr(large, "MAX_PIXELS", 32 * 32)
+    monkeypatch.setattr(predict, "read_image", None)
+    words = ("--weights", f"{name}/run/teacher_final.pth", "--input", "more/8.tif", "--labels", "--tile", 32)
+    result = call("rc2l-predict", predict.main, *words)
+    assert result.returncode == 0, result.stderr
+    with Image.open("output/predictions/labels/8.png") as found, Image.open("output/predictions/8.png") as overlay:
+        assert np.array_equal(np.array(found), expected) and overlay.mode == "RGB"

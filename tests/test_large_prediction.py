@@ -11,13 +11,16 @@ from rasterio.transform import from_origin
 from torch import nn
 
 from rc2l_d2.commands import predict
+from rc2l_d2.data.loading.bands import BandRule
 from rc2l_d2.data.loading.raster import RasterFile
 from rc2l_d2.data.loading.transforms import resize_label
 from rc2l_d2.engine import load_config
 from rc2l_d2.errors import InputError
 from rc2l_d2.host import MetadataCatalog
 from rc2l_d2.prediction import Segmenter, large, load_segmenter, segmenter
+from rc2l_d2.prediction.inputs import Input
 from rc2l_d2.prediction.large import segment_by_windows, segment_shrunk
+from rc2l_d2.prediction.outputs import ResultWriter
 from rc2l_d2.prediction.segmenter import with_tile
 
 CLASSES = 8
@@ -26,10 +29,10 @@ CLASSES = 8
 class Blurred(nn.Module):
     """Scores that depend on the place in the window, so that each way of averaging gives other labels."""
 
-    def __init__(self):
+    def __init__(self, bands: int = 3):
         super().__init__()
         generator = torch.Generator().manual_seed(0)
-        self.mixing = nn.Parameter(torch.randn(CLASSES, 3, generator=generator), requires_grad=False)
+        self.mixing = nn.Parameter(torch.randn(CLASSES, bands, generator=generator), requires_grad=False)
         self.windows: list[tuple[int, ...]] = []
 
     def forward(self, samples):
@@ -47,9 +50,14 @@ class Blurred(nn.Module):
 
 @pytest.fixture
 def blurred(tiny_options):
-    """A function of a tile that returns a segmenter with :class:`Blurred`."""
+    """A function of a tile and a rule for bands that returns a segmenter with :class:`Blurred`."""
     cfg = load_config("configs/toy/rc2l_R18.yaml", tiny_options)
-    return lambda tile: Segmenter(Blurred().eval(), with_tile(cfg, tile), MetadataCatalog.get("tiny_val"))
+
+    def build(tile, rule=None):
+        model = Blurred(3 if rule is None else rule.channels).eval()
+        return Segmenter(model, with_tile(cfg, tile), MetadataCatalog.get("tiny_val"), rule)
+
+    return build
 
 
 def image_of(height: int, width: int) -> np.ndarray:
@@ -71,6 +79,24 @@ def test_windows_give_the_labels_of_a_sliding_window_over_the_whole_image(blurre
             written[top : top + block.shape[0], left : left + block.shape[1]] += 1
     assert (written == 1).all() and np.array_equal(labels, expected)
     assert {shape[1:] for shape in one.predictor.model.windows} == {(min(size[0], 32), min(size[1], 32))}
+
+
+@pytest.mark.parametrize("bands", [[4, 3, 2], [1, 2, 3, 4, 5, 6]])
+def test_windows_of_a_multi_band_geotiff_give_the_labels_of_the_whole_image(blurred, tmp_path, monkeypatch, bands):
+    values = np.concatenate([image_of(131, 170), image_of(132, 171)[:131, :170]], axis=2).astype(np.uint16) * 12
+    profile = {"driver": "GTiff", "count": 6, "height": 131, "width": 170, "dtype": "uint16", "tiled": True}
+    place = {"crs": "EPSG:32633", "transform": from_origin(5e5, 5e6, 10, 10)}
+    with rasterio.open(tmp_path / "a.tif", "w", blockxsize=16, blockysize=16, **profile, **place) as file:
+        file.write(values.transpose(2, 0, 1))
+    one = blurred(32, BandRule.from_yaml(bands, [0, 3000]))
+    expected = one(tmp_path / "a.tif").labels
+    assert len(np.unique(expected)) > 2
+    monkeypatch.setattr(large, "MAX_PIXELS", 64 * 64)
+    monkeypatch.setattr(predict, "read_image", None)
+    given, writer = Input(tmp_path / "a.tif", "a"), ResultWriter(tmp_path / "out", one, True, False, None)
+    predict.segment_image(given, one, writer)
+    with rasterio.open(tmp_path / "out/labels/a.tif") as file:
+        assert np.array_equal(file.read(1), expected) and file.crs.to_epsg() == 32633
 
 
 def test_without_windows_an_image_is_shrunk_and_its_labels_enlarged(blurred, tmp_path, monkeypatch):

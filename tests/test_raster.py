@@ -8,10 +8,11 @@ from data_files import small_config
 from PIL import Image
 from rasterio.transform import from_origin
 
-from rc2l_d2.data import LabeledMapper, UnlabeledMapper
+from rc2l_d2.data import LabeledMapper, UnlabeledMapper, read_image
 from rc2l_d2.data.checks.scan import Kind, Split, scan
 from rc2l_d2.data.labels.label_map import LabelMap
 from rc2l_d2.data.loading import mappers, raster
+from rc2l_d2.data.loading.bands import BandRule
 from rc2l_d2.data.loading.raster import RasterFile, header_size, open_windows, read_label_window
 from rc2l_d2.errors import InputError
 
@@ -58,6 +59,8 @@ def test_windows_equal_those_of_the_decoded_image(tmp_path, name):
 
 @pytest.mark.parametrize(("bands", "options", "problem"), [
     (np.zeros((4, 32, 32), np.uint8), {"photometric": "RGB", "alpha": "no"}, "has 4 bands"),
+    (np.zeros((4, 32, 32), np.uint8), {"photometric": "RGB", "alpha": "yes"}, "has 4 bands"),
+    (np.zeros((2, 32, 32), np.uint8), {"photometric": "MINISBLACK", "alpha": "yes"}, "has 2 bands"),
     (np.zeros((6, 32, 32), np.uint8), {}, "has 6 bands"),
     (np.zeros((3, 32, 32), np.uint8), {"photometric": "MINISBLACK"}, "has the bands gray, undefined, undefined"),
     (np.zeros((3, 32, 32), np.uint16), {"photometric": "RGB"}, "has values of type uint16"),
@@ -71,13 +74,46 @@ def test_files_whose_meaning_is_not_plain_are_refused(tmp_path, bands, options, 
     assert open_windows(path) is None
 
 
+def test_a_file_of_several_pages_is_refused(tmp_path, everything_is_large):
+    first, second = Image.fromarray(IMAGE), Image.fromarray(IMAGE[::-1])
+    first.save(tmp_path / "a.tif", save_all=True, append_images=[second])
+    for rule in (None, BandRule.from_yaml([1, 2, 3], None)):
+        with pytest.raises(InputError, match=r"a.tif: the \w+ has 2 pages"):
+            RasterFile(tmp_path / "a.tif", rule)
+    assert open_windows(tmp_path / "a.tif") is None
+
+
+MANY = RNG.integers(-50, 4000, (6, 70, 90)).astype(np.int16)
+BANDS = {
+    "three of six": (MANY, {"compress": "deflate"}, [4, 3, 2], [0, 3000]),
+    "all six": (MANY, {"nodata": 77}, [1, 2, 3, 4, 5, 6], [0, 3000]),
+    "one": (MANY.astype(np.float32) / 4000, {}, [5], [0.1, 0.7]),
+    "8 bits": (IMAGE.transpose(2, 0, 1), {"photometric": "MINISBLACK"}, [2, 1, 3], None),
+}
+
+
+@pytest.mark.parametrize("name", BANDS)
+def test_windows_of_a_rule_equal_those_of_the_decoded_image(tmp_path, name):
+    values, options, bands, range_ = BANDS[name]
+    path, rule = write_tiff(tmp_path / "a.tif", values, **options), BandRule.from_yaml(bands, range_)
+    whole = read_image(path, rule=rule)
+    assert header_size(path) == (70, 90) and whole.shape[2] == rule.channels
+    with RasterFile(path, rule) as file:
+        assert np.array_equal(file.read(13, 5, 40, 61), whole[13:53, 5:66])
+        means = whole.reshape(35, 2, 45, 2, -1).mean(axis=(1, 3))
+        assert np.abs(file.read_reduced((35, 45)) - means).max() <= 1
+    with pytest.raises(InputError, match=r"a.tif: the image has \d bands, but the key bands of the data set names 7"):
+        RasterFile(path, BandRule.from_yaml([7, 1, 2], [0, 1]))
+
+
 def test_a_turned_file_is_not_read_by_windows(tmp_path, everything_is_large):
     exif = Image.Exif()
     exif[274] = 6
     for name in ("a.tif", "a.jpg", "a.png"):
         Image.fromarray(IMAGE).save(tmp_path / name, exif=exif)
-        with pytest.raises(InputError, match="is stored turned"):
-            RasterFile(tmp_path / name)
+        for rule in (None, BandRule.from_yaml([1, 2, 3], None)):
+            with pytest.raises(InputError, match="is stored turned"):
+                RasterFile(tmp_path / name, rule)
     (tmp_path / "b.tif").write_bytes(b"II*\0nothing")
     with pytest.raises(InputError, match=r"b.tif: the file cannot be read"):
         RasterFile(tmp_path / "b.tif")
@@ -97,12 +133,15 @@ def full_size(crop=(32, 40)):
     return cfg
 
 
+@pytest.mark.parametrize("bands", [False, True])
 @pytest.mark.parametrize("crop", [(32, 40), (100, 40), (100, 120)])
-def test_training_crops_at_full_size_read_only_their_window(tmp_path, monkeypatch, crop):
+def test_training_crops_at_full_size_read_only_their_window(tmp_path, monkeypatch, crop, bands):
     """Samples from windows equal those from files that are decoded whole, mirrored and padded ones too."""
+    image = write_tiff(tmp_path / "a.tif", MANY) if bands else write_image_tiff(tmp_path / "a.tif")
     entry = {
-        "file_name": str(write_image_tiff(tmp_path / "a.tif")), "image_id": "a",
+        "file_name": str(image), "image_id": "a",
         "sem_seg_file_name": str(write_tiff(tmp_path / "label.tif", LABEL[None])),
+        "bands": BandRule.from_yaml([4, 3, 2], [0, 3000]) if bands else None,
     }  # fmt: skip
     for mapper in (LabeledMapper(full_size(crop)), UnlabeledMapper(full_size(crop))):
         whole = [mapper(entry, np.random.default_rng(seed)) for seed in range(8)]

@@ -72,13 +72,11 @@ def segment_image(given: Input, segmenter: Segmenter, results: ResultWriter) -> 
 
 def _open_large(file: Path, segmenter: Segmenter, results: ResultWriter) -> RasterFile | None:
     """Return the file as windows; None where it has to be, and can be, decoded whole."""
-    if getattr(segmenter, "bands", None) is not None:  # Rules for bands are applied to whole files.
-        return None
     whole = math.prod(header_size(file)) <= MAX_PIXELS and not segmenter.by_windows
     if whole and (results.confidence or results.truth is not None):
         return None
     try:
-        return RasterFile(file)
+        return RasterFile(file, segmenter.bands)
     except InputError:
         if whole:
             return None

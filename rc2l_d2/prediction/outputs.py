@@ -83,7 +83,7 @@ class ResultWriter:
             small = file.read_reduced(size)
         if not self.labels:
             file.path.unlink()
-        return draw_classes(raster.read_reduced(size)[..., ::-1], small, self.metadata)
+        return draw_classes(raster.read_reduced(size)[..., 2::-1], small, self.metadata)
 
     def compare(self, file: Path, name: str, segmentation: Segmentation) -> None:
         """Write image, ground truth and prediction side by side; InputError if no label fits the file."""

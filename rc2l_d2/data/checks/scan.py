@@ -201,7 +201,7 @@ def scan(
 def _scan_entry(entry: dict, labelled: bool, num_classes: int, ignore_value: int) -> _FileScan:
     file, size, problems, counts, printed = entry["file_name"], None, [], None, b""
     try:
-        size = large_image_size(file) if entry.get("bands") is None else None
+        size = large_image_size(file, entry.get("bands"))
         if size is None:
             image = read_image(file, rule=entry.get("bands"))
             size, printed = image.shape[:2], fingerprint(image)

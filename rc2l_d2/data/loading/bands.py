@@ -136,6 +136,8 @@ def read_bands(path: str | os.PathLike, rule: BandRule, orientation: int = 1) ->
 
 def _read(path: str | os.PathLike, rule: BandRule, side: int | None = None) -> np.ndarray:
     """The rule's bands as stored (B, H, W), with ``side`` shrunk to at most that; nodata as NaN."""
+    from .reading import MAX_PIXELS
+
     try:
         import rasterio
         from rasterio.errors import NotGeoreferencedWarning, RasterioError
@@ -154,26 +156,33 @@ def _read(path: str | os.PathLike, rule: BandRule, side: int | None = None) -> n
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", NotGeoreferencedWarning)
             with rasterio.open(os.fspath(path), driver=driver) as file:
-                bands = _checked_bands(path, file, rule)
+                if file.width * file.height > MAX_PIXELS:
+                    raise InputError(
+                        f"{path}: the image has more than {MAX_PIXELS // 10**6} million pixels; cut or shrink it."
+                    )
+                bands = checked_bands(path, file, rule)
                 shape = None if side is None else (min(file.height, side), min(file.width, side))
-                values = file.read(bands, out_shape=shape and (len(bands), *shape))
-                nodata = file.nodata
+                return stored_values(file, bands, rule, out_shape=shape and (len(bands), *shape))
     except RasterioError as error:
         reason = " ".join(str(error).split())[:200].rstrip(".")
         raise InputError(
             f"{path}: the image file cannot be decoded ({reason}); replace it or take it out of the data set."
         ) from error
-    if nodata is not None and np.isfinite(nodata) and rule.ranges:
-        values = np.where(values == nodata, np.float32(np.nan), values.astype(np.float32))
+
+
+def stored_values(file: Any, bands: Sequence[int], rule: BandRule, **part: Any) -> np.ndarray:
+    """Return bands of an opened file as stored (B, h, w), nodata as NaN if the rule has ranges.
+
+    ``part``: arguments of rasterio's ``read`` for a window or a smaller size.
+    """
+    values = file.read(bands, **part)
+    if file.nodata is not None and np.isfinite(file.nodata) and rule.ranges:
+        return np.where(values == file.nodata, np.float32(np.nan), values.astype(np.float32))
     return values
 
 
-def _checked_bands(path: str | os.PathLike, file: Any, rule: BandRule) -> list[int]:
-    """The bands to read of an opened file."""
-    from .reading import MAX_PIXELS
-
-    if file.width * file.height > MAX_PIXELS:
-        raise InputError(f"{path}: the image has more than {MAX_PIXELS // 10**6} million pixels; cut or shrink it.")
+def checked_bands(path: str | os.PathLike, file: Any, rule: BandRule) -> list[int]:
+    """Return the numbers of the bands to read of an opened file; InputError if the rule does not fit it."""
     if file.subdatasets:
         raise InputError(f"{path}: the image has {len(file.subdatasets)} pages; save its bands in one page.")
     if file.colorinterp[0].name == "palette":

@@ -39,8 +39,8 @@ class _TrainMapper:
     def _cut(self, entry: dict, rng: np.random.Generator) -> tuple[np.ndarray, Geometry, tuple[int, int]]:
         """Return the cut image (h, w, 3), not padded yet, with its geometry and the file's size (H, W)."""
         short_edge = sample_short_edge(self.geometry, rng)
-        # A crop at the image's own size needs no other part of it. Rules for bands are applied to whole files.
-        if not short_edge and entry.get("bands") is None and (raster := open_windows(entry["file_name"])):
+        # A crop at the image's own size needs no other part of it.
+        if not short_edge and (raster := open_windows(entry["file_name"], entry.get("bands"))):
             with raster:
                 geometry = sample_geometry(raster.size, short_edge, self.geometry, rng)
                 return geometry.mirror(raster.read(*geometry.window)), geometry, raster.size

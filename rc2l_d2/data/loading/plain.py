@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import io
 import struct
+from collections.abc import Iterator
+from itertools import islice
+from typing import Any, BinaryIO
 
 from PIL import Image, TiffImagePlugin
 from PIL.TiffTags import TAGS_V2
@@ -12,10 +15,11 @@ _PNG_START = b"\x89PNG\r\n\x1a\n"
 _TIFF_STARTS = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 _PLAIN_MODES = ("1", "L", "P", "RGB", "RGBA", "LA", "PA", "La", "RGBa", "RGBX", "CMYK", "YCbCr")
 # Numbers of the tags, of sample formats and of photometric interpretations in TIFF 6.0.
-_TAG = {info.name: number for number, info in TAGS_V2.items()}
+TAG = {info.name: number for number, info in TAGS_V2.items()}
 _FORMATS = {1: "unsigned", 2: "signed", 3: "float", 5: "complex", 6: "complex"}
 _GREY_OR_PALETTE, _RGB, _CMYK, _YCBCR = (0, 1, 3), 2, 5, 6
 _REDUCED_OR_MASK = 1 | 4
+_PAGES = 16  # that are looked at
 
 
 def not_plain(data: bytes) -> str:
@@ -38,17 +42,18 @@ def not_plain(data: bytes) -> str:
 
 
 def _tiff(data: bytes) -> str:
-    first, following = _directories(data)
-    if first is None:
+    pages = list(islice(tiff_pages(io.BytesIO(data)), _PAGES))
+    if not pages:
         return ""
+    first, *others = pages
 
     def tag(name: str, default: int) -> int:
-        value = first.get(_TAG[name], default)
+        value = first.get(TAG[name], default)
         return value[0] if isinstance(value, tuple) and value else value
 
     bands, bits = tag("SamplesPerPixel", 1), tag("BitsPerSample", 1)
     kind, photometric = _FORMATS.get(tag("SampleFormat", 1), "unknown"), tag("PhotometricInterpretation", 1)
-    if following:
+    if any(not page.get(TAG["NewSubfileType"], 0) & _REDUCED_OR_MASK for page in others):
         return "a TIFF with several pages"
     expected = {_RGB: 3, _CMYK: 4, _YCBCR: 3, **dict.fromkeys(_GREY_OR_PALETTE, 1)}.get(photometric)
     if bits <= 8 and kind == "unsigned" and bands == expected:
@@ -57,18 +62,14 @@ def _tiff(data: bytes) -> str:
     return f"a TIFF with {bands} band{'s' if bands > 1 else ''}{marked}, {bits}-bit {kind}"
 
 
-def _directories(data: bytes) -> tuple[dict | None, bool]:
-    """Return the tags of a TIFF's first page (None if they cannot be read), and whether another full page follows."""
-    pages = []
+def tiff_pages(file: BinaryIO) -> Iterator[dict[int, Any]]:
+    """Yield the tags of each page of a TIFF by their numbers; none from the first that cannot be read on."""
     try:
-        header = data[: 16 if data[2:3] == b"+" or data[3:4] == b"+" else 8]
-        directory = TiffImagePlugin.ImageFileDirectory_v2(header)
-        while directory.next and len(pages) < 16:
-            file = io.BytesIO(data)
+        header = file.read(16)
+        directory = TiffImagePlugin.ImageFileDirectory_v2(header if b"+" in header[2:4] else header[:8])
+        while directory.next:
             file.seek(directory.next)
             directory.load(file)
-            pages.append(dict(directory))
+            yield dict(directory)
     except (OSError, SyntaxError, ValueError, EOFError, struct.error, KeyError, IndexError, TypeError):
-        pass
-    first = pages[0] if pages else None
-    return first, any(not page.get(_TAG["NewSubfileType"], 0) & _REDUCED_OR_MASK for page in pages[1:])
+        return

@@ -11,10 +11,14 @@ from typing import Any
 
 import cv2
 import numpy as np
-from PIL import JpegImagePlugin, PngImagePlugin, TiffImagePlugin
+from PIL import JpegImagePlugin, PngImagePlugin
 
 from ...errors import InputError, one_line
 from ..labels.label_map import LabelMap, UnlistedValueError
+from .bands import BandRule, checked_bands, stored_values
+from .plain import TAG, tiff_pages
+from .reading import swapped
+from .transforms import resize_bands
 
 logger = logging.getLogger(__name__)
 # Decoded blocks that GDAL keeps, in MB: a row of windows of a large file.
@@ -27,28 +31,27 @@ _STRIP = 2**24  # pixels of an image that are shrunk at a time
 _GEO_TAGS = (33550, 34264)  # GeoTIFF's ModelPixelScale and ModelTransformation
 _ORIENTATION = 274  # EXIF's key
 # Pillow's readers of headers; Image.open would refuse large images.
-_HEADERS = {
-    **dict.fromkeys(_TIFF_STARTS, TiffImagePlugin.TiffImageFile),
-    b"\xff\xd8": JpegImagePlugin.JpegImageFile,
-    b"\x89P": PngImagePlugin.PngImageFile,
-}
+_HEADERS = {b"\xff\xd8": JpegImagePlugin.JpegImageFile, b"\x89P": PngImagePlugin.PngImageFile}
 
 
 class RasterFile:
-    """An image or label file with 8-bit values, for ``with``; what the file itself says of its bands is checked.
+    """An image or label file, for ``with``: 8-bit grey, palette or RGB, or what a rule of its data set reads.
+
+    What the file itself says of its bands is checked.
 
     Attributes:
         size: height and width in pixels.
         georeference: ``crs`` and ``transform`` as rasterio writes them; empty without both.
     """
 
-    def __init__(self, path: str | os.PathLike):
-        """Open the file.
+    def __init__(self, path: str | os.PathLike, rule: BandRule | None = None):
+        """Open the file; ``rule``: bands and range of the data set's images.
 
         Raises:
-            InputError: rasterio is missing, the file cannot be read, or is not plain 8-bit grey, palette or RGB.
+            InputError: rasterio is missing, the file cannot be read, the rule does not fit it, or without a rule it is
+                not plain 8-bit grey, palette or RGB.
         """
-        self.path = path
+        self.path, self._rule = path, rule
         self._rasterio = import_rasterio(path)
         self._env = self._rasterio.Env(GDAL_CACHEMAX=CACHE)
         try:
@@ -58,25 +61,41 @@ class RasterFile:
         self.size: tuple[int, int] = (self._file.height, self._file.width)
         self.georeference = _georeference(self._file)
         colors = self._rasterio.enums.ColorInterp
-        self._bands = [band for band in self._file.indexes if self._file.colorinterp[band - 1] != colors.alpha]
         self._palette: np.ndarray | None = None
+        try:
+            if rule is None:
+                self._bands = self._plain_bands(colors)
+            elif _header(path)[1] != 1:
+                raise InputError(f"{path}: the file is stored turned; save it upright.")
+            else:
+                self._bands = checked_bands(path, self._file, rule)
+        except InputError:
+            self._file.close()
+            raise
+
+    def _plain_bands(self, colors: Any) -> list[int]:
+        """Read the palette and return the numbers of the bands; InputError if the file is no plain 8-bit image."""
+        # The fourth band of a TIFF may be anything, whatever its mark.
+        kept = [self._file.driver == "GTiff" or color != colors.alpha for color in self._file.colorinterp]
+        bands = [band for band, is_kept in zip(self._file.indexes, kept, strict=True) if is_kept]
         if self._file.colorinterp[0] == colors.palette:
             self._palette = np.zeros((256, 3), np.uint8)
             for index, color in self._file.colormap(1).items():
                 self._palette[index] = color[:3]
-        problem = self._problem(colors)
-        if problem:
-            self._file.close()
-            raise InputError(f"{path}: the file {problem}; save it as upright 8-bit grey or RGB.")
+        if problem := self._problem(bands, colors):
+            raise InputError(f"{self.path}: the file {problem}; save it as upright 8-bit grey or RGB.")
+        return bands
 
-    def _problem(self, colors: Any) -> str:
+    def _problem(self, bands: list[int], colors: Any) -> str:
         """Return what makes the file no plain 8-bit image, or ""."""
-        interpretation = [self._file.colorinterp[band - 1] for band in self._bands]
+        interpretation = [self._file.colorinterp[band - 1] for band in bands]
+        if self._file.subdatasets:
+            return f"has {len(self._file.subdatasets)} pages"
         if any(dtype != "uint8" for dtype in self._file.dtypes):
             return f"has values of type {self._file.dtypes[0]}"
-        if len(self._bands) not in (1, 3):
-            return f"has {len(self._bands)} bands"
-        if len(self._bands) == 3 and interpretation != [colors.red, colors.green, colors.blue]:
+        if len(bands) not in (1, 3):
+            return f"has {len(bands)} bands"
+        if len(bands) == 3 and interpretation != [colors.red, colors.green, colors.blue]:
             return f"has the bands {', '.join(color.name for color in interpretation)}"
         if self._file.tags(ns="IMAGE_STRUCTURE").get("MINISWHITE") == "YES" or _header(self.path)[1] != 1:
             return "is stored turned or inverted"
@@ -93,20 +112,20 @@ class RasterFile:
         self._env.__exit__(kind, error, trace)
 
     def read(self, top: int, left: int, height: int, width: int) -> np.ndarray:
-        """Return a window of the image, uint8 (height, width, 3) in BGR order."""
+        """Return a window of the image, uint8 (height, width, C) in BGR order, C as in :func:`.reading.read_image`."""
         return self._image(self._read(top, left, height, width))
 
     def read_reduced(self, size: tuple[int, int]) -> np.ndarray:
-        """Return the whole image at a smaller ``size`` (h, w), by area, uint8 (h, w, 3) in BGR order."""
+        """Return the whole image at a smaller ``size`` (h, w), by area, uint8 (h, w, C) in BGR order."""
         height, width = self.size
-        rows = max(1, _STRIP // width)
+        rows = max(1, _STRIP // (width * len(self._bands)))
         # GDAL's own average takes twenty times as long.
         narrow = [
-            cv2.resize(strip, (size[1], len(strip)), interpolation=cv2.INTER_AREA)
+            resize_bands(strip, (len(strip), size[1]), cv2.INTER_AREA)
             for top in range(0, height, rows)
             for strip in [self.read(top, 0, min(rows, height - top), width)]
         ]
-        return cv2.resize(np.concatenate(narrow), (size[1], size[0]), interpolation=cv2.INTER_AREA)
+        return resize_bands(np.concatenate(narrow), size, cv2.INTER_AREA)
 
     def read_values(self, top: int, left: int, height: int, width: int) -> np.ndarray | None:
         """Return a window of the values of a one-band file, uint8 (height, width); None for other files."""
@@ -115,6 +134,8 @@ class RasterFile:
         return self._read(top, left, height, width)[0]
 
     def _image(self, bands: np.ndarray) -> np.ndarray:
+        if self._rule is not None:
+            return np.ascontiguousarray(swapped(self._rule.stretch(bands)))
         if self._palette is not None:
             return np.ascontiguousarray(self._palette[bands[0]][..., ::-1])
         if len(bands) == 1:
@@ -122,8 +143,9 @@ class RasterFile:
         return np.ascontiguousarray(bands[::-1].transpose(1, 2, 0))
 
     def _read(self, top: int, left: int, height: int, width: int) -> np.ndarray:
+        window = ((top, top + height), (left, left + width))
         try:
-            return self._file.read(self._bands, window=((top, top + height), (left, left + width)))
+            return stored_values(self._file, self._bands, self._rule or BandRule(), window=window)
         except self._rasterio.errors.RasterioIOError as error:
             raise InputError(f"{self.path}: the file is damaged ({one_line(error)}); replace it.") from error
 
@@ -140,10 +162,8 @@ def georeference_of(path: str | os.PathLike) -> dict[str, Any]:
         with import_rasterio(path).open(path) as image:
             return _georeference(image)
     except InputError:
-        try:
-            tags = TiffImagePlugin.TiffImageFile(path).tag_v2
-        except (OSError, SyntaxError, ValueError):
-            return {}
+        with open(path, "rb") as file:
+            tags = next(tiff_pages(file), {})
         if any(tag in tags for tag in _GEO_TAGS):
             logger.warning("%s: the georeference is not kept without rasterio (pip install 'rc2l_d2[raster]').", path)
         return {}
@@ -157,12 +177,15 @@ def _georeference(file: Any) -> dict[str, Any]:
     return {"crs": file.crs, "transform": file.transform}
 
 
-def open_windows(path: str | os.PathLike) -> RasterFile | None:
-    """Open a large TIFF whose windows can be read; None for every other file, and where rasterio is missing."""
+def open_windows(path: str | os.PathLike, rule: BandRule | None = None) -> RasterFile | None:
+    """Open a large TIFF whose windows can be read, with the ``rule`` of its data set, if any.
+
+    None for every other file, and where rasterio is missing.
+    """
     try:
         with open(path, "rb") as file:
             is_tiff = file.read(2) in _TIFF_STARTS
-        return RasterFile(path) if is_tiff and math.prod(header_size(path)) >= _SMALL else None
+        return RasterFile(path, rule) if is_tiff and math.prod(header_size(path)) >= _SMALL else None
     except (OSError, InputError):  # Reading it whole says what is wrong, or reads it.
         return None
 
@@ -202,13 +225,13 @@ def read_label_window(
             return None  # Reading it whole reports the values.
 
 
-def large_image_size(path: str | os.PathLike) -> tuple[int, int] | None:
+def large_image_size(path: str | os.PathLike, rule: BandRule | None = None) -> tuple[int, int] | None:
     """Return height and width of a large TIFF, of which only the first and last row are read; None for other files.
 
     Raises:
         InputError: the file is damaged there.
     """
-    raster = open_windows(path)
+    raster = open_windows(path, rule)
     if raster is None:
         return None
     with raster:
@@ -247,13 +270,17 @@ def _header(path: str | os.PathLike) -> tuple[tuple[int, int], int]:
     """Return height and width, and the EXIF orientation; zeros and 1 where Pillow does not know them."""
     try:
         with open(path, "rb") as file:
-            reader = _HEADERS.get(file.read(2))
+            start = file.read(2)
             file.seek(0)
+            if start in _TIFF_STARTS:  # Pillow knows few kinds of bands.
+                tags = next(tiff_pages(file))
+                return (tags[TAG["ImageLength"]], tags[TAG["ImageWidth"]]), tags.get(_ORIENTATION, 1)
+            reader = _HEADERS.get(start)
             if reader is None:
                 return (0, 0), 1
             image = reader(file)
             return (image.height, image.width), image.getexif().get(_ORIENTATION, 1)
-    except (OSError, SyntaxError, ValueError, EOFError, KeyError, TypeError):
+    except (OSError, SyntaxError, ValueError, EOFError, KeyError, TypeError, StopIteration):
         return (0, 0), 1
 
 

@@ -116,7 +116,11 @@ def resize_image(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     if image.shape[:2] == tuple(size):
         return image
     by_area = 2 * size[0] < image.shape[0] and 2 * size[1] < image.shape[1]
-    method = cv2.INTER_AREA if by_area else cv2.INTER_LINEAR
+    return resize_bands(image, size, cv2.INTER_AREA if by_area else cv2.INTER_LINEAR)
+
+
+def resize_bands(image: np.ndarray, size: tuple[int, int], method: int) -> np.ndarray:
+    """Resize (H, W) or (H, W, C), of any number of bands, to ``size`` (h, w) by one of OpenCV's methods."""
     if image.ndim == 3 and image.shape[2] > _RESIZED_CHANNELS:
         parts = [image[..., first : first + 3] for first in range(0, image.shape[2], 3)]
         resized = [cv2.resize(part, (size[1], size[0]), interpolation=method) for part in parts]
