@@ -68,7 +68,7 @@ CASES: list[tuple[str, list[Spoil], str]] = [
     ("a value that the label map does not list", [yaml_key(label_map={0: "class0", 1: "class1", 2: "ignore"})],
      r"DATASETS\.TRAIN .*no class.*train_009\.png .*255.*label_map"),
     ("a label of another size", [labels(GOOD_LABEL[:, :24])],
-     r"DATASETS\.TRAIN .*another size.*_009\.png \(label 24x40, image 48x40\)"),
+     r"DATASETS\.TRAIN .*another size.*_009\.png \(each: label 24x40, image 48x40\)"),
     ("labels of nothing but the ignore value", [labels(np.full(SIZE, 255, np.uint8))],
      r"DATASETS\.TRAIN .*ignore value on every pixel.*train_002\.png"),
     # The lists.

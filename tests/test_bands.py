@@ -19,7 +19,7 @@ from rc2l_d2.data.loading.transforms import color_jitter, resize_image, strong_v
 from rc2l_d2.engine import load_config
 from rc2l_d2.errors import InputError
 from rc2l_d2.modeling.backbones import TimmBackbone
-from rc2l_d2.prediction import large, load_segmenter
+from rc2l_d2.prediction import Segmenter, large, load_segmenter
 
 VALUES = np.random.default_rng(0).integers(0, 256, (40, 48, 16)).astype(np.uint8)
 RGB = {"photometric": "rgb"}
@@ -177,6 +177,23 @@ def test_files_that_a_rule_does_not_fit(tmp_path, name, rule, message):
         read_image(tmp_path / "image.tif", rule=BandRule.from_yaml(*rule))
 
 
+@pytest.mark.parametrize("name", ["grey.png", "grey.tif", "deep.png", "deep.tif"])
+def test_one_band_becomes_three_equal_channels_as_the_sentence_says(tmp_path, name):
+    """8 bits need nothing; 16 bits need what the message tells, so that every pretrained backbone takes both."""
+    stored = VALUES[..., 0] if "grey" in name else VALUES[..., 0].astype(np.uint16) * 16
+    Image.fromarray(stored).save(tmp_path / name)
+    bands = None
+    if "deep" in name:
+        with pytest.raises(ImageDepthError, match=r"by bands: \[1\] for grey .*, with range: \[0, 3000\] for") as error:
+            read_image(tmp_path / name)
+        bands = rule([1], [0, 16 * 255])
+        tiny = Segmenter.__new__(Segmenter)
+        tiny.bands = None
+        with pytest.raises(InputError, match=rf"image is {error.value.kind}, but the model was trained on plain 8-bit"):
+            tiny.read(tmp_path / name)
+    assert (read_image(tmp_path / name, rule=bands) == VALUES[..., :1]).all()
+
+
 def test_more_bands_keep_their_values_where_colours_change():
     image = np.ascontiguousarray(VALUES[..., :5])
     jitter = (0.0, 0.0, 0.5, 0.25)  # saturation and hue alone
@@ -240,7 +257,8 @@ def test_training_and_prediction_with_six_bands(tmp_path, monkeypatch, backbone)
         name,
     )
     result = call("rc2l-quickstart", quickstart.main, *arguments)
-    assert result.returncode == 2 and "6 bands, 16-bit unsigned, not plain 8-bit colour" in result.stderr
+    assert result.returncode == 2 and "not plain 8-bit colour (8 of 8 read): " in result.stderr
+    assert result.stderr.count("4.tif (each: a TIFF with 6 bands, 16-bit unsigned)") == 1
     assert "--bands 1,2,3 --range 0,3000" in result.stderr
     options = ["--bands", "1,2,3,4,5,6", "--range", "0,4000"]
     if backbone:
@@ -266,7 +284,7 @@ def test_training_and_prediction_with_six_bands(tmp_path, monkeypatch, backbone)
     # A large file, of which only windows are read, has the labels of the whole image in memory.
     expected = load_segmenter(f"{name}/run/teacher_final.pth", 32)(str(tmp_path / "more/8.tif")).labels
     monkeypatch.setattr(large, "MAX_PIXELS", 32 * 32)
-    monkeypatch.setattr(predict, "read_image", None)
+    monkeypatch.setattr(Segmenter, "read", None)
     words = ("--weights", f"{name}/run/teacher_final.pth", "--input", "more/8.tif", "--labels", "--tile", 32)
     result = call("rc2l-predict", predict.main, *words)
     assert result.returncode == 0, result.stderr

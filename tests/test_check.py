@@ -9,6 +9,7 @@ from PIL import Image
 
 from rc2l_d2.data import check_test_data, check_training_data, register_definition
 from rc2l_d2.data.checks.check import class_problems, definition_splits, remarks_on
+from rc2l_d2.data.checks.remark import Remark
 from rc2l_d2.data.checks.scan import Kind, Split, scan
 from rc2l_d2.errors import InputError
 
@@ -66,7 +67,7 @@ def test_wrong_values_are_listed_with_their_files(cfg, folder):
     for name in LABELLED:
         _label(folder, name, 7)
     _label(folder, LABELLED[0], 8)
-    _refused(cfg, r"DATASETS.TRAIN .*: \S*train_002\.png \(8\), .*, \S*train_009\.png \(7\); ")
+    _refused(cfg, r"DATASETS.TRAIN .*: \S*train_002\.png \(8\), .*, \S*train_009\.png \(each: 7\); ")
 
 
 def test_only_a_sample_is_read_of_a_large_split(cfg, folder):
@@ -206,7 +207,7 @@ def test_scan_finds_everything(content, folder, processes):
     steps = []
     report = scan(Split("all", entries, True, CLASSES, 255), processes=processes, progress=lambda: steps.append(1))
     found = {
-        kind: [file.split(" (")[0].rsplit("/", 1)[1].removesuffix(".png") for file in examples]
+        kind: [file.rsplit("/", 1)[1].removesuffix(".png") for file, _ in examples]
         for kind, examples in report.examples.items()
     }
     assert found == expected and report.problems == {kind: len(files) for kind, files in expected.items()}
@@ -235,7 +236,17 @@ def test_scan_samples_by_seed_in_the_order_of_the_list_and_shows_ten(folder):
     assert first.examples != scan(split, limit=40, seed=4).examples
     (remark,) = remarks_on(scan(split))
     assert remark.fatal and remark.count == 100 and len(remark.names) == 10
-    assert "none009.png (the image file cannot be read (No such file or directory)), ...; replace" in str(remark)
+    # In a sentence, five names, and once what they have in common.
+    text = (
+        "none003.png, {0}/none004.png (each: the image file cannot be read (No such file or directory)), ...; replace"
+    )
+    assert text.format(folder) in str(remark) and str(remark).count("cannot be read (No such") == 1
+
+
+def test_different_details_stay_with_their_files():
+    details = ("", "9x9", "9x9", "7x7")
+    remark = Remark(True, "Some", ("a", "b", "c", "d"), 4, "act", details)
+    assert str(remark) == "Some: a, b, c (each: 9x9), d (7x7); act."
 
 
 def test_splits_of_a_definition(tmp_path, content, folder):

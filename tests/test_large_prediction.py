@@ -92,7 +92,7 @@ def test_windows_of_a_multi_band_geotiff_give_the_labels_of_the_whole_image(blur
     expected = one(tmp_path / "a.tif").labels
     assert len(np.unique(expected)) > 2
     monkeypatch.setattr(large, "MAX_PIXELS", 64 * 64)
-    monkeypatch.setattr(predict, "read_image", None)
+    monkeypatch.setattr(Segmenter, "read", None)
     given, writer = Input(tmp_path / "a.tif", "a"), ResultWriter(tmp_path / "out", one, True, False, None)
     predict.segment_image(given, one, writer)
     with rasterio.open(tmp_path / "out/labels/a.tif") as file:

@@ -143,7 +143,7 @@ def test_exif_is_named(tmp_path, orientation, turn_label, kind):
     report = scan(Split("here", [entry], True, ("back", "front"), 255))
     assert list(report.problems) == ([kind] if kind else [])
     if kind:
-        assert f"EXIF orientation {orientation} turns the image, and the label has none" in report.examples[kind][0]
+        assert f"EXIF orientation {orientation} turns the image, and the label has none" in report.examples[kind][0][1]
     if kind is Kind.SIZES_DIFFER:
         with pytest.raises(InputError, match=r"56x40 pixels, its image .* 40x56 \(EXIF orientation 6 turns the image"):
             check_label(label, (56, 40), entry, 2, 255)

@@ -67,8 +67,8 @@ def show(remark: Remark) -> None:
     """Print a remark, one file per line."""
     advice = f"; {remark.advice}" if remark.advice else ""
     print(f"{'PROBLEM' if remark.fatal else 'warning'}: {remark.what}{advice}{':' if remark.names else '.'}")
-    for name in remark.names:
-        print(f"    {name}")
+    for name, detail in zip(remark.names, remark.details or [""] * len(remark.names), strict=True):
+        print(f"    {name} ({detail})" if detail else f"    {name}")
     if remark.count > len(remark.names):
         print(f"    ... and {remark.count - len(remark.names)} more")
 

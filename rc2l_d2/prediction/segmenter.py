@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from ..data import BandRule, LabelFiles, TestMapper, dataset_bands, read_image, require_registered
+from ..data.loading.reading import ImageDepthError
 from ..data.loading.transforms import resize_image, resize_label
 from ..engine import RegionCheckpointer, load_config, load_model_file
 from ..errors import InputError, is_out_of_memory
@@ -95,6 +96,16 @@ class Segmenter:
         """Names of the K classes."""
         return self.metadata.stuff_classes
 
+    def read(self, path: str | PathLike[str]) -> np.ndarray:
+        """Return the image of a file as :meth:`__call__` takes it; raises as :func:`rc2l_d2.data.read_image`."""
+        try:
+            return read_image(path, rule=self.bands)
+        except ImageDepthError as error:
+            raise InputError(
+                f"{path}: the image is {error.kind}, but the model was trained on plain 8-bit colour; convert it to "
+                f"that, as the training images were made, or train with the keys bands and range."
+            ) from error
+
     @torch.no_grad()
     def __call__(self, image: np.ndarray | str | PathLike[str]) -> Segmentation:
         """Segment one image, uint8 (H, W, C), BGR (more bands after it), or the image in a file.
@@ -103,7 +114,7 @@ class Segmenter:
             InputError: the file cannot be read, or there is not enough memory.
         """
         if not isinstance(image, np.ndarray):
-            image = read_image(image, rule=self.bands)
+            image = self.read(image)
         height, width = image.shape[:2]
         scale = min(1.0, math.sqrt(MAX_PIXELS / (height * width)))
         resized = resize_image(image, (max(1, int(scale * height)), max(1, int(scale * width))))

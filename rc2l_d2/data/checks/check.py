@@ -141,7 +141,8 @@ def remarks_on(report: ScanReport) -> list[Remark]:
         # Ignored labels spoil training if there are no others.
         fatal = kind.fatal or (kind is Kind.ALL_IGNORED and count == report.scanned)
         what = f"{split.name} has {title} ({count} of {report.scanned} {read})"
-        remarks.append(Remark(fatal, what, tuple(report.examples[kind]), count, kind.advice))
+        names, details = zip(*report.examples[kind], strict=True)
+        remarks.append(Remark(fatal, what, names, count, kind.advice, details))
     if report.guessed:
         fraction = report.guessed / int(report.pixels.sum() + report.ignored)
         what = (

@@ -40,12 +40,7 @@ class Kind(Enum):
     """A kind of problem: its title (after a number of files), the advice, and whether it spoils training."""
 
     IMAGE_UNREADABLE = ("images that cannot be read", "replace them or take them out of the data set", True)
-    IMAGE_DEEP = (
-        "images that are not plain 8-bit colour",
-        "say in the data set's YAML file how to read them, as bands: [1, 2, 3] and, for other than 8-bit values, "
-        "range: [0, 3000] (rc2l-quickstart: --bands 1,2,3 --range 0,3000)",
-        True,
-    )
+    IMAGE_DEEP = ("images that are not plain 8-bit colour", ImageDepthError.advice, True)
     LABEL_MISSING = ("images without a label file", "complete the labels or name the images as unlabelled", True)
     LABEL_UNREADABLE = ("labels that cannot be read", "replace them with whole PNG files", True)
     LABEL_LOSSY = (
@@ -115,8 +110,8 @@ class ScanReport:
     images_with: np.ndarray = field(init=False)  # (K,) int64, labels that have each class
     sizes: Counter[tuple[int, int]] = field(default_factory=Counter)  # number of images of each size (h, w)
     problems: Counter[Kind] = field(default_factory=Counter)  # number of files with each kind of problem
-    # The first ten of these files, in the order of the list, with a detail in brackets.
-    examples: defaultdict[Kind, list[str]] = field(default_factory=lambda: defaultdict(list))
+    # The first ten of these files, in the order of the list, and what is wrong with each, "" for nothing more.
+    examples: defaultdict[Kind, list[tuple[str, str]]] = field(default_factory=lambda: defaultdict(list))
     fingerprints: dict[str, bytes] = field(default_factory=dict)  # of the images that can be read
     seconds: float = 0.0
 
@@ -145,7 +140,7 @@ class ScanReport:
         for kind, file, detail in scan.problems:
             self.problems[kind] += 1
             if len(self.examples[kind]) < _EXAMPLES:
-                self.examples[kind].append(f"{file} ({detail})" if detail else file)
+                self.examples[kind].append((file, detail))
         if scan.counts is not None:
             pixels = scan.counts[: len(self.pixels)]
             self.labels += 1
@@ -273,4 +268,6 @@ def _label_name(entry: dict) -> str:
 
 def _detail(error: InputError, file: str) -> str:
     """Return an error without the file's name and the advice."""
+    if isinstance(error, ImageDepthError):
+        return error.kind
     return str(error).removeprefix(f"{file}: ").split("; ")[0].removesuffix(".")

@@ -70,8 +70,9 @@ def check_smooth_edges(raw: RawLabels, keys: Sequence[int], where: str) -> None:
         return
     pixels = int(raw.pixels[:, [raw.keys.index(key) for key in doubtful]].sum())
     shown = first_few([key_text(key, raw.colors) for key in doubtful], 5)
+    number = f"{len(doubtful)} {kind}" if len(doubtful) > 1 else f"1 {kind[:-1]}"
     found = (
-        f"The labels in {where} hold {len(doubtful)} {kind} on {pixels} pixels ({shown}) that are edges drawn or "
+        f"The labels in {where} hold {number} on {pixels} pixels ({shown}) that are edges drawn or "
         f"resized smoothly, or a few levels off from others"
     )
     levels = [max(key >> 16, key >> 8 & 255, key & 255) if raw.colors else key for key in main]

@@ -43,7 +43,17 @@ _DECODING_ERRORS = (OSError, SyntaxError, ValueError, EOFError, struct.error, zl
 
 
 class ImageDepthError(InputError):
-    """An image is not plain 8-bit colour, and its data set has no rule to read it."""
+    """An image is not plain 8-bit colour, and its data set has no rule to read it; ``kind`` is what it is."""
+
+    advice = (
+        "say how to read such images in the data set's YAML file, by bands: [1] for grey (three equal channels, as a "
+        "backbone pretrained on colours takes them) or bands: [1, 2, 3], with range: [0, 3000] for other than 8-bit "
+        "values (rc2l-quickstart: --bands 1,2,3 --range 0,3000)"
+    )
+
+    def __init__(self, message: str, kind: str = ""):
+        super().__init__(message)
+        self.kind = kind
 
 
 class LabelColorError(InputError):
@@ -285,11 +295,7 @@ def _decode(path: str | os.PathLike, data: bytes, flag: int = cv2.IMREAD_COLOR) 
         raise InputError(f"{path}: the image has more than {MAX_PIXELS // 10**6} million pixels; cut or shrink it.")
     deep = not_plain(data)
     if deep:
-        raise ImageDepthError(
-            f"{path}: the image is {deep}, not plain 8-bit colour; say in the data set's YAML file how to read it, as "
-            f"bands: [1, 2, 3] and, if it has other than 8-bit values, range: [0, 3000] (rc2l-quickstart: --bands "
-            f"1,2,3 --range 0,3000)."
-        )
+        raise ImageDepthError(f"{path}: the image is {deep}, not plain 8-bit colour; {ImageDepthError.advice}.", deep)
     image = None
     if data and not is_truncated:
         try:
