@@ -33,6 +33,13 @@ def test_siblings(tmp_path, name):
     assert found(tmp_path, ["photos/a_1.jpg", "photos/b.jpg"], {name: PHOTO}) == [name]
 
 
+@pytest.mark.parametrize("name", ["test/masks/z.png", "test/z_mask.png", "test/labels/z.png", "z_segmentation.png"])
+def test_labels_of_other_images_have_a_word_and_few_colours(tmp_path, name):
+    assert found(tmp_path, ["photos/a.jpg"], {name: DRAWING}) == [name]
+    assert found(tmp_path, ["photos/a.jpg"], {name: PHOTO}) == []
+    assert found(tmp_path, ["photos/a.jpg"], {"test/z.png": DRAWING}) == []
+
+
 def test_a_drawing_needs_no_word(tmp_path):
     assert found(tmp_path, ["photos/a.jpg"], {"x/a.png": DRAWING, "y/a.png": PHOTO}) == ["x/a.png"]
 

@@ -72,7 +72,7 @@ def copies(report: ScanReport, other: ScanReport) -> list[tuple[str, str]]:
 
 
 def derived(reports: Sequence[ScanReport]) -> list[Remark]:
-    """Return a warning if unlabelled images were made from labelled ones, as overlays are."""
+    """Return a warning if unlabelled images are labels or were made from labelled ones, as overlays are."""
     labelled = [path for report in reports if report.split.labelled for path in report.fingerprints]
     remarks = []
     for report in [report for report in reports if not report.split.labelled and labelled]:
@@ -80,7 +80,7 @@ def derived(reports: Sequence[ScanReport]) -> list[Remark]:
         folders = [os.path.join(os.path.commonpath(paths), "") for paths in (images, labelled)] if images else []
         made = list(derived_images(images, folders[0], labelled, folders[1])) if folders else []
         if made:
-            what = f"{report.split.name} has {len(made)} images that seem to be made from labelled ones, of those read"
+            what = f"{report.split.name} has {len(made)} images that seem to be labels or made from labelled images"
             advice = "leave overlays and drawn labels out, with a folder or pattern without them"
             remarks.append(Remark(False, what, tuple(made[:_EXAMPLES]), len(made), advice))
     return remarks

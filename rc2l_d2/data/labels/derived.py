@@ -1,7 +1,8 @@
 """Recognise images that were made from others: overlays, coloured labels, label images of a second observer.
 
 A name alone can mislead (``night_1`` is no part of ``night``; another video has frames of the same numbers), so that a
-file of an image's name counts only where a word says what it is or where it holds few colours, as drawings do.
+file of an image's name counts only where a word says what it is or where it holds few colours, as drawings do. Labels
+of images that are not labelled here (a test set's) have no such name: both the word and few colours tell them.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ _SIDE, _FEW_COLORS = 48, 40
 
 
 def derived_images(images: Iterable[str], folder: str, sources: Sequence[str], source_folder: str) -> Iterator[str]:
-    """Yield those of ``images`` that were made from one of ``sources``.
+    """Yield those of ``images`` that were made from one of ``sources``, or are label images by their names and colours.
 
     Args:
         images: paths below ``folder``.
@@ -38,6 +39,7 @@ def derived_images(images: Iterable[str], folder: str, sources: Sequence[str], s
     for path in sources:
         by_name.setdefault(os.path.basename(image_id(path, source_folder, IMAGE_SUFFIXES)), []).append(path)
     known = set(sources)
+    drawn: dict[tuple[str, bool], bool] = {}  # whether the first file of a folder, by its kind of name, is a drawing
     for path in images:
         name = os.path.basename(image_id(path, folder, IMAGE_SUFFIXES))
         if path in known:
@@ -49,6 +51,11 @@ def derived_images(images: Iterable[str], folder: str, sources: Sequence[str], s
                 yield path
         elif any(_follows(name, start) for start in _beginnings(name) if start in by_name):
             yield path
+        elif _says_derived(os.path.relpath(path, folder)):
+            kind = os.path.dirname(path), _says_derived(name)
+            drawn.setdefault(kind, kind not in drawn and _has_few_colors(path))
+            if drawn[kind] and _has_few_colors(path):
+                yield path
 
 
 def _follows(name: str, start: str) -> bool:
