@@ -93,6 +93,7 @@ def test_images_with_an_ending_of_their_own(folder):
         (["top_1_RGB.tif", "top_2_RGB.tif"], ["top_1_label.tif", "top_2_label.tif"],
          "--image-suffix _RGB.tif --label-suffix _label.tif"),
         (["P0.png", "P1.png"], ["P0_color.png", "P1_color.png"], "--label-suffix _color.png"),
+        (["a.jpg", "b.jpg"], ["a.jpg.png", "b.jpg.png"], "--label-suffix .jpg.png"),
         (["img_001.jpg", "img_002.jpg"], ["img_mask_1.png", "img_mask_2.png"], "--label-suffix _mask.png"),
         (["1.jpg", "2.jpg"], ["10_mask.png", "20_mask.png"], "--label-suffix _mask.png"),
     ],

@@ -28,7 +28,7 @@ class PairedImages:
     without_label: tuple[str, ...]  # beside the labelled ones, and neither labelled nor among ``unlabeled``
     without_image: tuple[str, ...]  # labels of no image
     copies: int  # images left out of ``unlabeled`` as copies of labelled ones
-    derived: tuple[str, ...]  # those left out as made from labelled ones: overlays, coloured labels
+    derived: tuple[str, ...]  # those left out as labels, or made from labelled ones: overlays, coloured labels
 
 
 def pair_images(
@@ -91,8 +91,8 @@ def pair_images(
         raise InputError(f"{error.filename} cannot be read ({error.strerror}); replace or remove it.") from error
     if not kept and derived:
         raise InputError(
-            f"UNLABELED, {unlabeled}, holds only images made from labelled ones ({len(derived)}, {derived[0]} among "
-            f"them); name a folder with others."
+            f"UNLABELED, {unlabeled}, holds only labels or images made from labelled ones ({len(derived)}, "
+            f"{derived[0]} among them); name a folder with others."
         )
     if not kept and not separate:
         raise InputError(f"Every image in {images} has a label; name the folder of unlabelled images as UNLABELED.")
@@ -163,7 +163,8 @@ def _endings(image_files: list[str], label_files: list[str]) -> str:
     """The options that pair the first image and the first label, if other files end alike; else an example."""
     both = image_files, label_files
     first = [os.path.basename(files[0]) for files in both]
-    start = os.path.commonprefix(first).rstrip("_-. ")
+    # A label may keep the image's suffix: a.jpg.png.
+    start = os.path.commonprefix([os.path.splitext(first[0])[0], first[1]]).rstrip("_-. ")
     ends = [name[len(start) :] for name in first]
     alike = all(sum(path.endswith(end) for path in files) > 1 for end, files in zip(ends, both, strict=True))
     if not (start and alike) or any(end[:1].isalnum() for end in ends):
