@@ -1,4 +1,4 @@
-"""CVAT's and Roboflow's files that name classes."""
+"""Files that name classes: CVAT's, Roboflow's, tables of colours, lists of names."""
 
 import numpy as np
 import pytest
@@ -26,9 +26,28 @@ def test_tables_are_read_by_their_own_order(tmp_path):
     assert list(read_class_table(tmp_path / "_classes.csv").items()) == [(2, "road, main"), (0, "background")]
 
 
+def test_colours_of_csv_files_and_lists_of_names(tmp_path):
+    expected = {"#804080": "road, main", "#00008e": "ignore"}
+    for name, text in {
+        "class_dict.csv": 'name,r,g,b\r\n"road, main",128,64,128\r\nignored,0,0,142\r\n',
+        "b.csv": 'B, G, R, Class\n128, 64, 128, "road, main"\n142, 0, 0, ignored\n',
+        "mapping.CSV": 'class_name,class_color\n"road, main",128 64 128\nignored,"0,0,142"\n',
+    }.items():
+        (tmp_path / name).write_text(text)
+        assert read_class_table(tmp_path / name) == expected, name
+    (tmp_path / "classes.txt").write_text("# names\n sea\nroad: wide\n")
+    assert read_class_table(tmp_path / "classes.txt") == {0: "sea", 1: "road: wide"}
+    (tmp_path / "labels.txt").write_text("__ignore__\n_background_\ncar\n")
+    assert read_class_table(tmp_path / "labels.txt") == {0: "_background_", 1: "car"}
+
+
 @pytest.mark.parametrize(
     ("name", "text", "message"),
     [
+        ("class_dict.csv", "name,r,g,b\nroad,1,2", "the row 'road, 1, 2' is not a name and a colour from 0 to 255"),
+        ("class_dict.csv", "name,r,g,b\nroad,1,2,256", "the row 'road, 1, 2, 256' is not a name and"),
+        ("class_dict.csv", 'name,r,g,b\n"road,1,2,3', "the class table is no CSV file"),
+        ("classes.txt", "\n", "the class table is empty"),
         ("labelmap.txt", "road:1,2::", "the line 'road:1,2::' is not name:red,green,blue:parts:actions"),
         ("labelmap.txt", "road:1,2,256::", "the line 'road:1,2,256::' is not"),
         ("labelmap.txt", "a:1,2,3::\nb:1,2,3::", "a value, a colour or a name twice in 'b:1,2,3::'"),

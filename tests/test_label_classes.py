@@ -125,6 +125,15 @@ def test_names_that_could_meet_values_wrongly(labels, values, names, ignore, mes
     assert str(caught.value).endswith(".") and "\n" not in str(caught.value)
 
 
+def test_labels_of_instances_are_no_classes_unasked(labels):
+    paths = labels([7, 1793, 2049], [7, 1793], dtype=np.uint16)  # KITTI: 256 times the class, and a number
+    with pytest.raises(
+        InputError, match=r"above 255 \(1793, 2049\), as labels of instances do .*; name a folder of class"
+    ):
+        found(paths)
+    assert found(paths, "7=road,1793=one,2049=two").keys == (7, 1793, 2049)
+
+
 def test_few_pixels_of_255_are_no_class(labels, tmp_path):
     paths = labels([0, 1, 2, 3] * 48)
     spot = np.array(Image.open(paths[0]))

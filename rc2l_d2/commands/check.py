@@ -24,6 +24,7 @@ from ..data.checks.check import class_problems, config_splits, definition_splits
 from ..data.checks.leaks import derived, leaks
 from ..data.checks.remark import Remark
 from ..data.checks.scan import ScanReport, Split, scan
+from ..data.checks.tables import tables_of
 from ..engine import RC2LTrainer, load_config
 from ..errors import InputError
 from .cli import run_cli
@@ -114,4 +115,5 @@ def run(args: argparse.Namespace) -> int:
         return check(*definition_splits(args.definition, args.rest), args.full, args.workers, seed=0)
     cfg = load_config(args.config_file, args.rest)
     splits = config_splits(cfg, RC2LTrainer.uses_unlabeled(cfg))
-    return check(list(splits.values()), shared_images(cfg, splits), args.full, args.workers, max(cfg.SEED, 0))
+    remarks = [*shared_images(cfg, splits), *tables_of([*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST])]
+    return check(list(splits.values()), remarks, args.full, args.workers, max(cfg.SEED, 0))

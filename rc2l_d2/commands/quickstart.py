@@ -17,6 +17,7 @@ import os
 import re
 import shlex
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +40,7 @@ from ..data.labels.label_map import MAX_TOLERANCE
 from ..data.labels.pairing import PairedImages, pair_images
 from ..data.labels.raw_labels import read_raw_labels
 from ..data.labels.tabled_labels import find_table, read_tabled
+from ..data.labels.tables_beside import names_beside
 from ..data.loading.bands import BandRule
 from ..engine.starting_point import (
     CPU,
@@ -154,8 +156,9 @@ def _label_images(args: argparse.Namespace) -> tuple[PairedImages, FoundClasses]
         # A whole number is written as one.
         args.threshold = int(args.threshold) if args.threshold.is_integer() else args.threshold
         return images, read_masks(images.labels, args.threshold, names, args.labels)
-    raw = read_raw_labels(images.labels)
-    return images, name_classes(raw, names, args.labels, IgnoredKeys.parse(args.ignore), args.tolerance)
+    raw, names, notes = names_beside(read_raw_labels(images.labels), images.labels, args.labels, names)
+    classes = name_classes(raw, names, args.labels, IgnoredKeys.parse(args.ignore), args.tolerance)
+    return images, replace(classes, notes=notes)
 
 
 def _refuse_value_options(args: argparse.Namespace, *more: str) -> None:
@@ -330,14 +333,14 @@ def _notes(images: PairedImages, classes: FoundClasses, kept: np.ndarray, held_o
         (without_label, f"Images not used, without a label and not in UNLABELED: {_few(without_label)}."),
         (without_image, f"Labels without an image: {_few(without_image)}."),
         (images.copies, f"Unlabelled images not used, as copies of labelled ones: {images.copies}."),
-        (images.derived, f"Images not used, as they were made from labelled ones: {_few(images.derived)}."),
+        (images.derived, f"Images not used, as they are labels or made from labelled images: {_few(images.derived)}."),
         (empty, f"Labels not used, as no pixel has a class: {empty}."),
         (classes.left_out, f"Classes not used, as no label has them: {', '.join(classes.left_out)}."),
         (len(held_out) < _FEW, f"Only {len(held_out)} held-out images: metrics will be rough; raise --held-out."),
         (unseen, f"Classes in no held-out image, without a metric: {unseen}."),
         (rare, f"Classes in fewer than {_FEW} labels, where more labels would help most: {rare}."),
     )
-    return [text for condition, text in notes if condition]
+    return [*classes.notes, *(text for condition, text in notes if condition)]
 
 
 def _few(files: Sequence[str]) -> str:

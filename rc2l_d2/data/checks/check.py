@@ -16,6 +16,7 @@ from .leaks import leaks
 from .remark import Remark
 from .scan import Kind, ScanReport, Split, scan
 from .small_regions import shrinking_training_regions
+from .tables import contradicting_tables, tables_of
 
 _logger = logging.getLogger(__name__)
 
@@ -44,8 +45,8 @@ def check_training_data(cfg: CfgNode, use_unlabeled: bool = True, sample: int = 
     for problem in shared_images(cfg, splits):
         raise InputError(str(problem))
     reports = [_check_sample(cfg, split, sample if split.labelled else sample // 2) for split in splits.values()]
-    for leak in leaks(reports):
-        _logger.warning("%s", leak)
+    for finding in [*leaks(reports), *tables_of([*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST])]:
+        _logger.warning("%s", finding)
     if warning := shrinking_training_regions(cfg, splits["TRAIN"].entries, splits["TRAIN"].classes):
         _logger.warning("%s", warning)
 
@@ -64,7 +65,7 @@ def config_splits(cfg: CfgNode, use_unlabeled: bool = True) -> dict[str, Split]:
 
 
 def definition_splits(path: str | os.PathLike, names: Sequence[str] = ()) -> tuple[list[Split], list[Remark]]:
-    """Return splits of a data set's YAML file, and a warning for each that has labels for some of its images.
+    """Return splits of a data set's YAML file, and warnings: of labels for some images, of class tables beside labels.
 
     Labelled are the splits with a label for every image. ``names`` are keys of ``parts``; none takes all.
 
@@ -75,7 +76,7 @@ def definition_splits(path: str | os.PathLike, names: Sequence[str] = ()) -> tup
     unknown = [name for name in names if name not in definition.splits]
     if unknown:
         raise InputError(f"{path}: there is no split '{unknown[0]}'; the splits are {', '.join(definition.splits)}.")
-    splits, remarks, labels = [], [], 0
+    splits, remarks, labels = [], contradicting_tables(definition), 0
     for name in names or definition.splits:
         title = f"split '{name}'"
         entries = split_entries(definition, name, "existing")

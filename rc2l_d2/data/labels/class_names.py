@@ -22,6 +22,7 @@ class ClassNames:
     ordered: tuple[str, ...] = ()
     by_key: dict[int, str] = field(default_factory=dict)  # a value, or a colour as 0xrrggbb
     colors: bool = False  # whether the keys are colours
+    file: str = ""  # that gives them, or "" for the option
 
     def __bool__(self) -> bool:
         return bool(self.ordered or self.by_key)
@@ -91,9 +92,10 @@ def match_names(names: ClassNames, keys: Sequence[int], colors: bool, where: str
         if unnamed and names.colors != colors:
             raise InputError(f"--classes names {'values' if colors else 'colours'}, but {found}; name these.")
         if unnamed:
+            advice = f"add {'it there' if names.file else f'{unnamed[0]}=NAME'}"
             raise InputError(
-                f"--classes has no name for {first_few(unnamed)}, but {found}; add {unnamed[0]}=NAME, or --ignore "
-                f"{unnamed[0]} (--ignore other for all without a name)."
+                f"{names.file or '--classes'} has no name for {first_few(unnamed)}, but {found}; {advice}, or "
+                f"--ignore {unnamed[0]} (--ignore other for all without a name)."
             )
         # Classes have the order in which they are given.
         known = {key: name for key, name in names.by_key.items() if key in keys}
@@ -104,7 +106,7 @@ def match_names(names: ClassNames, keys: Sequence[int], colors: bool, where: str
     if not colors and keys[0] == 0 and len(keys) == len(ordered) == 2:
         return dict(zip(keys, ordered, strict=True)), []
     pairs = zip(keys, [*ordered, *["NAME"] * len(keys)], strict=False)
-    example = ",".join(_quoted(f"{key_text(key, colors)}={name}") for key, name in list(pairs)[:40])
+    example = ",".join(quoted(f"{key_text(key, colors)}={name}") for key, name in list(pairs)[:40])
     raise InputError(
         f"--classes has {len(ordered)} names, but {found}, so that the value of each name is not certain; give every "
         f"{kind[:-1]} its name, for example --classes '{example}', with the word ignore for no class."
@@ -120,6 +122,7 @@ def _check_labelme(names: list[str]) -> None:
         )
 
 
-def _quoted(text: str) -> str:
-    quoted = text.replace('"', '""')
-    return f'"{quoted}"' if set(text) & set(',"') else text
+def quoted(text: str) -> str:
+    """Return a field of a line of CSV, in quotes where it needs them."""
+    doubled = text.replace('"', '""')
+    return f'"{doubled}"' if set(text) & set(',"') else text

@@ -1,16 +1,25 @@
-"""Files that name the classes of label images: CVAT's ``labelmap.txt`` and Roboflow's ``_classes.csv``."""
+"""Files that name the classes of label images: of CVAT and Roboflow, tables of colours, lists of names."""
 
 from __future__ import annotations
 
 import csv
 import os
 import re
+from collections.abc import Sequence
 
 from ...errors import InputError
 
 LABELMAP, CLASSES_CSV = "labelmap.txt", "_classes.csv"
 TABLE_SUFFIXES = (".txt", ".csv")
 _COLOR = re.compile(r"(\d{1,3}),(\d{1,3}),(\d{1,3})")
+# What a line of CVAT's file has and a list of names has not.
+_COLOR_FIELD = re.compile(r":[\d ,]+:")
+# Titles of the columns of a CSV file with colours: of the names, and of the colours in one column or in three.
+_NAMES, _COLORS, _CHANNELS = (
+    ("name", "class", "class_name", "label"),
+    ("color", "colour", "class_color"),
+    ("r", "g", "b"),
+)
 # Names that tools give to pixels of no class.
 _NO_CLASS = ("ignored", "__ignore__")
 
@@ -19,21 +28,24 @@ def read_class_table(path: str | os.PathLike) -> dict[int | str, str]:
     """The class of each value or colour ("#rrggbb"), in the order of the file: a ``label_map`` of a YAML file.
 
     A line of CVAT's file is ``name:red,green,blue:parts:actions``; a row of Roboflow's CSV file is value, name, below a
-    row of titles. "ignored" and "__ignore__" are no class.
+    row of titles. CSV files with the columns name, r, g, b (or class_name, class_color) give colours. A text file with
+    a name on each line gives those of the values 0, 1, 2, ... (after a first line ``__ignore__``, as labelme counts).
+    "ignored" and "__ignore__" are no class.
 
     Raises:
         InputError: the file cannot be read, a line is neither, or two classes share a value, a colour or a name.
     """
-    try:
-        with open(path, encoding="utf-8-sig", newline="") as text:
-            lines = list(csv.reader(text, skipinitialspace=True)) if str(path).endswith(".csv") else list(text)
-    except OSError as error:
-        raise InputError(f"{path}: the class table cannot be read ({error.strerror}); put it there.") from error
-    except (UnicodeDecodeError, csv.Error) as error:
-        raise InputError(f"{path}: the class table is not UTF-8 text; save it as such.") from error
-    read = _rows if str(path).endswith(".csv") else _colors
+    text = read_text(path)
+    found: Sequence[tuple[int | str, str, str]]
+    if str(path).lower().endswith(".csv"):
+        rows = _fields(path, text)
+        found = (_color_rows if has_color_columns(text) else _rows)(str(path), rows)
+    else:
+        lines = [line.strip() for line in text.splitlines() if line.strip() and not line.lstrip().startswith("#")]
+        is_labelmap = os.path.basename(path) == LABELMAP or any(map(_COLOR_FIELD.search, lines))
+        found = _colors(str(path), lines) if is_labelmap else _listed(lines)
     table: dict[int | str, str] = {}
-    for key, name, line in read(str(path), lines):
+    for key, name, line in found:
         if key in table or name in table.values():
             raise InputError(f"{path}: the class table has a value, a colour or a name twice in '{line}'; correct it.")
         table[key] = name
@@ -42,10 +54,62 @@ def read_class_table(path: str | os.PathLike) -> dict[int | str, str]:
     return {key: "ignore" if name in _NO_CLASS else name for key, name in table.items()}
 
 
+def read_text(path: str | os.PathLike) -> str:
+    """Return the content of a class table; InputError if it cannot be read."""
+    try:
+        with open(path, encoding="utf-8-sig", newline="") as file:
+            return file.read()
+    except OSError as error:
+        raise InputError(f"{path}: the class table cannot be read ({error.strerror}); put it there.") from error
+    except UnicodeDecodeError as error:
+        raise InputError(f"{path}: the class table is not UTF-8 text; save it as such.") from error
+
+
+def has_color_columns(text: str) -> bool:
+    """Whether the first line of a CSV file is the titles of names and colours."""
+    return _color_columns([title.strip().lower() for title in text.split("\n", 1)[0].split(",")]) is not None
+
+
+def _color_columns(titles: list[str]) -> tuple[int, list[int]] | None:
+    """The places of the names and of the colours among the titles of a CSV file."""
+    names = [place for place, title in enumerate(titles) if title in _NAMES]
+    colors = [place for place, title in enumerate(titles) if title in _COLORS]
+    if set(_CHANNELS) <= set(titles):
+        colors = [titles.index(channel) for channel in _CHANNELS]
+    return (names[0], colors) if names and colors else None
+
+
+def _fields(path: str | os.PathLike, text: str) -> list[list[str]]:
+    try:
+        rows = list(csv.reader(text.splitlines(), skipinitialspace=True, strict=True))
+    except csv.Error as error:
+        raise InputError(f"{path}: the class table is no CSV file ({error}); correct it.") from error
+    return [fields for row in rows if any(fields := [field.strip() for field in row])]
+
+
+def _color_rows(path: str, rows: list[list[str]]) -> list[tuple[str, str, str]]:
+    places = _color_columns([title.lower() for title in rows[0]])
+    assert places is not None
+    found = []
+    for row in rows[1:]:
+        line = ", ".join(row)
+        values = " ".join(row[place] for place in places[1] if place < len(row)).replace(",", " ").split()
+        usable = len(values) == 3 and all(value.isdecimal() and int(value) < 256 for value in values)
+        if not usable or not row[places[0]]:
+            raise InputError(f"{path}: the row '{line}' is not a name and a colour from 0 to 255; correct it.")
+        found.append(("#{:02x}{:02x}{:02x}".format(*map(int, values)), row[places[0]], line))
+    return found
+
+
+def _listed(lines: list[str]) -> list[tuple[int, str, str]]:
+    """The names of the values 0, 1, 2, ...; labelme's lists start with the value -1."""
+    names = lines[1:] if lines and lines[0] == "__ignore__" else lines
+    return [(value, name, name) for value, name in enumerate(names)]
+
+
 def _rows(path: str, rows: list[list[str]]) -> list[tuple[int, str, str]]:
     found = []
-    for number, row in enumerate(row for row in rows if any(field.strip() for field in row)):
-        fields = [field.strip() for field in row]
+    for number, fields in enumerate(rows):
         if number == 0 and not fields[0].isdecimal():
             continue
         if len(fields) != 2 or not fields[0].isdecimal() or not fields[1]:
@@ -56,9 +120,7 @@ def _rows(path: str, rows: list[list[str]]) -> list[tuple[int, str, str]]:
 
 def _colors(path: str, lines: list[str]) -> list[tuple[str, str, str]]:
     found = []
-    for line in (line.strip() for line in lines):
-        if not line or line.startswith("#"):
-            continue
+    for line in lines:
         # The name may contain colons.
         name, *rest = line.rsplit(":", 3)
         color = _COLOR.fullmatch(rest[0].replace(" ", "")) if len(rest) == 3 else None

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from ...errors import InputError
+from ...errors import InputError, first_few
 from ..datasets.description import voc_color_map
 from ..loading.reading import read_label
 from .class_names import IGNORE, ClassNames, key_text, match_names, parse_key
@@ -58,6 +58,7 @@ class FoundClasses:
     other: bool = False  # whether all else is no class
     tolerance: int = 0  # see LabelMap
     threshold: float | None = None  # masks of one object; keys are then 0 and 1
+    notes: tuple[str, ...] = ()  # on what names them
 
     def label_keys(self) -> dict[str, object]:
         """The keys label_map and threshold of the data set's YAML file; none if values are class indices already."""
@@ -145,6 +146,12 @@ def name_classes(
         check_smooth_edges(raw, [*keys, *guessed], where)
     if guessed:
         check_usual_ignore(raw, usual, names, where)
+    if not names and not raw.colors and keys[-1] > 255:
+        raise InputError(
+            f"The labels in {where} hold values above 255 ({first_few([key for key in keys if key > 255], 5)}), as "
+            f"labels of instances do (1000 or 256 times the class, and a number); name a folder of class labels, or "
+            f"give every value its name by --classes VALUE=NAME,..."
+        )
     if len(keys) > (_MAX_CLASSES if names else _MAX_UNNAMED):
         raise InputError(
             f"The labels in {where} hold {len(keys)} {kind}; name them with --classes, at most {_MAX_CLASSES}, or if "
@@ -157,7 +164,8 @@ def name_classes(
         named, left_out = {key: f"class{place if raw.colors else key}" for place, key in enumerate(keys)}, []
     kept = tuple(key for key, name in named.items() if name != IGNORE)
     if len(kept) < 2:
-        raise InputError(f"--classes leaves fewer than two classes of the labels in {where}; name two at least.")
+        by = names.file or "--classes"
+        raise InputError(f"{by} leaves fewer than two classes of the labels in {where}; name two at least.")
     own = tuple(raw.palette.get(key) for key in kept)
     column = _columns(raw, kept, tolerance)
     pixels = np.zeros((len(raw.pixels), len(kept)), np.int64)
