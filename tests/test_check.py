@@ -145,6 +145,10 @@ def test_label_files_are_no_unlabelled_images(tmp_path, content, folder):
     _refused(cfg, r"the labels of DATASETS.TRAIN share 3 files: \S*/labels/val_000\.png, .*image_suffix, or a ")
     cfg.DATASETS.TRAIN, cfg.DATASETS.TEST = (f"{name}_train",), (f"{name}_val",)
     check_training_data(cfg, use_unlabeled=False)
+    # A label whose name fits the rule would be a labelled image with itself as its label.
+    cfg.DATASETS.TRAIN = (f"{name}_all",)
+    with pytest.raises(InputError, match=r"split 'all': 13 of \d+ sampled images are labels, "):
+        check_training_data(cfg, use_unlabeled=False)
 
 
 def test_overlap(cfg):

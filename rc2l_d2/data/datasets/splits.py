@@ -233,8 +233,9 @@ def _entries(definition: DatasetDefinition, split: SplitImages, labels: Labels, 
     if split.list_file:
         split = _located(definition, split, where)
     folder, suffixes, root = image_folder(definition), definition.image_suffixes, _root(definition)
-    if labels == "none":
+    if labels == "none" or split.labels is None:
         _refuse_labels_among(definition, split.images, where)
+    if labels == "none":
         return FileList(split.images, folder, suffixes, bands=image_bands(definition))
     if split.labels is None:
         _require_label_folder(definition, where)
