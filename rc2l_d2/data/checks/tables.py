@@ -39,10 +39,11 @@ def contradicting_tables(definition: DatasetDefinition) -> list[Remark]:
                 table = read_class_table(path)
             except InputError:  # It may be another program's.
                 continue
-            if not is_list(path):
-                remarks += _other_classes(path, table, meaning)
-            elif isinstance(next(iter(meaning)), int):
+            values = isinstance(next(iter(meaning)), int)
+            if values and (is_list(path) or isinstance(next(iter(table)), str)):
                 remarks += _other_order(path, [*table.values()], [*meaning.values()])
+            else:
+                remarks += _other_classes(path, table, meaning)
     return remarks
 
 
@@ -73,7 +74,7 @@ def _other_classes(path: str, table: dict[int | str, str], meaning: dict[int | s
 
 
 def _other_order(path: str, listed: list[str], classes: list[str]) -> list[Remark]:
-    """A list of names may leave out the background or others, but has the order of the values."""
+    """A list of names, or a table of colours, may leave out the background, but has the order of the values."""
     theirs, ours = ([*dict.fromkeys(map(_plain, names))] for names in (listed, classes))
     if [name for name in theirs if name in ours] == [name for name in ours if name in theirs]:
         return []
