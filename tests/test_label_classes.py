@@ -125,13 +125,29 @@ def test_names_that_could_meet_values_wrongly(labels, values, names, ignore, mes
     assert str(caught.value).endswith(".") and "\n" not in str(caught.value)
 
 
-def test_labels_of_instances_are_no_classes_unasked(labels):
-    paths = labels([7, 1793, 2049], [7, 1793], dtype=np.uint16)  # KITTI: 256 times the class, and a number
-    with pytest.raises(
-        InputError, match=r"above 255 \(1793, 2049\), as labels of instances do .*; name a folder of class"
-    ):
+PANOPTIC = [[[0, 0, 0], *np.random.default_rng(index).integers(0, 250, (3, 3)).tolist()] for index in range(4)]
+
+
+@pytest.mark.parametrize(
+    ("files", "dtype", "sign"),
+    [
+        ([[7, 1793, 2049], [7, 1793]], np.uint16, r"values above 255 \(1793, 2049\)"),  # KITTI: 256 times the class
+        ([range(4), range(9), range(2), range(6)], np.uint8, "values that count up in each file"),  # Cellpose
+        (PANOPTIC, np.uint8, "colours of one file each"),
+    ],
+)
+def test_labels_of_instances_are_no_classes_unasked(labels, files, dtype, sign):
+    paths = labels(*map(list, files), dtype=dtype)
+    with pytest.raises(InputError, match=rf"have {sign}, as labels of instances do; name a folder of class labels, or"):
         found(paths)
-    assert found(paths, "7=road,1793=one,2049=two").keys == (7, 1793, 2049)
+    if dtype == np.uint16:
+        assert found(paths, "7=road,1793=one,2049=two").keys == (7, 1793, 2049)
+
+
+def test_many_classes_are_no_instances(labels):
+    assert len(found(labels(list(range(8)), [0, 2, 7], [0, 1], [0, 1, 2])).names) == 8
+    assert len(found(labels(*[list(range(9))] * 4)).names) == 9
+    assert len(found(labels([0, 1], [0, 1, 2, 3, 4], list(range(9)))).names) == 9, "three files may be a sample"
 
 
 def test_few_pixels_of_255_are_no_class(labels, tmp_path):

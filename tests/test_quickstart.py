@@ -262,7 +262,11 @@ def ten_classes(folder):
     [
         (small_label, (), "photos with masks has labels of another size than their images (1 of 10 read): "),
         (broken_image, (), "photos with masks has images that cannot be read (1 of 10 read): "),
-        (ten_classes, (), "Each of the 10 labelled images is the only one of some class; label more images."),
+        (
+            ten_classes,
+            ("--classes", "a,b,c,d,e,f,g,h,i,j"),
+            "Each of the 10 labelled images is the only one of some class; label more images.",
+        ),
         (None, ("--held-out", 1), "--held-out is 1.0; give a number above 0 and below 1."),
         (None, ("--iterations", 0), "--iterations is 0; give 10 or more."),
         (None, ("--short-edge", 0), "--short-edge is 0; give 32 or more pixels."),

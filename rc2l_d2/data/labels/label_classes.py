@@ -8,11 +8,11 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from ...errors import InputError, first_few
+from ...errors import InputError
 from ..datasets.description import voc_color_map
 from ..loading.reading import read_label
 from .class_names import IGNORE, ClassNames, key_text, match_names, parse_key
-from .label_doubts import check_smooth_edges, check_usual_ignore, merged_keys
+from .label_doubts import check_instances, check_smooth_edges, check_usual_ignore, merged_keys
 from .label_map import LabelMap
 from .raw_labels import Color, RawLabels
 
@@ -142,16 +142,12 @@ def name_classes(
         keys = merged_keys(raw, keys, list(names.by_key), tolerance)
     if ignore.other:
         keys = [key for key in keys if key in names.by_key]
+    if not names:
+        check_instances(raw, keys, where)
     if not names.by_key and not tolerance:
         check_smooth_edges(raw, [*keys, *guessed], where)
     if guessed:
         check_usual_ignore(raw, usual, names, where)
-    if not names and not raw.colors and keys[-1] > 255:
-        raise InputError(
-            f"The labels in {where} hold values above 255 ({first_few([key for key in keys if key > 255], 5)}), as "
-            f"labels of instances do (1000 or 256 times the class, and a number); name a folder of class labels, or "
-            f"give every value its name by --classes VALUE=NAME,..."
-        )
     if len(keys) > (_MAX_CLASSES if names else _MAX_UNNAMED):
         raise InputError(
             f"The labels in {where} hold {len(keys)} {kind}; name them with --classes, at most {_MAX_CLASSES}, or if "

@@ -14,6 +14,8 @@ from .raw_labels import RawLabels
 MAX_GUESSED = 0.01
 # Colours that differ by at most so many levels are one colour that a program has changed.
 _OFF = 8
+# Fewer values, or files, do not tell instances from classes.
+_MANY_VALUES, _SOME_FILES = 8, 4
 
 
 def check_usual_ignore(raw: RawLabels, usual: int, names: ClassNames, where: str) -> None:
@@ -44,6 +46,29 @@ def check_usual_ignore(raw: RawLabels, usual: int, names: ClassNames, where: str
             f"{found}, too many to take them for 'no class' unasked; give --ignore {text} if they have no class, a "
             f"name to every value if they have one (--classes '...,{text}=NAME'), or --threshold 128 for masks of one "
             f"object."
+        )
+
+
+def check_instances(raw: RawLabels, keys: Sequence[int], where: str) -> None:
+    """Refuse values without names that number the objects of each file, as in KITTI, Cellpose or COCO's panoptic PNG.
+
+    Raises:
+        InputError: values above 255, values that count from the first in each file, or values of a single file each.
+    """
+    present = raw.pixels[:, [raw.keys.index(key) for key in keys]] > 0
+    sign, kind = "", "colour" if raw.colors else "value"
+    if len(keys) >= _MANY_VALUES and len(present) >= _SOME_FILES:
+        first_ones = np.sort(present, axis=1)[:, ::-1]
+        if not raw.colors and np.array_equal(present, first_ones) and np.ptp(present.sum(axis=1)):
+            sign = "values that count up in each file"
+        elif (present.sum(axis=0) == 1).mean() > 0.75:
+            sign = f"{kind}s of one file each"
+    if not raw.colors and keys[-1] > 255:
+        sign = f"values above 255 ({first_few([key for key in keys if key > 255], 5)})"
+    if sign:
+        raise InputError(
+            f"The labels in {where} have {sign}, as labels of instances do; name a folder of class labels, or give "
+            f"every {kind} its name by --classes {kind.upper()}=NAME,..."
         )
 
 
