@@ -49,15 +49,13 @@ from ..engine.starting_point import (
     SMALLEST_ITERATIONS,
     Sizes,
     backbone_at_hand,
+    check_backbone,
     starting_config,
     use_channels,
     usual_iterations,
 )
-from ..engine.weight_names import resnet_depth
-from ..engine.weights import read_backbone_weights, read_weights
 from ..errors import InputError
 from ..host import DatasetCatalog
-from ..modeling.backbones import TimmBackbone
 from .cli import run_cli
 
 # Split -> its list, below the output folder.
@@ -98,7 +96,7 @@ def quickstart(args: argparse.Namespace) -> None:
     if found:
         args.backbone, args.weights = backbone_at_hand()
     args.backbone = "" if args.backbone == "resnet" else args.backbone
-    depth = _check_backbone(args.backbone, args.weights)
+    depth = check_backbone(args.backbone, args.weights)
     for file in (_DATASET, _CONFIG, *_LISTS.values()):
         if not args.overwrite and os.path.lexists(_in(args.output, file)):
             raise InputError(f"{_in(args.output, file)} is there already; name another --output, or give --overwrite.")
@@ -182,22 +180,6 @@ def _check_options(args: argparse.Namespace) -> None:
             raise InputError(f"--{name.replace('_', '-')} is {getattr(args, name)}; give {expected}.")
     if args.threshold is not None and (args.ignore or args.tolerance):
         raise InputError("--threshold gives every pixel a class; leave --ignore and --tolerance out.")
-
-
-def _check_backbone(name: str, weights: str) -> int | None:
-    """Check name and weights of the backbone; return the depth of a ResNet with Detectron2's names."""
-    if name:
-        backbone = TimmBackbone.named(name)
-        if weights:
-            backbone.load_pretrained(read_backbone_weights(weights), f"--weights {weights}")
-        return None
-    depth = resnet_depth(read_weights(weights)["model"]) if weights else None
-    if weights and depth is None:
-        raise InputError(
-            f"--weights {weights} does not hold a ResNet of 18, 34, 50, 101 or 152 layers; give another, or "
-            "with --backbone the name of its model in timm."
-        )
-    return depth
 
 
 def _split(classes: FoundClasses, fraction: float, seed: int) -> tuple[np.ndarray, np.ndarray]:

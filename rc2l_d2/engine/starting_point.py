@@ -16,6 +16,8 @@ from ..config_files import find_config_file, find_weights_file
 from ..errors import InputError
 from ..host import CfgNode
 from ..modeling.backbones import TimmBackbone, preprocessing_of
+from .weight_names import resnet_depth
+from .weights import read_backbone_weights, read_weights
 
 SMALLEST_ITERATIONS = 10
 _STEP = 32  # pixels; lengths of a crop are multiples of it
@@ -78,6 +80,26 @@ def backbone_at_hand() -> tuple[str, str]:
     except InputError:  # no timm, or none that can be imported
         return "", ""
     return PACKAGED_BACKBONE
+
+
+def check_backbone(name: str, weights: str) -> int | None:
+    """Check name and weights of a backbone; return the depth of a ResNet with Detectron2's names.
+
+    Raises:
+        InputError: timm does not have ``name``, or the weights do not fit.
+    """
+    if name:
+        backbone = TimmBackbone.named(name)
+        if weights:
+            backbone.load_pretrained(read_backbone_weights(weights), f"--weights {weights}")
+        return None
+    depth = resnet_depth(read_weights(weights)["model"]) if weights else None
+    if weights and depth is None:
+        raise InputError(
+            f"--weights {weights} does not hold a ResNet of 18, 34, 50, 101 or 152 layers; give another, or "
+            "with --backbone the name of its model in timm."
+        )
+    return depth
 
 
 def starting_config(
