@@ -11,6 +11,7 @@ from conftest import give_regions_classes, tiny_overrides
 
 from rc2l_d2.engine import RC2LTrainer, load_config
 from rc2l_d2.engine.checkpoint import unwrap
+from rc2l_d2.engine.region_classes import fit_region_classes, region_classifier
 from rc2l_d2.host import comm, default_setup, launch
 from rc2l_d2.regions import semantic_probabilities
 
@@ -70,7 +71,8 @@ def run_rank(folder: str, options: list[str]) -> None:
 @pytest.fixture(scope="module")
 def options(toy_definition, tmp_path_factory) -> list[str]:
     batch = ["SOLVER.IMS_PER_BATCH", "4", "SOLVER.IMS_PER_BATCH_UNLABELED", "4"]
-    return [*tiny_overrides(toy_definition), *batch, "OUTPUT_DIR", str(tmp_path_factory.mktemp("out"))]
+    classified = ["MODEL.MASK_FORMER.CLASS_MEMORY", "10.0"]
+    return [*tiny_overrides(toy_definition), *batch, *classified, "OUTPUT_DIR", str(tmp_path_factory.mktemp("out"))]
 
 
 @pytest.fixture(scope="module")
@@ -115,6 +117,16 @@ def test_both_ranks_end_with_the_same_student_and_teacher(ranks):
         assert len(one[model]) > 100 and any("running_mean" in name for name in one[model])
         for name in one[model]:
             assert torch.equal(one[model][name], other[model][name]), f"{model} {name}"
+
+
+def test_two_ranks_fit_the_classes_of_regions_to_the_images_of_both(options, ranks):
+    trainer = RC2LTrainer(load_config(CONFIG, options))
+    trainer.teacher.model.load_state_dict(ranks[0][0]["model"])
+    fitted = {name: value.clone() for name, value in region_classifier(trainer.teacher.model).named_buffers()}
+    fit_region_classes(trainer.cfg, trainer.teacher.model, trainer.model)
+    for name, value in region_classifier(trainer.teacher.model).named_buffers():
+        torch.testing.assert_close(value, fitted[name], rtol=1e-3, atol=1e-4, msg=name)
+    assert fitted["fitted"] == 1 and fitted["prototypes"].any()
 
 
 @pytest.mark.parametrize("case", CASES, ids=" ".join)

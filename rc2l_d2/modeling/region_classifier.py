@@ -79,6 +79,10 @@ class RegionClassifier(nn.Module):
             unlabeled: regions of other images.
             dropout: fraction of the features that the linear layer does not see at each step.
         """
+        with torch.autocast(self.bias.device.type, enabled=False):
+            self._fit(labeled, unlabeled, dropout)
+
+    def _fit(self, labeled: RegionSample, unlabeled: RegionSample | None, dropout: float) -> None:
         classes = len(self.bias)
         layer = _fitted_linear(labeled.features, labeled.query, classes, dropout)
         self.weight.copy_(layer.weight)
@@ -98,15 +102,15 @@ class RegionClassifier(nn.Module):
 
 def _fitted_linear(features: Tensor, labels: Tensor, classes: int, dropout: float) -> nn.Linear:
     """Return a linear layer, from zero, with the least smoothed cross-entropy under dropout of its input."""
-    layer = nn.Linear(features.shape[1], classes, device=features.device)
-    nn.init.zeros_(layer.weight)
-    nn.init.zeros_(layer.bias)
-    optimizer = torch.optim.AdamW(layer.parameters(), _RATE)
-    scheduler = torch.optim.lr_scheduler.PolynomialLR(optimizer, _STEPS, power=0.9)
     devices = [features.device] if features.is_cuda else []
     # The same fit at each call, and the caller's random numbers stay as they are.
-    with torch.enable_grad(), torch.random.fork_rng(devices), torch.autocast(features.device.type, enabled=False):
+    with torch.enable_grad(), torch.random.fork_rng(devices):
         torch.manual_seed(0)
+        layer = nn.Linear(features.shape[1], classes, device=features.device)
+        nn.init.zeros_(layer.weight)
+        nn.init.zeros_(layer.bias)
+        optimizer = torch.optim.AdamW(layer.parameters(), _RATE)
+        scheduler = torch.optim.lr_scheduler.PolynomialLR(optimizer, _STEPS, power=0.9)
         for _ in range(_STEPS):
             optimizer.zero_grad()
             logits = layer(F.dropout(features, dropout))

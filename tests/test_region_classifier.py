@@ -1,0 +1,157 @@
+"""Classes of regions that are fitted to whole images: values, what counts in the fit, and its place in a run."""
+
+import numpy as np
+import pytest
+import torch
+from test_class_queries import CLASSES, DIM, SHAPES, inputs
+from torch.nn import functional as F
+
+from rc2l_d2.data import TestMapper, read_label, stream_entries
+from rc2l_d2.engine.region_classes import RegionClassHook, fit_region_classes, region_classifier
+from rc2l_d2.modeling import RegionClassifier, RegionSample
+from rc2l_d2.modeling.class_queries import ClassQueryPredictor
+
+CLASSIFIED = ("MODEL.MASK_FORMER.CLASS_MEMORY", "10.0")
+
+
+def blobs(count: int, noise: float = 0.5, seed: int = 0) -> RegionSample:
+    """Regions of classes 0, 1 and 3, around 5 + a unit vector each."""
+    generator = torch.Generator().manual_seed(seed)
+    label = torch.tensor([0, 1, 3])[torch.randint(3, (count,), generator=generator)]
+    features = 5 + F.one_hot(label, 6) + noise * torch.randn(count, 6, generator=generator)
+    return RegionSample(features, torch.rand(count, generator=generator), label)
+
+
+def test_logits_are_those_of_the_linear_layer_and_cosines_around_the_mean_of_all_regions():
+    labeled, unlabeled = blobs(30), blobs(50, 1.0, seed=1)
+    classifier = RegionClassifier(4, 6, factor=10.0)
+    classifier.fit(labeled, unlabeled)
+    weight, bias = classifier.weight.double().numpy(), classifier.bias.double().numpy()
+    sums, totals = np.zeros((4, 6)), np.zeros(4)
+    for z, area, label in zip(labeled.features.double().numpy(), labeled.area.numpy(), labeled.query, strict=True):
+        sums[label] += np.sqrt(area) * z
+        totals[label] += np.sqrt(area)
+    for z, area in zip(unlabeled.features.double().numpy(), unlabeled.area.numpy(), strict=True):
+        scores = np.exp(weight @ z + bias)
+        label = scores.argmax()
+        count = np.sqrt(area) * scores[label] / scores.sum()
+        sums[label] += count * z
+        totals[label] += count
+    mean = sums.sum(axis=0) / totals.sum()
+    for z in blobs(4, seed=2).features:
+        a, logits = z.double().numpy() - mean, classifier(z).numpy()
+        for c in (0, 1, 3):
+            b = sums[c] / totals[c] - mean
+            expected = weight[c] @ z.numpy() + bias[c] + 10 * a @ b / np.linalg.norm(a) / np.linalg.norm(b)
+            np.testing.assert_allclose(logits[c], expected, rtol=1e-4, atol=1e-3)
+        np.testing.assert_allclose(logits[2], weight[2] @ z.numpy() + bias[2], rtol=1e-4, atol=1e-3)
+
+
+def test_the_linear_layer_learns_from_labelled_regions_alone():
+    labeled, classifier, other = blobs(60), RegionClassifier(4, 6, 10.0), RegionClassifier(4, 6, 10.0)
+    state = torch.get_rng_state()
+    classifier.fit(labeled, dropout=0.5)
+    other.fit(labeled, blobs(90, 3.0, seed=1), dropout=0.5)
+    assert torch.equal(torch.get_rng_state(), state), "a run's random numbers do not depend on its fits"
+    assert torch.equal(classifier.weight, other.weight) and torch.equal(classifier.bias, other.bias)
+    assert not torch.equal(classifier.prototypes, other.prototypes)
+    unseen = blobs(300, seed=3)
+    right = (classifier(unseen.features).argmax(dim=1) == unseen.query).float().mean()
+    best = (unseen.features[:, :4].argmax(dim=1) == unseen.query).float().mean()  # knows the centres but for class 2
+    assert right > best - 0.05 and not classifier.weight.requires_grad
+
+
+def test_autocast_changes_nothing():
+    plain, cast = RegionClassifier(4, 6, 10.0), RegionClassifier(4, 6, 10.0)
+    plain.fit(blobs(30), blobs(50, seed=1))
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        cast.fit(blobs(30), blobs(50, seed=1))
+        logits = cast(blobs(5).features)
+    assert torch.equal(logits, plain(blobs(5).features))
+
+
+def test_it_predicts_outside_of_training_once_it_was_fitted():
+    torch.manual_seed(0)
+    model = ClassQueryPredictor(SHAPES, DIM, num_classes=CLASSES, class_prior=1.0, class_memory=10.0)
+    torch.nn.init.normal_(model.class_probe.weight)
+    ((trained, _),), features = model(*inputs())
+    assert torch.equal(model.eval()(*inputs())[0][0][0], trained), "not fitted yet"
+    regions = features.flatten(0, 1)
+    model.classifier.fit(RegionSample(regions, torch.ones(len(regions)), torch.arange(CLASSES).repeat(2)))
+    expected = model.classifier(features) + torch.eye(CLASSES)
+    torch.testing.assert_close(model(*inputs())[0][0][0][..., :-1], expected)
+    assert torch.equal(model.train()(*inputs())[0][0][0], trained)
+    assert ClassQueryPredictor(SHAPES, DIM, num_classes=CLASSES, class_prior=1.0).classifier is None
+
+
+def sampled(trainer, stream: str) -> list[tuple[torch.Tensor, torch.Tensor, torch.Tensor]]:
+    """Return features, areas and queries of the regions that take part, image by image."""
+    rows, mapper = [], TestMapper(trainer.cfg)
+    for entry in stream_entries(trainer.cfg, stream):
+        image = trainer.teacher.model.preprocess([mapper(entry)["image"]]).tensor
+        with torch.no_grad():
+            regions = trainer.teacher.model.regions(image)
+        area = regions.mask_logits.sigmoid().mean(dim=(2, 3))[0]
+        if stream == "TRAIN":
+            label = read_label(entry["sem_seg_file_name"], entry["label_map"])
+            queries = torch.tensor([c for c in range(8) if (label == c).any()])
+        else:
+            queries = torch.tensor([c for c in range(8) if area[c] > 1e-3])
+        rows.append((regions.region_features[0, queries], area[queries], queries))
+    return rows
+
+
+@pytest.mark.parametrize("architecture", ["RC2L", "PixelConsistency", "RegionSegmentor"])
+def test_the_fit_takes_regions_of_whole_images_and_of_unlabelled_ones_in_rc2l_alone(make_trainer, architecture):
+    trainer = make_trainer(*CLASSIFIED, "MODEL.META_ARCHITECTURE", architecture)
+    teacher, student = trainer.teacher.model, trainer.model
+    labeled, unlabeled = (
+        RegionSample(*map(torch.cat, zip(*sampled(trainer, stream), strict=True))) for stream in ("TRAIN", "UNLABELED")
+    )
+    expected = RegionClassifier(8, labeled.features.shape[1], 10.0)
+    expected.fit(labeled, unlabeled if architecture == "RC2L" else None, trainer.cfg.MODEL.MASK_FORMER.CLASS_DROPOUT)
+    fit_region_classes(trainer.cfg, teacher, student)
+    for model in (teacher, student):
+        for buffer, value in expected.state_dict().items():
+            torch.testing.assert_close(region_classifier(model).state_dict()[buffer], value, msg=buffer)
+
+
+def test_images_that_cannot_be_read_are_left_out(make_trainer, logged, monkeypatch):
+    trainer = make_trainer(*CLASSIFIED)
+    from rc2l_d2.data.loading import loader
+
+    def entries(cfg, stream):
+        good = stream_entries(cfg, stream)
+        more = [{**good[0], "file_name": "gone.jpg"}]
+        return [*good, *more, {**good[0], "sem_seg_file_name": "gone.png"}] if stream == "TRAIN" else [*good, *more]
+
+    fit_region_classes(trainer.cfg, trainer.teacher.model, trainer.model)
+    expected = region_classifier(trainer.model).state_dict()
+    expected = {name: value.clone() for name, value in expected.items()}
+    monkeypatch.setattr(loader, "stream_entries", entries)
+    fit_region_classes(trainer.cfg, trainer.teacher.model, trainer.model)
+    warnings = [message for level, message in logged if level == "WARNING"]
+    assert sum("gone.jpg" in message for message in warnings) == 2 and any("gone.png" in text for text in warnings)
+    assert all(
+        torch.equal(value, expected[name]) for name, value in region_classifier(trainer.model).state_dict().items()
+    )
+
+
+def test_a_run_fits_after_burn_in_after_ramp_up_and_at_its_end(make_trainer, logged):
+    trainer = make_trainer(
+        *CLASSIFIED, "SOLVER.MAX_ITER", "5", "MODEL.SEMI_SUPERVISED.BURN_IN_ITERS", "1",
+        "MODEL.SEMI_SUPERVISED.RAMP_UP_ITERS", "2", "TEST.EVAL_PERIOD", "0",
+    )  # fmt: skip
+    (hook,) = [hook for hook in trainer._hooks if isinstance(hook, RegionClassHook)]
+    after, fitted = hook.after_step, []
+
+    def watched() -> None:
+        before = len(logged)
+        after()
+        fitted.append(any("were fitted" in message for _, message in logged[before:]))
+
+    hook.after_step = watched
+    trainer.train()
+    assert fitted == [True, False, True, False, True]
+    plain = make_trainer()
+    assert not any(isinstance(hook, RegionClassHook) for hook in plain._hooks)
