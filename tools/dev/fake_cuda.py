@@ -2,19 +2,20 @@
 
     python tools/dev/fake_cuda.py --config-file configs/toy/rc2l_R18.yaml [KEY VALUE ...]
 
-Needs a torch that is built with CUDA, but no GPU: a fake tensor has a shape and a device, and no values. The step runs
-for each architecture, mixing and size of micro-batches on a batch of noise. The backward pass is left out, because it
-needs a driver. Exit status 1 after a failure.
+Needs a torch that is built with CUDA, but no GPU: a fake tensor has a shape and a device, and no values. Runs each
+architecture, whole and in micro-batches, on the backbone of the configuration and, if timm is installed, on a
+convolutional one and a ViT of timm; then each mixing. The backward pass needs a driver, and Hungarian matching needs
+values: both are left out. Exit status 1 after a failure.
 """
 
 import argparse
-import copy
 import itertools
+from importlib.util import find_spec
 
 import torch
 from bench.measure import random_batch
 from tabulate import tabulate
-from torch._subclasses.fake_tensor import FakeCopyMode, FakeTensorMode
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 from rc2l_d2.commands.cli import run_cli
 from rc2l_d2.engine import EMATeacher, SemiSupervisedTrainer, build_optimizer, load_config
@@ -22,9 +23,9 @@ from rc2l_d2.engine.setup import build_model_or_explain
 from rc2l_d2.errors import InputError
 from rc2l_d2.host import EventStorage
 
-ARCHITECTURES = ("RegionSegmentor", "PerPixelSegmentor", "PixelConsistency", "PixelContrast", "UniMatch", "RC2L")
-MIXING = ("none", "cutmix", "classmix", "labeled")
-MICRO_BATCHES = (0, 1)
+LABELS_ALONE = ("RegionSegmentor", "PerPixelSegmentor")
+SEMI_SUPERVISED = ("PixelConsistency", "PixelContrast", "UniMatch", "RC2L")
+TIMM_BACKBONES = ("test_efficientnet", "test_vit")
 
 
 class ForwardStep(SemiSupervisedTrainer):
@@ -35,29 +36,54 @@ class ForwardStep(SemiSupervisedTrainer):
         return loss.detach()
 
 
+def fake(tensor: torch.Tensor) -> torch.Tensor:
+    """Return a tensor of the same shape and type on CUDA."""
+    return torch.empty(tensor.shape, dtype=tensor.dtype, device="cuda")
+
+
 def move_to_cuda(model: torch.nn.Module) -> None:
     """Replace parameters and buffers, since ``Module.to`` cannot swap fake tensors."""
     for module in model.modules():
         for name, parameter in module.named_parameters(recurse=False):
-            setattr(module, name, torch.nn.Parameter(parameter.cuda(), parameter.requires_grad))
+            setattr(module, name, torch.nn.Parameter(fake(parameter), parameter.requires_grad))
         for name, buffer in module.named_buffers(recurse=False):
-            setattr(module, name, buffer.cuda())
+            setattr(module, name, fake(buffer))
 
 
-def forward_on_fake_cuda(config_file: str, overrides: list[str]) -> None:
-    """Run the forward pass of the first step after burn-in; an operation that mixes devices raises."""
-    cfg = load_config(config_file, [*overrides, "MODEL.SEMI_SUPERVISED.BURN_IN_ITERS", "0"])
-    model = build_model_or_explain(cfg)
-    teacher = EMATeacher.from_config(cfg, model)
-    batch = random_batch(cfg, model.uses_unlabeled)
-    mode = FakeTensorMode()
-    with FakeCopyMode(mode):
-        model, teacher, batch = copy.deepcopy((model, teacher, batch))
-    with mode, EventStorage(0):
+def cases() -> list[tuple[str, str, str, int]]:
+    """Return backbone ("" for that of the configuration), architecture, mixing and micro-batch of each case.
+
+    Mixing comes before the student's forward pass, so it depends on neither backbone nor micro-batches.
+    """
+    backbones = ("", *(TIMM_BACKBONES if find_spec("timm") else ()))
+    whole = itertools.product(backbones, (*LABELS_ALONE, *SEMI_SUPERVISED), ("labeled",), (0, 2))
+    mixing = itertools.product(("",), SEMI_SUPERVISED, ("none", "cutmix", "classmix"), (0,))
+    return [*whole, *mixing]
+
+
+def forward_on_fake_cuda(config_file: str, overrides: list[str], case: tuple[str, str, str, int]) -> None:
+    """Run the forward pass of the first step after burn-in; an operation that mixes devices raises RuntimeError."""
+    backbone, architecture, mixing, size = case
+    settings = f"""
+        MODEL.META_ARCHITECTURE {architecture} MODEL.SEMI_SUPERVISED.MIX {mixing} SOLVER.IMS_PER_PASS {size}
+        MODEL.SEMI_SUPERVISED.BURN_IN_ITERS 0 SOLVER.AMP.ENABLED False
+    """.split()
+    if architecture == "UniMatch":
+        settings += "MODEL.SEMI_SUPERVISED.STRONG_VIEWS 2 MODEL.SEMI_SUPERVISED.FEATURE_DROPOUT 0.5".split()
+    if backbone:
+        settings += ["MODEL.BACKBONE.NAME", "build_timm_backbone", "MODEL.TIMM.NAME", backbone]
+    cfg = load_config(config_file, [*overrides, *settings]).clone()
+    cfg.defrost()
+    cfg.MODEL.DEVICE = "meta"  # Nothing is initialised.
+    with torch.device("meta"):
+        model = build_model_or_explain(cfg)
+        teacher = EMATeacher.from_config(cfg, model)
+    with FakeTensorMode(), EventStorage(0):
         move_to_cuda(model)
         move_to_cuda(teacher.model)
         if teacher.labeler is not None:
-            teacher.labeler.kappa = teacher.labeler.kappa.cuda()
+            teacher.labeler.kappa = fake(teacher.labeler.kappa)
+        batch = random_batch(cfg, model.uses_unlabeled)
         step = ForwardStep(cfg, model, [batch], build_optimizer(cfg, model), teacher)
         step.iter = 0
         step.run_step()
@@ -68,15 +94,15 @@ def check(args: argparse.Namespace) -> int:
     if not torch.backends.cuda.is_built():
         raise InputError(f"torch {torch.__version__} is built without CUDA; install a build with CUDA (no GPU needed).")
     rows = []
-    for architecture, mixing, size in itertools.product(ARCHITECTURES, MIXING, MICRO_BATCHES):
-        settings = ["MODEL.META_ARCHITECTURE", architecture, "MODEL.SEMI_SUPERVISED.MIX", mixing]
+    for case in cases():
         try:
-            forward_on_fake_cuda(args.config_file, [*args.opts, *settings, "SOLVER.IMS_PER_PASS", str(size)])
+            forward_on_fake_cuda(args.config_file, args.opts, case)
             result = "passed"
         except RuntimeError as error:
             result = f"FAILED: {error}"
-        rows.append((architecture, mixing, size, result))
-    print(tabulate(rows, ["architecture", "mixing", "images in a micro-batch", "forward pass"]))
+        rows.append((*case, result))
+    columns = ["backbone", "architecture", "mixing", "images in a micro-batch", "forward pass"]
+    print(tabulate(rows, columns))
     return int(any(row[-1] != "passed" for row in rows))
 
 
