@@ -6,6 +6,7 @@ import os
 import random
 import re
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -39,7 +40,7 @@ class Runs:
         return ["--config-file", "configs/toy/rc2l_R18.yaml", *flags, *overrides, *arguments[len(flags) :]]
 
     def start(self, name: str, ranks: int, *arguments: str, launcher: tuple[str, ...] = ()) -> subprocess.Popen:
-        flags = ("--num-gpus", str(ranks), "--dist-url", "auto")
+        flags = () if launcher else ("--num-gpus", str(ranks), "--dist-url", "auto")
         command = [sys.executable, *launcher, "train_net.py", *flags, *self.arguments(name, *arguments)]
         environment = {**os.environ, "OMP_NUM_THREADS": "1"}
         with open(self.folder / f"{name}.log", "a") as log:
@@ -81,6 +82,11 @@ def flat(value, prefix: str = "") -> dict:
         items = value.items() if isinstance(value, dict) else enumerate(value)
         return {name: leaf for key, item in items for name, leaf in flat(item, f"{prefix}/{key}").items()}
     return {prefix: value}
+
+
+def starts(out: Path) -> list[str]:
+    """Return the first iteration of each start of a run, from its log."""
+    return re.findall(r"Starting training from iteration (\d+)\n", (out / "log.txt").read_text())
 
 
 def evaluations(out: Path) -> dict[int, dict]:
@@ -177,17 +183,57 @@ def test_twenty_kills_lose_only_the_steps_since_the_last_checkpoint(runs):
     assert_same(uninterrupted, runs.finish("killed", 1, "--resume", *often), [100])
 
 
+def children(run: subprocess.Popen) -> list[int]:
+    return [int(child) for child in Path(f"/proc/{run.pid}/task/{run.pid}/children").read_text().split()]
+
+
+needs_proc = pytest.mark.skipif(not Path("/proc").exists(), reason="finds the ranks of a launcher in /proc")
+
+
 @pytest.mark.slow
-@pytest.mark.skipif(not Path("/proc").exists(), reason="finds torchrun's ranks in /proc")
+@needs_proc
 def test_torchrun_ends_all_ranks_when_one_dies_and_restarts_them(runs):
     out = runs.folder / "torchrun"
     launcher = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "--max-restarts", "1")
     run = runs.start("torchrun", 2, "--resume", launcher=launcher)
     wait_for(run, lambda: last_checkpoint(out) == 7)
-    ranks = Path(f"/proc/{run.pid}/task/{run.pid}/children").read_text().split()
+    ranks = children(run)
     assert len(ranks) == 2
-    os.kill(int(ranks[1]), signal.SIGKILL)
+    os.kill(ranks[1], signal.SIGKILL)
     assert run.wait(300) == 0, runs.log("torchrun")
-    starts = re.findall(r"Starting training from iteration (\d+)\n", (out / "log.txt").read_text())
-    assert starts == ["0", "8"]
+    assert starts(out) == ["0", "8"]
     assert_same(runs.uninterrupted(2), out, [3, 7, 12])
+
+
+@pytest.mark.slow
+@needs_proc
+@pytest.mark.parametrize("name", ["torchrun", "num_machines"])
+def test_a_lost_machine_of_two_is_replaced(runs, name, monkeypatch):
+    """Two launchers with two ranks each, as docs/training.md starts them; one is killed with its ranks."""
+    monkeypatch.setenv("TORCH_DISABLE_SHARE_RDZV_TCP_STORE", "1")
+    with socket.create_server(("localhost", 0)) as server:
+        address = f"localhost:{server.getsockname()[1]}"
+    run_name = f"machines_{name}"
+    out = runs.folder / run_name
+    torchrun = f"""
+        -m torch.distributed.run --nnodes 2 --nproc-per-node 2 --max-restarts 1
+        --rdzv-backend c10d --rdzv-endpoint {address} --rdzv-id {run_name}
+    """.split()
+
+    def start(machine: int) -> subprocess.Popen:
+        if name == "torchrun":
+            return runs.start(run_name, 2, "--resume", launcher=(*torchrun,))
+        machines = ("--num-machines=2", f"--machine-rank={machine}", f"--dist-url=tcp://{address}")
+        return runs.start(run_name, 2, "--resume", *machines)
+
+    first, lost = start(0), start(1)
+    wait_for(first, lambda: last_checkpoint(out) == 7)
+    for process in (lost.pid, *children(lost)):
+        os.kill(process, signal.SIGKILL)
+    lost.wait()
+    if name == "num_machines":  # Nothing restarts the ranks of the other machine.
+        assert first.wait(100) == 1, runs.log(run_name)
+        first = start(0)
+    assert [run.wait(300) for run in (first, start(1))] == [0, 0], runs.log(run_name)
+    assert starts(out) == ["0", "8"]
+    assert_same(runs.uninterrupted(4), out, [3, 7, 12])

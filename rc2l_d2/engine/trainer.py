@@ -97,9 +97,16 @@ class RC2LTrainer(DefaultTrainer):
         self.teacher = EMATeacher.from_config(cfg, student)
         model: nn.Module = student
         if comm.get_world_size() > 1:
-            # The teacher's hook broadcasts batch statistics before it averages them.
-            device_ids = [comm.get_local_rank()] if cfg.MODEL.DEVICE.startswith("cuda") else None
-            model = nn.parallel.DistributedDataParallel(model, device_ids=device_ids, broadcast_buffers=False)
+            on_cpu = cfg.MODEL.DEVICE == "cpu"
+            model = nn.parallel.DistributedDataParallel(
+                model,
+                device_ids=None if on_cpu else [comm.get_local_rank()],
+                # The teacher's hook broadcasts batch statistics before it averages them.
+                broadcast_buffers=False,
+                # Otherwise buckets change after the first iteration, and with them the order in which gloo adds the
+                # gradients of more than two ranks: a resumed run would differ by rounding.
+                find_unused_parameters=on_cpu,
+            )
         # resume_or_load builds the loader: evaluation alone needs no training data.
         self._trainer = SemiSupervisedTrainer(cfg, model, None, optimizer, self.teacher)
         self.scheduler = self.build_lr_scheduler(cfg, optimizer)
