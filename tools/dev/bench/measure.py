@@ -18,8 +18,8 @@ from tabulate import tabulate
 from torch.nn import functional as F
 
 from rc2l_d2.commands.cli import one_sentence_errors
-from rc2l_d2.engine import keep_freed_memory
-from rc2l_d2.host import CfgNode
+from rc2l_d2.engine import EMATeacher, SemiSupervisedTrainer, build_optimizer, keep_freed_memory
+from rc2l_d2.host import CfgNode, build_model
 from rc2l_d2.regions import Regions, TeacherPrediction, teacher_prediction
 from rc2l_d2.reporting import hardware
 
@@ -58,6 +58,22 @@ def random_batch(cfg: CfgNode, uses_unlabeled: bool) -> tuple[list[dict], list[d
         {"file_name": "", "image": x, "strong": torch.stack([255 - x] * views), "inside": inside} for x in weak
     ]
     return labeled, unlabeled
+
+
+def step_on_noise(cfg: CfgNode) -> tuple[SemiSupervisedTrainer, Callable[[], None]]:
+    """Return a trainer after burn-in and ramp-up, and its step on a batch of noise, with the teacher's update."""
+    model = build_model(cfg).train()
+    teacher = EMATeacher.from_config(cfg, model)
+    batches = itertools.repeat(random_batch(cfg, model.uses_unlabeled))
+    trainer = SemiSupervisedTrainer(cfg, model, batches, build_optimizer(cfg, model), teacher)
+    trainer.iter = cfg.MODEL.SEMI_SUPERVISED.BURN_IN_ITERS + cfg.MODEL.SEMI_SUPERVISED.RAMP_UP_ITERS
+
+    def step() -> None:
+        trainer.run_step()
+        teacher.update(model)
+        trainer.iter += 1
+
+    return trainer, step
 
 
 def random_case(

@@ -13,12 +13,12 @@ from concurrent.futures.process import BrokenProcessPool
 
 import cv2
 import torch
-from measure import in_turn, median_ms, options, print_table, random_batch, run
+from measure import in_turn, median_ms, options, print_table, run, step_on_noise
 
-from rc2l_d2.engine import EMATeacher, SemiSupervisedTrainer, build_optimizer, load_config
+from rc2l_d2.engine import load_config
 from rc2l_d2.engine.progress import peak_memory
 from rc2l_d2.errors import is_out_of_memory
-from rc2l_d2.host import EventStorage, build_model
+from rc2l_d2.host import EventStorage
 
 
 def measure(config: str, overrides: list[str], rounds: int) -> tuple[str, str, str] | None:
@@ -26,25 +26,14 @@ def measure(config: str, overrides: list[str], rounds: int) -> tuple[str, str, s
     cfg = load_config(config, [*overrides, "MODEL.WEIGHTS", ""])
     cv2.setNumThreads(0)
     try:
-        model = build_model(cfg).train()
-        teacher = EMATeacher.from_config(cfg, model)
-        batches = itertools.repeat(random_batch(cfg, model.uses_unlabeled))
-        trainer = SemiSupervisedTrainer(cfg, model, batches, build_optimizer(cfg, model), teacher)
-        # From here on the unlabelled losses have their full weight.
-        trainer.iter = cfg.MODEL.SEMI_SUPERVISED.BURN_IN_ITERS + cfg.MODEL.SEMI_SUPERVISED.RAMP_UP_ITERS
-
-        def step() -> None:
-            trainer.run_step()
-            teacher.update(model)
-            trainer.iter += 1
-
+        trainer, step = step_on_noise(cfg)
         with EventStorage(trainer.iter):
             seconds = median_ms(in_turn({"step": step}, rounds, trainer.device), "step") / 1e3
     except (RuntimeError, MemoryError) as error:
         if not is_out_of_memory(error):
             raise
         return None
-    images = cfg.SOLVER.IMS_PER_BATCH + (cfg.SOLVER.IMS_PER_BATCH_UNLABELED if model.uses_unlabeled else 0)
+    images = cfg.SOLVER.IMS_PER_BATCH + (cfg.SOLVER.IMS_PER_BATCH_UNLABELED if trainer.student.uses_unlabeled else 0)
     return f"{peak_memory():.0f}", f"{seconds:.3f}", f"{images / seconds:.1f}"
 
 

@@ -10,8 +10,7 @@ The step is the trainer's own, after burn-in, with the teacher's update, on batc
     ema        the teacher's update
     reading    one batch, read and augmented in this process
 
-Ratios are medians over rounds with quartiles. On CUDA, regions, optimizer and ema first run once in torch's mode in
-which waiting for the device is an error.
+Ratios are medians over rounds with quartiles.
 """
 
 import itertools
@@ -110,14 +109,6 @@ class Step:
         torch.nn.utils.clip_grad_norm_(self.student.parameters(), 1.0)
         self.loop.optimizer.step()
 
-    def check_no_wait(self) -> None:
-        """On CUDA, run the parts that must not wait for the device; RuntimeError if one does."""
-        if self.device.type == "cuda":
-            torch.cuda.set_sync_debug_mode("error")
-            for name in ("regions", "optimizer", "ema"):
-                self.parts()[name]()
-            torch.cuda.set_sync_debug_mode("default")
-
 
 def main() -> None:
     args = options(__doc__, rounds=20, config=True).parse_args()
@@ -125,7 +116,6 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder, EventStorage(0):
         step = Step(load_config(args.config_file, [*args.opts, "OUTPUT_DIR", folder]))
         step.step()  # creates the optimizer's state
-        step.check_no_wait()
         seconds = in_turn(step.parts(), args.rounds, step.device)
     rows = [[name, median_ms(seconds, name), ratio(seconds, name, "step")] for name in seconds]
     print_table(args, "", step.device, rows, ["part", "ms", "of the step"], floatfmt=".1f")
