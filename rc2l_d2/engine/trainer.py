@@ -103,6 +103,7 @@ class RC2LTrainer(DefaultTrainer):
                 device_ids=None if on_cpu else [comm.get_local_rank()],
                 # The teacher's hook broadcasts batch statistics before it averages them.
                 broadcast_buffers=False,
+                gradient_as_bucket_view=True,  # saves the memory of one gradient
                 # Otherwise buckets change after the first iteration, and with them the order in which gloo adds the
                 # gradients of more than two ranks: a resumed run would differ by rounding.
                 find_unused_parameters=on_cpu,
