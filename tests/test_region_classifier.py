@@ -6,8 +6,10 @@ import torch
 from test_class_queries import CLASSES, DIM, SHAPES, inputs
 from torch.nn import functional as F
 
-from rc2l_d2.data import TestMapper, read_label, stream_entries
+from rc2l_d2.data import TestMapper, build_whole_image_loader, read_label, stream_entries
+from rc2l_d2.data.loading import loader
 from rc2l_d2.engine.region_classes import RegionClassHook, fit_region_classes, region_classifier
+from rc2l_d2.errors import InputError
 from rc2l_d2.modeling import RegionClassifier, RegionSample
 from rc2l_d2.modeling.class_queries import ClassQueryPredictor
 
@@ -61,6 +63,37 @@ def test_the_linear_layer_learns_from_labelled_regions_alone():
     assert right > best - 0.05 and not classifier.weight.requires_grad
 
 
+def adamw(features: np.ndarray, labels: np.ndarray, classes: int) -> tuple[np.ndarray, np.ndarray]:
+    """400 steps of AdamW (torch's defaults) from zero on the smoothed cross-entropy, in float64."""
+    x = np.c_[features, np.ones(len(features))]
+    target = 0.95 * np.eye(classes)[labels] + 0.05 / classes
+    w, m, v = (np.zeros((classes, x.shape[1])) for _ in range(3))
+    for step in range(400):
+        rate = 1e-3 * (1 - step / 400) ** 0.9
+        scores = np.exp(x @ w.T)
+        gradient = (scores / scores.sum(axis=1, keepdims=True) - target).T @ x / len(x)
+        m, v = 0.9 * m + 0.1 * gradient, 0.999 * v + 0.001 * gradient**2
+        corrected = (m / (1 - 0.9 ** (step + 1))) / (np.sqrt(v / (1 - 0.999 ** (step + 1))) + 1e-8)
+        w = w * (1 - 0.01 * rate) - rate * corrected
+    return w[:, :-1], w[:, -1]
+
+
+def test_the_linear_layer_equals_a_second_implementation_and_dropout_changes_it():
+    labeled, classifier = blobs(40), RegionClassifier(4, 6, 10.0)
+    classifier.fit(labeled)
+    weight, bias = adamw(labeled.features.double().numpy(), labeled.query.numpy(), 4)
+    np.testing.assert_allclose(classifier.weight.numpy(), weight, atol=1e-3)
+    np.testing.assert_allclose(classifier.bias.numpy(), bias, atol=1e-3)
+    classifier.fit(labeled, dropout=0.5)
+    assert np.abs(classifier.weight.numpy() - weight).max() > 1e-2
+
+
+def test_regions_without_area_leave_finite_logits():
+    classifier, few = RegionClassifier(4, 6, 10.0), blobs(3)
+    classifier.fit(RegionSample(few.features, torch.zeros(3), few.query))
+    assert classifier(few.features).isfinite().all()
+
+
 def test_autocast_changes_nothing():
     plain, cast = RegionClassifier(4, 6, 10.0), RegionClassifier(4, 6, 10.0)
     plain.fit(blobs(30), blobs(50, seed=1))
@@ -105,9 +138,11 @@ def sampled(trainer, stream: str) -> list[tuple[torch.Tensor, torch.Tensor, torc
 def test_the_fit_takes_regions_of_whole_images_and_of_unlabelled_ones_in_rc2l_alone(make_trainer, architecture):
     trainer = make_trainer(*CLASSIFIED, "MODEL.META_ARCHITECTURE", architecture)
     teacher, student = trainer.teacher.model, trainer.model
+    teacher.sem_seg_head.predictor.mask_embed.bias.data[5] -= 12  # too small a mask to count where there is no label
     labeled, unlabeled = (
         RegionSample(*map(torch.cat, zip(*sampled(trainer, stream), strict=True))) for stream in ("TRAIN", "UNLABELED")
     )
+    assert not (unlabeled.query == 5).any() and (labeled.query == 5).any()
     expected = RegionClassifier(8, labeled.features.shape[1], 10.0)
     expected.fit(labeled, unlabeled if architecture == "RC2L" else None, trainer.cfg.MODEL.MASK_FORMER.CLASS_DROPOUT)
     fit_region_classes(trainer.cfg, teacher, student)
@@ -118,7 +153,6 @@ def test_the_fit_takes_regions_of_whole_images_and_of_unlabelled_ones_in_rc2l_al
 
 def test_images_that_cannot_be_read_are_left_out(make_trainer, logged, monkeypatch):
     trainer = make_trainer(*CLASSIFIED)
-    from rc2l_d2.data.loading import loader
 
     def entries(cfg, stream):
         good = stream_entries(cfg, stream)
@@ -155,3 +189,43 @@ def test_a_run_fits_after_burn_in_after_ramp_up_and_at_its_end(make_trainer, log
     assert fitted == [True, False, True, False, True]
     plain = make_trainer()
     assert not any(isinstance(hook, RegionClassHook) for hook in plain._hooks)
+
+
+def test_of_many_images_some_take_part_and_the_ranks_share_them(make_trainer, monkeypatch):
+    trainer = make_trainer()
+    files = [entry["file_name"] for entry in stream_entries(trainer.cfg, "UNLABELED")]
+
+    def used(limit: int) -> list[str]:
+        return [sample["file_name"] for sample in build_whole_image_loader(trainer.cfg, "UNLABELED", limit)]
+
+    assert used(1000) == files and len(files) > 4
+    assert used(3) == [files[0], files[round((len(files) - 1) / 2)], files[-1]]
+    monkeypatch.setattr(loader.comm, "get_world_size", lambda: 2)
+    first = used(3)
+    monkeypatch.setattr(loader.comm, "get_rank", lambda: 1)
+    assert [*first, *used(3)] == [files[0], files[round((len(files) - 1) / 2)], files[-1]] and len(first) == 1
+
+
+def test_without_a_readable_label_nothing_is_fitted(make_trainer, logged, monkeypatch):
+    trainer = make_trainer(*CLASSIFIED)
+    monkeypatch.setattr(loader, "stream_entries", lambda cfg, stream: [{"file_name": "gone.jpg", "image_id": 0}])
+    fit_region_classes(trainer.cfg, trainer.teacher.model, trainer.model)
+    assert region_classifier(trainer.model).fitted == 0
+    assert any("are not fitted" in message for _, message in logged)
+
+
+def test_a_new_run_does_not_start_with_the_classes_of_another(make_trainer, tmp_path):
+    trainer = make_trainer(*CLASSIFIED)
+    fit_region_classes(trainer.cfg, trainer.teacher.model, trainer.model)
+    torch.save({"model": trainer.model.state_dict()}, tmp_path / "other.pth")
+    new = make_trainer(*CLASSIFIED, "MODEL.WEIGHTS", str(tmp_path / "other.pth"))
+    for model in (new.model, new.teacher.model):
+        assert torch.equal(region_classifier(model).weight, region_classifier(trainer.model).weight)
+        assert region_classifier(model).fitted == 0
+
+
+def test_windows_are_refused(make_trainer):
+    trainer = make_trainer(*CLASSIFIED, "TEST.SLIDING_WINDOW.ENABLED", "True")
+    with pytest.raises(InputError, match="CLASS_MEMORY fits classes to whole images"):
+        trainer.check_data(trainer.cfg)
+    trainer.check_data(trainer.cfg, eval_only=True)

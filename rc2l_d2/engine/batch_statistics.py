@@ -1,4 +1,4 @@
-"""Running statistics of a model's batch normalisation as one vector."""
+"""The floating-point buffers of a model as one vector: of batch normalisation and classes of regions."""
 
 from __future__ import annotations
 

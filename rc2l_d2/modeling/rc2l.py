@@ -21,7 +21,7 @@ from .semi_supervised import SemiSupervisedSegmentor
 class RC2L(SemiSupervisedSegmentor):
     """The region predictor with RMC, RFC, RCC and SMC on unlabelled images."""
 
-    remembers_unlabeled = True
+    fits_unlabeled_regions = True
 
     @configurable
     def __init__(self, *, mask_temperature: float, feature_temperature: float, **segmentor):

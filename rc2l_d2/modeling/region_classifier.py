@@ -93,7 +93,7 @@ class RegionClassifier(nn.Module):
             more = F.one_hot(label, classes) * (probability * unlabeled.area.sqrt()).unsqueeze(1)
             features, counts = torch.cat([features, unlabeled.features]), torch.cat([counts, more])
         sums, totals = counts.T @ features, counts.sum(dim=0)
-        self.mean.copy_(sums.sum(dim=0) / totals.sum())
+        self.mean.copy_(sums.sum(dim=0) / totals.sum().clamp(min=1e-6))
         means = sums / totals.clamp(min=1e-6).unsqueeze(1)
         # No region is similar to a class without regions.
         self.prototypes.copy_(F.normalize(means - self.mean, dim=1) * (totals > 0).unsqueeze(1))
@@ -101,7 +101,7 @@ class RegionClassifier(nn.Module):
 
 
 def _fitted_linear(features: Tensor, labels: Tensor, classes: int, dropout: float) -> nn.Linear:
-    """Return a linear layer, from zero, with the least smoothed cross-entropy under dropout of its input."""
+    """Return a linear layer that has learned from zero, by the smoothed cross-entropy under dropout of its input."""
     devices = [features.device] if features.is_cuda else []
     # The same fit at each call, and the caller's random numbers stay as they are.
     with torch.enable_grad(), torch.random.fork_rng(devices):

@@ -33,7 +33,7 @@ class Segmentation:
     """Prediction for an image of H x W pixels.
 
     Attributes:
-        image: uint8 (H, W, C), BGR first.
+        image: uint8 (H, W, C), the first three channels in BGR order.
         labels: uint8 (H, W), the class with the highest score.
         scores: (K, h, w), not normalised; of the image's size unless that exceeds MAX_PIXELS.
         metadata: that of the :class:`Segmenter`.

@@ -54,11 +54,11 @@ def read_class_table(path: str | os.PathLike) -> dict[int | str, str]:
     return {key: "ignore" if name in _NO_CLASS else name for key, name in table.items()}
 
 
-def read_text(path: str | os.PathLike) -> str:
-    """Return the content of a class table; InputError if it cannot be read."""
+def read_text(path: str | os.PathLike, length: int = -1) -> str:
+    """Return the content of a class table, or its first ``length`` characters; InputError if it cannot be read."""
     try:
         with open(path, encoding="utf-8-sig", newline="") as file:
-            return file.read()
+            return file.read(length)
     except OSError as error:
         raise InputError(f"{path}: the class table cannot be read ({error.strerror}); put it there.") from error
     except UnicodeDecodeError as error:

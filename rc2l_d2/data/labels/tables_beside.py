@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Sequence
 
@@ -14,12 +15,16 @@ from .raw_labels import RawLabels, read_raw_labels
 
 # Lists of names, one on a line, which do not say what values the names have.
 _LISTS = ("classes.txt", "labels.txt", "class_names.txt", "names.txt")
+_START = 2**16  # characters of a file that show what it is
 
 
 def tables_beside(folder: str) -> list[str]:
     """The class tables in a folder of label images and in the folder around it."""
     places = (folder, os.path.join(folder, os.pardir))
-    paths = [os.path.normpath(os.path.join(place, name)) for place in places for name in sorted(os.listdir(place))]
+    paths = []
+    for place in places:
+        with contextlib.suppress(OSError):  # A folder around one's own may be closed to its user.
+            paths += [os.path.normpath(os.path.join(place, name)) for name in sorted(os.listdir(place))]
     return [path for path in paths if _is_table(path)]
 
 
@@ -35,7 +40,8 @@ def _is_table(path: str) -> bool:
     if name in (LABELMAP, CLASSES_CSV):
         return True
     try:
-        lines = read_text(path).splitlines()
+        # Other CSV files, as of boxes, may be large.
+        lines = read_text(path, _START).splitlines()
     except InputError:
         return False
     if is_list(path):  # Or a list of files.
