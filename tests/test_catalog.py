@@ -15,6 +15,7 @@ from rc2l_d2.errors import InputError
 from rc2l_d2.host import DatasetCatalog, MetadataCatalog
 
 CAMVID = SHARED / "camvid"
+MSRC21 = SHARED / "msrc21"
 
 
 @pytest.fixture
@@ -193,6 +194,17 @@ def test_camvid_is_complete(monkeypatch):
     expected = {"train": 367, "val": 101, "labeled_1_8": 46, "unlabeled_1_8": 321, "labeled_1_30": 12}
     assert {split: len(load_dataset(f"camvid_{split}", "all")) for split in expected} == expected
     assert MetadataCatalog.get("camvid_val").stuff_classes == (CAMVID / "classes.txt").read_text().split()
+
+
+@pytest.mark.skipif(not MSRC21.is_dir(), reason="shared/msrc21 is not beside the checkout")
+def test_msrc21_is_complete_and_its_held_out_third_is_apart(monkeypatch):
+    monkeypatch.delenv("DETECTRON2_DATASETS", raising=False)
+    register_definition(REPO / "configs/msrc21/dataset.yaml")
+    expected = {"train": 276, "val": 59, "labeled_1_8_seed0": 34, "labeled_1_4_seed2": 69, "design_labeled_seed1": 34}
+    assert {split: len(load_dataset(f"msrc21_{split}", "all")) for split in expected} == expected
+    parts = ("held_out", "design_labeled_seed1", "design_unlabeled_seed1")
+    files = [entry["file_name"] for split in parts for entry in load_dataset(f"msrc21_{split}", "all")]
+    assert len(files) == len(set(files)) == 276
 
 
 def test_readme_example_is_a_definition(tmp_path):
