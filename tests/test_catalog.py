@@ -215,7 +215,8 @@ def test_readme_example_is_a_definition(tmp_path):
     # It shows every key, some in comments, and every kind of split.
     assert {*example, *re.findall(r"^# (\w+):", block, re.MULTILINE)} == set(_REQUIRED + _OPTIONAL)
     kinds = {frozenset(split) - {"seed", "balanced"} for split in definition.splits.values()}
-    assert kinds == set(map(frozenset, [["list"], ["folder"], ["pattern"], ["of", "fraction"], ["of", "except"]]))
+    forms = [["list"], ["folder"], ["pattern"], ["shards"], ["of", "fraction"], ["of", "except"]]
+    assert kinds == set(map(frozenset, forms))
     (rule,) = definition.labels
     assert rule.path("a/b") == "masks/a/b.png"
     assert rule.label_map.apply(np.array([[0, 1, 2, 3, 4]], np.uint8)).tolist() == [[255, 0, 1, 2, 1]]

@@ -10,6 +10,7 @@ from ...errors import InputError
 from ...host import CfgNode, MetadataCatalog
 from ..datasets.catalog import dataset_channels, register_definition, stream_entries, stream_title
 from ..datasets.entries import common_files, labels_among, repeated_files
+from ..datasets.shards import ShardImages
 from ..datasets.splits import split_entries
 from ..labels.label_doubts import MAX_GUESSED
 from .leaks import leaks
@@ -88,8 +89,9 @@ def definition_splits(path: str | os.PathLike, names: Sequence[str] = ()) -> tup
             remarks.append(Remark(False, what, (first,), bare))
         stated = definition.ignore_stated
         splits.append(Split(title, entries, not bare, definition.classes, definition.ignore_value, not bare, stated))
-    if definition.labels and not labels:
-        first = splits[0].entries[0]
+    in_files = [split.entries for split in splits if not isinstance(split.entries.images, ShardImages)]
+    if definition.labels and in_files and not labels:
+        first = in_files[0][0]
         rules = [os.path.join(definition.root(), rule.path(first["image_id"])) for rule in definition.labels]
         what = f"No image has a label where the key 'labels' says, as {first['file_name']} shows"
         advice = "correct the key 'labels' or label_suffix, or leave 'labels' out if there are none"

@@ -33,8 +33,8 @@ _OPTIONAL = (
     "labels", "image_suffix", "label_suffix", "label_map", "threshold", "palette", "ignore_value", "bands", "range",
 )  # fmt: skip
 _SPLIT_FORMS = (
-    "{list: FILE}, {folder: FOLDER}, {pattern: PATTERN}, {of: SPLIT, fraction: F, seed: S, balanced: true} "
-    "or {of: SPLIT, except: SPLIT}"
+    "{list: FILE}, {folder: FOLDER}, {pattern: PATTERN}, {shards: PATTERN}, {of: SPLIT, fraction: F, seed: S, "
+    "balanced: true} or {of: SPLIT, except: SPLIT}"
 )
 _LABEL_FORM = (
     "a folder, or {folder: FOLDER} with suffix, map, threshold or replace; or annotations, {coco: FILE} (match, empty, "
@@ -54,8 +54,9 @@ class DatasetDefinition:
     """Validated description of a data set.
 
     ``splits`` is the key ``parts``: name -> {"list": file below the root}, {"folder": folder below the image folder},
-    {"pattern": glob below the image folder}, {"of": split, "fraction": 0 to 1, "seed": int} for a random sample, or
-    {"of": split, "except": split}. A split refers only to splits before it.
+    {"pattern": glob below the image folder}, {"shards": glob or ranges of tar files below the root}, {"of": split,
+    "fraction": 0 to 1, "seed": int} for a random sample, or {"of": split, "except": split}. A split refers only to
+    splits before it.
     """
 
     file: Path  # the YAML file, absolute
@@ -242,7 +243,7 @@ def _splits(raw: Any) -> dict[str, dict[str, Any]]:
                     f"the key '{key}.{reference}' names the split '{value[reference]}', which is not defined "
                     f"above it; known there: {', '.join(splits) or 'none'}."
                 )
-        if set(value) in ({"list"}, {"folder"}, {"pattern"}):
+        if set(value) in ({"list"}, {"folder"}, {"pattern"}, {"shards"}):
             ((kind, path),) = value.items()
             splits[name] = {kind: _folder(path, f"{key}.{kind}")}
         elif {"of", "fraction"} <= set(value) <= {"of", "fraction", "seed", "balanced"}:

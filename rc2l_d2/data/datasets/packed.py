@@ -72,7 +72,7 @@ class PackedStrings(Sequence[str]):
         """The strings at ``indices`` (or where a bool array is True), on the same buffer."""
         starts = self._starts.numpy()[indices]
         ends = starts + self._lengths.numpy()[indices]
-        return PackedStrings(self._buffer.numpy(), starts, ends, self.prefix, self.suffix)
+        return type(self)(self._buffer.numpy(), starts, ends, self.prefix, self.suffix)
 
     @cached_property
     def hashes(self) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""Images and labels of a split: from lists, folders and patterns to entries, with a count of missing files."""
+"""Images and labels of a split: from lists, folders, patterns and shards to entries, with a count of missing files."""
 
 from __future__ import annotations
 
@@ -25,6 +25,7 @@ from .image_lists import is_path, read_list
 from .packed import PackedStrings, members, repeated
 from .presence import class_presence
 from .sampling import sample_balanced, sample_uniform
+from .shards import ShardImages, shard_images
 
 # In a split with more images than the first, only so many as the second, equally spaced, are looked for on the disk:
 # all of ten million would take minutes.
@@ -72,11 +73,11 @@ def list_entries(definition: DatasetDefinition, list_file: str, labels: Labels, 
 def split_images(definition: DatasetDefinition, split: str) -> SplitImages:
     """The images of a split; files that a list names may be missing.
 
-    A list is read again when it changes. A folder or pattern is searched once per process, so that training uses what
-    was checked before.
+    A list is read again when it changes. A folder, a pattern or shards are searched once per process, so that training
+    uses what was checked before.
 
     Raises:
-        InputError: no root, an unreadable list, an image listed twice, or no image.
+        InputError: no root, an unreadable list, an image listed twice, no image, or shards that cannot be used.
     """
     where = f"{definition.file}: split '{split}'"
     match definition.splits[split]:
@@ -102,6 +103,13 @@ def split_images(definition: DatasetDefinition, split: str) -> SplitImages:
                 return images.take(sample_balanced(presence, number, seed))
             except InputError as error:
                 raise InputError(f"{where}: {error}") from error
+        case {"shards": pattern}:
+            if definition.bands is not None:
+                raise InputError(
+                    f"{where} has its images in tar shards, which are read without the keys bands and range; describe "
+                    f"it in a YAML file without these."
+                )
+            return SplitImages(shard_images(_root(definition), pattern, definition.image_suffixes, where))
         case source:  # {"folder": ...} or {"pattern": ...}
             ((kind, value),) = source.items()
             return _search(image_folder(definition), definition.image_suffixes, kind, value, where)
@@ -225,6 +233,10 @@ def _fits(path: list[str], pattern: list[str]) -> bool:
 
 
 def _entries(definition: DatasetDefinition, split: SplitImages, labels: Labels, where: str) -> FileList:
+    if isinstance(split.images, ShardImages):
+        if labels == "all":
+            raise InputError(f"{where} has its images in tar shards, without labels; use it in DATASETS.UNLABELED.")
+        return FileList(split.images, _root(definition), definition.image_suffixes)
     if labels == "all" and not definition.labels and split.labels is None:
         raise InputError(
             f"{where}: data set '{definition.name}' has no key 'labels'; add it, or use the images without labels, in "

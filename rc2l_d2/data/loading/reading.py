@@ -1,6 +1,6 @@
-"""Image and label files to arrays; every error names the file.
+"""Image and label files, and images in tar shards, to arrays; every error names the file.
 
-``read_image`` and ``read_raw_label`` are where a new format joins: a tile, a member of a tar shard.
+``read_image`` and ``read_raw_label`` are where a new format joins.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ import numpy as np
 from PIL import ExifTags, Image, ImageOps
 
 from ...errors import InputError
+from ..datasets.shards import ShardImage
 from ..labels.drawn import DrawnLabel
 from ..labels.label_map import LabelMap, UnlistedValueError
 from .bands import BandRule, read_bands
@@ -282,6 +283,8 @@ def _equal_channels(path: str | os.PathLike, colors: np.ndarray) -> np.ndarray:
 
 def _read_bytes(path: str | os.PathLike) -> bytes:
     try:
+        if isinstance(path, ShardImage):
+            return path.read_bytes()
         with open(path, "rb") as file:
             return file.read()
     except OSError as error:
