@@ -12,7 +12,7 @@ from PIL import Image
 
 from rc2l_d2.commands.predict import main
 
-BIAS = "sem_seg_head.predictor.class_probe.bias"
+BIAS = "sem_seg_head.predictor.classifier.bias"
 COLORS = yaml.safe_load((REPO / "configs/toy/dataset.yaml").read_text())["palette"]
 
 
