@@ -26,7 +26,8 @@ def region_classifier(model: nn.Module) -> RegionClassifier | None:
 
 def check_whole_images(cfg: CfgNode) -> None:
     """Raise InputError where classes of regions would be fitted to whole images, but windows of them predicted."""
-    if cfg.MODEL.MASK_FORMER.CLASS_MEMORY and cfg.TEST.SLIDING_WINDOW.ENABLED:
+    keys = cfg.MODEL.MASK_FORMER
+    if keys.MATCHING == "class" and keys.CLASS_MEMORY and cfg.TEST.SLIDING_WINDOW.ENABLED:
         raise InputError(
             "MODEL.MASK_FORMER.CLASS_MEMORY fits classes to whole images, but TEST.SLIDING_WINDOW predicts their "
             "windows; set CLASS_MEMORY 0.0 or SLIDING_WINDOW.ENABLED False."

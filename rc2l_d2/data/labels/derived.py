@@ -1,8 +1,8 @@
 """Recognise images that were made from others: overlays, coloured labels, label images of a second observer.
 
-A name alone can mislead (``night_1`` is no part of ``night``; another video has frames of the same numbers), so that a
-file of an image's name counts only where a word says what it is or where it holds few colours, as drawings do. Labels
-of images that are not labelled here (a test set's) have no such name: both the word and few colours tell them.
+A name alone can mislead: ``night_1`` is no part of ``night``, and another video has frames of the same numbers. So a
+file with the name of a labelled image counts only if its name also has one of _WORDS, or if it has few colours. Label
+images of other images (of a test set) have no such name: they need both one of _WORDS and few colours.
 """
 
 from __future__ import annotations

@@ -75,7 +75,7 @@ class RasterFile:
 
     def _plain_bands(self, colors: Any) -> list[int]:
         """Read the palette and return the numbers of the bands; InputError if the file is no plain 8-bit image."""
-        # The fourth band of a TIFF may be anything, whatever its mark.
+        # A TIFF's fourth band may be anything, also where it is marked as alpha.
         kept = [self._file.driver == "GTiff" or color != colors.alpha for color in self._file.colorinterp]
         bands = [band for band, is_kept in zip(self._file.indexes, kept, strict=True) if is_kept]
         if self._file.colorinterp[0] == colors.palette:
