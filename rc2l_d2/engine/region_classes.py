@@ -24,16 +24,6 @@ def region_classifier(model: nn.Module) -> RegionClassifier | None:
     return getattr(predictor, "classifier", None)
 
 
-def check_whole_images(cfg: CfgNode) -> None:
-    """Raise InputError where classes of regions would be fitted to whole images, but windows of them predicted."""
-    keys = cfg.MODEL.MASK_FORMER
-    if keys.MATCHING == "class" and keys.CLASS_MEMORY and cfg.TEST.SLIDING_WINDOW.ENABLED:
-        raise InputError(
-            "MODEL.MASK_FORMER.CLASS_MEMORY fits classes to whole images, but TEST.SLIDING_WINDOW predicts their "
-            "windows; set CLASS_MEMORY 0.0 or SLIDING_WINDOW.ENABLED False."
-        )
-
-
 class RegionClassHook(HookBase):
     """Fits the classes of regions of teacher and student after burn-in, after ramp-up and at the end of training.
 
@@ -46,7 +36,15 @@ class RegionClassHook(HookBase):
             cfg: DATASETS.TRAIN, UNLABELED and INPUT name the images and their sizes.
             teacher: predicts the regions.
             student: gets the same classes; its ``fits_unlabeled_regions`` says whether unlabelled images take part.
+
+        Raises:
+            InputError: windows of images would be predicted with these classes.
         """
+        if cfg.TEST.SLIDING_WINDOW.ENABLED:
+            raise InputError(
+                "MODEL.MASK_FORMER.CLASS_MEMORY fits classes to whole images, but TEST.SLIDING_WINDOW predicts their "
+                "windows; set CLASS_MEMORY 0.0 or SLIDING_WINDOW.ENABLED False."
+            )
         self.cfg, self.teacher, self.student = cfg, teacher, student
         burn_in, ramp_up = cfg.MODEL.SEMI_SUPERVISED.BURN_IN_ITERS, cfg.MODEL.SEMI_SUPERVISED.RAMP_UP_ITERS
         self.iterations = {burn_in, burn_in + ramp_up, cfg.SOLVER.MAX_ITER}

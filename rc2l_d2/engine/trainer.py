@@ -39,7 +39,7 @@ from .ema import EMAHook, EMATeacher
 from .model_file import write_model_file
 from .preemption import Interrupted, StopOnSignal
 from .progress import ProgressLine
-from .region_classes import RegionClassHook, check_whole_images, region_classifier
+from .region_classes import RegionClassHook, region_classifier
 from .setup import build_model_or_explain, check_torchvision_settings, load_backbone
 from .solver import build_lr_scheduler, build_optimizer
 from .step import SemiSupervisedTrainer
@@ -266,7 +266,6 @@ class RC2LTrainer(DefaultTrainer):
         if eval_only:
             check_test_data(cfg)
         else:
-            check_whole_images(cfg)
             check_batch_sizes(cfg, cls.uses_unlabeled(cfg), comm.get_world_size())
             check_training_data(cfg, use_unlabeled=cls.uses_unlabeled(cfg))
 
