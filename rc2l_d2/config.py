@@ -50,6 +50,9 @@ def add_rc2l_config(cfg: CfgNode) -> CfgNode:
     cfg.SOLVER.AMP.DTYPE = "auto"
     # "ADAMW" or "SGD".
     cfg.SOLVER.OPTIMIZER = "ADAMW"
+    # Whether each rank stores the optimizer's state of its share of the parameters only (ZeRO stage 1). Saves memory
+    # with several ranks; weights and checkpoints are the same.
+    cfg.SOLVER.SHARD_OPTIMIZER = False
     # Learning rate of the backbone relative to BASE_LR.
     cfg.SOLVER.BACKBONE_MULTIPLIER = 1.0
     # Weight decay of embeddings (the queries).

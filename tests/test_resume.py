@@ -136,6 +136,8 @@ def test_a_run_resumed_after_sigterm_equals_an_uninterrupted_one(runs, command_l
 def test_a_resumed_run_equals_an_uninterrupted_one(runs, ranks, workers, number):
     name = f"{number.name}_{ranks}"
     out, options = runs.folder / name, ("DATALOADER.NUM_WORKERS", str(workers))
+    if number == signal.SIGINT:  # Equals the run without sharding.
+        options += ("SOLVER.SHARD_OPTIMIZER", "True")
     run = runs.start(name, ranks, *options)
     wait_for(run, lambda: last_checkpoint(out) == 7)
     # To the whole process group, data workers too, as schedulers and terminals do.

@@ -6,7 +6,7 @@ import glob
 import logging
 import os
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from fnmatch import fnmatchcase
 from typing import Any, cast
 
@@ -41,6 +41,7 @@ class RegionCheckpointer(DetectionCheckpointer):
         *,
         keep: int = 0,
         data_sets: Sequence[str] = (),
+        gather: Callable[[], object] | None = None,
         **checkpointables: Any,
     ):
         """
@@ -49,10 +50,12 @@ class RegionCheckpointer(DetectionCheckpointer):
             save_dir: folder of the checkpoints.
             keep: number of the newest checkpoints of iterations that are kept; 0 keeps all.
             data_sets: registered data sets whose classes the model has; a file for other classes is refused.
+            gather: called on all ranks before each write; collects state of other ranks on the main rank.
             checkpointables: other contents of a checkpoint by name.
         """
         super().__init__(model, save_dir, **checkpointables)
         self.keep = keep
+        self.gather = gather
         known = {name: MetadataCatalog.get(name).get("stuff_classes") for name in data_sets}
         self.classes = {name: list(classes) for name, classes in known.items() if classes}
         self.torchvision = False
@@ -61,10 +64,16 @@ class RegionCheckpointer(DetectionCheckpointer):
     def save(self, name: str, **kwargs: Any) -> None:
         """Write ``<save_dir>/<name>.pth`` atomically, then remove the oldest checkpoints beyond ``keep``.
 
+        All ranks call it; the main rank writes.
+
         Raises:
             InputError: the file cannot be written; earlier checkpoints stay as they were.
         """
-        if not self.save_dir or not self.save_to_disk:
+        if not self.save_dir:
+            return
+        if self.gather is not None:
+            self.gather()
+        if not self.save_to_disk:
             return
         states = {key: value.state_dict() for key, value in self.checkpointables.items()}
         classes = {"classes": next(iter(self.classes.values()))} if self.classes else {}

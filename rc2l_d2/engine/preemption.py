@@ -63,7 +63,8 @@ class StopOnSignal(HookBase):
             return
         self.check()
         name = f"model_{iteration:07d}"
-        if not self.checkpointer.is_last(name):
+        # Rank 0 decides: others may not see its files.
+        if not comm.all_gather(self.checkpointer.is_last(name))[0]:
             self.checkpointer.save(name, iteration=iteration)
         # No rank may leave before the checkpoint is complete: the launcher would end the others.
         comm.synchronize()

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from ..errors import InputError
-from ..host import CfgNode
+from ..host import CfgNode, comm
 from ..modeling.backbones import TimmBackbone
 
 logger = logging.getLogger(__name__)
@@ -32,7 +32,7 @@ def build_optimizer(cfg: CfgNode, model: nn.Module) -> torch.optim.Optimizer:
     Weight decay: SOLVER.WEIGHT_DECAY_NORM for normalisation layers, WEIGHT_DECAY_EMBED for embeddings, WEIGHT_DECAY for
     the rest. The backbone learns at BACKBONE_MULTIPLIER times :func:`learning_rate`, each stage of a backbone of timm
     also at MODEL.TIMM.LAYER_DECAY times the rate of the next one. A module with a ``rate_factor`` learns at that many
-    times the rate.
+    times the rate. With SOLVER.SHARD_OPTIMIZER its state is sharded over the ranks.
 
     Raises:
         InputError: SOLVER.OPTIMIZER is neither "ADAMW" nor "SGD".
@@ -56,16 +56,37 @@ def build_optimizer(cfg: CfgNode, model: nn.Module) -> torch.optim.Optimizer:
                 lr = base * factor * _rate_factor(cfg, model, parameter_name)
                 groups.setdefault((lr, decay), []).append(parameter)
     parameters = [{"params": group, "lr": lr, "weight_decay": decay} for (lr, decay), group in groups.items()]
-    if solver.OPTIMIZER == "ADAMW":
-        return torch.optim.AdamW(parameters, base, fused=True)
-    if solver.OPTIMIZER != "SGD":
+    kind: type[torch.optim.Optimizer] = torch.optim.AdamW
+    settings = {"lr": base, "fused": True}
+    if solver.OPTIMIZER == "SGD":
+        kind = torch.optim.SGD
+        settings |= {"momentum": solver.MOMENTUM, "nesterov": solver.NESTEROV}
+    elif solver.OPTIMIZER != "ADAMW":
         raise InputError(f'SOLVER.OPTIMIZER is "{solver.OPTIMIZER}", which is unknown; use "ADAMW" or "SGD".')
-    optimizer = torch.optim.SGD(parameters, base, solver.MOMENTUM, nesterov=solver.NESTEROV, fused=True)
-    if solver.MOMENTUM:
+    optimizer, local = _optimizer(kind, parameters, settings, solver.SHARD_OPTIMIZER)
+    if settings.get("momentum"):
         # Torch leaves its momentum buffers uninitialised if the first update is skipped.
-        for parameter in (p for group in optimizer.param_groups for p in group["params"]):
-            optimizer.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
+        for parameter in (p for group in local.param_groups for p in group["params"]):
+            local.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
     return optimizer
+
+
+def _optimizer(
+    kind: type[torch.optim.Optimizer], parameters: list[dict], settings: dict, sharded: bool
+) -> tuple[torch.optim.Optimizer, torch.optim.Optimizer]:
+    """Return the optimizer, and the one that holds this rank's state: the same, unless the state is sharded."""
+    ranks = comm.get_world_size()
+    if sharded and ranks > 1:
+        # Here, because torch.distributed.optim takes a while to import.
+        from .sharded_optimizer import ShardedOptimizer
+
+        logger.info("The optimizer's state is sharded over %d ranks (SOLVER.SHARD_OPTIMIZER).", ranks)
+        optimizer = ShardedOptimizer(parameters, kind, **settings)
+        return optimizer, optimizer.optim
+    if sharded:
+        logger.info("SOLVER.SHARD_OPTIMIZER has no effect on a run with one rank.")
+    whole = kind(parameters, **settings)
+    return whole, whole
 
 
 def _rate_factor(cfg: CfgNode, model: nn.Module, parameter: str) -> float:

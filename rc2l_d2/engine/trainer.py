@@ -114,7 +114,7 @@ class RC2LTrainer(DefaultTrainer):
         self.best = BestResults()
         self.checkpointer = RegionCheckpointer(
             student, cfg.OUTPUT_DIR, keep=cfg.SOLVER.CHECKPOINT_KEEP,
-            data_sets=(*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST),
+            data_sets=(*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST), gather=getattr(optimizer, "gather_state", None),
             trainer=weakref.proxy(self), ema=self.teacher, best=self.best,
         )  # fmt: skip
         self.start_iter = 0
@@ -204,7 +204,7 @@ class RC2LTrainer(DefaultTrainer):
             hooks.LRScheduler(),
             EMAHook(self.teacher, unwrap(self.model)),
             RegionClassHook(self.cfg, self.teacher.model, unwrap(self.model)) if has_classifier else None,
-            hooks.PeriodicCheckpointer(self.checkpointer, solver.CHECKPOINT_PERIOD) if main else None,
+            hooks.PeriodicCheckpointer(self.checkpointer, solver.CHECKPOINT_PERIOD),
             StopOnSignal(self.checkpointer, self._trainer.log.write),
             EvaluationHook(period, self.evaluate_and_compare, self.best, writers),
             ProgressLine(solver.IMS_PER_BATCH, unlabeled, burn_in) if main else None,

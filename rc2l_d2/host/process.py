@@ -35,8 +35,10 @@ def run_process(comm: ModuleType, local_world_size: int, main_func: Callable, ar
         gpus = torch.cuda.device_count()
         assert local_world_size <= gpus, f"{local_world_size} ranks requested, but there are {gpus} GPUs."
         torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
-    # DistributedDataParallel imports it. Imported after the group exists, its default arguments would keep the group.
+    # DistributedDataParallel and a sharded optimizer import these. Imported after the group exists, their default
+    # arguments would keep the group.
     importlib.import_module("torch._dynamo")
+    importlib.import_module("torch.distributed.optim")
     dist.init_process_group(backend="nccl" if has_gpu else "gloo", timeout=timedelta(minutes=30), **group)
     comm.create_local_process_group(local_world_size)
     comm.synchronize()

@@ -71,8 +71,11 @@ def all_gather(data: Any) -> list[Any]:
 
 def gather(data: Any) -> list[Any]:
     """Return the picklable ``data`` of every rank, in order of rank, on rank 0; an empty list elsewhere."""
-    everything = all_gather(data)
-    return everything if is_main_process() else []
+    if get_world_size() == 1:
+        return [data]
+    output = [None] * get_world_size() if is_main_process() else None
+    dist.gather_object(data, output, group=_object_group())
+    return output or []
 
 
 def shared_random_seed() -> int:
