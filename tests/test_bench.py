@@ -98,6 +98,14 @@ def test_memory(tiny):
 
 
 @pytest.mark.slow
+def test_sharded(bench, tiny):
+    """One rank, which shards nothing; two are tested in test_sharded_optimizer."""
+    rows = bench("sharded.py", "--ranks", "1", *tiny)
+    assert list(rows) == ["whole", "sharded"] and rows["whole"][:2] == rows["sharded"][:2]
+    assert all(0 < size < peak <= later for _, size, peak, later, _, _ in rows.values())
+
+
+@pytest.mark.slow
 def test_growth(bench, tmp_path):
     small = ["--images", "1", "--classes", "4", "--channels", "8", "--rounds", "2"]
     sizes = ["--sizes", "8", "16", "32", "--reference", "8", "--limit", "0.002"]

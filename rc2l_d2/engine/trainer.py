@@ -35,6 +35,7 @@ from ..host import (
 from ..modeling import RegionSegmentor
 from .best import BestResults
 from .checkpoint import RegionCheckpointer, unwrap
+from .data_parallel import data_parallel
 from .ema import EMAHook, EMATeacher
 from .model_file import write_model_file
 from .preemption import Interrupted, StopOnSignal
@@ -95,21 +96,10 @@ class RC2LTrainer(DefaultTrainer):
         student = self.build_model(cfg)
         optimizer = self.build_optimizer(cfg, student)
         self.teacher = EMATeacher.from_config(cfg, student)
-        model: nn.Module = student
-        if comm.get_world_size() > 1:
-            on_cpu = cfg.MODEL.DEVICE == "cpu"
-            model = nn.parallel.DistributedDataParallel(
-                model,
-                device_ids=None if on_cpu else [comm.get_local_rank()],
-                # The teacher's hook broadcasts batch statistics before it averages them.
-                broadcast_buffers=False,
-                gradient_as_bucket_view=True,  # saves the memory of one gradient
-                # Otherwise buckets change after the first iteration, and with them the order in which gloo adds the
-                # gradients of more than two ranks: a resumed run would differ by rounding.
-                find_unused_parameters=on_cpu,
-            )
         # resume_or_load builds the loader: evaluation alone needs no training data.
-        self._trainer = SemiSupervisedTrainer(cfg, model, None, optimizer, self.teacher)
+        self._trainer = SemiSupervisedTrainer(
+            cfg, data_parallel(student, cfg.MODEL.DEVICE), None, optimizer, self.teacher
+        )
         self.scheduler = self.build_lr_scheduler(cfg, optimizer)
         self.best = BestResults()
         self.checkpointer = RegionCheckpointer(

@@ -19,6 +19,7 @@ from torch.nn import functional as F
 
 from rc2l_d2.commands.cli import one_sentence_errors
 from rc2l_d2.engine import EMATeacher, SemiSupervisedTrainer, build_optimizer, keep_freed_memory
+from rc2l_d2.engine.data_parallel import data_parallel
 from rc2l_d2.host import CfgNode, build_model
 from rc2l_d2.regions import Regions, TeacherPrediction, teacher_prediction
 from rc2l_d2.reporting import hardware
@@ -65,7 +66,8 @@ def step_on_noise(cfg: CfgNode) -> tuple[SemiSupervisedTrainer, Callable[[], Non
     model = build_model(cfg).train()
     teacher = EMATeacher.from_config(cfg, model)
     batches = itertools.repeat(random_batch(cfg, model.uses_unlabeled))
-    trainer = SemiSupervisedTrainer(cfg, model, batches, build_optimizer(cfg, model), teacher)
+    optimizer, student = build_optimizer(cfg, model), data_parallel(model, cfg.MODEL.DEVICE)
+    trainer = SemiSupervisedTrainer(cfg, student, batches, optimizer, teacher)
     trainer.iter = cfg.MODEL.SEMI_SUPERVISED.BURN_IN_ITERS + cfg.MODEL.SEMI_SUPERVISED.RAMP_UP_ITERS
 
     def step() -> None:

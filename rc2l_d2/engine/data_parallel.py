@@ -1,0 +1,28 @@
+"""The student on several ranks."""
+
+from __future__ import annotations
+
+from torch import nn
+
+from ..host import comm
+
+
+def data_parallel(model: nn.Module, device: str) -> nn.Module:
+    """Return ``model`` in DistributedDataParallel, or ``model`` itself if there is one rank.
+
+    Args:
+        device: MODEL.DEVICE.
+    """
+    if comm.get_world_size() == 1:
+        return model
+    on_cpu = device == "cpu"
+    return nn.parallel.DistributedDataParallel(
+        model,
+        device_ids=None if on_cpu else [comm.get_local_rank()],
+        # The teacher's hook broadcasts batch statistics before it averages them.
+        broadcast_buffers=False,
+        gradient_as_bucket_view=True,  # saves the memory of one gradient
+        # Otherwise buckets change after the first iteration, and with them the order in which gloo adds the gradients
+        # of more than two ranks: a resumed run would differ by rounding.
+        find_unused_parameters=on_cpu,
+    )
