@@ -30,15 +30,19 @@ class ShardedOptimizer(ZeroRedundancyOptimizer):
     def gather_state(self) -> None:
         """Gather the state of all ranks on the main rank, for its next ``state_dict()``; all ranks call this.
 
-        Torch's own method sends a whole shard as a list of bytes, through the memory of each device, at 3 MB/s.
+        Torch's own method sends a whole shard as a list of bytes, through the memory of each device, at 10 MB/s.
         """
-        own = self.optim.state_dict()
+        own, main = self.optim.state_dict(), comm.is_main_process()
         shards = comm.gather({"param_groups": own["param_groups"], "state": {}})
         numbers = comm.all_gather(sum(len(group["params"]) for group in own["param_groups"]))
         for index in range(max(numbers)):  # One parameter at a time takes less memory than all at once.
-            for shard, state in zip(shards, comm.gather(_on_cpu(own["state"].get(index))), strict=True):
-                if state is not None:
-                    shard["state"][index] = state
+            state = _on_cpu(own["state"].get(index))
+            states = comm.gather(None if main else state)
+            if main:
+                states[0] = state  # not sent, which would copy it
+            for shard, of_shard in zip(shards, states, strict=True):
+                if of_shard is not None:
+                    shard["state"][index] = of_shard
         self._all_state_dicts = shards
 
     def state_dict(self) -> dict[str, Any]:
