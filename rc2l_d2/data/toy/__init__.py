@@ -1,1 +1,1 @@
-"""The generated toy data set of drawn shapes."""
+"""Generated data sets: drawn shapes (the toy set) and landscapes (the demo)."""

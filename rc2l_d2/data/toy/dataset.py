@@ -1,7 +1,7 @@
 """The generated toy data set: a folder in Pascal VOC's layout, filled with drawn scenes.
 
 Image ``index`` of a split depends only on (seed, split, index) and the size: a larger set begins with the smaller one.
-The class names are in ``configs/toy/dataset.yaml``.
+The class names are in ``configs/toy/dataset.yaml``, those of the demo's landscapes in ``configs/demo/dataset.yaml``.
 """
 
 from __future__ import annotations
@@ -31,9 +31,13 @@ _OWN_FILES = re.compile(
 )
 
 
-def draw_image(seed: int, split: str, index: int, size: tuple[int, int] = (96, 96)) -> Scene:
+# Draws a scene of a size (height, width).
+Draw = Callable[[np.random.Generator, tuple[int, int]], Scene]
+
+
+def draw_image(seed: int, split: str, index: int, size: tuple[int, int] = (96, 96), draw: Draw = draw_scene) -> Scene:
     """Draw the scene number ``index`` of ``split`` ("train" or "val"); ``size`` is (height, width) in pixels."""
-    return draw_scene(np.random.default_rng([seed, _SPLITS.index(split), index]), size)
+    return draw(np.random.default_rng([seed, _SPLITS.index(split), index]), size)
 
 
 def draw_toy_dataset(
@@ -43,6 +47,7 @@ def draw_toy_dataset(
     size: tuple[int, int] = (96, 96),
     seed: int = 0,
     progress: Callable[[list[tuple[str, int]]], Iterable[tuple[str, int]]] = iter,
+    draw: Draw = draw_scene,
 ) -> bool:
     """Write the toy set to ``root``; return False if exactly this set is there already.
 
@@ -55,6 +60,7 @@ def draw_toy_dataset(
         size: (height, width) in pixels, at least 32.
         seed: at least 0. The same seed gives the same bytes (on one machine and with the same libraries).
         progress: wraps the list of images to draw, as ``tqdm`` does.
+        draw: ``draw_scene`` (shapes) or ``draw_landscape``.
 
     Raises:
         InputError: a parameter is out of its range, or ``root`` holds something other than a toy set.
@@ -62,7 +68,7 @@ def draw_toy_dataset(
     root, counts = Path(root), {"train": num_train, "val": num_val}
     _check_parameters({f"'{split}'": count for split, count in counts.items()}, size, seed)
     names = {(split, index): f"{split}_{index:05d}" for split in _SPLITS for index in range(counts[split])}
-    record = {"generator": GENERATOR_VERSION, **counts, "size": list(size), "seed": seed}
+    record = {"generator": GENERATOR_VERSION, "scene": draw.__name__, **counts, "size": list(size), "seed": seed}
     finished, present = json.dumps({**record, "complete": True}) + "\n", _files(root)
     expected = {f"{_IMAGES}/{name}.jpg" for name in names.values()}
     expected |= {f"{_LABELS}/{name}.png" for name in names.values()} | {f"{_LISTS}/{split}.txt" for split in _SPLITS}
@@ -78,7 +84,7 @@ def draw_toy_dataset(
         lines = "".join(f"{split}_{index:05d}\n" for index in range(counts[split]))
         (root / _LISTS / f"{split}.txt").write_text(lines, encoding="utf-8")
     for key in progress(list(names)):
-        scene = draw_image(seed, *key, tuple(size))
+        scene = draw_image(seed, *key, tuple(size), draw)
         _write_image(root / _IMAGES / f"{names[key]}.jpg", scene)
         _write_label(root / _LABELS / f"{names[key]}.png", scene)
     (root / _RECORD).write_text(finished)

@@ -36,17 +36,17 @@ class Scene:
 # Shapes: contours in a circle of about radius 1 around the origin, filled by the even-odd rule
 
 
-def _polar(angles: np.ndarray, radii: np.ndarray | float = 1.0) -> np.ndarray:
+def polar(angles: np.ndarray, radii: np.ndarray | float = 1.0) -> np.ndarray:
     return np.stack([radii * np.cos(angles), radii * np.sin(angles)], axis=-1)
 
 
-def _turn(count: int) -> np.ndarray:
+def equal_angles(count: int) -> np.ndarray:
     return np.arange(count) * (_TAU / count)
 
 
 def _star(rng: np.random.Generator) -> list[np.ndarray]:
     tips = int(rng.integers(5, 7))
-    return [1.1 * _polar(_turn(2 * tips), np.tile([1.0, rng.uniform(0.38, 0.52)], tips))]
+    return [1.1 * polar(equal_angles(2 * tips), np.tile([1.0, rng.uniform(0.38, 0.52)], tips))]
 
 
 def _cross(rng: np.random.Generator) -> list[np.ndarray]:
@@ -60,8 +60,8 @@ def _crescent(rng: np.random.Generator) -> list[np.ndarray]:
     radius, offset = rng.uniform(0.8, 0.95), rng.uniform(0.45, 0.6)
     outer = np.arccos((1 + offset**2 - radius**2) / (2 * offset))
     inner = np.arccos((np.cos(outer) - offset) / radius)
-    outside = _polar(np.linspace(outer, _TAU - outer, 32))
-    inside = _polar(np.linspace(_TAU - inner, inner, 32), radius) + [offset, 0.0]
+    outside = polar(np.linspace(outer, _TAU - outer, 32))
+    inside = polar(np.linspace(_TAU - inner, inner, 32), radius) + [offset, 0.0]
     return [1.15 * (np.concatenate([outside, inside]) + [0.2, 0.0])]
 
 
@@ -72,10 +72,10 @@ def _rectangle(rng: np.random.Generator) -> list[np.ndarray]:
 
 # Class index = place in this table + 1; 0 is the background.
 SHAPES: dict[str, Callable[[np.random.Generator], list[np.ndarray]]] = {
-    "disc": lambda rng: [_polar(_turn(48))],
-    "ring": lambda rng: [_polar(_turn(48)), _polar(_turn(48), rng.uniform(0.45, 0.65))],
+    "disc": lambda rng: [polar(equal_angles(48))],
+    "ring": lambda rng: [polar(equal_angles(48)), polar(equal_angles(48), rng.uniform(0.45, 0.65))],
     "rectangle": _rectangle,
-    "triangle": lambda rng: [1.1 * _polar(_turn(3) + rng.uniform(-0.25, 0.25, 3))],
+    "triangle": lambda rng: [1.1 * polar(equal_angles(3) + rng.uniform(-0.25, 0.25, 3))],
     "star": _star,
     "cross": _cross,
     "crescent": _crescent,
@@ -106,7 +106,7 @@ def _fine(points: np.ndarray) -> np.ndarray:
     return np.rint(points * _SUPERSAMPLING - 0.5).astype(np.int32)
 
 
-def _fill(size: tuple[int, int], contours: Sequence[np.ndarray]) -> np.ndarray:
+def fill_contours(size: tuple[int, int], contours: Sequence[np.ndarray]) -> np.ndarray:
     return _coverage(size, lambda canvas: cv2.fillPoly(canvas, [_fine(contour) for contour in contours], 255))
 
 
@@ -130,14 +130,14 @@ def _rotation(angle: float) -> np.ndarray:
     return np.array([[cos, -sin], [sin, cos]])
 
 
-def _smooth_noise(rng: np.random.Generator, size: tuple[int, int], cell: float) -> np.ndarray:
+def smooth_noise(rng: np.random.Generator, size: tuple[int, int], cell: float) -> np.ndarray:
     """(H, W) float32 in [0, 1], with bumps of about ``cell`` pixels."""
     height, width = size
     grid = rng.random((max(2, round(height / cell)), max(2, round(width / cell))), dtype=np.float32)
     return np.clip(cv2.resize(grid, (width, height), interpolation=cv2.INTER_CUBIC), 0, 1)
 
 
-def _color(hue: float, saturation: float, value: float) -> np.ndarray:
+def hsv_color(hue: float, saturation: float, value: float) -> np.ndarray:
     """(r, g, b) in [0, 255] of HSV in [0, 1]."""
     return 255 * np.array(colorsys.hsv_to_rgb(hue, saturation, value))
 
@@ -150,23 +150,23 @@ class Painter:
         self.size = size
         self.unit = float(min(size))
         rows, columns = np.mgrid[: size[0], : size[1]].astype(np.float32)
-        self._grid = np.stack([columns, rows])
+        self.grid = np.stack([columns, rows])
         self.canvas = np.zeros((*size, 3), np.float32)
 
     def _waves(self) -> tuple[np.ndarray, np.ndarray]:
         period = self.unit * self.rng.uniform(0.04, 0.14)
         angle, *phases = self.rng.uniform(0, _TAU, 3)
-        columns, rows = self._grid
+        columns, rows = self.grid
         turned, (along, across) = (_rotation(angle) * (_TAU / period)).astype(np.float32), np.float32(phases)
         return (
             np.sin(turned[0, 0] * columns + turned[0, 1] * rows + along),
             np.sin(turned[1, 0] * columns + turned[1, 1] * rows + across),
         )
 
-    def _ramp(self) -> np.ndarray:
+    def ramp(self) -> np.ndarray:
         """(H, W), rises linearly from 0 to 1 in some direction."""
         direction = _rotation(self.rng.uniform(0, _TAU))[0].astype(np.float32)
-        ramp = np.tensordot(direction, self._grid, axes=1)
+        ramp = np.tensordot(direction, self.grid, axes=1)
         ramp -= ramp.min()
         return ramp / ramp.max()
 
@@ -179,11 +179,11 @@ class Painter:
             wave = (along, along * across * 2, along * across * 2 - 0.8)[kind]
             return np.clip(0.5 + sharpness * wave, 0, 1)
         if kind == 3:
-            coarse = _smooth_noise(self.rng, self.size, self.unit * self.rng.uniform(0.05, 0.25))
-            return 0.7 * coarse + 0.3 * _smooth_noise(self.rng, self.size, self.unit * 0.03)
+            coarse = smooth_noise(self.rng, self.size, self.unit * self.rng.uniform(0.05, 0.25))
+            return 0.7 * coarse + 0.3 * smooth_noise(self.rng, self.size, self.unit * 0.03)
         if kind == 4:
-            return self._ramp()
-        return _smooth_noise(self.rng, self.size, self.unit * 0.04) * 0.3
+            return self.ramp()
+        return smooth_noise(self.rng, self.size, self.unit * 0.04) * 0.3
 
     def _mixed(self, first: np.ndarray, contrast: float) -> np.ndarray:
         """(H, W, 3) float32: a pattern mixes the colour with one that lies ``contrast`` away from it."""
@@ -194,7 +194,7 @@ class Painter:
 
     def pale_texture(self) -> np.ndarray:
         """(H, W, 3) float32 in [0, 255], for the background."""
-        color = _color(self.rng.random(), self.rng.uniform(0.05, 0.4), self.rng.uniform(0.3, 0.95))
+        color = hsv_color(self.rng.random(), self.rng.uniform(0.05, 0.4), self.rng.uniform(0.3, 0.95))
         return self._mixed(color, self.rng.uniform(20, 80))
 
     def vivid_texture(self, class_index: int) -> np.ndarray:
@@ -202,7 +202,7 @@ class Painter:
         hue = self.rng.random()
         if class_index and self.rng.random() < _HUE_PREFERENCE:
             hue = (class_index - 1) / len(SHAPES) + self.rng.normal(0, 0.03)
-        color = _color(hue % 1.0, self.rng.uniform(0.5, 1.0), self.rng.uniform(0.5, 1.0))
+        color = hsv_color(hue % 1.0, self.rng.uniform(0.5, 1.0), self.rng.uniform(0.5, 1.0))
         return self._mixed(color, self.rng.uniform(20, 110))
 
     def visible_texture(self, class_index: int, coverage: np.ndarray) -> np.ndarray:
@@ -224,9 +224,9 @@ class Painter:
         self.canvas = self.pale_texture()
         for _ in range(self.rng.integers(1, 4)):
             if self.rng.random() < 0.4:
-                field, level = self._ramp(), self.rng.uniform(0.3, 0.7)
+                field, level = self.ramp(), self.rng.uniform(0.3, 0.7)
             else:
-                field = _smooth_noise(self.rng, self.size, self.unit * self.rng.uniform(0.12, 0.4))
+                field = smooth_noise(self.rng, self.size, self.unit * self.rng.uniform(0.12, 0.4))
                 level = self.rng.uniform(0.5, 0.75)
             self.paint(self.pale_texture(), np.clip((field - level) * self.rng.uniform(15, 60) + 0.5, 0, 1))
 
@@ -240,7 +240,7 @@ class Painter:
         """Return the coverage (H, W) of a class's shape at a random place."""
         radius = self.rng.uniform(0.2, 0.36)
         contours = SHAPES[name](self.rng)
-        return _fill(self.size, _place(self.rng, contours, self.point(0.7 * radius), radius * self.unit))
+        return fill_contours(self.size, _place(self.rng, contours, self.point(0.7 * radius), radius * self.unit))
 
     def distractor(self) -> np.ndarray:
         """Return the coverage (H, W) of an object without a class: a bent line, a letter or an irregular blob."""
@@ -252,22 +252,22 @@ class Painter:
             radius = self.unit * self.rng.uniform(0.07, 0.16)
             letter = [np.array(stroke) for stroke in _LETTERS[self.rng.integers(len(_LETTERS))]]
             return _strokes(self.size, _place(self.rng, letter, self.point(0.05), radius), radius * 0.35)
-        angles = _turn(40)
+        angles = equal_angles(40)
         phases = self.rng.uniform(0, _TAU, 3)
         bumps = sum(0.25 * np.sin(count * angles + phase) for count, phase in zip((2, 3, 5), phases, strict=True))
-        blob = _place(self.rng, [_polar(angles, 1 + bumps)], self.point(0), self.unit * self.rng.uniform(0.04, 0.14))
-        return _fill(self.size, blob)
+        blob = _place(self.rng, [polar(angles, 1 + bumps)], self.point(0), self.unit * self.rng.uniform(0.04, 0.14))
+        return fill_contours(self.size, blob)
 
     def splotch(self) -> None:
         """Paint a half-transparent, blurred ellipse; it changes no label."""
         radius = self.unit * self.rng.uniform(0.1, 0.3)
-        coverage = _fill(self.size, _place(self.rng, [_polar(_turn(24))], self.point(0), radius))
+        coverage = fill_contours(self.size, _place(self.rng, [polar(equal_angles(24))], self.point(0), radius))
         soft = cv2.GaussianBlur(coverage, (0, 0), self.unit * self.rng.uniform(0.01, 0.04))
         self.paint(self.rng.uniform(0, 255, 3).astype(np.float32), soft * np.float32(self.rng.uniform(0.2, 0.5)))
 
     def photograph(self) -> np.ndarray:
         """(H, W, 3) uint8: the canvas after uneven light, blur and sensor noise."""
-        light = self.rng.uniform(0.6, 0.9) + self._ramp() * self.rng.uniform(0.1, 0.5)
+        light = self.rng.uniform(0.6, 0.9) + self.ramp() * self.rng.uniform(0.1, 0.5)
         image = self.canvas * light.astype(np.float32)[..., None]
         if self.rng.random() < 0.6:
             image = cv2.GaussianBlur(image, (0, 0), self.rng.uniform(0.3, 1.0) * self.unit / 96)
