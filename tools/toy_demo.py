@@ -2,7 +2,7 @@
 
     python tools/toy_demo.py [--output output/demo] [KEY VALUE ...]
 
-Eight of 256 images have labels. Writes summary.json and overlays.png to the output folder, beside the files of the RC2L
+Ten of 256 images have labels. Writes summary.json and overlays.png to the output folder, beside the files of the RC2L
 run (among them report.html); those of the run on labels alone are in labels_only.
 """
 
@@ -28,6 +28,7 @@ from rc2l_d2.host import HOST, MetadataCatalog, setup_logger
 
 ROOT = "datasets/landscapes"
 SUPERVISED, RC2L = "configs/demo/supervised_R18.yaml", "configs/demo/rc2l_R18.yaml"
+LABELED, UNLABELED, TEST = 10, 246, 64  # images; configs/demo/dataset.yaml has the fraction
 # Teacher's mIoU with all 256 labels, recorded: the demo draws the set, and
 # python train_net.py --config-file configs/demo/supervised_R18.yaml DATASETS.TRAIN "('landscapes_train',)"
 ALL_LABELS = 0.0
@@ -46,8 +47,9 @@ def train_run(config_file: str, output: Path, opts: list[str]) -> dict[str, floa
     """Train one configuration; return the teacher's results."""
     for name in ("metrics.json", "report.html", "last_checkpoint"):  # of an earlier demo
         (output / name).unlink(missing_ok=True)
-    args = argparse.Namespace(config_file=config_file, opts=[*opts, "OUTPUT_DIR", str(output)])
-    return train.main(argparse.Namespace(**vars(args), resume=False, eval_only=False))["sem_seg_teacher"]
+    opts = [*opts, "OUTPUT_DIR", str(output)]
+    args = argparse.Namespace(config_file=config_file, opts=opts, resume=False, eval_only=False)
+    return train.main(args)["sem_seg_teacher"]
 
 
 def demo(args: argparse.Namespace) -> None:
@@ -55,12 +57,12 @@ def demo(args: argparse.Namespace) -> None:
     start, output = time.perf_counter(), Path(args.output)
     cfg = load_config(RC2L, args.opts)
     bar = partial(tqdm, desc="drawing", unit="image", disable=None)
-    draw_toy_dataset(ROOT, num_train=256, num_val=64, size=(64, 64), progress=bar, draw=draw_landscape)
+    draw_toy_dataset(ROOT, LABELED + UNLABELED, TEST, size=(64, 64), progress=bar, draw=draw_landscape)
     log_to_file(args.output)
 
-    print(f"Training on 8 labelled images alone, {cfg.SOLVER.MAX_ITER} iterations on the {HOST} host ...")
+    print(f"Training on {LABELED} labelled images alone, {cfg.SOLVER.MAX_ITER} iterations on the {HOST} host ...")
     labels_alone = train_run(SUPERVISED, output / "labels_only", args.opts)
-    print(f"Training RC2L, with 248 unlabelled images, {cfg.SOLVER.MAX_ITER} iterations ...")
+    print(f"Training RC2L, with {UNLABELED} unlabelled images, {cfg.SOLVER.MAX_ITER} iterations ...")
     rc2l = train_run(RC2L, output, args.opts)
     dataset = cfg.DATASETS.TEST[0]
     names = MetadataCatalog.get(dataset).stuff_classes
@@ -85,10 +87,10 @@ def demo(args: argparse.Namespace) -> None:
     titles = ["image", "ground truth", "labels alone", "RC2L"]
     draw_panels(rows, titles, names, class_colors(dataset), str(overlays_file))
 
-    print(f"\nmIoU on {len(load_dataset(dataset, labels='all', key='DATASETS.TEST'))} other images, in percent:")
-    print(f"  8 labels alone                   {labels_alone['mIoU']:5.1f}")
-    print(f"  RC2L, and 248 unlabelled images  {rc2l['mIoU']:5.1f}")
-    print(f"  256 labels (recorded)            {ALL_LABELS:5.1f}")
+    print(f"\nmIoU on {TEST} other images, in percent:")
+    print(f"  {LABELED} labels alone                  {labels_alone['mIoU']:5.1f}")
+    print(f"  RC2L, and {UNLABELED} unlabelled images  {rc2l['mIoU']:5.1f}")
+    print(f"  {LABELED + UNLABELED} labels (recorded)            {ALL_LABELS:5.1f}")
     print(f"Summary:  {summary_file}\nOverlays: {overlays_file}")
     if report_file.is_file():
         print(f"Report:   {report_file}")
