@@ -4,7 +4,7 @@ VENV := .venv
 
 .PHONY: demo test test-slow clean
 
-# Generate landscapes, train on 10 labels alone and with RC2L, evaluate, draw predictions. About three minutes; threads
+# Generate landscapes, train on 10 labels alone and with RC2L, evaluate, draw predictions. About three minutes. Threads
 # that wait without spinning leave busy cores to other programs.
 demo: $(VENV)/.installed
 	OMP_WAIT_POLICY=PASSIVE RC2L_HOST=embedded $(VENV)/bin/python tools/toy_demo.py

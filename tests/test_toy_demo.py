@@ -25,7 +25,7 @@ def test_the_demo_writes_a_true_summary_and_overlays(tmp_path):
     assert summary["iterations"] == 40 and summary["seconds"] > 0
     for name, folder in (("labels_alone", out / "labels_only"), ("RC2L", out)):
         entries = [json.loads(line) for line in (folder / "metrics.json").read_text().splitlines()]
-        assert ("loss_smc" in entries[-1]) == (name == "RC2L")
+        assert any("loss_smc" in entry for entry in entries) == (name == "RC2L")
         miou, ious = summary[f"mIoU_{name}"], summary[f"IoU_{name}"]
         assert miou == entries[-1]["sem_seg_teacher/mIoU"] and f"{miou:.1f}\n" in result.stdout
         assert len(ious) == 6 and abs(sum(ious.values()) / 6 - miou) < 1e-9
