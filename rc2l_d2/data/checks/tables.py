@@ -8,10 +8,11 @@ from collections.abc import Sequence
 from ...errors import InputError
 from ...host import MetadataCatalog
 from ..datasets.description import DatasetDefinition, load_definition
+from ..labels.class_json import COLORS, LIST, NUMBERS
 from ..labels.class_tables import read_class_table
 from ..labels.label_files import LabelRule
 from ..labels.label_map import LabelMap
-from ..labels.tables_beside import is_list, tables_beside
+from ..labels.tables_beside import kind_of, tables_beside
 from .remark import Remark
 
 _ADVICE = "correct the file that is wrong"
@@ -36,11 +37,13 @@ def contradicting_tables(definition: DatasetDefinition) -> list[Remark]:
         meaning = _meaning(rule, definition.classes)
         for path in tables_beside(folder) if meaning else ():
             try:
-                table = read_class_table(path)
+                table, kind = read_class_table(path), kind_of(path)
             except InputError:  # It may be another program's.
                 continue
             values = isinstance(next(iter(meaning)), int)
-            if values and (is_list(path) or isinstance(next(iter(table)), str)):
+            if kind == NUMBERS:  # Another program's, not those of the labels.
+                continue
+            if values and kind in (LIST, COLORS):
                 remarks += _other_order(path, [*table.values()], [*meaning.values()])
             else:
                 remarks += _other_classes(path, table, meaning)

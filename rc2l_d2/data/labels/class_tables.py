@@ -1,4 +1,4 @@
-"""Files that name the classes of label images: of CVAT and Roboflow, tables of colours, lists of names."""
+"""Files that name the classes of label images: of CVAT and Roboflow, JSON, tables of colours, lists of names."""
 
 from __future__ import annotations
 
@@ -8,9 +8,10 @@ import re
 from collections.abc import Sequence
 
 from ...errors import InputError
+from .class_json import read_json_rows
 
 LABELMAP, CLASSES_CSV = "labelmap.txt", "_classes.csv"
-TABLE_SUFFIXES = (".txt", ".csv")
+TABLE_SUFFIXES = (".txt", ".csv", ".json")
 _COLOR = re.compile(r"(\d{1,3}),(\d{1,3}),(\d{1,3})")
 # What a line of CVAT's file has and a list of names has not.
 _COLOR_FIELD = re.compile(r":[\d ,]+:")
@@ -30,14 +31,17 @@ def read_class_table(path: str | os.PathLike) -> dict[int | str, str]:
     A line of CVAT's file is ``name:red,green,blue:parts:actions``; a row of Roboflow's CSV file is value, name, below a
     row of titles. CSV files with the columns name, r, g, b (or class_name, class_color) give colours. A text file with
     a name on each line gives those of the values 0, 1, 2, ... (after a first line ``__ignore__``, as labelme counts).
-    "ignored" and "__ignore__" are no class.
+    "ignored" and "__ignore__" are no class. A JSON file has values, numbers or colours and names, or names alone.
 
     Raises:
         InputError: the file cannot be read, a line is neither, or two classes share a value, a colour or a name.
     """
-    text = read_text(path)
     found: Sequence[tuple[int | str, str, str]]
-    if str(path).lower().endswith(".csv"):
+    is_json = str(path).lower().endswith(".json")
+    text = "" if is_json else read_text(path)
+    if is_json:
+        found = read_json_rows(str(path))[1]
+    elif str(path).lower().endswith(".csv"):
         rows = _fields(path, text)
         found = (_color_rows if has_color_columns(text) else _rows)(str(path), rows)
     else:

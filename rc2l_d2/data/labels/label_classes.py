@@ -12,7 +12,7 @@ from ...errors import InputError
 from ..datasets.description import voc_color_map
 from ..loading.reading import read_label
 from .class_names import IGNORE, ClassNames, key_text, match_names, parse_key
-from .label_doubts import check_instances, check_smooth_edges, check_usual_ignore, merged_keys
+from .label_doubts import check_colors, check_instances, check_smooth_edges, check_usual_ignore, merged_keys
 from .label_map import LabelMap
 from .raw_labels import Color, RawLabels
 
@@ -145,6 +145,7 @@ def name_classes(
     if not names:
         check_instances(raw, keys, where)
     if not names.by_key and not tolerance:
+        check_colors(raw, [*keys, *guessed], where)
         check_smooth_edges(raw, [*keys, *guessed], where)
     if guessed:
         check_usual_ignore(raw, usual, names, where)

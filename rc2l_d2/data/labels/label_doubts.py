@@ -14,6 +14,7 @@ from .raw_labels import RawLabels
 MAX_GUESSED = 0.01
 # Colours that differ by at most so many levels are one colour that a program has changed.
 _OFF = 8
+_BLACK_WHITE = (0, 0xFFFFFF)
 # Fewer values, or files, do not tell instances from classes.
 _MANY_VALUES, _SOME_FILES = 8, 4
 
@@ -49,12 +50,50 @@ def check_usual_ignore(raw: RawLabels, usual: int, names: ClassNames, where: str
         )
 
 
+def check_colors(raw: RawLabels, keys: Sequence[int], where: str) -> None:
+    """Refuse colours that are values: in files beside others with colours, or in one channel.
+
+    Raises:
+        InputError: greys that only occur in files without colours, or levels below 64 of one channel.
+    """
+    if not raw.colors:
+        return
+    grey = np.array([key >> 16 == key >> 8 & 255 == key & 255 for key in raw.keys])
+    present = raw.pixels > 0
+    has_colors = present[:, ~grey].any(axis=1)
+    only_there = present[~has_colors].any(axis=0) & ~present[has_colors].any(axis=0)
+    values = [
+        key
+        for key, alone in zip(raw.keys, only_there, strict=True)
+        if alone and key in keys and key not in _BLACK_WHITE
+    ]
+    if has_colors.any() and values:
+        shown = first_few([key & 255 for key in values], 5)
+        raise InputError(
+            f"The labels in {where} have colours in {has_colors.sum()} files and greys alone ({shown}) in "
+            f"{(~has_colors).sum()}, as values do; save all of them alike, or give every colour its name by "
+            f"--classes COLOUR=NAME,..."
+        )
+    used = int(np.bitwise_or.reduce(keys))
+    if sum(used >> shift & 255 > 0 for shift in (16, 8, 0)) == 1 and max(used >> 16, used >> 8 & 255, used & 255) < 64:
+        channel = next(name for name, shift in (("red", 16), ("green", 8), ("blue", 0)) if used >> shift & 255)
+        raise InputError(
+            f"The labels in {where} have small numbers in the {channel} channel alone, as values do; save that channel "
+            f"as the only one, or give every colour its name by --classes COLOUR=NAME,..."
+        )
+
+
 def check_instances(raw: RawLabels, keys: Sequence[int], where: str) -> None:
     """Refuse values without names that number the objects of each file, as in KITTI, Cellpose or COCO's panoptic PNG.
 
     Raises:
         InputError: values above 255, values that count from the first in each file, or values of a single file each.
     """
+    if not raw.colors and len(keys) == 2 and keys[0] == 0 and keys[1] > 255:
+        raise InputError(
+            f"The labels in {where} have the values 0 and {keys[1]}, as masks of one object do; give --threshold 1, or "
+            f"every value its name by --classes VALUE=NAME,..."
+        )
     present = raw.pixels[:, [raw.keys.index(key) for key in keys]] > 0
     sign, kind = "", "colour" if raw.colors else "value"
     if len(keys) >= _MANY_VALUES and len(present) >= _SOME_FILES:

@@ -42,10 +42,12 @@ def read_raw_labels(files: Sequence[str], colors: bool = False) -> RawLabels:
             if colors:
                 raise LabelColorError
             counts = list(pool.map(_counted, files))
-            for (found, _), own in zip(counts, pool.map(read_palette, files), strict=True):
+            palettes = list(pool.map(read_palette, files))
+            for (found, _), own in zip(counts, palettes, strict=True):
                 for key in found if own is not None else ():
                     if key < len(own) and palette.setdefault(key, tuple(own[key].tolist())) != tuple(own[key]):
                         raise LabelColorError
+            _check_grey_palettes(files, [found for found, _ in counts], palettes)
         except LabelColorError:
             counts, as_colors = list(pool.map(partial(_counted, colors=True), files)), True
     keys = sorted(set().union(*(found for found, _ in counts)))
@@ -57,6 +59,23 @@ def read_raw_labels(files: Sequence[str], colors: bool = False) -> RawLabels:
     pixels = np.array([[found.get(key, 0) for key in keys] for found, _ in counts], np.int64)
     solid = frozenset().union(*(blocks for _, blocks in counts))
     return RawLabels(tuple(keys), pixels.reshape(len(files), len(keys)), as_colors, palette, solid)
+
+
+def _check_grey_palettes(
+    files: Sequence[str], found: Sequence[dict[int, int]], palettes: Sequence[np.ndarray | None]
+) -> None:
+    """Refuse a palette whose greys are values of files without one: programs that shrink files write such palettes."""
+    without = [place for place, own in enumerate(palettes) if own is None]
+    values = set().union(*(found[place] for place in without))
+    for path, keys, own in zip(files, found, palettes, strict=True):
+        for key in keys if own is not None else ():
+            level = int(own[key][0]) if key < len(own) and (own[key] == own[key][0]).all() else key
+            if level != key and level in values:
+                raise InputError(
+                    f"{path}: the label image has a palette in which index {key} is the grey {level}, a value of "
+                    f"{files[without[0]]} or others without a palette; save all of them with one channel and no "
+                    f"palette, or give --threshold 1 if they are masks of one object."
+                )
 
 
 def _counted(path: str, colors: bool = False) -> tuple[dict[int, int], set[int]]:

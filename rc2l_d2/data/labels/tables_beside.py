@@ -8,8 +8,9 @@ from collections.abc import Sequence
 
 from ...errors import InputError
 from ..datasets.image_lists import IMAGE_SUFFIXES
-from .class_names import ClassNames, parse_key, quoted
-from .class_tables import CLASSES_CSV, LABELMAP, has_color_columns, read_class_table, read_text
+from .class_json import COLORS, LIST, NUMBERS, PROJECT, VALUES, is_json_table, read_json_rows
+from .class_names import ClassNames, key_text, parse_key, quoted
+from .class_tables import CLASSES_CSV, LABELMAP, TABLE_SUFFIXES, has_color_columns, read_class_table, read_text
 from .label_map import IGNORE
 from .raw_labels import RawLabels, read_raw_labels
 
@@ -19,24 +20,30 @@ _START = 2**16  # characters of a file that show what it is
 
 
 def tables_beside(folder: str) -> list[str]:
-    """The class tables in a folder of label images and in the folder around it."""
-    places = (folder, os.path.join(folder, os.pardir))
-    paths = []
+    """The class tables in a folder of label images and in the folder around it, and that of a project around both."""
+    around = os.path.join(folder, os.pardir)
+    places, paths = (folder, around), [os.path.normpath(os.path.join(around, os.pardir, PROJECT))]
     for place in places:
         with contextlib.suppress(OSError):  # A folder around one's own may be closed to its user.
             paths += [os.path.normpath(os.path.join(place, name)) for name in sorted(os.listdir(place))]
     return [path for path in paths if _is_table(path)]
 
 
-def is_list(path: str) -> bool:
-    """Whether a class table is a list of names alone."""
-    return os.path.basename(path).lower() in _LISTS
+def kind_of(path: str) -> str:
+    """Whether a class table has VALUES or COLORS, a LIST of names alone, or NUMBERS that may not be label values."""
+    if path.lower().endswith(".json"):
+        return read_json_rows(path)[0]
+    if os.path.basename(path).lower() in _LISTS:
+        return LIST
+    return COLORS if isinstance(next(iter(read_class_table(path))), str) else VALUES
 
 
 def _is_table(path: str) -> bool:
     name = os.path.basename(path)
-    if not os.path.isfile(path) or not name.lower().endswith((".txt", ".csv")):
+    if not os.path.isfile(path) or not name.lower().endswith(TABLE_SUFFIXES):
         return False
+    if name.lower().endswith(".json"):
+        return is_json_table(path)
     if name in (LABELMAP, CLASSES_CSV):
         return True
     try:
@@ -44,7 +51,7 @@ def _is_table(path: str) -> bool:
         lines = read_text(path, _START).splitlines()
     except InputError:
         return False
-    if is_list(path):  # Or a list of files.
+    if name.lower() in _LISTS:  # Or a list of files.
         return any(lines) and not any("/" in line or line.strip().lower().endswith(IMAGE_SUFFIXES) for line in lines)
     return name.lower().endswith(".csv") and has_color_columns(lines[0] if lines else "")
 
@@ -64,22 +71,26 @@ def names_beside(
     if given or not paths:
         return raw, given, (f"Not used, as --classes names the classes: {', '.join(paths)}.",) if paths else ()
     tables = {path: read_class_table(path) for path in paths}
-    (path, table), *others = tables.items()
-    other = next((other for other, names in others if names != table), None)
+    kinds = {path: kind_of(path) for path in paths}
+    path = min(paths, key=lambda path: kinds[path] not in (VALUES, COLORS))  # the first that needs no question
+    table, kind = tables[path], kinds[path]
+    other = next((other for other, names in tables.items() if names != table), None)
     if other is not None:
         raise InputError(f"{path} and {other} name different classes; say which by --classes VALUE=NAME,...")
-    colors = isinstance(next(iter(table)), str)
+    colors = kind == COLORS
     known = {parse_key(str(key)): name for key, name in table.items()}
     palette = [raw.palette.get(key) for key in raw.keys]
     if colors and not raw.colors and all(c and c[0] << 16 | c[1] << 8 | c[2] in known for c in palette):
         raw = read_raw_labels(files, colors=True)
-    if colors == raw.colors and not is_list(path):
+    if colors == raw.colors and kind in (VALUES, COLORS):
         return raw, ClassNames((), known, colors, path), (f"The classes have their names from {path}.",)
-    names = ",".join(map(quoted, table.values()))
+    names = [quoted(f"{key}={name}" if kind == NUMBERS else name) for key, name in table.items()]
+    condition = (
+        "the labels have its numbers" if kind == NUMBERS else "its first class is the value 0, the next 1, and so on"
+    )
     found = "colours" if raw.colors else "values"
     raise InputError(
         f"{path} names {len(table)} classes, but not which {found} of the labels in {where} they have; give --classes "
-        f"'{names}' if its first line is the value 0, the next 1, and so on, or else each {found[:-1]} its name (as "
-        f"--classes '{raw.keys[0] if not raw.colors else f'#{raw.keys[0]:06x}'}=NAME,...', with the word {IGNORE} for "
-        f"no class)."
+        f"'{','.join(names)}' if {condition}, or else each {found[:-1]} its name (as "
+        f"--classes '{key_text(raw.keys[0], raw.colors)}=NAME,...', with the word {IGNORE} for no class)."
     )

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+from itertools import islice
+
 import numpy as np
 from PIL import Image
+
+from .plain import REDUCED_OR_MASK, TAG, tiff_pages
 
 # Pillow's formats that change values, or may: of the last three, files without loss cannot be told from others.
 _LOSSY = {"JPEG": "JPEG", "MPO": "JPEG", "JPEG2000": "JPEG 2000", "AVIF": "AVIF", "HEIF": "HEIF"}
@@ -18,6 +22,32 @@ def lossy_format(image: Image.Image) -> str:
     if image.format == "TIFF" and image.info.get("compression") in _LOSSY_TIFF:
         return "TIFF with JPEG compression" if "jpeg" in image.info["compression"] else "TIFF with WebP compression"
     return _LOSSY.get(image.format or "", "")
+
+
+def number_of_pages(image: Image.Image) -> int:
+    """Return how many pages or frames an opened file has: smaller copies of the first and its masks do not count."""
+    pages = getattr(image, "n_frames", 1)
+    if pages == 1 or image.format != "TIFF":
+        return pages
+    with open(image.filename, "rb") as file:
+        _, *others = islice(tiff_pages(file), pages)
+    return 1 + sum(not page.get(TAG["NewSubfileType"], 0) & REDUCED_OR_MASK for page in others)
+
+
+def hidden_color(colors: np.ndarray, alpha: np.ndarray) -> str:
+    """Return a colour other than black of transparent pixels that visible ones have too, as an eraser leaves it.
+
+    Args:
+        colors: uint8 (H, W, 3).
+        alpha: uint8 (H, W), 0 where transparent.
+
+    Returns:
+        ``#rrggbb``, or "" without.
+    """
+    hidden = np.unique(colors[(alpha == 0) & colors.any(axis=-1)], axis=0)
+    visible = colors[alpha > 0]
+    found = next((color for color in hidden if (visible == color).all(axis=-1).any()), None)
+    return "" if found is None else "#{:02x}{:02x}{:02x}".format(*found)
 
 
 def mask_levels(image: Image.Image) -> np.ndarray:

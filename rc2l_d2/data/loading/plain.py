@@ -18,7 +18,7 @@ _PLAIN_MODES = ("1", "L", "P", "RGB", "RGBA", "LA", "PA", "La", "RGBa", "RGBX", 
 TAG = {info.name: number for number, info in TAGS_V2.items()}
 _FORMATS = {1: "unsigned", 2: "signed", 3: "float", 5: "complex", 6: "complex"}
 _GREY_OR_PALETTE, _RGB, _CMYK, _YCBCR = (0, 1, 3), 2, 5, 6
-_REDUCED_OR_MASK = 1 | 4
+REDUCED_OR_MASK = 1 | 4
 _PAGES = 16  # that are looked at
 
 
@@ -53,7 +53,7 @@ def _tiff(data: bytes) -> str:
 
     bands, bits = tag("SamplesPerPixel", 1), tag("BitsPerSample", 1)
     kind, photometric = _FORMATS.get(tag("SampleFormat", 1), "unknown"), tag("PhotometricInterpretation", 1)
-    if any(not page.get(TAG["NewSubfileType"], 0) & _REDUCED_OR_MASK for page in others):
+    if any(not page.get(TAG["NewSubfileType"], 0) & REDUCED_OR_MASK for page in others):
         return "a TIFF with several pages"
     expected = {_RGB: 3, _CMYK: 4, _YCBCR: 3, **dict.fromkeys(_GREY_OR_PALETTE, 1)}.get(photometric)
     if bits <= 8 and kind == "unsigned" and bands == expected:

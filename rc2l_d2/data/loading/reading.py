@@ -22,7 +22,7 @@ from ..datasets.shards import ShardImage
 from ..labels.drawn import DrawnLabel
 from ..labels.label_map import LabelMap, UnlistedValueError
 from .bands import BandRule, read_bands
-from .masks import is_mask_in_alpha, lossy_format, mask_levels
+from .masks import hidden_color, is_mask_in_alpha, lossy_format, mask_levels, number_of_pages
 from .plain import not_plain
 
 _Read = TypeVar("_Read")
@@ -185,10 +185,16 @@ def read_raw_label(path: str | os.PathLike, colors: bool = False) -> np.ndarray:
         mode = image.mode
         as_colors = mode in _COLOR_MODES or (colors and mode in ("1", "L", "P"))
         values = np.array(image.convert("RGB") if as_colors else image)
-        if mode in ("RGBA", "LA", "PA") and is_mask_in_alpha(values, np.array(image.getchannel("A"))):
+        alpha = np.array(image.getchannel("A")) if mode in ("RGBA", "LA", "PA") else None
+        if alpha is not None and is_mask_in_alpha(values, alpha):
             raise LabelValueError(
                 f"{path}: the label image has one colour, and its mask in the alpha channel; give a threshold "
                 f"(threshold: 128 in the data set's YAML file, --threshold 128), or save it with one channel."
+            )
+        if alpha is not None and (hidden := hidden_color(values, alpha)):
+            raise LabelValueError(
+                f"{path}: the label image has transparent pixels, which an eraser may have made, with the colour "
+                f"{hidden} of visible ones; save it without transparency (flattened)."
             )
         return mode, as_colors, values
 
@@ -212,6 +218,11 @@ def open_label(path: str | os.PathLike, read: Callable[[Image.Image], _Read]) ->
                 raise LabelValueError(
                     f"{path}: the label image has colours of 16 bits, which would be cut to 8; save it as PNG with one "
                     f"channel or 8-bit RGB."
+                )
+            if (pages := number_of_pages(image)) > 1:
+                raise LabelValueError(
+                    f"{path}: the label image has {pages} pages, of which the first alone would be read; save each as "
+                    f"a file of its own."
                 )
             kept = image.format, image.filename
             image.load()

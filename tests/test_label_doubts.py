@@ -1,0 +1,114 @@
+"""Label files that hold something else than they seem: refused in one sentence, and read once that is settled."""
+
+import numpy as np
+import pytest
+from data_files import write_label
+from PIL import Image
+
+from rc2l_d2.data.labels.class_names import parse_class_names
+from rc2l_d2.data.labels.label_classes import name_classes, read_masks
+from rc2l_d2.data.labels.raw_labels import read_raw_labels
+from rc2l_d2.data.loading.reading import read_label, read_raw_label
+from rc2l_d2.errors import InputError
+
+LABEL = np.repeat(np.repeat(np.uint8([[0, 1, 2, 0]]), 8, axis=0), 6, axis=1)
+COLORS = np.uint8([[0, 0, 0], [128, 0, 0], [0, 128, 0]])
+
+
+@pytest.fixture
+def files(tmp_path):
+    """Write arrays or images to PNG files; returns their paths."""
+
+    def write(*contents):
+        paths = [str(tmp_path / f"{index}.png") for index in range(len(contents))]
+        for path, content in zip(paths, contents, strict=True):
+            (content if isinstance(content, Image.Image) else Image.fromarray(content)).save(path)
+        return paths
+
+    return write
+
+
+def found(paths, names=""):
+    return name_classes(read_raw_labels(paths), parse_class_names(names), "masks")
+
+
+def with_palette(label, *colors):
+    image = Image.fromarray(label)
+    image.putpalette([level for color in colors for level in color])
+    return image
+
+
+def test_values_beside_colours(files):
+    paths = files(COLORS[LABEL], LABEL, COLORS[LABEL])
+    with pytest.raises(InputError, match=r"masks have colours in 2 files and greys alone \(1, 2\) in 1, as values do"):
+        found(paths)
+    assert found(paths, "#000000=a,#800000=b,#008000=c,#010101=d,#020202=e").names == ("a", "b", "c", "d", "e")
+    # A file may have black, white and a grey of other files alone.
+    grey = np.dstack([LABEL * 64] * 3)
+    assert found(files(np.where(COLORS[LABEL] == 0, np.uint8(64), COLORS[LABEL]), grey[:, :12])).colors
+
+
+@pytest.mark.parametrize(("channel", "name"), [(0, "red"), (1, "green"), (2, "blue")])
+def test_values_in_one_channel(files, channel, name):
+    label = np.zeros((*LABEL.shape, 3), np.uint8)
+    label[..., channel] = LABEL
+    with pytest.raises(InputError, match=f"small numbers in the {name} channel alone, as values do; save that"):
+        found(files(label))
+    label[..., channel] = LABEL * 64  # as of Pascal VOC's colours
+    assert len(found(files(label)).names) == 3
+
+
+def test_palettes_of_greys_beside_values(files, tmp_path):
+    greys = with_palette(2 - LABEL, [2] * 3, [1] * 3, [0] * 3)
+    paths = files(LABEL, greys)
+    with pytest.raises(InputError, match=r"1.png: the label image has a palette in which index 0 is the grey 2, a val"):
+        read_raw_labels(paths)
+    assert read_raw_labels(files(LABEL, with_palette(LABEL, *COLORS.tolist()))).keys == (0, 1, 2)
+    assert read_raw_labels(files(LABEL, with_palette(LABEL, [0] * 3, [1] * 3, [2] * 3))).keys == (0, 1, 2)
+    mask = LABEL.clip(0, 1)
+    assert read_raw_labels(files(mask, with_palette(mask, [0] * 3, [255] * 3))).keys == (0, 1)
+    paths = files(mask * 255, with_palette(mask, [0] * 3, [255] * 3))
+    with pytest.raises(InputError, match="index 1 is the grey 255, .*or give --threshold 1 if they are masks of one"):
+        read_raw_labels(paths)
+    assert read_masks(paths, 1, parse_class_names(""), "masks").pixels.tolist() == [[96, 96], [96, 96]]
+
+
+def test_masks_of_16_bits(files):
+    paths = files((LABEL.clip(0, 1) * 65535.0).astype(np.uint16))
+    with pytest.raises(InputError, match="have the values 0 and 65535, as masks of one object do; give --threshold 1,"):
+        found(paths)
+    assert read_masks(paths, 1, parse_class_names(""), "masks").pixels.tolist() == [[96, 96]]
+    assert found(paths, "0=a,65535=b").names == ("a", "b")
+
+
+@pytest.mark.parametrize("mode", ["RGBA", "LA"])
+def test_colours_under_an_eraser(files, mode):
+    label = np.dstack([COLORS[LABEL], np.where(LABEL, 255, 0)]).astype(np.uint8)
+    (path,) = files(Image.fromarray(label).convert(mode))
+    shape = (*LABEL.shape, 3) if mode == "RGBA" else LABEL.shape
+    assert read_raw_label(path).shape == shape if mode == "LA" else read_raw_label(path, True).shape == shape
+    label[:2, 6:12, 3] = 0
+    (path,) = files(Image.fromarray(label).convert(mode))
+    with pytest.raises(
+        InputError, match=r"transparent pixels, .* with the colour #(800000|262626) of visible ones; save"
+    ):
+        read_raw_label(path, mode == "RGBA")
+    label[..., 3] = np.where(LABEL == 1, 0, 255)  # The transparent class is nowhere visible.
+    (path,) = files(Image.fromarray(label).convert(mode))
+    assert read_raw_label(path, mode == "RGBA")[0, 6].any()
+
+
+@pytest.mark.filterwarnings("ignore:Dataset has no geotransform")
+def test_pages(tmp_path):
+    stack = [Image.fromarray(LABEL), Image.fromarray(LABEL[:, ::-1].copy())]
+    for name, pages in (("a.tif", "2"), ("a.gif", "2"), ("a.webp", "2")):
+        stack[0].save(tmp_path / name, save_all=True, append_images=stack[1:], lossless=True)
+        with pytest.raises(InputError, match=f"{name}: the label image has {pages} pages, of which the first alone"):
+            read_label(tmp_path / name)
+    rasterio = pytest.importorskip("rasterio")
+    write_label(tmp_path / "b.tif", np.repeat(np.repeat(LABEL, 8, axis=0), 8, axis=1))
+    with rasterio.open(tmp_path / "b.tif", "r+") as file:
+        file.build_overviews([2, 4])
+    with Image.open(tmp_path / "b.tif") as image:
+        assert image.n_frames == 3
+    assert read_label(tmp_path / "b.tif").shape == (64, 192)
