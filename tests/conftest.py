@@ -1,14 +1,18 @@
 """Fixtures of several test modules: a small generated data set, tiny training options, commands."""
 
+import functools
 import gc
 import importlib.util
 import io
 import logging
+import multiprocessing
 import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from contextlib import redirect_stderr, redirect_stdout
+from multiprocessing.context import BaseContext
 from pathlib import Path
 from types import ModuleType
 
@@ -19,13 +23,14 @@ import yaml
 from rc2l_d2.commands import train
 from rc2l_d2.data.datasets import catalog
 from rc2l_d2.data.toy.dataset import draw_toy_dataset
-from rc2l_d2.host import HOST, HOST_REASON, DatasetCatalog, MetadataCatalog, setup_logger
+from rc2l_d2.host import HOST, HOST_REASON, DatasetCatalog, MetadataCatalog, launch, setup_logger
 
 REPO = Path(__file__).resolve().parent.parent
 SHARED = REPO.parent / "shared"
 
 # A model and a schedule small enough for tests; everything else is the toy configuration's.
 TINY = """
+    MODEL.RESNETS.OUT_FEATURES ('res2','res3') MODEL.SEM_SEG_HEAD.IN_FEATURES ('res2','res3')
     MODEL.MASK_FORMER.NUM_OBJECT_QUERIES 10 MODEL.MASK_FORMER.DEC_LAYERS 2 MODEL.MASK_FORMER.HIDDEN_DIM 32
     MODEL.MASK_FORMER.DIM_FEEDFORWARD 32 MODEL.SEM_SEG_HEAD.CONVS_DIM 32 MODEL.SEM_SEG_HEAD.MASK_DIM 32
     MODEL.SEM_SEG_HEAD.ASPP_DROPOUT 0.0 MODEL.MASK_FORMER.CLASS_DROPOUT 0.0
@@ -154,6 +159,23 @@ def _trained_once(toy_definition, tmp_path_factory) -> Path:
 def trained_run(_trained_once, tmp_path) -> Path:
     """A copy of the OUTPUT_DIR of a finished tiny RC2L run: config.yaml, model_final.pth, teacher_final.pth, ..."""
     return Path(shutil.copytree(_trained_once, tmp_path / "trained"))
+
+
+def fork_server() -> BaseContext:
+    """Return a context whose processes are forked from one that has the imports, as these take six seconds."""
+    context = multiprocessing.get_context("forkserver")
+    # The optimizer imports torch._dynamo.
+    context.set_forkserver_preload(["torch._dynamo", "rc2l_d2.commands.train", "pytest"])
+    return context
+
+
+def launch_ranks(function: Callable, ranks: int, *arguments: object) -> None:
+    """Call ``function(*arguments)`` on ranks of :func:`fork_server`; they end without Python's own exit."""
+    fork_server()
+    starts = torch.multiprocessing.start_processes
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(torch.multiprocessing, "start_processes", functools.partial(starts, start_method="forkserver"))
+        launch(function, ranks, dist_url="auto", args=arguments)
 
 
 def load_script(path: str) -> ModuleType:

@@ -5,6 +5,7 @@ import json
 import numpy as np
 import pytest
 import torch
+from conftest import launch_ranks
 from PIL import Image
 from torch import nn
 
@@ -12,7 +13,7 @@ from rc2l_d2.data.labels.label_map import LabelMap
 from rc2l_d2.engine import RC2LTrainer, load_config
 from rc2l_d2.errors import InputError
 from rc2l_d2.evaluation import SemanticEvaluator
-from rc2l_d2.host import HOST, DatasetCatalog, MetadataCatalog, comm, inference_on_dataset, launch
+from rc2l_d2.host import HOST, DatasetCatalog, MetadataCatalog, comm, inference_on_dataset
 
 CLASSES = ["a", "b", "c"]
 TRUTH = np.array([[0, 0, 1, 1], [0, 0, 1, 255], [0, 0, 255, 255]], dtype=np.uint8)
@@ -128,7 +129,7 @@ def test_windows_and_augmentation_reach_the_evaluation(tiny_options):
 def test_two_ranks_give_the_metrics_of_one(tiny_options, tmp_path):
     options = [*tiny_options, "DATASETS.TEST", "('tiny_five',)"]  # three images for one rank, two for the other
     evaluate_on_rank(options, str(tmp_path))
-    launch(evaluate_on_rank, 2, dist_url="auto", args=(options, str(tmp_path)))
+    launch_ranks(evaluate_on_rank, 2, options, str(tmp_path))
     alone, first, second = (json.loads((tmp_path / f"rank{r}.json").read_text()) for r in ("0of1", "0of2", "1of2"))
     assert set(alone) == {"sem_seg", "sem_seg_teacher"} and 0 < alone["sem_seg"]["mIoU"] < 100
     for task, metrics in alone.items():

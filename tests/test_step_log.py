@@ -5,10 +5,11 @@ from pathlib import Path
 
 import pytest
 import torch
+from conftest import launch_ranks
 
 from rc2l_d2.engine.step_log import StepLog
 from rc2l_d2.errors import InputError
-from rc2l_d2.host import EventStorage, comm, get_event_storage, launch
+from rc2l_d2.host import EventStorage, comm, get_event_storage
 
 NAMES = ["road", "car"]
 NORM = torch.tensor(1.0)
@@ -101,7 +102,7 @@ def write_on_two(folder: str) -> None:
 
 @pytest.mark.slow
 def test_two_ranks_are_averaged_and_stop_together(tmp_path):
-    launch(write_on_two, 2, dist_url="auto", args=(str(tmp_path),))
+    launch_ranks(write_on_two, 2, str(tmp_path))
     one, other = (json.loads((tmp_path / f"rank{rank}").read_text()) for rank in (0, 1))
     assert one == other
     assert one[0] == pytest.approx({

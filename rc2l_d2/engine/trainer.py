@@ -79,6 +79,8 @@ class EvaluationHook(hooks.EvalHook):
     def after_train(self) -> None:
         # Detectron2 compares with one iteration less, and would evaluate a run that was interrupted in its last one.
         if self.trainer.iter >= self.trainer.max_iter:
+            # Without a step, of a run that was killed after its last one, the host's loop counts one more.
+            self.trainer.iter = self.trainer.storage.iter = max(self.trainer.max_iter, self.trainer.start_iter)
             self._do_eval()
 
 
@@ -159,6 +161,9 @@ class RC2LTrainer(DefaultTrainer):
         # The host's loop logs every exception with a traceback; a user's mistake gets one sentence instead.
         loop = logging.getLogger(SimpleTrainer.__module__)
         loop.addFilter(_is_unexpected)
+        if self.start_iter >= self.max_iter and not self.checkpointer.is_last("model_final"):
+            # The run was killed after the numbered checkpoint of its last iteration, and before this one.
+            self.checkpointer.save("model_final", iteration=self.iter)
         try:
             super().train()
         finally:

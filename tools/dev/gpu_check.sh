@@ -23,10 +23,12 @@ check() {
 
 if [ $device = cuda ]; then
     step=(--rounds 20) noise=(--config-file configs/voc2012/rc2l_R101.yaml MODEL.RESNETS.DEPTH 50
-        SOLVER.IMS_PER_BATCH 4 SOLVER.IMS_PER_BATCH_UNLABELED 4)
+        SOLVER.IMS_PER_BATCH 4 SOLVER.IMS_PER_BATCH_UNLABELED 4) small=()
     matching=() growth=(--limit 100) backend=inductor iterations=20
 else
-    step=(--rounds 1) noise=(--config-file configs/toy/rc2l_R18.yaml INPUT.CROP.SIZE '(64,64)')
+    small=(INPUT.CROP.SIZE '(64,64)' SOLVER.IMS_PER_BATCH 2 SOLVER.IMS_PER_BATCH_UNLABELED 2
+        MODEL.RESNETS.OUT_FEATURES "('res2','res3')" MODEL.SEM_SEG_HEAD.IN_FEATURES "('res2','res3')")
+    step=(--rounds 1) noise=(--config-file configs/toy/rc2l_R18.yaml "${small[@]}")
     matching=(--images 2 --queries 8 --classes 5 --size 16 --rounds 1) backend=eager iterations=4
     growth=(--images 1 --classes 4 --channels 8 --rounds 1 --sizes 8 16 --reference 8 --limit 0.002)
 fi
@@ -40,7 +42,8 @@ print(f'{hardware()}; torch {torch.__version__}, CUDA {torch.version.cuda}')"
 # Dropout has other random numbers on a GPU, and TF32 other products. With a low rate, rounding changes no pseudo label.
 stream=(SOLVER.MAX_ITER "$iterations" SOLVER.AMP.ENABLED False SOLVER.OPTIMIZER SGD SOLVER.BASE_LR 0.001
     MODEL.SEM_SEG_HEAD.ASPP_DROPOUT 0.0 MODEL.MASK_FORMER.CLASS_DROPOUT 0.0 MODEL.SEMI_SUPERVISED.BURN_IN_ITERS 2
-    MODEL.SEMI_SUPERVISED.RAMP_UP_ITERS 2 TEST.EVAL_PERIOD 0 TEST.REPORT False VIS_PERIOD 0 OUTPUT_DIR "$out/stream")
+    MODEL.SEMI_SUPERVISED.RAMP_UP_ITERS 2 TEST.EVAL_PERIOD 0 TEST.REPORT False VIS_PERIOD 0 OUTPUT_DIR "$out/stream"
+    "${small[@]}")
 compare() {
     python tools/draw_toy.py --root "$out/toy" --train 64 --val 8 || return
     local numbers=(DETECTRON2_DATASETS="$out" NVIDIA_TF32_OVERRIDE=0) run=(python tests/loss_stream.py)
@@ -59,7 +62,8 @@ EOF
 check "Losses of a toy run, compared with the CPU" compare
 check "Precisions" python tools/dev/precisions.py --backend $backend "${noise[@]}"
 bench=tools/dev/bench
-check "Step" env DETECTRON2_DATASETS="$out" python $bench/step.py "${step[@]}" --config-file configs/toy/rc2l_R18.yaml
+check "Step" env DETECTRON2_DATASETS="$out" python $bench/step.py "${step[@]}" --config-file configs/toy/rc2l_R18.yaml \
+    "${small[@]}"
 check "Matching" python $bench/matching.py --device $device "${matching[@]}"
 check "Growth" python $bench/growth.py --device $device "${growth[@]}"
 if [ $device = cuda ]; then
