@@ -1,6 +1,8 @@
 # Each target sets itself up: it creates .venv in this folder and installs into it.
 PYTHON ?= python3
 VENV := .venv
+# Two workers take whole modules in the order of tests/conftest.py.
+TWO := -n 2 --dist loadfile --no-loadscope-reorder
 
 .PHONY: demo test test-slow clean
 
@@ -14,11 +16,11 @@ test: $(VENV)/.installed
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/mypy
-	$(VENV)/bin/python -m pytest -n 2 --dist loadfile -m "not slow"
+	$(VENV)/bin/python -m pytest $(TWO) -m "not slow"
 
-# Tests that are long by nature: twenty kills, soak, wheel, torchrun, tutorial, export.
+# Tests that are long by nature: kills, soak, wheel, torchrun, tutorial, export.
 test-slow: $(VENV)/.installed
-	$(VENV)/bin/python -m pytest -n 2 --dist loadfile -m slow
+	$(VENV)/bin/python -m pytest $(TWO) -m slow
 
 $(VENV)/.installed: pyproject.toml setup.py constraints.txt
 	$(PYTHON) -m venv $(VENV)

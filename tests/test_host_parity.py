@@ -25,6 +25,11 @@ try:
 except Exception as error:  # a build that doesn't fit its torch raises any exception
     pytest.skip(f"no Detectron2 to compare with ({type(error).__name__}: {error})", allow_module_level=True)
 
+# All four stages, where other tests stop after the second.
+WHOLE = """
+    MODEL.RESNETS.OUT_FEATURES ('res2','res3','res4','res5') MODEL.MASK_FORMER.TRANSFORMER_IN_FEATURE res5
+    MODEL.SEM_SEG_HEAD.IN_FEATURES ('res2','res3','res4','res5')
+""".split()
 HOSTS = {"embedded": embedded, "detectron2": real}
 SOURCES = {
     path: path.read_text(encoding="utf-8")
@@ -178,7 +183,7 @@ def difference(one: list[dict], other: list[dict]) -> float:
 def streams(toy_definition, tmp_path_factory):
     """Folder of 20 iterations of one run on both hosts, their reports, and the run's options."""
     folder = tmp_path_factory.mktemp("parity")
-    options = [*tiny_overrides(toy_definition), "SOLVER.MAX_ITER", "20", "SOLVER.CHECKPOINT_PERIOD", "10"]
+    options = [*tiny_overrides(toy_definition), *WHOLE, "SOLVER.MAX_ITER", "20", "SOLVER.CHECKPOINT_PERIOD", "10"]
     reports = {
         host: run(host, folder / f"{host}.json", "start", [*options, "OUTPUT_DIR", str(folder / host)])
         for host in HOSTS

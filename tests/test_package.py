@@ -30,7 +30,7 @@ def imports(path) -> set[str]:
     return found
 
 
-def test_importing_registers_everything_quickly_and_without_torchvision():
+def test_importing_registers_everything_quickly_without_torchvision_and_plots():
     script = """
 import sys, time
 import rc2l_d2
@@ -43,6 +43,7 @@ assert {"voc2012_train", "voc2012_trainaug", "voc2012_val", "cityscapes_train", 
 )
 if "detectron2" not in sys.modules:
     assert "torchvision" not in sys.modules
+assert "pycocotools" in sys.modules and "pycocotools.coco" not in sys.modules, "it imports plots"
 print(time.process_time())
 """
     result = subprocess.run([sys.executable, "-c", script], cwd=REPO, capture_output=True, text=True)
