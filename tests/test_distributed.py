@@ -142,7 +142,7 @@ def ranks(options, inputs, world_size, tmp_path_factory) -> list[tuple]:
 def test_all_ranks_end_with_the_same_student_and_teacher(ranks):
     one, *others = (state for state, _ in ranks)
     assert not torch.equal(one["class_confidence"], torch.full((8,), 0.7)), "the teacher never predicted"
-    assert len(one["model"]) > 100 and any("running_mean" in name for name in one["model"])
+    assert len(one["model"]) > 90 and any("running_mean" in name for name in one["model"])
     for other in others:
         assert one["updates"] == other["updates"] == 6
         assert torch.equal(one["class_confidence"], other["class_confidence"])
