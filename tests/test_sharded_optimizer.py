@@ -6,12 +6,12 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import give_regions_classes, tiny_overrides
+from conftest import give_regions_classes, launch_ranks, tiny_overrides
 from torch import nn
 
 from rc2l_d2.engine import RC2LTrainer, build_lr_scheduler, build_optimizer, load_config
 from rc2l_d2.engine.checkpoint import unwrap
-from rc2l_d2.host import comm, default_setup, launch
+from rc2l_d2.host import comm, default_setup
 
 CONFIG = "configs/toy/rc2l_R18.yaml"
 SHARDED = ("SOLVER.SHARD_OPTIMIZER", "True")
@@ -82,7 +82,7 @@ def folder(toy_definition, tmp_path_factory) -> Path:
     """The OUTPUT_DIR of each run, and the results of both ranks."""
     folder = tmp_path_factory.mktemp("sharded")
     options = [*tiny_overrides(toy_definition), *RUN, "OUTPUT_DIR", str(folder / "log")]
-    launch(run_rank, 2, dist_url="auto", args=(str(folder), options))
+    launch_ranks(run_rank, 2, str(folder), options)
     return folder
 
 
