@@ -70,7 +70,7 @@ def test_a_failed_run_is_reported_and_the_others_continue(prepared, monkeypatch)
     # The next call has one run left, and none of another method.
     file = comparison.output.parent / "tiny.yaml"
     dry = caller(monkeypatch)(file, "--output", comparison.output, "--dry-run")
-    assert dry.stdout.count("\n") == 1 and "--resume MODEL.MASK_FORMER" in dry.stdout, dry.stderr
+    assert dry.stdout.count("\n") == 1 and "--resume MODEL.RESNETS" in dry.stdout, dry.stderr
     assert "OUTPUT_DIR " + str(comparison.runs[1].folder) in dry.stdout
     only = caller(monkeypatch)(file, "--output", comparison.output, "--dry-run", "--only", "supervised")
     assert only.returncode == 0 and not only.stdout
