@@ -9,8 +9,11 @@ run (among them report.html); those of the run on labels alone are in labels_onl
 import argparse
 import json
 import logging
+import subprocess
 import sys
 import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 
@@ -23,10 +26,11 @@ from rc2l_d2.data import load_dataset, read_image, read_label
 from rc2l_d2.data.toy.dataset import draw_toy_dataset
 from rc2l_d2.data.toy.landscape import draw_landscape
 from rc2l_d2.engine import PROGRESS_LOGGER, load_config
+from rc2l_d2.errors import InputError
 from rc2l_d2.evaluation import class_colors, draw_panels
 from rc2l_d2.host import HOST, MetadataCatalog, setup_logger
 
-ROOT = "datasets/landscapes"
+ROOT, TEACHER = "datasets/landscapes", "sem_seg_teacher/"
 SUPERVISED, RC2L = "configs/demo/supervised_R18.yaml", "configs/demo/rc2l_R18.yaml"
 LABELED, UNLABELED, TEST = 10, 246, 64  # images; configs/demo/dataset.yaml has the fraction
 # Teacher's mIoU with all 256 labels, recorded: the demo draws the set, and
@@ -43,13 +47,30 @@ def log_to_file(output_dir: str) -> None:
                 handler.addFilter(lambda record: record.levelno >= logging.WARNING or record.name == PROGRESS_LOGGER)
 
 
-def train_run(config_file: str, output: Path, opts: list[str]) -> dict[str, float]:
-    """Train one configuration; return the teacher's results."""
-    for name in ("metrics.json", "report.html", "last_checkpoint"):  # of an earlier demo
-        (output / name).unlink(missing_ok=True)
-    opts = [*opts, "OUTPUT_DIR", str(output)]
-    args = argparse.Namespace(config_file=config_file, opts=opts, resume=False, eval_only=False)
-    return train.main(args)["sem_seg_teacher"]
+@contextmanager
+def started(config_file: str, output: Path, opts: list[str]) -> Iterator[Callable[[], dict[str, float]]]:
+    """Train in a process of its own, which ends with this context; yield a function that waits for the results."""
+    command = [sys.executable, "train_net.py", "--config-file", config_file, *opts, "OUTPUT_DIR", str(output)]
+    output.mkdir(parents=True, exist_ok=True)
+    with (output / "output.log").open("wb") as log, subprocess.Popen(command, stdout=log, stderr=log) as process:
+
+        def results() -> dict[str, float]:
+            if process.wait():
+                raise InputError(f"Training on labels alone failed (status {process.returncode}); see {log.name}.")
+            last = json.loads((output / "metrics.json").read_text().splitlines()[-1])
+            return {key.removeprefix(TEACHER): last[key] for key in last if key.startswith(TEACHER)}
+
+        try:
+            yield results
+        finally:
+            process.terminate()
+
+
+def remove_old(*outputs: Path) -> None:
+    """Remove the results of an earlier demo."""
+    for output in outputs:
+        for name in ("metrics.json", "report.html", "last_checkpoint"):
+            (output / name).unlink(missing_ok=True)
 
 
 def demo(args: argparse.Namespace) -> None:
@@ -60,10 +81,16 @@ def demo(args: argparse.Namespace) -> None:
     draw_toy_dataset(ROOT, LABELED + UNLABELED, TEST, size=(64, 64), progress=bar, draw=draw_landscape)
     log_to_file(args.output)
 
-    print(f"Training on {LABELED} labelled images alone, {cfg.SOLVER.MAX_ITER} iterations on the {HOST} host ...")
-    labels_alone = train_run(SUPERVISED, output / "labels_only", args.opts)
-    print(f"Training RC2L, with {UNLABELED} unlabelled images, {cfg.SOLVER.MAX_ITER} iterations ...")
-    rc2l = train_run(RC2L, output, args.opts)
+    print(
+        f"Training on {LABELED} labelled images alone and, with progress below, on {UNLABELED} unlabelled ones too by "
+        f"RC2L: {cfg.SOLVER.MAX_ITER} iterations each on the {HOST} host ..."
+    )
+    remove_old(output, output / "labels_only")
+    opts = [*args.opts, "OUTPUT_DIR", str(output)]
+    with started(SUPERVISED, output / "labels_only", args.opts) as labels_only:
+        train_args = argparse.Namespace(config_file=RC2L, opts=opts, resume=False, eval_only=False)
+        rc2l = train.main(train_args)["sem_seg_teacher"]
+        labels_alone = labels_only()
     dataset = cfg.DATASETS.TEST[0]
     names = MetadataCatalog.get(dataset).stuff_classes
     summary = {
