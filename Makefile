@@ -9,7 +9,7 @@ TWO := -n 2 --dist loadfile --no-loadscope-reorder
 # Generate landscapes, train on 10 labels alone and with RC2L, evaluate, draw predictions. Two to six minutes. Two
 # processes with one thread each are faster than one after the other with two threads.
 demo: $(VENV)/.installed
-	OMP_NUM_THREADS=1 RC2L_HOST=embedded $(VENV)/bin/python tools/toy_demo.py
+	RC2L_HOST=embedded $(VENV)/bin/python tools/toy_demo.py
 
 # Style, format, types and the fast tests.
 test: $(VENV)/.installed

@@ -76,6 +76,7 @@ def test_forms(tmp_path, name, content, kind, table):
         ({"road": True}, "has no known form"),
         ([{"name": "road"}, "sky"], "has no known form"),
         ([], "has no known form"),
+        ({"a.jpg": 0, "b.JPG": 1}, "has no known form"),
         ({"road": 0, "sky": 0}, "a value, a colour or a name twice in 'sky: 0'"),
         ('{"road": 0, "road": 1}', "the class table has 'road' twice; correct it"),
     ],
@@ -88,6 +89,11 @@ def test_refused_files(tmp_path, content, message):
     if "twice in" not in message:
         for name in ("meta.json", "a.json"):
             assert not is_json_table(written(tmp_path / name, content)), "another program's"
+
+
+@pytest.mark.parametrize("content", [{"width": 512, "height": 512}, {"seed": 0, "version": 1}])
+def test_settings_are_no_class_table(tmp_path, content):
+    assert not any(is_json_table(written(tmp_path / name, content)) for name in ("meta.json", "config.json"))
 
 
 @pytest.fixture

@@ -225,7 +225,11 @@ def test_a_new_run_does_not_start_with_the_classes_of_another(make_trainer, tmp_
 
 
 def test_windows_are_refused(make_trainer):
-    windows = (*CLASSIFIED, "TEST.SLIDING_WINDOW.ENABLED", "True")
+    trainer = make_trainer(*CLASSIFIED, "TEST.SLIDING_WINDOW.ENABLED", "True")
     with pytest.raises(InputError, match="CLASS_MEMORY fits classes to whole images"):
-        make_trainer(*windows)
-    assert region_classifier(make_trainer(*windows, "MODEL.META_ARCHITECTURE", "PerPixelSegmentor").model) is None
+        trainer.check_data(trainer.cfg)
+    trainer.check_data(trainer.cfg, eval_only=True)
+    cfg = trainer.cfg.clone()
+    cfg.defrost()
+    for cfg.MODEL.META_ARCHITECTURE in ("PerPixelSegmentor", "UniMatch"):  # They have no such classes.
+        trainer.check_data(cfg)

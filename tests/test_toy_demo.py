@@ -12,6 +12,9 @@ from conftest import TINY, start_script
 def test_the_demo_writes_a_true_summary_and_overlays(tmp_path):
     out = tmp_path / "demo"
     schedule = ["SOLVER.MAX_ITER", "40", "MODEL.SEMI_SUPERVISED.BURN_IN_ITERS", "20", "TEST.REPORT", "True"]
+    for key in ("OUTPUT_DIR", "DATASETS.TEST"):
+        refused = start_script("tools/toy_demo.py", "--output", out, key, "a")
+        assert refused.returncode == 2 and f"{key} cannot be given" in refused.stderr and not out.exists()
     result = start_script("tools/toy_demo.py", "--output", out, *TINY, *schedule)
     assert result.returncode == 0, result.stderr
     assert str(out / "summary.json") in result.stdout and str(out / "overlays.png") in result.stdout

@@ -9,6 +9,7 @@ run (among them report.html); those of the run on labels alone are in labels_onl
 import argparse
 import json
 import logging
+import os
 import subprocess
 import sys
 import time
@@ -17,6 +18,7 @@ from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 
+import torch
 from tqdm import tqdm
 
 from rc2l_d2 import load_segmenter
@@ -30,6 +32,9 @@ from rc2l_d2.errors import InputError
 from rc2l_d2.evaluation import class_colors, draw_panels
 from rc2l_d2.host import HOST, MetadataCatalog, setup_logger
 
+OWN_KEYS = ("OUTPUT_DIR", "MODEL.META_ARCHITECTURE", "DATASETS.")
+# Two runs side by side are faster with a thread each.
+ONE_THREAD = {"OMP_NUM_THREADS": "1"}
 ROOT, TEACHER = "datasets/landscapes", "sem_seg_teacher/"
 SUPERVISED, RC2L = "configs/demo/supervised_R18.yaml", "configs/demo/rc2l_R18.yaml"
 LABELED, UNLABELED, TEST = 10, 246, 64  # images; configs/demo/dataset.yaml has the fraction
@@ -52,7 +57,10 @@ def started(config_file: str, output: Path, opts: list[str]) -> Iterator[Callabl
     """Train in a process of its own, which ends with this context; yield a function that waits for the results."""
     command = [sys.executable, "train_net.py", "--config-file", config_file, *opts, "OUTPUT_DIR", str(output)]
     output.mkdir(parents=True, exist_ok=True)
-    with (output / "output.log").open("wb") as log, subprocess.Popen(command, stdout=log, stderr=log) as process:
+    with (
+        (output / "output.log").open("wb") as log,
+        subprocess.Popen(command, stdout=log, stderr=log, env={**ONE_THREAD, **os.environ}) as process,
+    ):
 
         def results() -> dict[str, float]:
             if process.wait():
@@ -69,13 +77,17 @@ def started(config_file: str, output: Path, opts: list[str]) -> Iterator[Callabl
 def remove_old(*outputs: Path) -> None:
     """Remove the results of an earlier demo."""
     for output in outputs:
-        for name in ("metrics.json", "report.html", "last_checkpoint"):
+        for name in ("metrics.json", "report.html", "last_checkpoint", "summary.json", "overlays.png"):
             (output / name).unlink(missing_ok=True)
 
 
 def demo(args: argparse.Namespace) -> None:
     """Draw, train, evaluate, and write summary.json and overlays.png."""
     start, output = time.perf_counter(), Path(args.output)
+    if refused := [key for key in args.opts[::2] if key.startswith(OWN_KEYS)]:
+        raise InputError(f"{refused[0]} cannot be given, since the demo sets it for both runs; use train_net.py.")
+    if "OMP_NUM_THREADS" not in os.environ:
+        torch.set_num_threads(1)
     cfg = load_config(RC2L, args.opts)
     bar = partial(tqdm, desc="drawing", unit="image", disable=None)
     draw_toy_dataset(ROOT, LABELED + UNLABELED, TEST, size=(64, 64), progress=bar, draw=draw_landscape)
@@ -118,6 +130,8 @@ def demo(args: argparse.Namespace) -> None:
     print(f"  {LABELED} labels alone                  {labels_alone['mIoU']:5.1f}")
     print(f"  RC2L, and {UNLABELED} unlabelled images  {rc2l['mIoU']:5.1f}")
     print(f"  {LABELED + UNLABELED} labels (recorded)            {ALL_LABELS:5.1f}")
+    if args.opts:
+        print("  (The recorded run had none of your options.)")
     print(f"Summary:  {summary_file}\nOverlays: {overlays_file}")
     if report_file.is_file():
         print(f"Report:   {report_file}")

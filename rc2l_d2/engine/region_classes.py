@@ -10,8 +10,8 @@ from torch import nn
 
 from ..data import build_whole_image_loader, classes_in_label
 from ..errors import InputError
-from ..host import CfgNode, HookBase, comm
-from ..modeling import RegionClassifier, RegionSample, RegionSegmentor
+from ..host import META_ARCH_REGISTRY, CfgNode, HookBase, comm
+from ..modeling import PerPixelSegmentor, RegionClassifier, RegionSample, RegionSegmentor
 
 logger = logging.getLogger(__name__)
 # Images of a stream that are enough. Regions of unlabelled images below this fraction of the image hardly count.
@@ -22,6 +22,18 @@ def region_classifier(model: nn.Module) -> RegionClassifier | None:
     """Return the model's classifier of regions, None where it has none."""
     predictor = getattr(getattr(model, "sem_seg_head", None), "predictor", None)
     return getattr(predictor, "classifier", None)
+
+
+def check_whole_images(cfg: CfgNode) -> None:
+    """Raise InputError where a run would fit the classes of regions to whole images, but predict windows of them."""
+    keys = cfg.MODEL.MASK_FORMER
+    fits = keys.MATCHING == "class" and keys.CLASS_MEMORY
+    per_pixel = issubclass(META_ARCH_REGISTRY.get(cfg.MODEL.META_ARCHITECTURE), PerPixelSegmentor)
+    if fits and not per_pixel and cfg.TEST.SLIDING_WINDOW.ENABLED:
+        raise InputError(
+            "MODEL.MASK_FORMER.CLASS_MEMORY fits classes to whole images, but TEST.SLIDING_WINDOW predicts their "
+            "windows; set CLASS_MEMORY 0.0 or SLIDING_WINDOW.ENABLED False."
+        )
 
 
 class RegionClassHook(HookBase):
@@ -36,15 +48,7 @@ class RegionClassHook(HookBase):
             cfg: DATASETS.TRAIN, UNLABELED and INPUT name the images and their sizes.
             teacher: predicts the regions.
             student: gets the same classes; its ``fits_unlabeled_regions`` says whether unlabelled images take part.
-
-        Raises:
-            InputError: windows of images would be predicted with these classes.
         """
-        if cfg.TEST.SLIDING_WINDOW.ENABLED:
-            raise InputError(
-                "MODEL.MASK_FORMER.CLASS_MEMORY fits classes to whole images, but TEST.SLIDING_WINDOW predicts their "
-                "windows; set CLASS_MEMORY 0.0 or SLIDING_WINDOW.ENABLED False."
-            )
         self.cfg, self.teacher, self.student = cfg, teacher, student
         burn_in, ramp_up = cfg.MODEL.SEMI_SUPERVISED.BURN_IN_ITERS, cfg.MODEL.SEMI_SUPERVISED.RAMP_UP_ITERS
         self.iterations = {burn_in, burn_in + ramp_up, cfg.SOLVER.MAX_ITER}

@@ -40,7 +40,7 @@ from .ema import EMAHook, EMATeacher
 from .model_file import write_model_file
 from .preemption import Interrupted, StopOnSignal
 from .progress import ProgressLine
-from .region_classes import RegionClassHook, region_classifier
+from .region_classes import RegionClassHook, check_whole_images, region_classifier
 from .setup import build_model_or_explain, check_torchvision_settings, load_backbone
 from .solver import build_lr_scheduler, build_optimizer
 from .step import SemiSupervisedTrainer
@@ -161,9 +161,12 @@ class RC2LTrainer(DefaultTrainer):
         # The host's loop logs every exception with a traceback; a user's mistake gets one sentence instead.
         loop = logging.getLogger(SimpleTrainer.__module__)
         loop.addFilter(_is_unexpected)
-        if self.start_iter >= self.max_iter and not self.checkpointer.is_last("model_final"):
-            # The run was killed after the numbered checkpoint of its last iteration, and before this one.
-            self.checkpointer.save("model_final", iteration=self.iter)
+        if self.start_iter >= self.max_iter:
+            # A run that was killed after the numbered checkpoint of its last iteration lacks this one, or it is
+            # damaged. Rank 0 decides: others may not see its files.
+            loaded = comm.all_gather(os.path.basename(self.checkpointer.get_checkpoint_file()))[0]
+            if loaded != "model_final.pth":
+                self.checkpointer.save("model_final", iteration=self.iter)
         try:
             super().train()
         finally:
@@ -261,6 +264,7 @@ class RC2LTrainer(DefaultTrainer):
         if eval_only:
             check_test_data(cfg)
         else:
+            check_whole_images(cfg)
             check_batch_sizes(cfg, cls.uses_unlabeled(cfg), comm.get_world_size())
             check_training_data(cfg, use_unlabeled=cls.uses_unlabeled(cfg))
 

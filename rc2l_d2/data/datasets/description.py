@@ -16,6 +16,7 @@ import numpy as np
 import yaml
 
 from ...errors import InputError
+from ..labels.class_json import NUMBERS, read_json_rows
 from ..labels.class_tables import TABLE_SUFFIXES, read_class_table
 from ..labels.coco import CocoLabels
 from ..labels.drawn import NamedClasses
@@ -138,7 +139,12 @@ def _definition(file: Path, raw: dict[str, Any]) -> DatasetDefinition:
             root = _first_folder([_expand(root, file.parent) for root in roots])
             if root is None:  # There are no labels either.
                 return LabelMap((), (), None, False)
-            given = read_class_table(root / _folder(given, f"{place}{map_key}"))
+            table = root / _folder(given, f"{place}{map_key}")
+            given = read_class_table(table)
+            _require(
+                table.suffix != ".json" or read_json_rows(str(table))[0] != NUMBERS,
+                f"{place}{map_key}", f"a mapping: {table} has numbers of its own, which need not be label values",
+            )  # fmt: skip
         try:
             return None if given is None else LabelMap.from_yaml(given, classes, palette, ignore_value)
         except ValueError as error:

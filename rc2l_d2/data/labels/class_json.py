@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import os
 import re
+from collections import Counter
 from typing import Any
 
 from ...errors import InputError
+from ..datasets.image_lists import IMAGE_SUFFIXES
 from .json_file import read_json
 
 # Files of this name are class tables. Others may be: those of Supervisely, Label Studio, Mapillary and Hugging Face.
@@ -15,7 +17,8 @@ _TABLES = (
     "label_map.json", "color_map.json", "colors.json", "obj_class_to_machine_color.json",
 )  # fmt: skip
 PROJECT = "meta.json"  # above folders with images and labels
-_PERHAPS = (PROJECT, "notes.json", "palette.json", "config.json", "names.json", "categories.json")
+_SETTINGS = (PROJECT, "config.json")
+_PERHAPS = (*_SETTINGS, "notes.json", "palette.json", "names.json", "categories.json")
 # Where a file holds more than its table.
 _WITHIN = ("id2label", "classes", "categories", "labels", "names")
 _NAMES, _COLORS, _NUMBERS = ("name", "title", "class", "label"), ("color", "colour"), ("id", "value", "index")
@@ -34,15 +37,19 @@ def read_json_rows(path: str) -> tuple[str, list[tuple[int | str, str, str]]]:
     """
 
     def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-        keys = [key for key, _ in pairs]
-        if twice := next((key for key in keys if keys.count(key) > 1), None):
-            raise InputError(f"{path}: the class table has '{twice}' twice; correct it.")
+        (key, times), *_ = [*Counter(key for key, _ in pairs).most_common(1), ("", 0)]
+        if times > 1:
+            raise InputError(f"{path}: the class table has '{key}' twice; correct it.")
         return dict(pairs)
 
     content = read_json(path, "class table", "put it there", unique)
     places = [content[key] for key in _WITHIN if key in content] if isinstance(content, dict) else []
-    for table in (*places, content):
-        if found := _kind_and_rows(table):
+    # Settings are numbers by name too.
+    settings = os.path.basename(path).lower() in _SETTINGS and isinstance(content, dict)
+    whole = [] if settings and all(map(_is_number, content.values())) else [content]
+    for table in (*places, *whole):
+        found = _kind_and_rows(table)
+        if found and not any(name.lower().endswith(IMAGE_SUFFIXES) for _, name in found[1]):
             kind, rows = found
             return kind, [(key, name, f"{name}: {key}") for key, name in rows]
     raise InputError(

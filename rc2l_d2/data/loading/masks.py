@@ -26,7 +26,7 @@ def lossy_format(image: Image.Image) -> str:
 
 def number_of_pages(image: Image.Image) -> int:
     """Return how many pages or frames an opened file has: smaller copies of the first and its masks do not count."""
-    pages = getattr(image, "n_frames", 1)
+    pages = 1 if image.format == "MPO" else getattr(image, "n_frames", 1)  # a JPEG with a preview
     if pages == 1 or image.format != "TIFF":
         return pages
     with open(image.filename, "rb") as file:
@@ -44,10 +44,10 @@ def hidden_color(colors: np.ndarray, alpha: np.ndarray) -> str:
     Returns:
         ``#rrggbb``, or "" without.
     """
-    hidden = np.unique(colors[(alpha == 0) & colors.any(axis=-1)], axis=0)
-    visible = colors[alpha > 0]
-    found = next((color for color in hidden if (visible == color).all(axis=-1).any()), None)
-    return "" if found is None else "#{:02x}{:02x}{:02x}".format(*found)
+    red, green, blue = np.moveaxis(colors.astype(np.int32), -1, 0)
+    packed = red << 16 | green << 8 | blue
+    found = np.intersect1d(packed[(alpha == 0) & (packed > 0)], packed[alpha > 0])
+    return f"#{found[0]:06x}" if len(found) else ""
 
 
 def mask_levels(image: Image.Image) -> np.ndarray:
