@@ -239,3 +239,13 @@ def test_what_ranks_refuse_is_printed_once_and_ends_all(tmp_path, refusing, prin
     assert ended.value.exit_code == 2
     texts = [(tmp_path / f"{rank}.txt").read_text() for rank in range(2)]
     assert texts[printed].endswith(": SOLVER.X is wrong; correct it.\n") and not texts[1 - printed]
+
+
+def test_a_damaged_final_checkpoint_is_written_again(command_line, trained_run):
+    final = trained_run / "model_final.pth"
+    whole = torch.load(final, weights_only=True)["model"]
+    final.write_bytes(final.read_bytes()[:1000])
+    result = command_line("--config-file", trained_run / "config.yaml", "--resume", "OUTPUT_DIR", trained_run)
+    assert result.returncode == 0 and "Traceback" not in result.stderr, result.stderr
+    again = torch.load(final, weights_only=True)["model"]
+    assert again.keys() == whole.keys() and all(torch.equal(again[name], whole[name]) for name in whole)
