@@ -88,7 +88,7 @@ def test_torchrun_ends_all_ranks_when_one_dies_and_restarts_them(runs):
 
 @pytest.mark.slow
 @needs_proc
-@pytest.mark.parametrize("name, ranks", [("torchrun", 1), ("num_machines", 2)])
+@pytest.mark.parametrize("name, ranks", [("torchrun", 2), ("num_machines", 2)])
 def test_a_lost_machine_of_two_is_replaced(runs, name, ranks, monkeypatch):
     """Two launchers with ``ranks`` each, as docs/training.md starts them; one is killed with its ranks."""
     monkeypatch.setenv("TORCH_DISABLE_SHARE_RDZV_TCP_STORE", "1")

@@ -44,7 +44,7 @@ def read_json_rows(path: str) -> tuple[str, list[tuple[int | str, str, str]]]:
 
     content = read_json(path, "class table", "put it there", unique)
     places = [content[key] for key in _WITHIN if key in content] if isinstance(content, dict) else []
-    # Settings are numbers by name too.
+    # A file of settings may hold numbers by name too, which are no classes.
     settings = os.path.basename(path).lower() in _SETTINGS and isinstance(content, dict)
     whole = [] if settings and all(map(_is_number, content.values())) else [content]
     for table in (*places, *whole):
@@ -59,7 +59,7 @@ def read_json_rows(path: str) -> tuple[str, list[tuple[int | str, str, str]]]:
 
 
 def is_json_table(path: str) -> bool:
-    """Whether a JSON file is meant as a class table: by its name, or by name and content."""
+    """Return whether the name of a JSON file, or name and content, show that it is a class table."""
     name = os.path.basename(path).lower()
     if name not in _PERHAPS:
         return name in _TABLES
