@@ -118,7 +118,7 @@ def add_rc2l_config(cfg: CfgNode) -> CfgNode:
     # For "class" alone: outside of training a classifier that was fitted to the regions of whole images predicts their
     # classes; factor of the similarities to mean regions in it. 0.0: no such classifier; 10.0 on frozen pretrained maps
     # (docs/results.md).
-    cfg.MODEL.MASK_FORMER.CLASS_MEMORY = 0.0
+    cfg.MODEL.MASK_FORMER.CLASS_MEANS = 0.0
     # Images are padded to a multiple of this many pixels.
     cfg.MODEL.MASK_FORMER.SIZE_DIVISIBILITY = 32
     # The other keys are for "hungarian" alone. Dropout in the transformer:
@@ -204,4 +204,5 @@ def add_rc2l_config(cfg: CfgNode) -> CfgNode:
     for name in ("BURN_IN_ITERS", "RAMP_UP_ITERS", "EMA_DECAY", "MIX", "MIN_REGION_AREA", "MEASURE_PSEUDO_LABELS"):
         cfg.register_renamed_key(f"MODEL.RC2L.{name}", f"MODEL.SEMI_SUPERVISED.{name}")
     cfg.register_renamed_key("MODEL.RC2L.MATCHING", "MODEL.MASK_FORMER.MATCHING")
+    cfg.register_renamed_key("MODEL.MASK_FORMER.CLASS_MEMORY", "MODEL.MASK_FORMER.CLASS_MEANS")
     return cfg

@@ -158,7 +158,7 @@ def _trained_once(toy_definition, tmp_path_factory) -> Path:
     with pytest.MonkeyPatch.context() as patch:
         result = call_command(
             patch, "train_net.py", train.run, "--config-file", "configs/toy/rc2l_R18.yaml",
-            *tiny_overrides(toy_definition), "MODEL.MASK_FORMER.CLASS_MEMORY", "10.0",
+            *tiny_overrides(toy_definition), "MODEL.MASK_FORMER.CLASS_MEANS", "10.0",
             "OUTPUT_DIR", str(folder / "out"),
         )  # fmt: skip
     assert result.returncode == 0, result.stderr

@@ -102,7 +102,7 @@ def world_size(request) -> int:
 def options(toy_definition, tmp_path_factory, world_size) -> list[str]:
     images = str(max(4, world_size))
     batch = ["SOLVER.IMS_PER_BATCH", images, "SOLVER.IMS_PER_BATCH_UNLABELED", images]
-    classified = ["MODEL.MASK_FORMER.CLASS_MEMORY", "10.0"]
+    classified = ["MODEL.MASK_FORMER.CLASS_MEANS", "10.0"]
     return [*tiny_overrides(toy_definition), *batch, *classified, "OUTPUT_DIR", str(tmp_path_factory.mktemp("out"))]
 
 

@@ -13,7 +13,7 @@ from rc2l_d2.errors import InputError
 from rc2l_d2.modeling import RegionClassifier, RegionSample
 from rc2l_d2.modeling.class_queries import ClassQueryPredictor
 
-CLASSIFIED = ("MODEL.MASK_FORMER.CLASS_MEMORY", "10.0")
+CLASSIFIED = ("MODEL.MASK_FORMER.CLASS_MEANS", "10.0")
 
 
 def blobs(count: int, noise: float = 0.5, seed: int = 0) -> RegionSample:
@@ -105,7 +105,7 @@ def test_autocast_changes_nothing():
 
 def test_it_predicts_outside_of_training_once_it_was_fitted():
     torch.manual_seed(0)
-    model = ClassQueryPredictor(SHAPES, DIM, num_classes=CLASSES, class_prior=1.0, class_memory=10.0)
+    model = ClassQueryPredictor(SHAPES, DIM, num_classes=CLASSES, class_prior=1.0, class_means=10.0)
     torch.nn.init.normal_(model.class_probe.weight)
     ((trained, _),), features = model(*inputs())
     assert torch.equal(model.eval()(*inputs())[0][0][0], trained), "not fitted yet"
@@ -226,7 +226,7 @@ def test_a_new_run_does_not_start_with_the_classes_of_another(make_trainer, tmp_
 
 def test_windows_are_refused(make_trainer):
     trainer = make_trainer(*CLASSIFIED, "TEST.SLIDING_WINDOW.ENABLED", "True")
-    with pytest.raises(InputError, match="CLASS_MEMORY fits classes to whole images"):
+    with pytest.raises(InputError, match="CLASS_MEANS fits classes to whole images"):
         trainer.check_data(trainer.cfg)
     trainer.check_data(trainer.cfg, eval_only=True)
     cfg = trainer.cfg.clone()

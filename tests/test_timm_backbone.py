@@ -17,7 +17,7 @@ from rc2l_d2.engine import build_optimizer, load_config, load_model_file
 from rc2l_d2.engine.setup import build_model_or_explain, load_backbone
 from rc2l_d2.engine.weights import read_backbone_weights
 from rc2l_d2.errors import InputError
-from rc2l_d2.host import CfgNode, build_backbone
+from rc2l_d2.host import CfgNode, build_backbone, build_model
 from rc2l_d2.modeling import RegionSegmentor
 from rc2l_d2.modeling.backbones import preprocessing_of
 from rc2l_d2.modeling.backbones.simple_pyramid import SimpleFeaturePyramid
@@ -45,6 +45,37 @@ def test_maps_of_convolutional_models_are_timms(name):
     for level, shape in ours.output_shape().items():
         torch.testing.assert_close(found[level], expected[shape.stride], rtol=0, atol=1e-6)
         assert found[level].shape == (1, shape.channels, 64 // shape.stride, 96 // shape.stride)
+
+
+def test_maps_of_all_stages_of_one_stride():
+    """EfficientNet has two stages of stride 16 and two of 32; a copy of the backbone gives its own maps."""
+    ours = backbone("tf_efficientnet_lite0").eval()
+    plain = timm.create_model("tf_efficientnet_lite0", features_only=True).eval()
+    plain.load_state_dict(ours.body.state_dict())
+    image = torch.randn(1, 3, 64, 96)
+    stages, x = {}, plain.bn1(plain.conv_stem(image))
+    for index, stage in enumerate(plain.blocks):
+        stages[index] = x = stage(x)
+    expected = {"res2": 1, "res3": 2, "blocks.3": 3, "res4": 4, "blocks.5": 5, "res5": 6}
+    copied = copy.deepcopy(ours)
+    for parameter in copied.parameters():
+        parameter.data.mul_(1.1)
+    with torch.no_grad():
+        found, others = ours(image), copied(image)
+        again = ours(image)
+    assert set(found) == set(ours.output_shape()) == set(expected)
+    for name, index in expected.items():
+        torch.testing.assert_close(found[name], stages[index], rtol=0, atol=1e-6)
+        assert torch.equal(found[name], again[name]) and not torch.equal(found[name], others[name])
+        shape = ours.output_shape()[name]
+        assert found[name].shape == (1, shape.channels, 64 // shape.stride, 96 // shape.stride)
+
+
+def test_class_queries_pool_the_maps_of_all_stages_of_the_two_largest_strides():
+    keys = ("MODEL.BACKBONE.NAME", "build_timm_backbone", "MODEL.TIMM.NAME", "tf_efficientnet_lite0", *IN_FEATURES)
+    predictor = build_model(load_config("", [*keys, "MODEL.META_ARCHITECTURE", "RegionSegmentor"])).sem_seg_head.predictor
+    assert predictor.coarse == ["res4", "blocks.3", "res5", "blocks.5"]
+    assert predictor.class_probe.in_features == 112 + 80 + 320 + 192
 
 
 @pytest.mark.parametrize(

@@ -16,7 +16,7 @@ from conftest import REPO, fork_server, tiny_overrides
 # Dropout and sampled pixels use torch's generator; batch statistics, momentum and classes of regions carry state.
 OPTIONS = """
     MODEL.META_ARCHITECTURE PixelContrast MODEL.PIXEL.CONTRAST_SAMPLES 32 MODEL.SEM_SEG_HEAD.ASPP_DROPOUT 0.2
-    MODEL.MASK_FORMER.CLASS_MEMORY 10.0
+    MODEL.MASK_FORMER.CLASS_MEANS 10.0
     SOLVER.IMS_PER_BATCH 4 SOLVER.IMS_PER_BATCH_UNLABELED 4 SOLVER.MAX_ITER 7 SOLVER.CHECKPOINT_PERIOD 4
     TEST.EVAL_PERIOD 4
 """.split()

@@ -27,12 +27,12 @@ def region_classifier(model: nn.Module) -> RegionClassifier | None:
 def check_whole_images(cfg: CfgNode) -> None:
     """Raise InputError where a run would fit the classes of regions to whole images, but predict windows of them."""
     keys = cfg.MODEL.MASK_FORMER
-    fits = keys.MATCHING == "class" and keys.CLASS_MEMORY
+    fits = keys.MATCHING == "class" and keys.CLASS_MEANS
     per_pixel = issubclass(META_ARCH_REGISTRY.get(cfg.MODEL.META_ARCHITECTURE), PerPixelSegmentor)
     if fits and not per_pixel and cfg.TEST.SLIDING_WINDOW.ENABLED:
         raise InputError(
-            "MODEL.MASK_FORMER.CLASS_MEMORY fits classes to whole images, but TEST.SLIDING_WINDOW predicts their "
-            "windows; set CLASS_MEMORY 0.0 or SLIDING_WINDOW.ENABLED False."
+            "MODEL.MASK_FORMER.CLASS_MEANS fits classes to whole images, but TEST.SLIDING_WINDOW predicts their "
+            "windows; set CLASS_MEANS 0.0 or SLIDING_WINDOW.ENABLED False."
         )
 
 

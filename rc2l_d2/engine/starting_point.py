@@ -133,7 +133,7 @@ def starting_config(
         model["BACKBONE"] = {"NAME": "build_timm_backbone"}
         # Frozen: best on few labels of MSRC-21, and fastest (docs/results.md).
         model["TIMM"] = {"NAME": backbone, "PRETRAINED": not weights, "CHECKPOINT": weights, "FREEZE_STAGES": -1}
-        model["MASK_FORMER"] = {"CLASS_PRIOR": 0.0, "CLASS_MEMORY": 10.0}
+        model["MASK_FORMER"] = {"CLASS_PRIOR": 0.0, "CLASS_MEANS": 10.0}
         model["SEM_SEG_HEAD"]["IN_FEATURES"] = ["res2", "res3", "res4", "res5"]
         model["SEM_SEG_HEAD"]["CONVS_DIM"] = max(model["SEM_SEG_HEAD"]["CONVS_DIM"], _PRETRAINED_WIDTH)
     else:
@@ -150,11 +150,14 @@ def starting_config(
         # The teacher averages over a thirtieth of the schedule: 0.99 for 3000 iterations.
         "EMA_DECAY": round(min(0.999, max(0.9, 1 - 30 / iterations)), 4),
     }
+    largest = round(5 / 3 * sizes.short_edge), round(5 / 3 * sizes.long_edge)
+    # Regions of larger images have finer pretrained maps, in which their classes are better told (docs/results.md).
+    short_edge, long_edge = largest if backbone else (sizes.short_edge, sizes.long_edge)
     config["INPUT"] |= {
-        "MIN_SIZE_TRAIN": [sizes.short_edge, round(5 / 3 * sizes.short_edge)],
-        "MAX_SIZE_TRAIN": round(5 / 3 * sizes.long_edge),
-        "MIN_SIZE_TEST": sizes.short_edge,
-        "MAX_SIZE_TEST": sizes.long_edge,
+        "MIN_SIZE_TRAIN": [sizes.short_edge, largest[0]],
+        "MAX_SIZE_TRAIN": largest[1],
+        "MIN_SIZE_TEST": short_edge,
+        "MAX_SIZE_TEST": long_edge,
     }
     config["INPUT"]["CROP"]["SIZE"] = list(sizes.crop)
     config["SOLVER"] |= {"MAX_ITER": iterations, "WARMUP_ITERS": iterations // 20, "CHECKPOINT_PERIOD": fifth}

@@ -8,7 +8,7 @@ from torch.nn import functional as F
 
 from ..host import CfgNode, ShapeSpec, configurable
 from ..regions import competing, masked_average_pool
-from .backbones.timm_backbone import BODY
+from .backbones.timm_backbone import BODY, STAGE
 from .pixel_decoder import selected_features
 from .region_classifier import RegionClassifier
 
@@ -36,7 +36,7 @@ class ClassQueryPredictor(nn.Module):
 
     The mask embedding of query k is a learned vector, the same for all images, and the masks of an image compete for
     its pixels: they classify single pixels. The class of query k is predicted from its region as a whole, from the
-    means of the two coarsest backbone maps (of a plain ViT: of its last block) in its mask. It need not be k: a region
+    means of the backbone maps of the two largest strides (of a plain ViT: of its last block) in its mask. It need not be k: a region
     whose pixels resemble class k may have the mean of another class.
     """
 
@@ -49,39 +49,41 @@ class ClassQueryPredictor(nn.Module):
         num_classes: int,
         class_prior: float,
         class_dropout: float = 0.0,
-        class_memory: float = 0.0,
+        class_means: float = 0.0,
     ):
         """
         Args:
-            input_shape: backbone maps; the two of the largest strides are used.
+            input_shape: backbone maps; those of the two largest strides are used.
             mask_dim: C, channels of the per-pixel features.
             num_classes: K.
             class_prior: added to the logit of class k for query k.
             class_dropout: fraction of a region's features that are dropped in training.
-            class_memory: factor of the similarities of a :class:`RegionClassifier`, which predicts the classes outside
+            class_means: factor of the similarities of a :class:`RegionClassifier`, which predicts the classes outside
                 of training once it was fitted; 0: there is none.
         """
         super().__init__()
         self.num_queries = num_classes
-        self.coarse = sorted(input_shape, key=lambda name: input_shape[name].stride)[-2:]
+        strides = sorted({shape.stride for shape in input_shape.values()})[-2:]
+        self.coarse = [name for stride in strides for name in input_shape if input_shape[name].stride == stride]
         channels = sum(input_shape[name].channels for name in self.coarse)
         self.mask_embed = nn.Linear(mask_dim, num_classes)
         self.norm = nn.LayerNorm(channels, elementwise_affine=False)
         self.dropout = nn.Dropout(class_dropout)
         self.class_probe = ClassProbe(channels, num_classes)
         self.class_prior = class_prior
-        self.classifier = RegionClassifier(num_classes, channels, class_memory) if class_memory else None
+        self.classifier = RegionClassifier(num_classes, channels, class_means) if class_means else None
 
     @classmethod
     def from_config(cls, cfg: CfgNode, input_shape: dict[str, ShapeSpec], mask_dim: int) -> dict:
         body = {BODY: input_shape[BODY]} if BODY in input_shape else {}
+        stages = {name: shape for name, shape in input_shape.items() if name.startswith(STAGE)}
         return {
-            "input_shape": body or selected_features(cfg, input_shape),
+            "input_shape": body or selected_features(cfg, input_shape) | stages,
             "mask_dim": mask_dim,
             "num_classes": cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES,
             "class_prior": cfg.MODEL.MASK_FORMER.CLASS_PRIOR,
             "class_dropout": cfg.MODEL.MASK_FORMER.CLASS_DROPOUT,
-            "class_memory": cfg.MODEL.MASK_FORMER.CLASS_MEMORY,
+            "class_means": cfg.MODEL.MASK_FORMER.CLASS_MEANS,
         }
 
     def forward(

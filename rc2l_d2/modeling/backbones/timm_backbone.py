@@ -10,6 +10,7 @@ import logging
 import math
 import sys
 from collections.abc import Collection
+from functools import partial
 from types import ModuleType
 from typing import Any
 
@@ -25,10 +26,15 @@ logger = logging.getLogger(__name__)
 MAPS = dict(zip(STRIDES, ("res2", "res3", "res4", "res5"), strict=True))
 # The map of a ViT's last block.
 BODY = "body"
+# Start of the names of other stages' maps.
+STAGE = "blocks."
 
 
 class TimmBackbone(Backbone):
     """A convolutional model of timm, by its ``features_only`` interface.
+
+    Some models (EfficientNet, MobileNet) have several stages of one stride, of which timm gives the last. The maps of the
+    others are given too, as "blocks.3" and so on.
 
     Attributes:
         body: the model of timm.
@@ -58,6 +64,7 @@ class TimmBackbone(Backbone):
         super().__init__()
         self.name, self.in_channels, self.norm_eval, self.channels_last = name, in_channels, norm_eval, channels_last
         self.options = {"in_chans": in_channels, **({"drop_path_rate": drop_path} if drop_path else {})}
+        self._stages: dict[str, Tensor] = {}
         self.body = self.build_body()
         self._setup()
 
@@ -101,6 +108,28 @@ class TimmBackbone(Backbone):
             name: 0 if i < starts[0] else 1 + sum(i > end for end in ends[:-1]) for i, name in enumerate(names)
         }
         self.last_depth = len(STRIDES)
+        self._add_stages({info[index]["module"] for index in self._levels.values()})
+
+    def _add_stages(self, known: Collection[str]) -> None:
+        """Keep the maps of those stages that timm does not give."""
+        blocks = getattr(self.body, "blocks", None)
+        if not isinstance(blocks, nn.Sequential):
+            return
+        for name in (f"{STAGE}{index}" for index in range(len(blocks))):
+            if name not in known:
+                # A bound method: in a copy of this module it is bound to the copy.
+                self.body.get_submodule(name).register_forward_hook(partial(self._keep, name))
+        size = 2 * STRIDES[-1]
+        with torch.no_grad():
+            self.body.eval()(torch.zeros(1, self.in_channels, size, size))
+        self.body.train()
+        stages, self._stages = self._stages, {}
+        for name, x in stages.items():
+            if size // x.shape[-1] in STRIDES:
+                self._shapes[name] = ShapeSpec(channels=x.shape[1], stride=size // x.shape[-1])
+
+    def _keep(self, name: str, module: nn.Module, inputs: tuple, output: Tensor) -> None:
+        self._stages[name] = output
 
     def output_shape(self) -> dict[str, ShapeSpec]:
         """Return channels and stride of each map by name."""
@@ -109,7 +138,9 @@ class TimmBackbone(Backbone):
     def forward(self, images: Tensor) -> dict[str, Tensor]:
         """Return the maps (B, C_s, ceil(H / s), ceil(W / s)) of images (B, in_channels, H, W) by name."""
         maps = self.body(self._in_memory_format(images))
-        return {name: maps[index] for name, index in self._levels.items()}
+        stages, self._stages = self._stages, {}
+        of_strides = {name: maps[index] for name, index in self._levels.items()}
+        return of_strides | {name: x for name, x in stages.items() if name in self._shapes}
 
     def _in_memory_format(self, images: Tensor) -> Tensor:
         return images.contiguous(memory_format=torch.channels_last) if self.channels_last else images
