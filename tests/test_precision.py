@@ -1,10 +1,40 @@
 """The number type of mixed precision on each device, and what the user is told about it."""
 
+import platform
+
 import pytest
 import torch
 
 from rc2l_d2.engine import load_config
 from rc2l_d2.engine.precision import describe_precision, mixed_precision_dtype
+
+
+@pytest.fixture
+def cpu(monkeypatch):
+    """A function that sets the CPU: whether oneDNN counts its bfloat16, its own instructions, its architecture."""
+
+    def build(counted: bool, instructions: bool | None = None, machine: str = "x86_64"):
+        instructions = counted if instructions is None else instructions
+        monkeypatch.setattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", lambda: counted)
+        monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: instructions)
+        monkeypatch.setattr(platform, "machine", lambda: machine)
+
+    return build
+
+
+@pytest.mark.parametrize("counted, instructions, machine, expected", [
+    (True, True, "x86_64", torch.bfloat16),  # Cooper Lake, Sapphire Rapids, Zen 4
+    (True, False, "x86_64", None),  # Skylake, Cascade Lake: AVX-512 alone, which oneDNN counts
+    (True, False, "AMD64", None),  # the same on Windows
+    (False, False, "x86_64", None),  # AVX2
+    (True, False, "aarch64", torch.bfloat16),
+    (False, False, "arm64", None),
+])  # fmt: skip
+def test_a_cpu_that_emulates_bfloat16_trains_in_float32(cpu, counted, instructions, machine, expected):
+    cpu(counted, instructions, machine)
+    cfg = load_config("configs/toy/rc2l_R18.yaml", ["SOLVER.AMP.ENABLED", "True", "MODEL.DEVICE", "cpu"])
+    assert mixed_precision_dtype(cfg) == expected
+    assert ("this CPU has no fast bfloat16" in describe_precision(cfg)) == (expected is None)
 
 
 @pytest.mark.parametrize("device, enabled, dtype, fast_bfloat16, expected", [
@@ -19,8 +49,8 @@ from rc2l_d2.engine.precision import describe_precision, mixed_precision_dtype
     ("cuda", True, "bfloat16", False, torch.bfloat16),
     ("cuda", True, "float16", True, torch.float16),
 ])  # fmt: skip
-def test_dtype_fits_the_device(monkeypatch, device, enabled, dtype, fast_bfloat16, expected):
-    monkeypatch.setattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", lambda: fast_bfloat16)
+def test_dtype_fits_the_device(monkeypatch, cpu, device, enabled, dtype, fast_bfloat16, expected):
+    cpu(fast_bfloat16)
     monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: fast_bfloat16)
     cfg = load_config(
         "configs/toy/rc2l_R18.yaml", f"SOLVER.AMP.ENABLED {enabled} SOLVER.AMP.DTYPE {dtype}".split()
@@ -34,8 +64,8 @@ def test_dtype_fits_the_device(monkeypatch, device, enabled, dtype, fast_bfloat1
 
 
 @pytest.mark.parametrize("fast", [True, False])
-def test_a_step_follows_the_cpu_and_logs_it_once(make_trainer, monkeypatch, logged, fast):
-    monkeypatch.setattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", lambda: fast)
+def test_a_step_follows_the_cpu_and_logs_it_once(make_trainer, cpu, logged, fast):
+    cpu(fast)
     trainer = make_trainer("SOLVER.AMP.ENABLED", "True")
     seen = []
     trainer.model.sem_seg_head.register_forward_hook(lambda *arguments: seen.append(arguments[-1].features.dtype))
