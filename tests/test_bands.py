@@ -7,12 +7,13 @@ import torch
 import yaml
 from conftest import call_command
 from data_files import write_label
-from PIL import Image
+from PIL import Image, TiffImagePlugin
 from timm_import import timm
 
 from rc2l_d2.commands import check, predict, quickstart, train
 from rc2l_d2.data import load_dataset, load_definition, read_image, register_definition
 from rc2l_d2.data.checks.check import config_splits
+from rc2l_d2.data.loading import plain
 from rc2l_d2.data.loading.bands import BandRule
 from rc2l_d2.data.loading.reading import ImageDepthError
 from rc2l_d2.data.loading.transforms import color_jitter, resize_image, strong_view
@@ -58,6 +59,14 @@ def test_without_a_rule_they_are_refused_by_what_they_are(tmp_path, name):
         ImageDepthError, match=rf"image.tif: the image is a TIFF with {kind}.*, not plain 8-bit colour;"
     ):
         read_image(path)
+
+
+def test_no_page_is_read_beyond_the_second(tmp_path, monkeypatch):
+    """Each page of a damaged file may have 65,535 tags, so that all of them took ten seconds."""
+    loaded, load = [], TiffImagePlugin.ImageFileDirectory_v2.load
+    monkeypatch.setattr(TiffImagePlugin.ImageFileDirectory_v2, "load", lambda *args: loaded.append(1) or load(*args))
+    tifffile.imwrite(tmp_path / "a.tif", np.zeros((9, 40, 48), np.uint8), photometric="minisblack")
+    assert plain.not_plain((tmp_path / "a.tif").read_bytes()) == "a TIFF with several pages" and len(loaded) == 2
 
 
 def test_plain_tiff_is_read_as_before(tmp_path):

@@ -42,10 +42,10 @@ def not_plain(data: bytes) -> str:
 
 
 def _tiff(data: bytes) -> str:
-    pages = list(islice(tiff_pages(io.BytesIO(data)), _PAGES))
-    if not pages:
+    pages = islice(tiff_pages(io.BytesIO(data)), _PAGES)
+    first = next(pages, None)
+    if first is None:
         return ""
-    first, *others = pages
 
     def tag(name: str, default: int) -> int:
         value = first.get(TAG[name], default)
@@ -53,7 +53,8 @@ def _tiff(data: bytes) -> str:
 
     bands, bits = tag("SamplesPerPixel", 1), tag("BitsPerSample", 1)
     kind, photometric = _FORMATS.get(tag("SampleFormat", 1), "unknown"), tag("PhotometricInterpretation", 1)
-    if any(not page.get(TAG["NewSubfileType"], 0) & REDUCED_OR_MASK for page in others):
+    # Not a page more than needed: each of a damaged file may have 65,535 tags.
+    if any(not page.get(TAG["NewSubfileType"], 0) & REDUCED_OR_MASK for page in pages):
         return "a TIFF with several pages"
     expected = {_RGB: 3, _CMYK: 4, _YCBCR: 3, **dict.fromkeys(_GREY_OR_PALETTE, 1)}.get(photometric)
     if bits <= 8 and kind == "unsigned" and bands == expected:
