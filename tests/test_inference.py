@@ -12,7 +12,7 @@ from rc2l_d2.data import TestMapper
 from rc2l_d2.engine import load_config
 from rc2l_d2.errors import InputError
 from rc2l_d2.evaluation import Predictor, check_test_settings
-from rc2l_d2.evaluation.inference import WINDOW_BATCH, window_starts
+from rc2l_d2.evaluation.inference import window_starts, windows_at_once
 from rc2l_d2.host import build_model
 
 
@@ -64,6 +64,14 @@ def test_windows_start_a_stride_apart_and_end_flush(length, window, stride, star
     assert set(range(length)) == {start + pixel for start in starts for pixel in range(window)}
 
 
+@pytest.mark.parametrize("side, device, expected", [
+    (64, "cpu", 9), (256, "cpu", 4), (512, "cpu", 1), (1024, "cpu", 1), (64, "cuda", 9), (1024, "cuda:1", 9),
+])  # fmt: skip
+def test_a_cpu_takes_few_large_windows_at_once(side, device, expected):
+    assert windows_at_once((side, side), device) == expected
+    assert windows_at_once((side, 2 * side), device) == (expected if expected in (1, 9) else expected // 2)
+
+
 @pytest.mark.parametrize(
     "size, crop, stride", [((9, 14), (4, 6), (3, 4)), ((8, 8), (5, 20), (5, 1)), ((7, 5), (3, 2), (1, 2))]
 )
@@ -84,7 +92,7 @@ def test_overlapping_windows_are_averaged(size, crop, stride):
     np.testing.assert_allclose(scores.numpy(), total / count, rtol=0, atol=1e-6)
     windows = [len(batch) for batch in model.batches]
     assert {shape for batch in model.batches for shape in batch} == {(height, width)}, "windows of one size"
-    assert max(windows) <= WINDOW_BATCH and len(windows) == -(-sum(windows) // WINDOW_BATCH), "in full batches"
+    assert max(windows) <= 9 and len(windows) == -(-sum(windows) // 9), "in full batches"
 
 
 @pytest.fixture(scope="module")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import product
@@ -17,7 +18,13 @@ from ..errors import InputError
 from ..host import CfgNode
 from ..regions import most_probable
 
-WINDOW_BATCH = 9  # windows in one forward pass; a large image has hundreds, too many for memory
+_WINDOWS = 9  # in one forward pass; a large image has hundreds, too many for memory
+_CPU_PIXELS = 512 * 512  # of a pass on a CPU; with larger ones a window takes longer, as its maps leave the cache
+
+
+def windows_at_once(window: Sequence[int], device: str) -> int:
+    """Return the number of windows (h, w) in one forward pass on a device ("cpu", "cuda", ...)."""
+    return _WINDOWS if device != "cpu" else max(1, min(_WINDOWS, _CPU_PIXELS // math.prod(window)))
 
 
 def window_starts(length: int, window: int, stride: int) -> list[int]:
@@ -49,6 +56,7 @@ class Predictor(nn.Module):
         window = cfg.TEST.SLIDING_WINDOW
         self.window = tuple(window.CROP_SIZE) if window.ENABLED else None
         self.stride = tuple(window.STRIDE)
+        self.windows_at_once = windows_at_once(self.window or (1, 1), cfg.MODEL.DEVICE)
         self.augmented = cfg.TEST.AUG.ENABLED
         self.flip = cfg.TEST.AUG.ENABLED and cfg.TEST.AUG.FLIP
 
@@ -86,8 +94,8 @@ class Predictor(nn.Module):
         height, width = window = tuple(map(min, size, self.window))
         corners = [*product(*map(window_starts, size, window, self.stride))]
         total: Tensor | None = None
-        for first in range(0, len(corners), WINDOW_BATCH):
-            batch = corners[first : first + WINDOW_BATCH]
+        for first in range(0, len(corners), self.windows_at_once):
+            batch = corners[first : first + self.windows_at_once]
             results = self.model([{"image": image[:, y : y + height, x : x + width]} for y, x in batch])
             for (y, x), result in zip(batch, results, strict=True):
                 scores = result["sem_seg"]

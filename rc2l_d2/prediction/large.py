@@ -15,7 +15,7 @@ from torch import Tensor
 
 from ..data.loading.raster import CACHE, RasterFile, header_size, import_rasterio
 from ..errors import InputError, is_out_of_memory
-from ..evaluation.inference import WINDOW_BATCH, window_starts
+from ..evaluation.inference import window_starts
 from ..regions import most_probable
 from .segmenter import MAX_PIXELS, Segmenter
 
@@ -64,8 +64,9 @@ def segment_by_windows(
 def _window_scores(
     raster: RasterFile, segmenter: Segmenter, top: int, starts: Sequence[int], window: tuple[int, int]
 ) -> Iterator[tuple[int, Tensor]]:
-    for place in range(0, len(starts), WINDOW_BATCH):
-        batch = starts[place : place + WINDOW_BATCH]
+    number = segmenter.predictor.windows_at_once
+    for place in range(0, len(starts), number):
+        batch = starts[place : place + number]
         images = [segmenter.mapper.sample(raster.read(top, start, *window))["image"] for start in batch]
         try:
             with torch.no_grad():
