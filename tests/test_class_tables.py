@@ -37,6 +37,13 @@ def test_colours_of_csv_files_and_lists_of_names(tmp_path):
         assert read_class_table(tmp_path / name) == expected, name
     (tmp_path / "classes.txt").write_text("# names\n sea\nroad: wide\n")
     assert read_class_table(tmp_path / "classes.txt") == {0: "sea", 1: "road: wide"}
+    for text in (
+        "0: unlabeled\n2: traffic light\n",
+        "0 unlabeled\n\n2,traffic light\n",
+        "0\tunlabeled\n2 = traffic light",
+    ):
+        (tmp_path / "labels.txt").write_text(text)
+        assert read_class_table(tmp_path / "labels.txt") == {0: "unlabeled", 2: "traffic light"}
     (tmp_path / "labels.txt").write_text("__ignore__\n_background_\ncar\n")
     assert read_class_table(tmp_path / "labels.txt") == {0: "_background_", 1: "car"}
 

@@ -33,6 +33,15 @@ def test_siblings(tmp_path, name):
     assert found(tmp_path, ["photos/a_1.jpg", "photos/b.jpg"], {name: PHOTO}) == [name]
 
 
+def test_files_that_most_labelled_images_have_need_no_word(tmp_path):
+    """As ISIC's _superpixels.png, or depth maps; a second photograph of one place is none."""
+    labelled = [f"photos/a_{number}.jpg" for number in range(6)]
+    made = [f"photos/a_{number}_superpixels.png" for number in range(3)]
+    others = ["photos/a_1_night.jpg", "photos/a_2_night.jpg", *(f"photos/a_{number}_2.jpg" for number in range(6))]
+    assert found(tmp_path, labelled, dict.fromkeys([*made, *others], PHOTO)) == made
+    assert found(tmp_path, [*labelled, "photos/b.jpg"], dict.fromkeys(made, PHOTO)) == []
+
+
 @pytest.mark.parametrize("name", ["test/masks/z.png", "test/z_mask.png", "test/labels/z.png", "z_segmentation.png"])
 def test_labels_of_other_images_have_a_word_and_few_colours(tmp_path, name):
     assert found(tmp_path, ["photos/a.jpg"], {name: DRAWING}) == [name]

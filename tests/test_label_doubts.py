@@ -2,12 +2,14 @@
 
 import numpy as np
 import pytest
+import tifffile
 from data_files import write_label
 from PIL import Image
 
 from rc2l_d2.data.labels.class_names import parse_class_names
 from rc2l_d2.data.labels.label_classes import name_classes, read_masks
-from rc2l_d2.data.labels.raw_labels import read_raw_labels
+from rc2l_d2.data.labels.label_map import LabelMap
+from rc2l_d2.data.labels.raw_labels import marked_no_data, read_raw_labels
 from rc2l_d2.data.loading.reading import read_label, read_raw_label
 from rc2l_d2.errors import InputError
 
@@ -79,6 +81,54 @@ def test_masks_of_16_bits(files):
         found(paths)
     assert read_masks(paths, 1, parse_class_names(""), "masks").pixels.tolist() == [[96, 96]]
     assert found(paths, "0=a,65535=b").names == ("a", "b")
+
+
+def test_few_objects_that_count_up_in_each_file(files):
+    """As Pascal VOC's SegmentationObject, of which most files have one to four objects."""
+    numbered = [np.minimum(np.repeat(np.arange(6, dtype=np.uint8)[None], 4, axis=0), last) for last in (1, 4, 2, 3)]
+    large = [np.repeat(np.repeat(label, 8, axis=0), 8, axis=1) for label in numbered]
+    with pytest.raises(InputError, match="masks have values that count up in each file, as labels of instances do;"):
+        found(files(*large))
+    assert len(found(files(*large), "0=a,1=b,2=c,3=d,4=e").names) == 5
+    assert len(found(files(*large, np.repeat(np.uint8([[0, 3]]), 8, axis=0))).names) == 5  # 3 without 1 and 2
+
+
+def test_no_class_of_16_bits(files):
+    label = LABEL.astype(np.uint16)
+    label[:1] = 65535
+    with pytest.raises(InputError, match="have 65535 beside values up to 2; give --ignore 65535 if it is no class, or"):
+        found(files(label))
+
+
+def test_tiffs_that_store_white_as_0(tmp_path):
+    """ImageJ's inverted lookup table: Pillow would read the object as 0 and the rest as 255."""
+    mask = LABEL.clip(0, 1) * np.uint8(255)
+    tifffile.imwrite(tmp_path / "a.tif", mask, photometric="miniswhite")
+    for threshold in (None, LabelMap.of_threshold(128)):
+        with pytest.raises(InputError, match="a.tif: the label image is a TIFF that stores white as 0, as ImageJ does"):
+            read_label(tmp_path / "a.tif", threshold)
+    tifffile.imwrite(tmp_path / "b.tif", mask, photometric="minisblack")
+    assert np.array_equal(read_label(tmp_path / "b.tif"), mask)
+    Image.fromarray(mask > 0).save(tmp_path / "c.tif", compression="group4")  # fax: white is 0, of 1 bit
+    assert np.array_equal(read_label(tmp_path / "c.tif"), mask > 0)
+
+
+def test_a_stack_of_scores_is_named(tmp_path):
+    scores = np.stack([LABEL == value for value in range(3)], axis=-1).astype(np.uint8) * 255
+    tifffile.imwrite(tmp_path / "a.tif", scores, photometric="minisblack", planarconfig="contig")
+    with pytest.raises(InputError, match="a.tif: the label image is a TIFF with 3 bands, 8-bit unsigned; save it with"):
+        read_label(tmp_path / "a.tif")
+
+
+@pytest.mark.filterwarnings("ignore:Dataset has no geotransform")
+def test_values_of_no_data(tmp_path):
+    rasterio = pytest.importorskip("rasterio")
+    for name, value in (("a", 0), ("b", 0), ("c", None)):
+        profile = {"driver": "GTiff", "height": 8, "width": 24, "count": 1, "dtype": "uint8", "nodata": value}
+        with rasterio.open(tmp_path / f"{name}.tif", "w", **profile) as file:
+            file.write(LABEL, 1)
+    write_label(tmp_path / "d.png", LABEL)
+    assert marked_no_data([str(tmp_path / name) for name in ("a.tif", "b.tif", "c.tif", "d.png")]) == {0: 2}
 
 
 @pytest.mark.parametrize("mode", ["RGBA", "LA"])

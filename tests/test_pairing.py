@@ -112,6 +112,13 @@ def test_the_endings_are_proposed_where_the_files_show_them(folder, images, labe
         (["p/a.txt", "m/a.png"], ("p", "m"), "p holds no image"),
         (["p/a.txt"], ("p", "p"), "p holds no image"),
         (["p/a.jpg", "m/a.txt"], ("p", "m"), "m holds no label .*--label-suffix .gif"),
+        (["p/a.jpg", "m/a.npy", "m/b.npy", "m/x.txt"], ("p", "m"), "m holds no label .*.webp. but .npy files; name"),
+        (
+            ["p/x/a.jpg", "m/car/a.png", "m/dog/a.png"],
+            ("p", "m"),
+            r"\(car/a.png, dog/a.png\) have the names of images in "
+            r".*p \(x/a.jpg\), but lie in other subfolders; name .* with labels: \{masks: '\{class\}/\{id\}.png'\}",
+        ),
         (["p/a.jpg", "m/a_mask.png"], ("p", "m"), r"\(expected a.png, found a_mask.png\); give"),
         (["p/a.jpg", "m/a.png"], ("p", "m"), "Every image in .*p has a label; name the folder of unlabelled"),
         (["p/a.jpg", "m/a.png", "u/x.txt"], ("p", "m", "u"), "UNLABELED, .*u, holds no image without a label"),

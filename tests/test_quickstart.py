@@ -1,6 +1,7 @@
 """rc2l-quickstart: training reads what it writes, for labels of every form; mistakes give one sentence."""
 
 import os
+import re
 
 import numpy as np
 import pytest
@@ -137,7 +138,7 @@ def test_two_folders_and_notes_on_what_is_scarce(folder, output, run, problems):
         os.remove(folder / f"masks/{index} a.png")
     write_label(folder / "masks/9 a.png", np.full(SIZE, 255, np.uint8))
     write_label(folder / "masks/none.png", np.zeros(SIZE, np.uint8))
-    classes = "0=road,1=car,2=person,3=bus"
+    classes = "0=road,1=unlabeled area,2=person,3=bus"
     options = ("--output", output, "--classes", classes, "--held-out", 0.3, "--ignore", 255)
     result = run("photos", "masks", *options)
     assert result.returncode == 0
@@ -145,6 +146,7 @@ def test_two_folders_and_notes_on_what_is_scarce(folder, output, run, problems):
     for note in (
         "Labels without an image: 1 (none.png).",
         "Labels not used, as no pixel has a class: 1.",
+        "Learned as classes, but by their names they may be none: unlabeled area; if so, give --ignore.",
         "Classes not used, as no label has them: bus.",
         # Only image 6 has it, and stays in the training split.
         "Classes in no held-out image, without a metric: person.",
@@ -154,6 +156,23 @@ def test_two_folders_and_notes_on_what_is_scarce(folder, output, run, problems):
         assert f"Note: {note}" in result.stdout
     assert "photos/6 a.jpg\tmasks/6 a.png" in (folder / output / "labeled.txt").read_text()
     assert problems(output).startswith("Problems: 0")
+
+
+@pytest.mark.filterwarnings("ignore:Dataset has no geotransform")
+def test_a_class_that_geotiffs_mark_as_no_data_is_noted(folder, output, run):
+    rasterio = pytest.importorskip("rasterio")
+    write_masks(folder, "grey")
+    os.remove(folder / "masks/0 a.png")
+    for path in sorted((folder / "masks").iterdir()):
+        with rasterio.open(path) as file:
+            values = file.read(1)
+        profile = {"driver": "GTiff", "height": SIZE[0], "width": SIZE[1], "count": 1, "dtype": "uint8", "nodata": 0}
+        with rasterio.open(path.with_suffix(".tif"), "w", **profile) as file:
+            file.write(values, 1)
+        path.unlink()
+    result = run("photos", "masks", "--output", output, "--ignore", 255, "--classes", "road,car,person")
+    assert result.returncode == 0, result.stderr
+    assert re.search(r"Note: \d+ labels mark 0 as no data, but it is the class road; give --ignore 0 if", result.stdout)
 
 
 def test_copies_of_held_out_images_are_noted(folder, output, run, problems):

@@ -1,5 +1,8 @@
 """Class tables beside label images: used where they name colours or values, else asked about; and contradictions."""
 
+import json
+from pathlib import Path
+
 import numpy as np
 import pytest
 import yaml
@@ -77,6 +80,29 @@ def test_other_tables_are_asked_about_unless_names_are_given(labels, tmp_path, f
     raw, names, notes = named(path, "0=a,1=b,2=c")
     assert names == parse_class_names("0=a,1=b,2=c") and not raw.colors == (form == "values")
     assert notes == (f"Not used, as --classes names the classes: {tmp_path / name}.",)
+
+
+def test_numbers_of_a_list_are_asked_about(labels, tmp_path):
+    """COCO-Stuff's labels.txt numbers its classes from 1, its labels from 0."""
+    path = labels("values", "labels.txt", "0: unlabeled\n1: person\n2: car\n")
+    with pytest.raises(InputError, match="give --classes '0=unlabeled,1=person,2=car' if the labels have its numbers,"):
+        named(path)
+
+
+def test_colours_of_settings_further_up(labels, tmp_path):
+    """Mapillary Vistas: config_v2.0.json above training/v2.0/labels. A model's config.json there counts for nothing."""
+    path = labels("palette", "x.txt", "")
+    folder = tmp_path / "training/v2.0/labels"
+    folder.mkdir(parents=True)
+    path = str(Path(path).rename(folder / "a.png"))
+    rows = [
+        {"name": name, "color": color} for name, color in zip(("sky", "void", "road"), COLORS.tolist(), strict=True)
+    ]
+    (tmp_path / "config.json").write_text(json.dumps({"id2label": {"0": "cat", "1": "dog", "2": "cow"}}))
+    assert not named(path)[1]
+    (tmp_path / "config_v2.0.json").write_text(json.dumps({"labels": rows, "version": "2.0"}))
+    raw, names, _ = named(path)
+    assert raw.colors and names.by_key == BY_COLOR and names.file == str(tmp_path / "config_v2.0.json")
 
 
 def test_tables_that_differ_are_refused_and_other_files_are_none(labels, tmp_path):

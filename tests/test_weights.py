@@ -6,12 +6,15 @@ from fractions import Fraction
 import numpy as np
 import pytest
 import torch
+from conftest import TINY
 from safetensors.torch import save_file
 from test_convert_torchvision_weights import torchvision_layout
 
+from rc2l_d2.engine import RegionCheckpointer, load_config
 from rc2l_d2.engine.weight_names import resnet_depth
 from rc2l_d2.engine.weights import read_backbone_weights, read_weights
 from rc2l_d2.errors import InputError
+from rc2l_d2.host import build_model
 
 PLAIN = {"head.weight": torch.full((2, 3), 2.0), "head.bias": torch.arange(3.0)}
 RESNET = torchvision_layout(18)
@@ -74,6 +77,29 @@ def test_torchvisions_names_become_this_projects(content, tmp_path):
         ("res5.1.conv2.weight", "layer4.1.conv2.weight"),
     ):
         assert torch.equal(read["model"][f"backbone.{name}"], RESNET[old])
+
+
+@pytest.mark.parametrize(
+    "name", ["plain.pth", "wrapped.pth", "mmseg.pth", "options.pth", "scalar.pth", "a.safetensors"]
+)
+def test_every_file_of_a_resnet_starts_a_model(name, tmp_path, logged):
+    contents = {
+        "plain.pth": RESNET,
+        "wrapped.pth": {"state_dict": prefixed("module.", RESNET)},
+        "mmseg.pth": {"state_dict": prefixed("backbone.", RESNET), "meta": {"mmseg": "1.2.2"}},
+        "options.pth": {"model": RESNET, "args": argparse.Namespace(lr=1)},
+        "scalar.pth": {"model": RESNET, "best": np.float64(3.0)},
+    }
+    torch.save(contents[name], tmp_path / name) if name in contents else save_file(RESNET, tmp_path / name)
+    model = build_model(load_config("configs/toy/supervised_R18.yaml", TINY))
+    RegionCheckpointer(model).load(str(tmp_path / name), [])
+    backbone = model.backbone.state_dict()
+    assert torch.equal(backbone["stem.conv1.weight"], RESNET["conv1.weight"])
+    assert torch.equal(backbone["res3.0.shortcut.norm.running_mean"], RESNET["layer2.0.downsample.1.running_mean"])
+    # Convolutions with four values of a norm each, and none that torch fills in: stem, res2 and res3.
+    counted = [message for _, message in logged if message.startswith("Loaded ")]
+    assert len(counted) == 1 and counted[0].startswith("Loaded 50 of the model's ")
+    assert counted[0].endswith(": backbone.stem (5), backbone.res2 (20), backbone.res3 (25)")
 
 
 @pytest.mark.parametrize("stem", ["conv1.{}.weight", "stem.{}.weight"])

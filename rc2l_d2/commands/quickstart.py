@@ -38,7 +38,7 @@ from ..data.labels.found_labels import FoundLabels, find_annotations
 from ..data.labels.label_classes import IGNORE_VALUE, FoundClasses, IgnoredKeys, name_classes, read_masks
 from ..data.labels.label_map import MAX_TOLERANCE
 from ..data.labels.pairing import PairedImages, pair_images
-from ..data.labels.raw_labels import read_raw_labels
+from ..data.labels.raw_labels import marked_no_data, read_raw_labels
 from ..data.labels.tabled_labels import find_table, read_tabled
 from ..data.labels.tables_beside import names_beside
 from ..data.loading.bands import BandRule
@@ -64,6 +64,7 @@ _DATASET, _CONFIG, _RUN = "dataset.yaml", "train.yaml", "run"
 _UNLABELED_SAMPLE = 100
 _FEW = 5
 _SHOWN_IGNORED = 20
+_NO_CLASS = {"void", "unlabeled", "unlabelled", "unknown", "undefined", "nodata", "unclassified", "unannotated"}
 _DATASET_HEAD = """\
 # Written by rc2l-quickstart; datasets/README.md explains the keys. The lists below name the images and their labels.
 # Names of classes and colours may be changed here.
@@ -148,6 +149,11 @@ def _label_images(args: argparse.Namespace) -> tuple[PairedImages, FoundClasses]
         return images, read_masks(images.labels, args.threshold, names, args.labels)
     raw, names, notes = names_beside(read_raw_labels(images.labels), images.labels, args.labels, names)
     classes = name_classes(raw, names, args.labels, IgnoredKeys.parse(args.ignore), args.tolerance)
+    for value, number in marked_no_data(images.labels).items():
+        if value in classes.keys and not classes.colors:
+            name = classes.names[classes.keys.index(value)]
+            no_data = f"{number} labels mark {value} as no data, but it is the class {name}"
+            notes += (f"{no_data}; give --ignore {value} if it has no class.",)
     return images, replace(classes, notes=notes)
 
 
@@ -302,7 +308,10 @@ def _notes(images: PairedImages, classes: FoundClasses, kept: np.ndarray, held_o
     rare = names(presence.sum(axis=0) < _FEW)
     without_label, without_image = images.without_label, images.without_image
     guessed = ", ".join(f"{classes.key_text(key)} ({classes.ignored_pixels[key]} pixels)" for key in classes.guessed)
+    # Words of names as "void--unlabeled".
+    doubtful = ", ".join(name for name in classes.names if _NO_CLASS & {*re.split(r"[\W_]+", name.lower())})
     notes = (
+        (doubtful, f"Learned as classes, but by their names they may be none: {doubtful}; if so, give --ignore."),
         (guessed, f"Taken for 'no class', as in Pascal VOC: {guessed}; give --ignore or a name to be sure."),
         (without_label, f"Images not used, without a label and not in UNLABELED: {_few(without_label)}."),
         (without_image, f"Labels without an image: {_few(without_image)}."),

@@ -17,8 +17,8 @@ _TABLES = (
     "label_map.json", "color_map.json", "colors.json", "obj_class_to_machine_color.json",
 )  # fmt: skip
 PROJECT = "meta.json"  # above folders with images and labels
-_SETTINGS = (PROJECT, "config.json")
-_PERHAPS = (*_SETTINGS, "notes.json", "palette.json", "names.json", "categories.json")
+SETTINGS = (PROJECT, "config.json", "config_v1.2.json", "config_v2.0.json")  # of Mapillary Vistas
+_PERHAPS = (*SETTINGS, "notes.json", "palette.json", "names.json", "categories.json")
 # Where a file holds more than its table.
 _WITHIN = ("id2label", "classes", "categories", "labels", "names")
 _NAMES, _COLORS, _NUMBERS = ("name", "title", "class", "label"), ("color", "colour"), ("id", "value", "index")
@@ -45,7 +45,7 @@ def read_json_rows(path: str) -> tuple[str, list[tuple[int | str, str, str]]]:
     content = read_json(path, "class table", "put it there", unique)
     places = [content[key] for key in _WITHIN if key in content] if isinstance(content, dict) else []
     # A file of settings may hold numbers by name too, which are no classes.
-    settings = os.path.basename(path).lower() in _SETTINGS and isinstance(content, dict)
+    settings = os.path.basename(path).lower() in SETTINGS and isinstance(content, dict)
     whole = [] if settings and all(map(_is_number, content.values())) else [content]
     for table in (*places, *whole):
         found = _kind_and_rows(table)

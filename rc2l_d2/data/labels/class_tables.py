@@ -15,6 +15,8 @@ TABLE_SUFFIXES = (".txt", ".csv", ".json")
 _COLOR = re.compile(r"(\d{1,3}),(\d{1,3}),(\d{1,3})")
 # What a line of CVAT's file has and a list of names has not.
 _COLOR_FIELD = re.compile(r":[\d ,]+:")
+# A line of a list with numbers, as COCO-Stuff's "1: person".
+_NUMBERED = re.compile(r"(\d+)(?:\s*[:;,=]\s*|\s+)(.*\S)")
 # Titles of the columns of a CSV file with colours: of the names, and of the colours in one column or in three.
 _NAMES, _COLORS, _CHANNELS = (
     ("name", "class", "class_name", "label"),
@@ -30,8 +32,9 @@ def read_class_table(path: str | os.PathLike) -> dict[int | str, str]:
 
     A line of CVAT's file is ``name:red,green,blue:parts:actions``; a row of Roboflow's CSV file is value, name, below a
     row of titles. CSV files with the columns name, r, g, b (or class_name, class_color) give colours. A text file with
-    a name on each line gives those of the values 0, 1, 2, ... (after a first line ``__ignore__``, as labelme counts).
-    "ignored" and "__ignore__" are no class. A JSON file has values, numbers or colours and names, or names alone.
+    a name on each line gives those of the values 0, 1, 2, ... (after a first line ``__ignore__``, as labelme counts),
+    or of the numbers before them. "ignored" and "__ignore__" are no class. A JSON file has values, numbers or colours
+    and names, or names alone.
 
     Raises:
         InputError: the file cannot be read, a line is neither, or two classes share a value, a colour or a name.
@@ -105,8 +108,16 @@ def _color_rows(path: str, rows: list[list[str]]) -> list[tuple[str, str, str]]:
     return found
 
 
+def is_numbered(lines: Sequence[str]) -> bool:
+    """Whether each line of a list of names starts with a number."""
+    lines = [line.strip() for line in lines if line.strip() and not line.lstrip().startswith("#")]
+    return bool(lines) and all(map(_NUMBERED.fullmatch, lines))
+
+
 def _listed(lines: list[str]) -> list[tuple[int, str, str]]:
-    """The names of the values 0, 1, 2, ...; labelme's lists start with the value -1."""
+    """The names of the values 0, 1, 2, ..., or of their own numbers; labelme's lists start with the value -1."""
+    if is_numbered(lines):
+        return [(int(match[1]), match[2], line) for line in lines if (match := _NUMBERED.fullmatch(line))]
     names = lines[1:] if lines and lines[0] == "__ignore__" else lines
     return [(value, name, name) for value, name in enumerate(names)]
 

@@ -1,7 +1,8 @@
 """Recognise images that were made from others: overlays, coloured labels, label images of a second observer.
 
 A name alone can mislead: ``night_1`` is no part of ``night``, and another video has frames of the same numbers. So a
-file with the name of a labelled image counts only if its name also has one of _WORDS, or if it has few colours. Label
+file with the name of a labelled image counts only if its name also has one of _WORDS, if it has few colours, or if most
+labelled images have a file with such an ending (``_superpixels``, ``_depth``). Label
 images of other images (of a test set) have no such name: they need both one of _WORDS and few colours.
 """
 
@@ -9,7 +10,8 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections import Counter
+from collections.abc import Collection, Iterable, Iterator, Sequence
 
 import cv2
 import numpy as np
@@ -26,6 +28,7 @@ _WORDS = ("vis", "overlay", "color", "colour", "blend", "preview", "mask", "labe
 # What follows an image's name in that of a file made from it, as "_color", "-overlay", "_1stHO", " copy"; not "_2".
 _ENDING = re.compile(r"[\W_](?=.*[A-Za-z]).*", re.DOTALL)
 _SIDE, _FEW_COLORS = 48, 40
+_SEVERAL = 3  # labelled images with files of one ending, at least
 
 
 def derived_images(images: Iterable[str], folder: str, sources: Sequence[str], source_folder: str) -> Iterator[str]:
@@ -38,10 +41,11 @@ def derived_images(images: Iterable[str], folder: str, sources: Sequence[str], s
     by_name: dict[str, list[str]] = {}
     for path in sources:
         by_name.setdefault(os.path.basename(image_id(path, source_folder, IMAGE_SUFFIXES)), []).append(path)
-    known = set(sources)
+    known, images = set(sources), list(images)
+    names = [os.path.basename(image_id(path, folder, IMAGE_SUFFIXES)) for path in images]
+    endings = _usual_endings(names, by_name)
     drawn: dict[tuple[str, bool], bool] = {}  # whether the first file of a folder, by its kind of name, is a drawing
-    for path in images:
-        name = os.path.basename(image_id(path, folder, IMAGE_SUFFIXES))
+    for path, name in zip(images, names, strict=True):
         if path in known:
             continue
         if name in by_name:
@@ -49,13 +53,21 @@ def derived_images(images: Iterable[str], folder: str, sources: Sequence[str], s
             words = os.path.relpath(os.path.dirname(path), folder)
             if not beside and (_says_derived(words) or _has_few_colors(path)):
                 yield path
-        elif any(_follows(name, start) for start in _beginnings(name) if start in by_name):
+        elif any(
+            _follows(name, start) or name[len(start) :] in endings for start in _beginnings(name) if start in by_name
+        ):
             yield path
         elif _says_derived(os.path.relpath(path, folder)):
             kind = os.path.dirname(path), _says_derived(name)
             drawn.setdefault(kind, kind not in drawn and _has_few_colors(path))
             if drawn[kind] and _has_few_colors(path):
                 yield path
+
+
+def _usual_endings(names: Iterable[str], sources: Collection[str]) -> set[str]:
+    """The endings that follow the names of most ``sources``: of files that a program has made from each."""
+    counts = Counter(name[len(start) :] for name in set(names) for start in _beginnings(name) if start in sources)
+    return {end for end, count in counts.items() if count >= max(_SEVERAL, len(sources) / 2) and _ENDING.fullmatch(end)}
 
 
 def _follows(name: str, start: str) -> bool:

@@ -15,8 +15,8 @@ MAX_GUESSED = 0.01
 # Colours that differ by at most so many levels are one colour that a program has changed.
 _OFF = 8
 _BLACK_WHITE = (0, 0xFFFFFF)
-# Fewer values, or files, do not tell instances from classes.
-_MANY_VALUES, _SOME_FILES = 8, 4
+# Fewer values, or files, do not tell instances from classes: if values count up in each file, and in general.
+_SOME_VALUES, _MANY_VALUES, _SOME_FILES = 5, 8, 4
 
 
 def check_usual_ignore(raw: RawLabels, usual: int, names: ClassNames, where: str) -> None:
@@ -96,14 +96,20 @@ def check_instances(raw: RawLabels, keys: Sequence[int], where: str) -> None:
         )
     present = raw.pixels[:, [raw.keys.index(key) for key in keys]] > 0
     sign, kind = "", "colour" if raw.colors else "value"
-    if len(keys) >= _MANY_VALUES and len(present) >= _SOME_FILES:
+    if len(keys) >= _SOME_VALUES and len(present) >= _SOME_FILES:
         first_ones = np.sort(present, axis=1)[:, ::-1]
         if not raw.colors and np.array_equal(present, first_ones) and np.ptp(present.sum(axis=1)):
             sign = "values that count up in each file"
-        elif (present.sum(axis=0) == 1).mean() > 0.75:
+        elif len(keys) >= _MANY_VALUES and (present.sum(axis=0) == 1).mean() > 0.75:
             sign = f"{kind}s of one file each"
-    if not raw.colors and keys[-1] > 255:
-        sign = f"values above 255 ({first_few([key for key in keys if key > 255], 5)})"
+    above = [] if raw.colors else [key for key in keys if key > 255]
+    if above == [65535] and len(keys) > 2:
+        raise InputError(
+            f"The labels in {where} have 65535 beside values up to {keys[-2]}; give --ignore 65535 if it is no class, "
+            f"or every value its name by --classes VALUE=NAME,..."
+        )
+    if above:
+        sign = f"values above 255 ({first_few(above, 5)})"
     if sign:
         raise InputError(
             f"The labels in {where} have {sign}, as labels of instances do; name a folder of class labels, or give "

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import glob
 import hashlib
 import os
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
@@ -150,13 +151,33 @@ def _no_pair(images: str, labels: str, image_files: list[str], label_files: list
     for folder, kind, found, known in kinds:
         if not found:
             option = ", or give the ending of their names (--label-suffix .gif)" * (kind == "label")
-            return f"{folder} holds no {kind} ({', '.join(known)}); name another folder{option}."
+            other = _usual_suffix(folder)
+            held = f"no {kind} ({', '.join(known)}){f' but {other} files' if other else ''}"
+            return f"{folder} holds {held}; name another folder{option}."
     expected = image_id(image_files[0], _inside(images), ends)
+    stems = {os.path.basename(image_id(path, _inside(images), ends)): path for path in image_files}
+    alike = [path for path in label_files if os.path.splitext(os.path.basename(path))[0] in stems]
+    if alike:
+        stem = os.path.splitext(os.path.basename(alike[0]))[0]
+        several = [path for path in alike if os.path.splitext(os.path.basename(path))[0] == stem]
+        found = ", ".join(os.path.relpath(path, labels) for path in several[:2])
+        return (
+            f"The labels in {labels} ({found}) have the names of images in {images} "
+            f"({os.path.relpath(stems[stem], images)}), but lie in other subfolders; name folders with equal "
+            f"subfolders, or, if each subfolder has the masks of one class, describe them in a YAML file with labels: "
+            f"{{masks: '{{class}}/{{id}}.png'}} ('Annotations of labelling tools' in datasets/README.md)."
+        )
     return (
         f"No label in {labels} has the name of an image in {images} (expected {expected}.png, found "
         f"{os.path.relpath(label_files[0], labels)}); give them equal names, or the endings in which they differ "
         f"({_endings(image_files, label_files)}), or describe both in a YAML file ({_YAML})."
     )
+
+
+def _usual_suffix(folder: str) -> str:
+    """The most frequent suffix of the files in a folder; "" without files."""
+    counts = Counter(os.path.splitext(path)[1] for path in glob.iglob(f"{glob.escape(folder)}/**/*.*", recursive=True))
+    return counts.most_common(1)[0][0] if counts else ""
 
 
 def _endings(image_files: list[str], label_files: list[str]) -> str:

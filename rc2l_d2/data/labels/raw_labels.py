@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 
 import numpy as np
+from PIL import Image, TiffImagePlugin
 
 from ...errors import InputError
 from ..loading.reading import LabelColorError, read_palette, read_raw_label
 from .label_map import packed_colors
 
 Color = tuple[int, int, int]
+_GDAL_NODATA = 42113
 
 
 @dataclass(frozen=True)
@@ -59,6 +62,17 @@ def read_raw_labels(files: Sequence[str], colors: bool = False) -> RawLabels:
     pixels = np.array([[found.get(key, 0) for key in keys] for found, _ in counts], np.int64)
     solid = frozenset().union(*(blocks for _, blocks in counts))
     return RawLabels(tuple(keys), pixels.reshape(len(files), len(keys)), as_colors, palette, solid)
+
+
+def marked_no_data(files: Sequence[str]) -> Counter[int]:
+    """How many of the files mark a value as no data, by value, as a GeoTIFF can."""
+    counts: Counter[int] = Counter()
+    for path in files:
+        with Image.open(path) as image:
+            tags = image.tag_v2 if isinstance(image, TiffImagePlugin.TiffImageFile) else {}
+            text = str(tags.get(_GDAL_NODATA, "")).strip("\0 ")
+        counts.update([int(text)] if text.isdecimal() else [])
+    return counts
 
 
 def _check_grey_palettes(

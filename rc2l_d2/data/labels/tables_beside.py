@@ -8,9 +8,17 @@ from collections.abc import Sequence
 
 from ...errors import InputError
 from ..datasets.image_lists import IMAGE_SUFFIXES
-from .class_json import COLORS, LIST, NUMBERS, PROJECT, VALUES, is_json_table, read_json_rows
+from .class_json import COLORS, LIST, NUMBERS, PROJECT, SETTINGS, VALUES, is_json_table, read_json_rows
 from .class_names import ClassNames, key_text, parse_key, quoted
-from .class_tables import CLASSES_CSV, LABELMAP, TABLE_SUFFIXES, has_color_columns, read_class_table, read_text
+from .class_tables import (
+    CLASSES_CSV,
+    LABELMAP,
+    TABLE_SUFFIXES,
+    has_color_columns,
+    is_numbered,
+    read_class_table,
+    read_text,
+)
 from .label_map import IGNORE
 from .raw_labels import RawLabels, read_raw_labels
 
@@ -20,9 +28,15 @@ _START = 2**16  # characters of a file that show what it is
 
 
 def tables_beside(folder: str) -> list[str]:
-    """The class tables in a folder of label images and in the folder around it, and that of a project around both."""
+    """The class tables in a folder of label images and in the folder around it, and that of a project around both.
+
+    Of settings further up, which may be a model's, only tables of colours count.
+    """
     around = os.path.join(folder, os.pardir)
     places, paths = (folder, around), [os.path.normpath(os.path.join(around, os.pardir, PROJECT))]
+    above = [os.path.join(around, os.pardir), os.path.join(around, os.pardir, os.pardir)]
+    settings = [os.path.normpath(os.path.join(place, name)) for place in above for name in SETTINGS if name != PROJECT]
+    paths += [path for path in settings if _is_table(path) and kind_of(path) == COLORS]
     for place in places:
         with contextlib.suppress(OSError):  # A folder around one's own may be closed to its user.
             paths += [os.path.normpath(os.path.join(place, name)) for name in sorted(os.listdir(place))]
@@ -34,7 +48,7 @@ def kind_of(path: str) -> str:
     if path.lower().endswith(".json"):
         return read_json_rows(path)[0]
     if os.path.basename(path).lower() in _LISTS:
-        return LIST
+        return NUMBERS if is_numbered(read_text(path).splitlines()) else LIST
     return COLORS if isinstance(next(iter(read_class_table(path))), str) else VALUES
 
 

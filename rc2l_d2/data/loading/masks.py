@@ -5,7 +5,7 @@ from __future__ import annotations
 from itertools import islice
 
 import numpy as np
-from PIL import Image
+from PIL import Image, TiffImagePlugin
 
 from .plain import REDUCED_OR_MASK, TAG, tiff_pages
 
@@ -22,6 +22,12 @@ def lossy_format(image: Image.Image) -> str:
     if image.format == "TIFF" and image.info.get("compression") in _LOSSY_TIFF:
         return "TIFF with JPEG compression" if "jpeg" in image.info["compression"] else "TIFF with WebP compression"
     return _LOSSY.get(image.format or "", "")
+
+
+def stores_white_as_0(image: Image.Image) -> bool:
+    """Return whether an opened file is a TIFF of more than 1 bit that Pillow inverts."""
+    tags = image.tag_v2 if isinstance(image, TiffImagePlugin.TiffImageFile) else {}
+    return tags.get(TAG["PhotometricInterpretation"]) == 0 and image.mode != "1"
 
 
 def number_of_pages(image: Image.Image) -> int:

@@ -15,14 +15,14 @@ from typing import TypeVar
 
 import cv2
 import numpy as np
-from PIL import ExifTags, Image, ImageOps
+from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
 from ...errors import InputError
 from ..datasets.shards import ShardImage
 from ..labels.drawn import DrawnLabel
 from ..labels.label_map import LabelMap, UnlistedValueError
 from .bands import BandRule, read_bands
-from .masks import hidden_color, is_mask_in_alpha, lossy_format, mask_levels, number_of_pages
+from .masks import hidden_color, is_mask_in_alpha, lossy_format, mask_levels, number_of_pages, stores_white_as_0
 from .plain import not_plain
 
 _Read = TypeVar("_Read")
@@ -224,6 +224,11 @@ def open_label(path: str | os.PathLike, read: Callable[[Image.Image], _Read]) ->
                     f"{path}: the label image has {pages} pages, of which the first alone would be read; save each as "
                     f"a file of its own."
                 )
+            if stores_white_as_0(image):
+                raise LabelValueError(
+                    f"{path}: the label image is a TIFF that stores white as 0, as ImageJ does with an inverted lookup "
+                    f"table, so that the values it shows are not those it stores; save it with black as 0."
+                )
             kept = image.format, image.filename
             image.load()
             if orientation_of(image) != 1:
@@ -236,7 +241,9 @@ def open_label(path: str | os.PathLike, read: Callable[[Image.Image], _Read]) ->
     except InputError:
         raise
     except _DECODING_ERRORS as error:
-        raise InputError(f"{path}: the label file cannot be decoded; replace it.") from error
+        kind = not_plain(_read_bytes(path)) if isinstance(error, UnidentifiedImageError) else ""
+        reason = f"image is {kind}; save it with one band of values" if kind else "file cannot be decoded; replace it"
+        raise InputError(f"{path}: the label {reason}.") from error
 
 
 def _has_16_bits(image: Image.Image) -> bool:
