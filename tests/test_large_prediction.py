@@ -7,19 +7,21 @@ import rasterio
 import torch
 from conftest import call_command
 from PIL import Image
+from rasterio.control import GroundControlPoint
+from rasterio.rpc import RPC
 from rasterio.transform import from_origin
 from torch import nn
 
 from rc2l_d2.commands import predict
 from rc2l_d2.data.loading.bands import BandRule
-from rc2l_d2.data.loading.raster import RasterFile
+from rc2l_d2.data.loading.raster import RasterFile, georeference_of
 from rc2l_d2.data.loading.transforms import resize_label
 from rc2l_d2.engine import load_config
 from rc2l_d2.errors import InputError
 from rc2l_d2.host import MetadataCatalog
 from rc2l_d2.prediction import Segmenter, large, load_segmenter, segmenter
 from rc2l_d2.prediction.inputs import Input
-from rc2l_d2.prediction.large import segment_by_windows, segment_shrunk
+from rc2l_d2.prediction.large import LabelFile, segment_by_windows, segment_shrunk
 from rc2l_d2.prediction.outputs import ResultWriter
 from rc2l_d2.prediction.segmenter import with_tile
 
@@ -156,6 +158,34 @@ def test_a_geotiff_keeps_its_georeference_in_the_label_image(
     if tile == "48":
         monkeypatch.undo()
         assert np.array_equal(labels, load_segmenter(str(weights), 48)(image).labels)
+
+
+@pytest.mark.filterwarnings("ignore:Dataset has no geotransform")
+@pytest.mark.parametrize("kind", ["gcps", "rpcs"])
+def test_scenes_without_a_transform_keep_their_place(tmp_path, kind):
+    """Ground control points (drones, Sentinel-1) or rational polynomials (satellites) instead."""
+    corners = [
+        GroundControlPoint(row, column, 10 + column / 80, 50 - row / 60) for row in (0, 60) for column in (0, 80)
+    ]
+    names = ("line_num_coeff", "line_den_coeff", "samp_num_coeff", "samp_den_coeff")
+    numbers = {name: 1.5 for name in ("height_off", "height_scale", "lat_off", "lat_scale", "line_off", "line_scale",
+                                      "long_off", "long_scale", "samp_off", "samp_scale")}  # fmt: skip
+    rpcs = RPC(**numbers, **{name: [float(place), *range(2, 21)] for place, name in enumerate(names, start=1)})
+    place = {"gcps": corners, "crs": "EPSG:4326"} if kind == "gcps" else {"rpcs": rpcs}
+    profile = {"driver": "GTiff", "count": 3, "height": 60, "width": 80, "dtype": "uint8", "photometric": "RGB"}
+    with rasterio.open(tmp_path / "a.tif", "w", **profile, **place) as file:
+        file.write(np.zeros((3, 60, 80), np.uint8))
+    with RasterFile(tmp_path / "a.tif") as raster:
+        assert raster.georeference.keys() == georeference_of(tmp_path / "a.tif").keys() == place.keys()
+        with LabelFile(tmp_path / "labels", raster.size, raster.georeference, np.zeros((2, 3), np.uint8)) as labels:
+            labels.write(0, 0, np.ones((60, 80), np.uint8))
+    with rasterio.open(tmp_path / "labels.tif") as file:
+        points, crs = file.gcps
+        if kind == "gcps":
+            assert crs.to_epsg() == 4326
+            assert [(p.row, p.col, p.x, p.y) for p in points] == [(p.row, p.col, p.x, p.y) for p in corners]
+        else:
+            assert {**file.rpcs.to_dict(), "err_bias": None, "err_rand": None} == rpcs.to_dict()
 
 
 def test_what_large_images_cannot_have_is_one_sentence(trained_run, tmp_path, monkeypatch, small_limit):

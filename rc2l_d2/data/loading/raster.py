@@ -28,7 +28,7 @@ _TIFF_STARTS = (b"II", b"MM")
 _SMALL = 2**22
 _ROWS = 1024  # of a label that are read at a time
 _STRIP = 2**24  # pixels of an image that are shrunk at a time
-_GEO_TAGS = (33550, 34264)  # GeoTIFF's ModelPixelScale and ModelTransformation
+_GEO_TAGS = (33550, 33922, 34264, 50844)  # GeoTIFF's ModelPixelScale, -Tiepoint and -Transformation; RPCs
 _ORIENTATION = 274  # EXIF's key
 # Pillow's readers of headers; Image.open would refuse large images.
 _HEADERS = {b"\xff\xd8": JpegImagePlugin.JpegImageFile, b"\x89P": PngImagePlugin.PngImageFile}
@@ -41,7 +41,7 @@ class RasterFile:
 
     Attributes:
         size: height and width in pixels.
-        georeference: ``crs`` and ``transform`` as rasterio writes them; empty without both.
+        georeference: ``crs`` and ``transform``, or ``gcps``, and ``rpcs``, as rasterio writes them; empty without any.
     """
 
     def __init__(self, path: str | os.PathLike, rule: BandRule | None = None):
@@ -151,7 +151,7 @@ class RasterFile:
 
 
 def georeference_of(path: str | os.PathLike) -> dict[str, Any]:
-    """Return ``crs`` and ``transform`` of a GeoTIFF as rasterio writes them; empty for other files.
+    """Return the georeference of a GeoTIFF as :class:`RasterFile`; empty for other files.
 
     Where rasterio is missing, a warning says that the georeference cannot be kept.
     """
@@ -172,9 +172,12 @@ def georeference_of(path: str | os.PathLike) -> dict[str, Any]:
 
 
 def _georeference(file: Any) -> dict[str, Any]:
-    if file.crs is None and file.transform.is_identity:
-        return {}
-    return {"crs": file.crs, "transform": file.transform}
+    points, crs = file.gcps
+    # Satellites' scenes may have ground control points or RPCs instead of a transform.
+    place = {"gcps": points, "crs": crs} if points else {"crs": file.crs, "transform": file.transform}
+    if not points and file.crs is None and file.transform.is_identity:
+        place = {}
+    return {**place, "rpcs": file.rpcs} if file.rpcs is not None else place
 
 
 def open_windows(path: str | os.PathLike, rule: BandRule | None = None) -> RasterFile | None:
