@@ -93,6 +93,14 @@ def test_few_objects_that_count_up_in_each_file(files):
     assert len(found(files(*large, np.repeat(np.uint8([[0, 3]]), 8, axis=0))).names) == 5  # 3 without 1 and 2
 
 
+def test_numbers_of_objects_beside_a_class(files):
+    """ADE20K's _seg.png: the class in red and green, objects counted in blue."""
+    objects = np.repeat(np.repeat(np.uint8([[1, 2, 3]]), 8, axis=0), 8, axis=1)
+    label = np.dstack([LABEL * np.uint8(10) + 10, 50 - LABEL, objects])
+    with pytest.raises(InputError, match="have 6 colours, of which most differ in the blue channel alone, as numbers"):
+        found(files(label))
+
+
 def test_no_class_of_16_bits(files):
     label = LABEL.astype(np.uint16)
     label[:1] = 65535

@@ -15,8 +15,10 @@ MAX_GUESSED = 0.01
 # Colours that differ by at most so many levels are one colour that a program has changed.
 _OFF = 8
 _BLACK_WHITE = (0, 0xFFFFFF)
+_CHANNELS = {"red": 16, "green": 8, "blue": 0}  # places of their bits
 # Fewer values, or files, do not tell instances from classes: if values count up in each file, and in general.
 _SOME_VALUES, _MANY_VALUES, _SOME_FILES = 5, 8, 4
+_SOME_NUMBERS = 3  # colours beside one class
 
 
 def check_usual_ignore(raw: RawLabels, usual: int, names: ClassNames, where: str) -> None:
@@ -76,7 +78,7 @@ def check_colors(raw: RawLabels, keys: Sequence[int], where: str) -> None:
         )
     used = int(np.bitwise_or.reduce(keys))
     if sum(used >> shift & 255 > 0 for shift in (16, 8, 0)) == 1 and max(used >> 16, used >> 8 & 255, used & 255) < 64:
-        channel = next(name for name, shift in (("red", 16), ("green", 8), ("blue", 0)) if used >> shift & 255)
+        channel = next(name for name, shift in _CHANNELS.items() if used >> shift & 255)
         raise InputError(
             f"The labels in {where} have small numbers in the {channel} channel alone, as values do; save that channel "
             f"as the only one, or give every colour its name by --classes COLOUR=NAME,..."
@@ -128,6 +130,14 @@ def check_smooth_edges(raw: RawLabels, keys: Sequence[int], where: str) -> None:
         return
     if raw.colors:
         edges, off = _without_area(raw, keys), [key for key in solid if _is_off(raw, key, solid)]
+        for channel, shift in _CHANNELS.items():
+            # The class in two channels, as in ADE20K's _seg.png.
+            if len(off) >= _SOME_NUMBERS and len({key & ~(255 << shift) for key in solid}) <= len(solid) / 2:
+                raise InputError(
+                    f"The labels in {where} have {len(solid)} colours, of which most differ in the {channel} channel "
+                    f"alone, as numbers of objects beside their classes do; save the classes as one channel, or give "
+                    f"every colour its name by --classes COLOUR=NAME,..."
+                )
         kind, main = "colours", [key for key in solid if key not in off]
     else:
         edges = [key for key in _without_area(raw, keys) if min(solid) < key < max(solid)]
