@@ -1,5 +1,7 @@
 """Label files that hold something else than they seem: refused in one sentence, and read once that is settled."""
 
+import struct
+
 import numpy as np
 import pytest
 import tifffile
@@ -106,6 +108,18 @@ def test_no_class_of_16_bits(files):
     label[:1] = 65535
     with pytest.raises(InputError, match="have 65535 beside values up to 2; give --ignore 65535 if it is no class, or"):
         found(files(label))
+
+
+def test_a_damaged_second_page(tmp_path):
+    """Pillow raises a TypeError for a page without a width, which a fuzz run found."""
+    tifffile.imwrite(tmp_path / "a.tif", np.stack([LABEL, LABEL]), photometric="minisblack")
+    data = bytearray((tmp_path / "a.tif").read_bytes())
+    width = data.rfind(struct.pack("<HH", 256, 4), 0)  # tag and type of the last page's width
+    width = width if width >= 0 else data.rfind(struct.pack("<HH", 256, 3))
+    data[width : width + 2] = struct.pack("<H", 65000)
+    (tmp_path / "a.tif").write_bytes(data)
+    with pytest.raises(InputError, match="a.tif: the label file cannot be decoded; replace it"):
+        read_label(tmp_path / "a.tif")
 
 
 def test_tiffs_that_store_white_as_0(tmp_path):

@@ -40,7 +40,10 @@ _REDUCED = {8: cv2.IMREAD_REDUCED_COLOR_8, 4: cv2.IMREAD_REDUCED_COLOR_4, 2: cv2
 _VALUE_MODES = ("1", "L", "P", "I", "I;16", "I;16B")
 _COLOR_MODES = ("RGB", "RGBA", "LA", "PA")
 # Pillow's errors for damaged files and for more than MAX_PIXELS; an unidentified image is an OSError.
-_DECODING_ERRORS = (OSError, SyntaxError, ValueError, EOFError, struct.error, zlib.error, Image.DecompressionBombError)
+_DECODING_ERRORS = (
+    OSError, SyntaxError, ValueError, EOFError, TypeError, KeyError, IndexError, struct.error, zlib.error,
+    Image.DecompressionBombError,
+)  # fmt: skip
 
 
 class ImageDepthError(InputError):
