@@ -49,6 +49,22 @@ def test_the_loaded_model_predicts_the_same(written):
     assert load_model_file(str(file))[2].label_files == LabelFiles()
 
 
+def test_keys_of_older_configurations_keep_their_values(written):
+    file, _ = written
+    content = torch.load(file, weights_only=True)
+    config = yaml.safe_load(content["config"])
+    del config["MODEL"]["MASK_FORMER"]["CLASS_MEANS"], config["MODEL"]["SEMI_SUPERVISED"]["EMA_DECAY"]
+    config["MODEL"]["MASK_FORMER"]["CLASS_MEMORY"], config["MODEL"]["RC2L"]["EMA_DECAY"] = 0.0, 0.75
+    torch.save({**content, "config": yaml.safe_dump(config)}, file)
+    cfg = load_model_file(str(file))[1]
+    assert cfg.MODEL.MASK_FORMER.CLASS_MEANS == 0.0 and cfg.MODEL.SEMI_SUPERVISED.EMA_DECAY == 0.75
+    assert "CLASS_MEMORY" not in cfg.MODEL.MASK_FORMER and "EMA_DECAY" not in cfg.MODEL.RC2L
+    config["MODEL"]["MASK_FORMER"]["CLASS_MEMORY"] = 10.0  # a layer that the file does not have
+    torch.save({**content, "config": yaml.safe_dump(config)}, file)
+    with pytest.raises(InputError, match=r"written by version .*Missing key.*classifier.*; use the version or commit"):
+        load_model_file(str(file))
+
+
 def test_a_model_of_the_package_is_found_by_its_name_and_may_be_half_precision(written, tmp_path, monkeypatch):
     file, model = written
     (tmp_path / "models").mkdir()

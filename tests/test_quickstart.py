@@ -243,6 +243,7 @@ def test_a_backbone_of_timm_with_its_weights(folder, output, run):
     cfg = load_config(f"{output}/train.yaml")
     assert (cfg.MODEL.TIMM.NAME, cfg.MODEL.TIMM.CHECKPOINT) == ("test_resnet", "weights.pth")
     assert cfg.INPUT.FORMAT == "RGB" and cfg.MODEL.PIXEL_STD == pytest.approx([127.5] * 3)
+    assert f"short edge {min(cfg.INPUT.MIN_SIZE_TRAIN)} pixels (tested at {cfg.INPUT.MIN_SIZE_TEST})" in result.stdout
     assert list(build_backbone(cfg).output_shape()) == cfg.MODEL.SEM_SEG_HEAD.IN_FEATURES
 
 

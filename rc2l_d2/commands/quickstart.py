@@ -128,7 +128,9 @@ def quickstart(args: argparse.Namespace) -> None:
     for note in [*_notes(images, classes, kept, held_out), *warnings]:
         print(f"Note: {note}")
     crop = f"{sizes.crop[1]}x{sizes.crop[0]}"
-    settings = f"short edge {sizes.short_edge} pixels, crops of {crop}, {iterations} iterations"
+    tested = config["INPUT"]["MIN_SIZE_TEST"]
+    tested = "" if tested in (0, sizes.short_edge) else f" (tested at {tested})"
+    settings = f"short edge {sizes.short_edge} pixels{tested}, crops of {crop}, {iterations} iterations"
     print(f"Written to {args.output}, for --device {args.device}: {settings}.\n\n{_next(args)}")
 
 
@@ -376,7 +378,7 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=0, help="seed of validation split and training (%(default)s)")
     device = "cuda" if torch.cuda.is_available() else "cpu"
     parser.add_argument("--device", choices=("cpu", "cuda"), default=device, help="training device (here %(default)s)")
-    parser.add_argument("--short-edge", type=int, metavar="PIXELS", help="shorter edge of the model's input")
+    parser.add_argument("--short-edge", type=int, metavar="PIXELS", help="shorter edge of the smallest training images")
     parser.add_argument("--iterations", type=int, metavar="N", help="number of training iterations")
     backbone = "pretrained model of timm, whose weights come from --weights or timm's hub; or resnet (default: "
     backbone += f"{PACKAGED_BACKBONE[0]} if its weights are installed, else a ResNet from random weights)"

@@ -64,6 +64,16 @@ def without_paths(cfg: CfgNode) -> CfgNode:
     return copied
 
 
+def _rename_keys(stored: CfgNode, cfg: CfgNode) -> None:
+    """Give the keys of an older configuration their names in ``cfg``."""
+    for old, new in cfg.__dict__[CfgNode.RENAMED_KEYS].items():
+        *path, name = old.split(".")
+        parent = reduce(lambda node, key: node.get(key, {}), path, stored)
+        if name in parent:
+            *path, new_name = new.split(".")
+            reduce(lambda node, key: node.setdefault(key, CfgNode()), path, stored)[new_name] = parent.pop(name)
+
+
 def load_model_file(path: str) -> tuple[nn.Module, CfgNode, Any]:
     """Return the model (eval mode, on a GPU if available), its configuration, and its classes as metadata.
 
@@ -84,7 +94,9 @@ def load_model_file(path: str) -> tuple[nn.Module, CfgNode, Any]:
     cfg = add_rc2l_config(get_cfg())
     try:
         cfg.set_new_allowed(True)  # Detectron2 has more keys than the embedded host.
-        cfg.merge_from_other_cfg(CfgNode.load_cfg(content["config"]))
+        stored = CfgNode.load_cfg(content["config"])
+        _rename_keys(stored, cfg)
+        cfg.merge_from_other_cfg(stored)
         cfg.MODEL.WEIGHTS = ""
         cfg.MODEL.TIMM.PRETRAINED, cfg.MODEL.TIMM.CHECKPOINT = False, ""
         cfg.MODEL.DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
@@ -94,9 +106,11 @@ def load_model_file(path: str) -> tuple[nn.Module, CfgNode, Any]:
     except InputError as error:
         raise InputError(f"{path}: {error}") from error
     except (KeyError, AssertionError, ValueError, RuntimeError) as error:
+        # Of torch's list of all differences the last one says enough, and others may be their consequences.
+        reason = str(error).strip().splitlines()[-1].strip() if isinstance(error, RuntimeError) else one_line(error)
         raise InputError(
-            f"{path} was written by version {content['version']} and does not fit this version ({one_line(error)}); "
-            "use that version."
+            f"{path} was written by version {content['version']} and does not fit this one ({reason.rstrip('.')}); use "
+            "the version or commit that wrote it, or train again."
         ) from error
     bands = content.get("bands")
     name = f"classes of {path}"

@@ -27,8 +27,7 @@ def mixed_precision_dtype(cfg: CfgNode) -> torch.dtype | None:
 def _has_fast_bfloat16() -> bool:
     """Return whether the CPU multiplies bfloat16 by instructions of its own.
 
-    oneDNN also counts CPUs with AVX-512 alone, whose convolutions take 2.5 times as long as in float32 (15 times
-    without AVX-512).
+    oneDNN also counts CPUs with AVX-512 alone, whose convolutions take longer than in float32.
     """
     emulated = platform.machine() in ("x86_64", "AMD64") and not torch.cpu._is_avx512_bf16_supported()
     return torch.ops.mkldnn._is_mkldnn_bf16_supported() and not emulated

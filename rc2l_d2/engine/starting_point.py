@@ -151,7 +151,7 @@ def starting_config(
         "EMA_DECAY": round(min(0.999, max(0.9, 1 - 30 / iterations)), 4),
     }
     largest = round(5 / 3 * sizes.short_edge), round(5 / 3 * sizes.long_edge)
-    # Regions of larger images have finer pretrained maps, in which their classes are better told (docs/results.md).
+    # A frozen backbone predicts the classes of regions better on larger images, on MSRC-21 (docs/experiments.md).
     short_edge, long_edge = largest if backbone else (sizes.short_edge, sizes.long_edge)
     config["INPUT"] |= {
         "MIN_SIZE_TRAIN": [sizes.short_edge, largest[0]],

@@ -33,8 +33,8 @@ STAGE = "blocks."
 class TimmBackbone(Backbone):
     """A convolutional model of timm, by its ``features_only`` interface.
 
-    Some models (EfficientNet, MobileNet) have several stages of one stride, of which timm gives the last. The maps of the
-    others are given too, as "blocks.3" and so on.
+    Some models (EfficientNet, MobileNet) have several stages of one stride, of which timm gives the last. The maps of
+    the others are given too, as "blocks.3" and so on.
 
     Attributes:
         body: the model of timm.
@@ -115,18 +115,22 @@ class TimmBackbone(Backbone):
         blocks = getattr(self.body, "blocks", None)
         if not isinstance(blocks, nn.Sequential):
             return
-        for name in (f"{STAGE}{index}" for index in range(len(blocks))):
-            if name not in known:
-                # A bound method: in a copy of this module it is bound to the copy.
-                self.body.get_submodule(name).register_forward_hook(partial(self._keep, name))
+        # Bound methods: in a copy of this module they are bound to the copy.
+        hooks = {
+            name: self.body.get_submodule(name).register_forward_hook(partial(self._keep, name))
+            for name in (f"{STAGE}{index}" for index in range(len(blocks)))
+            if name not in known
+        }
         size = 2 * STRIDES[-1]
         with torch.no_grad():
             self.body.eval()(torch.zeros(1, self.in_channels, size, size))
         self.body.train()
         stages, self._stages = self._stages, {}
         for name, x in stages.items():
-            if size // x.shape[-1] in STRIDES:
-                self._shapes[name] = ShapeSpec(channels=x.shape[1], stride=size // x.shape[-1])
+            if (stride := size // x.shape[-1]) in STRIDES:
+                self._shapes[name] = ShapeSpec(channels=x.shape[1], stride=stride)
+            else:
+                hooks[name].remove()
 
     def _keep(self, name: str, module: nn.Module, inputs: tuple, output: Tensor) -> None:
         self._stages[name] = output
@@ -140,7 +144,7 @@ class TimmBackbone(Backbone):
         maps = self.body(self._in_memory_format(images))
         stages, self._stages = self._stages, {}
         of_strides = {name: maps[index] for name, index in self._levels.items()}
-        return of_strides | {name: x for name, x in stages.items() if name in self._shapes}
+        return of_strides | stages
 
     def _in_memory_format(self, images: Tensor) -> Tensor:
         return images.contiguous(memory_format=torch.channels_last) if self.channels_last else images
