@@ -73,7 +73,8 @@ def test_maps_of_all_stages_of_one_stride():
 
 def test_class_queries_pool_the_maps_of_all_stages_of_the_two_largest_strides():
     keys = ("MODEL.BACKBONE.NAME", "build_timm_backbone", "MODEL.TIMM.NAME", "tf_efficientnet_lite0", *IN_FEATURES)
-    predictor = build_model(load_config("", [*keys, "MODEL.META_ARCHITECTURE", "RegionSegmentor"])).sem_seg_head.predictor
+    cfg = load_config("", [*keys, "MODEL.META_ARCHITECTURE", "RegionSegmentor"])
+    predictor = build_model(cfg).sem_seg_head.predictor
     assert predictor.coarse == ["res4", "blocks.3", "res5", "blocks.5"]
     assert predictor.class_probe.in_features == 112 + 80 + 320 + 192
 

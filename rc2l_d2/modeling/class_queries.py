@@ -36,8 +36,8 @@ class ClassQueryPredictor(nn.Module):
 
     The mask embedding of query k is a learned vector, the same for all images, and the masks of an image compete for
     its pixels: they classify single pixels. The class of query k is predicted from its region as a whole, from the
-    means of the backbone maps of the two largest strides (of a plain ViT: of its last block) in its mask. It need not be k: a region
-    whose pixels resemble class k may have the mean of another class.
+    means of the backbone maps of the two largest strides (of a plain ViT: of its last block) in its mask. It need not
+    be k: a region whose pixels resemble class k may have the mean of another class.
     """
 
     @configurable
