@@ -84,7 +84,7 @@ def add_rc2l_config(cfg: CfgNode) -> CfgNode:
     cfg.MODEL.TIMM.PRETRAINED = False
     cfg.MODEL.TIMM.CHECKPOINT = ""
     # Frozen from the input on: 0 nothing, 1 the stem, 2 also the first stage (of a ViT: the first block), and so on; -1
-    # the whole backbone (of a ViT: without the pyramid), best on few labels of MSRC-21 (docs/results.md).
+    # the whole backbone (of a ViT: without the pyramid), best on few labels of MSRC-21 (docs/experiments.md).
     cfg.MODEL.TIMM.FREEZE_STAGES = 0
     # Whether batch norms keep the running statistics of the pretrained weights.
     cfg.MODEL.TIMM.NORM_EVAL = False
@@ -111,13 +111,13 @@ def add_rc2l_config(cfg: CfgNode) -> CfgNode:
     # transformer, or "hungarian", MaskFormer's predictor and assignment.
     cfg.MODEL.MASK_FORMER.MATCHING = "class"
     # For "class" alone: added to the logit of class k for query k. 0.0 (the class depends on the region alone) is best
-    # on frozen pretrained maps, 1.0 to 2.0 on trained maps, which overfit few labels (docs/results.md).
+    # on frozen pretrained maps, 1.0 to 2.0 on trained maps, which overfit few labels (docs/experiments.md).
     cfg.MODEL.MASK_FORMER.CLASS_PRIOR = 2.0
     # For "class" alone: dropout of the region features that the class is predicted from.
     cfg.MODEL.MASK_FORMER.CLASS_DROPOUT = 0.5
     # For "class" alone: outside of training a classifier that was fitted to the regions of whole images predicts their
     # classes; factor of the similarities to mean regions in it. 0.0: no such classifier; 10.0 on frozen pretrained maps
-    # (docs/results.md).
+    # (docs/experiments.md).
     cfg.MODEL.MASK_FORMER.CLASS_MEANS = 0.0
     # Images are padded to a multiple of this many pixels.
     cfg.MODEL.MASK_FORMER.SIZE_DIVISIBILITY = 32

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from pathlib import Path
 
 import pandas as pd
@@ -137,8 +138,8 @@ def _text(comparison: Comparison, table: pd.DataFrame) -> str:
 
 
 def draw_curves(comparison: Comparison, curves: pd.DataFrame, file: Path) -> None:
-    """Draw mean and, for few methods, standard deviation over seeds; one panel per split."""
-    figure, panels = _panels(comparison, max(4.2, 0.24 * len(comparison.methods)), "iterations")
+    """Draw mean and, for few methods, standard deviation over seeds; one panel per split with runs."""
+    figure, panels = _panels(comparison, set(curves["split"]), max(4.2, 0.24 * len(comparison.methods)), "iterations")
     for (split, method), cell in curves.groupby(["split", "method"]):
         points = cell.groupby("iteration")["mIoU"].agg(["mean", "std"]).fillna(0.0)
         color, style = line_style([*comparison.methods].index(method))
@@ -153,8 +154,8 @@ def draw_curves(comparison: Comparison, curves: pd.DataFrame, file: Path) -> Non
 
 
 def draw_bars(comparison: Comparison, scores: pd.DataFrame, file: Path) -> None:
-    """Draw the mean over seeds as a bar and each seed as a dot; one panel per split."""
-    figure, panels = _panels(comparison, 0.42 * len(comparison.methods) + 1.9, _AXIS)
+    """Draw the mean over seeds as a bar and each seed as a dot; one panel per split with runs."""
+    figure, panels = _panels(comparison, set(scores["split"]), 0.42 * len(comparison.methods) + 1.9, _AXIS)
     for (split, method), cell in scores.groupby(["split", "method"]):
         index = [*comparison.methods].index(method)
         panels[split].barh(index, cell[LAST].mean(), color=COLORS[index % len(COLORS)], alpha=0.55, height=0.7)
@@ -164,13 +165,14 @@ def draw_bars(comparison: Comparison, scores: pd.DataFrame, file: Path) -> None:
     figure.savefig(file, dpi=130)
 
 
-def _panels(comparison: Comparison, height: float, label: str) -> tuple[Figure, dict]:
-    figure = Figure(figsize=(4.4 * len(comparison.splits) + 2.2, height), layout="constrained")
-    axes = figure.subplots(1, len(comparison.splits), sharey=True, squeeze=False)[0]
-    for axis, split in zip(axes, comparison.splits.values(), strict=True):
-        axis.set(title=f"labels: {split}", xlabel=label)
+def _panels(comparison: Comparison, drawn: Collection[str], height: float, label: str) -> tuple[Figure, dict]:
+    splits = [split for split in comparison.splits if split in drawn]
+    figure = Figure(figsize=(4.4 * len(splits) + 2.2, height), layout="constrained")
+    axes = figure.subplots(1, len(splits), sharey=True, squeeze=False)[0]
+    for axis, split in zip(axes, splits, strict=True):
+        axis.set(title=f"labels: {comparison.splits[split]}", xlabel=label)
         axis.grid(color="0.9")
         axis.set_axisbelow(True)
         axis.spines[["top", "right"]].set_visible(False)
     figure.suptitle(comparison.title, fontsize="medium")
-    return figure, dict(zip(comparison.splits, axes, strict=True))
+    return figure, dict(zip(splits, axes, strict=True))
