@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from data_files import write_image
 
-from rc2l_d2.data.labels.derived import derived_images
+from rc2l_d2.data.labels.derived import companions, derived_images
 
 PHOTO, DRAWING = "photo", "drawing"
 
@@ -33,13 +33,20 @@ def test_siblings(tmp_path, name):
     assert found(tmp_path, ["photos/a_1.jpg", "photos/b.jpg"], {name: PHOTO}) == [name]
 
 
-def test_files_that_most_labelled_images_have_need_no_word(tmp_path):
-    """As ISIC's _superpixels.png, or depth maps; a second photograph of one place is none."""
-    labelled = [f"photos/a_{number}.jpg" for number in range(6)]
+def test_companions_of_most_labelled_images_need_no_word():
+    """As ISIC's _superpixels.png; a second photograph of one place is none."""
+    labelled = [f"photos/a_{number}.jpg" for number in range(5)]
     made = [f"photos/a_{number}_superpixels.png" for number in range(3)]
-    others = ["photos/a_1_night.jpg", "photos/a_2_night.jpg", *(f"photos/a_{number}_2.jpg" for number in range(6))]
-    assert found(tmp_path, labelled, dict.fromkeys([*made, *others], PHOTO)) == made
-    assert found(tmp_path, [*labelled, "photos/b.jpg"], dict.fromkeys(made, PHOTO)) == []
+    others = ["photos/a_1_night.jpg", "photos/a_2_night.jpg", *(f"photos/a_{number}_2.jpg" for number in range(5))]
+    assert companions([*made, *others, *labelled], labelled) == made
+    assert companions(made, [*labelled, "photos/b.jpg"]) == [], "half of them"
+    assert companions(made[:2], labelled[:2]) == [], "fewer than three"
+    assert companions([path.replace("photos", "more") for path in made], labelled) == []
+
+
+def test_frames_are_no_companions():
+    labelled = [f"clip{number}.png" for number in range(4)]
+    assert companions([f"clip{number}_f{frame}.png" for number in range(4) for frame in (1, 2)], labelled) == []
 
 
 @pytest.mark.parametrize("name", ["test/masks/z.png", "test/z_mask.png", "test/labels/z.png", "z_segmentation.png"])

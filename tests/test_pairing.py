@@ -60,6 +60,22 @@ def test_copies_of_labelled_images_are_left_out(folder):
     assert below(found.unlabeled) == ["all/a.jpg", "all/x.jpg"] and found.copies == 4
 
 
+def test_companions_of_labelled_images(folder):
+    """Left out beside the labelled images as long as others remain, and never from a folder of their own."""
+    write(*(f"photos/{name}.jpg" for name in range(4)), *(f"masks/{name}.png" for name in range(4)))
+    write(*(f"photos/{name}_right.jpg" for name in range(4)))
+    right = [f"photos/{name}_right.jpg" for name in range(4)]
+    found = pair_images("photos", "masks")
+    assert below(found.unlabeled) == below(found.companions) == right and not found.derived
+    write("more/5.jpg", *(f"more/{name}_right.jpg" for name in range(4)), content="other")
+    found = pair_images("photos", "masks", "more")
+    assert len(found.unlabeled) == 5 and not found.derived and not found.companions
+    write("photos/4.jpg")
+    found = pair_images("photos", "masks")
+    assert below(found.unlabeled) == ["photos/4.jpg"] and below(found.derived) == right and not found.companions
+    assert not found.without_label and not found.copies
+
+
 @pytest.mark.parametrize("labels", ["data/masks", "data"])
 def test_one_folder_may_lie_in_the_other(folder, labels):
     images, more = ("data", "data/more") if labels == "data/masks" else ("data/photos", "data/more")

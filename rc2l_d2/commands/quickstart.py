@@ -319,6 +319,11 @@ def _notes(images: PairedImages, classes: FoundClasses, kept: np.ndarray, held_o
         (without_image, f"Labels without an image: {_few(without_image)}."),
         (images.copies, f"Unlabelled images not used, as copies of labelled ones: {images.copies}."),
         (images.derived, f"Images not used, as they are labels or made from labelled images: {_few(images.derived)}."),
+        (
+            images.companions,
+            f"Used as unlabelled images, though most labelled images have a file with such an ending: "
+            f"{_few(images.companions)}; if they were made from those, name another folder as UNLABELED.",
+        ),
         (empty, f"Labels not used, as no pixel has a class: {empty}."),
         (classes.left_out, f"Classes not used, as no label has them: {', '.join(classes.left_out)}."),
         (len(held_out) < _FEW, f"Only {len(held_out)} held-out images: metrics will be rough; raise --held-out."),

@@ -8,7 +8,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from ..labels.derived import derived_images
+from ..labels.derived import companions, derived_images
 from .remark import Remark
 from .scan import ScanReport
 
@@ -79,6 +79,7 @@ def derived(reports: Sequence[ScanReport]) -> list[Remark]:
         images = list(report.fingerprints)
         folders = [os.path.join(os.path.commonpath(paths), "") for paths in (images, labelled)] if images else []
         made = list(derived_images(images, folders[0], labelled, folders[1])) if folders else []
+        made = [*dict.fromkeys([*made, *companions(images, labelled)])]
         if made:
             what = f"{report.split.name} has {len(made)} images that seem to be labels or made from labelled images"
             advice = "leave overlays and drawn labels out, with a folder or pattern without them"

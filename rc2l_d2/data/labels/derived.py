@@ -1,17 +1,18 @@
 """Recognise images that were made from others: overlays, coloured labels, label images of a second observer.
 
 A name alone can mislead: ``night_1`` is no part of ``night``, and another video has frames of the same numbers. So a
-file with the name of a labelled image counts only if its name also has one of _WORDS, if it has few colours, or if most
-labelled images have a file with such an ending (``_superpixels``, ``_depth``). Label
-images of other images (of a test set) have no such name: they need both one of _WORDS and few colours.
+file with the name of a labelled image counts only if its name also has one of _WORDS, or if it has few colours. Label
+images of other images (of a test set) have no such name: they need both one of _WORDS and few colours. Companions are
+less certain: files beside more than half of the labelled images that all have one ending (``_superpixels``), which a
+second camera's images have too.
 """
 
 from __future__ import annotations
 
 import os
 import re
-from collections import Counter
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Sequence
 
 import cv2
 import numpy as np
@@ -27,6 +28,7 @@ _WORDS = ("vis", "overlay", "color", "colour", "blend", "preview", "mask", "labe
           "render", "heatmap", "polygon", "alpha", "result")  # fmt: skip
 # What follows an image's name in that of a file made from it, as "_color", "-overlay", "_1stHO", " copy"; not "_2".
 _ENDING = re.compile(r"[\W_](?=.*[A-Za-z]).*", re.DOTALL)
+_WITHOUT_DIGIT = re.compile(r"[\W_](?=.*[A-Za-z])\D*", re.DOTALL)  # "_f1" may be a frame
 _SIDE, _FEW_COLORS = 48, 40
 _SEVERAL = 3  # labelled images with files of one ending, at least
 
@@ -41,11 +43,10 @@ def derived_images(images: Iterable[str], folder: str, sources: Sequence[str], s
     by_name: dict[str, list[str]] = {}
     for path in sources:
         by_name.setdefault(os.path.basename(image_id(path, source_folder, IMAGE_SUFFIXES)), []).append(path)
-    known, images = set(sources), list(images)
-    names = [os.path.basename(image_id(path, folder, IMAGE_SUFFIXES)) for path in images]
-    endings = _usual_endings(names, by_name)
+    known = set(sources)
     drawn: dict[tuple[str, bool], bool] = {}  # whether the first file of a folder, by its kind of name, is a drawing
-    for path, name in zip(images, names, strict=True):
+    for path in images:
+        name = os.path.basename(image_id(path, folder, IMAGE_SUFFIXES))
         if path in known:
             continue
         if name in by_name:
@@ -53,9 +54,7 @@ def derived_images(images: Iterable[str], folder: str, sources: Sequence[str], s
             words = os.path.relpath(os.path.dirname(path), folder)
             if not beside and (_says_derived(words) or _has_few_colors(path)):
                 yield path
-        elif any(
-            _follows(name, start) or name[len(start) :] in endings for start in _beginnings(name) if start in by_name
-        ):
+        elif any(_follows(name, start) for start in _beginnings(name) if start in by_name):
             yield path
         elif _says_derived(os.path.relpath(path, folder)):
             kind = os.path.dirname(path), _says_derived(name)
@@ -64,10 +63,20 @@ def derived_images(images: Iterable[str], folder: str, sources: Sequence[str], s
                 yield path
 
 
-def _usual_endings(names: Iterable[str], sources: Collection[str]) -> set[str]:
-    """The endings that follow the names of most ``sources``: of files that a program has made from each."""
-    counts = Counter(name[len(start) :] for name in set(names) for start in _beginnings(name) if start in sources)
-    return {end for end, count in counts.items() if count >= max(_SEVERAL, len(sources) / 2) and _ENDING.fullmatch(end)}
+def companions(images: Iterable[str], sources: Sequence[str]) -> list[str]:
+    """Return those of ``images`` that lie beside one of ``sources`` and have its name and a usual ending.
+
+    A usual ending has no digit, and more than half of ``sources``, three at least, have a file with it.
+    """
+    stems = {image_id(path, "", IMAGE_SUFFIXES) for path in sources}
+    endings: dict[str, dict[str, list[str]]] = defaultdict(lambda: defaultdict(list))  # ending -> source -> files
+    for path in set(images) - set(sources):
+        folder, name = os.path.split(image_id(path, "", IMAGE_SUFFIXES))
+        for start in _beginnings(name):
+            if os.path.join(folder, start) in stems and _WITHOUT_DIGIT.fullmatch(name[len(start) :]):
+                endings[name[len(start) :]][os.path.join(folder, start)].append(path)
+    usual = [found for found in endings.values() if len(found) >= _SEVERAL and len(found) > len(stems) / 2]
+    return sorted({path for found in usual for paths in found.values() for path in paths})
 
 
 def _follows(name: str, start: str) -> bool:

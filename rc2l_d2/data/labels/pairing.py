@@ -13,7 +13,7 @@ from ...errors import InputError
 from ..datasets.entries import image_id
 from ..datasets.image_lists import IMAGE_SUFFIXES
 from ..datasets.splits import images_below
-from .derived import derived_images
+from .derived import companions, derived_images
 
 # Where YAML files are explained.
 _YAML = "'Labels in several folders or under other names' in datasets/README.md"
@@ -30,6 +30,7 @@ class PairedImages:
     without_image: tuple[str, ...]  # labels of no image
     copies: int  # images left out of ``unlabeled`` as copies of labelled ones
     derived: tuple[str, ...]  # those left out as labels, or made from labelled ones: overlays, coloured labels
+    companions: tuple[str, ...]  # those of ``unlabeled`` that may be made from labelled ones, as there are no others
 
 
 def pair_images(
@@ -90,6 +91,11 @@ def pair_images(
         kept = _without_copies(more, with_label)
     except OSError as error:
         raise InputError(f"{error.filename} cannot be read ({error.strerror}); replace or remove it.") from error
+    copies = len(more) - len(kept)
+    usual = companions(kept, with_label)
+    others = sorted(set(kept) - set(usual))
+    if others:  # Without others, companions may be the images meant, as of a second camera.
+        kept, derived, usual = others, (*derived, *usual), []
     if not kept and derived:
         raise InputError(
             f"UNLABELED, {unlabeled}, holds only labels or images made from labelled ones ({len(derived)}, "
@@ -106,8 +112,9 @@ def pair_images(
         unlabeled=tuple(kept),
         without_label=tuple(sorted(set(bare) - {*more, *derived})),
         without_image=tuple(path for name, path in label_of.items() if name not in image_of),
-        copies=len(more) - len(kept),
+        copies=copies,
         derived=derived,
+        companions=tuple(usual),
     )
 
 
