@@ -95,6 +95,11 @@ def test_few_objects_that_count_up_in_each_file(files):
     assert len(found(files(*large, np.repeat(np.uint8([[0, 3]]), 8, axis=0))).names) == 5  # 3 without 1 and 2
 
 
+def test_few_classes_of_which_the_last_is_missing_in_a_file(files):
+    label = np.repeat(np.repeat(np.arange(5, dtype=np.uint8)[None], 8, axis=0), 8, axis=1)
+    assert len(found(files(*[label] * 5, label.clip(0, 3))).names) == 5
+
+
 def test_numbers_of_objects_beside_a_class(files):
     """ADE20K's _seg.png: the class in red and green, objects counted in blue."""
     objects = np.repeat(np.repeat(np.uint8([[1, 2, 3]]), 8, axis=0), 8, axis=1)
