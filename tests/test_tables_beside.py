@@ -91,18 +91,38 @@ def test_numbers_of_a_list_are_asked_about(labels, tmp_path):
 
 def test_colours_of_settings_further_up(labels, tmp_path):
     """Mapillary Vistas: config_v2.0.json above training/v2.0/labels. A model's config.json there counts for nothing."""
-    path = labels("palette", "x.txt", "")
     folder = tmp_path / "training/v2.0/labels"
     folder.mkdir(parents=True)
-    path = str(Path(path).rename(folder / "a.png"))
-    rows = [
-        {"name": name, "color": color} for name, color in zip(("sky", "void", "road"), COLORS.tolist(), strict=True)
-    ]
+    path = str(Path(labels("palette", "x.txt", "")).rename(folder / "a.png"))
     (tmp_path / "config.json").write_text(json.dumps({"id2label": {"0": "cat", "1": "dog", "2": "cow"}}))
     assert not named(path)[1]
-    (tmp_path / "config_v2.0.json").write_text(json.dumps({"labels": rows, "version": "2.0"}))
+    for version, names in (("1.2", ("sky", "void", "street")), ("2.0", ("sky", "void", "road"))):
+        rows = [{"name": name, "color": color} for name, color in zip(names, COLORS.tolist(), strict=True)]
+        (tmp_path / f"config_v{version}.json").write_text(json.dumps({"labels": rows, "version": version}))
     raw, names, _ = named(path)
     assert raw.colors and names.by_key == BY_COLOR and names.file == str(tmp_path / "config_v2.0.json")
+    (tmp_path / "training/v1.2").mkdir()
+    folder = folder.rename(tmp_path / "training/v1.2/labels")
+    assert named(str(folder / "a.png"))[1].by_key == BY_COLOR | {0xFF0000: "street"}
+    folder = folder.rename(tmp_path / "training/labels")
+    with pytest.raises(InputError, match=r"config_v1.2.json and .*config_v2.0.json name different classes; say which"):
+        named(str(folder / "a.png"))
+
+
+def test_settings_further_up_are_no_table_of_values(labels, tmp_path):
+    path = labels("values", "x.txt", "")
+    folder = tmp_path / "set/train/masks"
+    folder.mkdir(parents=True)
+    path = str(Path(path).rename(folder / "a.png"))
+    (tmp_path / "set/config.json").write_text(json.dumps({"road": [255, 0, 0], "sky": [10, 200, 7], "void": [0, 0, 0]}))
+    assert not named(path)[0].colors and not named(path)[1]
+    image = Image.fromarray(LABEL)
+    image.putpalette([1, 2, 3] * 3)  # not the table's
+    image.save(path)
+    assert not named(path)[1]
+    image.putpalette(COLORS.tobytes())
+    image.save(path)
+    assert named(path)[1].by_key == BY_COLOR
 
 
 def test_tables_that_differ_are_refused_and_other_files_are_none(labels, tmp_path):

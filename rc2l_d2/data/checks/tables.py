@@ -12,7 +12,7 @@ from ..labels.class_json import COLORS, LIST, NUMBERS
 from ..labels.class_tables import read_class_table
 from ..labels.label_files import LabelRule
 from ..labels.label_map import LabelMap
-from ..labels.tables_beside import kind_of, tables_beside
+from ..labels.tables_beside import kind_of, settings_above, tables_beside
 from .remark import Remark
 
 _ADVICE = "correct the file that is wrong"
@@ -35,12 +35,14 @@ def contradicting_tables(definition: DatasetDefinition) -> list[Remark]:
         if not isinstance(rule.label_map, LabelMap | None) or not os.path.isdir(folder):
             continue
         meaning = _meaning(rule, definition.classes)
-        for path in tables_beside(folder) if meaning else ():
+        if not meaning:
+            continue
+        values = isinstance(next(iter(meaning)), int)
+        for path in tables_beside(folder) + ([] if values else settings_above(folder)):
             try:
                 table, kind = read_class_table(path), kind_of(path)
             except InputError:  # It may be another program's.
                 continue
-            values = isinstance(next(iter(meaning)), int)
             if kind == NUMBERS:  # Another program's, not those of the labels.
                 continue
             if values and kind in (LIST, COLORS):

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Sequence
+import re
+from collections.abc import Mapping, Sequence
 
 from ...errors import InputError
 from ..datasets.image_lists import IMAGE_SUFFIXES
@@ -24,23 +25,35 @@ from .raw_labels import RawLabels, read_raw_labels
 
 # Lists of names, one on a line, which do not say what values the names have.
 _LISTS = ("classes.txt", "labels.txt", "class_names.txt", "names.txt")
+_VERSION = re.compile(r"v\d+\.\d+")
 _START = 2**16  # characters of a file that show what it is
 
 
 def tables_beside(folder: str) -> list[str]:
-    """The class tables in a folder of label images and in the folder around it, and that of a project around both.
-
-    Of settings further up, which may be a model's, only tables of colours count.
-    """
+    """The class tables in a folder of label images and in the folder around it, and that of a project around both."""
     around = os.path.join(folder, os.pardir)
     places, paths = (folder, around), [os.path.normpath(os.path.join(around, os.pardir, PROJECT))]
-    above = [os.path.join(around, os.pardir), os.path.join(around, os.pardir, os.pardir)]
-    settings = [os.path.normpath(os.path.join(place, name)) for place in above for name in SETTINGS if name != PROJECT]
-    paths += [path for path in settings if _is_table(path) and kind_of(path) == COLORS]
     for place in places:
         with contextlib.suppress(OSError):  # A folder around one's own may be closed to its user.
             paths += [os.path.normpath(os.path.join(place, name)) for name in sorted(os.listdir(place))]
-    return [path for path in paths if _is_table(path)]
+    return [path for path in paths if _is_table(path) and _is_of_version(path, folder)]
+
+
+def settings_above(folder: str) -> list[str]:
+    """Settings two and three folders above label images that name colours; others may be a model's.
+
+    They are no class table of labels with values.
+    """
+    above = [os.path.join(folder, *[os.pardir] * levels) for levels in (2, 3)]
+    paths = [os.path.normpath(os.path.join(place, name)) for place in above for name in SETTINGS if name != PROJECT]
+    return [path for path in paths if _is_table(path) and kind_of(path) == COLORS and _is_of_version(path, folder)]
+
+
+def _is_of_version(path: str, folder: str) -> bool:
+    """Whether a table has no version, or that of a folder between it and the labels, as Mapillary's v2.0."""
+    version = _VERSION.search(os.path.basename(path))
+    between = [*filter(_VERSION.fullmatch, os.path.relpath(folder, os.path.dirname(path)).split(os.sep))]
+    return version is None or not between or version[0] in between
 
 
 def kind_of(path: str) -> str:
@@ -81,7 +94,7 @@ def names_beside(
     Raises:
         InputError: a table cannot be read, tables differ, or one does not say which value each name has.
     """
-    paths = tables_beside(where)
+    paths = tables_beside(where) + [path for path in settings_above(where) if _has_colors(raw, read_class_table(path))]
     if given or not paths:
         return raw, given, (f"Not used, as --classes names the classes: {', '.join(paths)}.",) if paths else ()
     tables = {path: read_class_table(path) for path in paths}
@@ -93,8 +106,7 @@ def names_beside(
         raise InputError(f"{path} and {other} name different classes; say which by --classes VALUE=NAME,...")
     colors = kind == COLORS
     known = {parse_key(str(key)): name for key, name in table.items()}
-    palette = [raw.palette.get(key) for key in raw.keys]
-    if colors and not raw.colors and all(c and c[0] << 16 | c[1] << 8 | c[2] in known for c in palette):
+    if colors and not raw.colors and _has_colors(raw, table):
         raw = read_raw_labels(files, colors=True)
     if colors == raw.colors and kind in (VALUES, COLORS):
         return raw, ClassNames((), known, colors, path), (f"The classes have their names from {path}.",)
@@ -108,3 +120,9 @@ def names_beside(
         f"'{','.join(names)}' if {condition}, or else each {found[:-1]} its name (as "
         f"--classes '{key_text(raw.keys[0], raw.colors)}=NAME,...', with the word {IGNORE} for no class)."
     )
+
+
+def _has_colors(raw: RawLabels, table: Mapping[int | str, str]) -> bool:
+    """Whether labels have colours, or palettes whose colours all occur in the table."""
+    palette = [raw.palette.get(key) for key in raw.keys]
+    return raw.colors or all(color and "#{:02x}{:02x}{:02x}".format(*color) in table for color in palette)
