@@ -12,7 +12,7 @@ from rc2l_d2.data.labels.class_names import parse_class_names
 from rc2l_d2.data.labels.label_classes import name_classes, read_masks
 from rc2l_d2.data.labels.label_map import LabelMap
 from rc2l_d2.data.labels.raw_labels import marked_no_data, read_raw_labels
-from rc2l_d2.data.loading.reading import read_label, read_raw_label
+from rc2l_d2.data.loading.reading import open_label, read_label, read_raw_label
 from rc2l_d2.errors import InputError
 
 LABEL = np.repeat(np.repeat(np.uint8([[0, 1, 2, 0]]), 8, axis=0), 6, axis=1)
@@ -125,6 +125,15 @@ def test_a_damaged_second_page(tmp_path):
     (tmp_path / "a.tif").write_bytes(data)
     with pytest.raises(InputError, match="a.tif: the label file cannot be decoded; replace it"):
         read_label(tmp_path / "a.tif")
+
+
+@pytest.mark.parametrize("error", [TypeError, KeyError, IndexError])
+def test_a_programming_error_is_no_damaged_file(files, error):
+    def read(image):
+        raise error("ours")
+
+    with pytest.raises(error, match="ours"):
+        open_label(*files(LABEL), read)
 
 
 def test_tiffs_that_store_white_as_0(tmp_path):

@@ -5,13 +5,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import math
 import os
 import struct
 import zlib
-from collections.abc import Callable
-from typing import TypeVar
+from collections.abc import Callable, Iterator
+from typing import BinaryIO, TypeVar
 
 import cv2
 import numpy as np
@@ -40,10 +41,7 @@ _REDUCED = {8: cv2.IMREAD_REDUCED_COLOR_8, 4: cv2.IMREAD_REDUCED_COLOR_4, 2: cv2
 _VALUE_MODES = ("1", "L", "P", "I", "I;16", "I;16B")
 _COLOR_MODES = ("RGB", "RGBA", "LA", "PA")
 # Pillow's errors for damaged files and for more than MAX_PIXELS; an unidentified image is an OSError.
-_DECODING_ERRORS = (
-    OSError, SyntaxError, ValueError, EOFError, TypeError, KeyError, IndexError, struct.error, zlib.error,
-    Image.DecompressionBombError,
-)  # fmt: skip
+_DECODING_ERRORS = (OSError, SyntaxError, ValueError, EOFError, struct.error, zlib.error, Image.DecompressionBombError)
 
 
 class ImageDepthError(InputError):
@@ -216,13 +214,15 @@ def read_raw_label(path: str | os.PathLike, colors: bool = False) -> np.ndarray:
 def open_label(path: str | os.PathLike, read: Callable[[Image.Image], _Read]) -> _Read:
     """Return ``read`` of the label image, turned as its own EXIF orientation says."""
     try:
-        with Image.open(path) as image:
+        with _opened(path) as image:
             if image.mode in _COLOR_MODES and _has_16_bits(image):
                 raise LabelValueError(
                     f"{path}: the label image has colours of 16 bits, which would be cut to 8; save it as PNG with one "
                     f"channel or 8-bit RGB."
                 )
-            if (pages := number_of_pages(image)) > 1:
+            with _pillow():
+                pages = number_of_pages(image)
+            if pages > 1:
                 raise LabelValueError(
                     f"{path}: the label image has {pages} pages, of which the first alone would be read; save each as "
                     f"a file of its own."
@@ -233,10 +233,12 @@ def open_label(path: str | os.PathLike, read: Callable[[Image.Image], _Read]) ->
                     f"table, so that the values it shows are not those it stores; save it with black as 0."
                 )
             kept = image.format, image.filename
-            image.load()
+            with _pillow():
+                image.load()
             if orientation_of(image) != 1:
                 # Format and name, by which files that change values are known, are lost in the copy.
-                image = ImageOps.exif_transpose(image)
+                with _pillow():
+                    image = ImageOps.exif_transpose(image)
                 image.format, image.filename = kept
             return read(image)
     except FileNotFoundError as error:
@@ -249,6 +251,20 @@ def open_label(path: str | os.PathLike, read: Callable[[Image.Image], _Read]) ->
         raise InputError(f"{path}: the label {reason}.") from error
 
 
+@contextlib.contextmanager
+def _pillow() -> Iterator[None]:
+    """Raise what Pillow raises for damaged files and what elsewhere is a programming error as an OSError."""
+    try:
+        yield
+    except (TypeError, KeyError, IndexError) as error:
+        raise OSError(f"{type(error).__name__} of Pillow: {error}") from error
+
+
+def _opened(file: str | os.PathLike | BinaryIO) -> Image.Image:
+    with _pillow():
+        return Image.open(file)
+
+
 def _has_16_bits(image: Image.Image) -> bool:
     """Whether an opened file stores colours of 16 bits, as its raw mode says ("RGB;16B"); Pillow cuts them to 8."""
     # Other arguments of a decoder are numbers, some of them file descriptors and lengths.
@@ -259,7 +275,7 @@ def _has_16_bits(image: Image.Image) -> bool:
 def exif_orientation(path: str | os.PathLike) -> int:
     """Return the EXIF orientation of an image file, 1 to 8; 1 (upright) without or if the file cannot be read."""
     try:
-        with Image.open(path) as image:
+        with _opened(path) as image:
             return orientation_of(image)
     except _DECODING_ERRORS:
         return 1
@@ -275,14 +291,15 @@ def turned_by_exif(image: str | os.PathLike, label: str | os.PathLike) -> str:
 
 def orientation_of(image: Image.Image) -> int:
     """Return the EXIF orientation of an opened image, 1 to 8."""
-    orientation = image.getexif().get(ExifTags.Base.Orientation, 1)
+    with _pillow():
+        orientation = image.getexif().get(ExifTags.Base.Orientation, 1)
     return orientation if orientation in range(1, 9) else 1
 
 
 def read_palette(path: str | os.PathLike) -> np.ndarray | None:
     """Return the colours of a palette image by index, uint8 (n, 3) in RGB; None for every other file."""
     try:
-        with Image.open(path) as image:
+        with _opened(path) as image, _pillow():
             colors = image.getpalette("RGB") if image.mode == "P" else None
     except _DECODING_ERRORS:
         return None
@@ -345,7 +362,7 @@ def _header(data: bytes) -> tuple[int, bool]:
         size = struct.unpack(">II", data[16:24]) if len(data) >= 24 else (0,)
         return math.prod(size), _png_lacks_its_end(data)
     try:
-        with Image.open(io.BytesIO(data)) as image:
+        with _opened(io.BytesIO(data)) as image:
             return image.width * image.height, False
     except Image.DecompressionBombError:
         return MAX_PIXELS + 1, False
