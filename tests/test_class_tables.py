@@ -44,6 +44,11 @@ def test_colours_of_csv_files_and_lists_of_names(tmp_path):
     ):
         (tmp_path / "labels.txt").write_text(text)
         assert read_class_table(tmp_path / "labels.txt") == {0: "unlabeled", 2: "traffic light"}
+    for text in ("10 speed bike\n3 wheeler\n", "3 wheeler\n10 speed bike\n"):
+        (tmp_path / "labels.txt").write_text(text)
+        assert read_class_table(tmp_path / "labels.txt") == dict(enumerate(text.splitlines()))
+    (tmp_path / "labels.txt").write_text("10: car\n3\tsky\n")
+    assert read_class_table(tmp_path / "labels.txt") == {10: "car", 3: "sky"}
     (tmp_path / "labels.txt").write_text("__ignore__\n_background_\ncar\n")
     assert read_class_table(tmp_path / "labels.txt") == {0: "_background_", 1: "car"}
 

@@ -6,6 +6,7 @@ import csv
 import os
 import re
 from collections.abc import Sequence
+from itertools import pairwise
 
 from ...errors import InputError
 from .class_json import read_json_rows
@@ -15,8 +16,8 @@ TABLE_SUFFIXES = (".txt", ".csv", ".json")
 _COLOR = re.compile(r"(\d{1,3}),(\d{1,3}),(\d{1,3})")
 # What a line of CVAT's file has and a list of names has not.
 _COLOR_FIELD = re.compile(r":[\d ,]+:")
-# A line of a list with numbers, as COCO-Stuff's "1: person".
-_NUMBERED = re.compile(r"(\d+)(?:\s*[:;,=]\s*|\s+)(.*\S)")
+# A line of a list with numbers, as COCO-Stuff's "1: person"; after a space alone, as "3 wheeler", it may be a name.
+_NUMBERED = re.compile(r"(\d+)(\s*[:;,=]\s*|\s+)(.*\S)")
 # Titles of the columns of a CSV file with colours: of the names, and of the colours in one column or in three.
 _NAMES, _COLORS, _CHANNELS = (
     ("name", "class", "class_name", "label"),
@@ -109,15 +110,20 @@ def _color_rows(path: str, rows: list[list[str]]) -> list[tuple[str, str, str]]:
 
 
 def is_numbered(lines: Sequence[str]) -> bool:
-    """Whether each line of a list of names starts with a number."""
+    """Whether each line of a list of names starts with a number: before a space alone, with rising ones from 0 or 1."""
     lines = [line.strip() for line in lines if line.strip() and not line.lstrip().startswith("#")]
-    return bool(lines) and all(map(_NUMBERED.fullmatch, lines))
+    found = [match for line in lines if (match := _NUMBERED.fullmatch(line))]
+    numbers = [int(match[1]) for match in found]
+    if not found or len(found) < len(lines):
+        return False
+    rising = numbers[0] in (0, 1) and all(first < second for first, second in pairwise(numbers))
+    return rising or all(match[2].strip(" ") for match in found)
 
 
 def _listed(lines: list[str]) -> list[tuple[int, str, str]]:
     """The names of the values 0, 1, 2, ..., or of their own numbers; labelme's lists start with the value -1."""
     if is_numbered(lines):
-        return [(int(match[1]), match[2], line) for line in lines if (match := _NUMBERED.fullmatch(line))]
+        return [(int(match[1]), match[3], line) for line in lines if (match := _NUMBERED.fullmatch(line))]
     names = lines[1:] if lines and lines[0] == "__ignore__" else lines
     return [(value, name, name) for value, name in enumerate(names)]
 
