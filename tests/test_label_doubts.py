@@ -167,6 +167,13 @@ def test_values_of_no_data(tmp_path):
     assert marked_no_data([str(tmp_path / name) for name in ("a.tif", "b.tif", "c.tif", "d.png")]) == {0: 2}
 
 
+def test_values_of_no_data_in_other_forms(tmp_path):
+    for index, text in enumerate(("0.0", "255.0", "2.55e2", "-9999", "0.5", "nan", "-inf", "none", "")):
+        tifffile.imwrite(tmp_path / f"{index}.TIFF", LABEL, extratags=[(42113, "s", 0, text, True)])
+    (tmp_path / "a.txt").write_text("not opened")
+    assert marked_no_data(list(map(str, tmp_path.iterdir()))) == {0: 1, 255: 2, -9999: 1}
+
+
 @pytest.mark.parametrize("mode", ["RGBA", "LA"])
 def test_colours_under_an_eraser(files, mode):
     label = np.dstack([COLORS[LABEL], np.where(LABEL, 255, 0)]).astype(np.uint8)

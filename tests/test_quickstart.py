@@ -158,6 +158,12 @@ def test_two_folders_and_notes_on_what_is_scarce(folder, output, run, problems):
     assert problems(output).startswith("Problems: 0")
 
 
+def test_names_of_no_class():
+    names = ("void", "void--unlabeled", "unlabeledArea", "no data", "No-Data", "noData", "NODATA", "roof no_data")
+    assert all(map(quickstart._may_be_none, names))
+    assert not any(map(quickstart._may_be_none, ("avoid", "database", "area", "no parking", "data", "node")))
+
+
 @pytest.mark.filterwarnings("ignore:Dataset has no geotransform")
 def test_a_class_that_geotiffs_mark_as_no_data_is_noted(folder, output, run):
     rasterio = pytest.importorskip("rasterio")

@@ -18,6 +18,7 @@ import re
 import shlex
 from collections.abc import Sequence
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -310,8 +311,7 @@ def _notes(images: PairedImages, classes: FoundClasses, kept: np.ndarray, held_o
     rare = names(presence.sum(axis=0) < _FEW)
     without_label, without_image = images.without_label, images.without_image
     guessed = ", ".join(f"{classes.key_text(key)} ({classes.ignored_pixels[key]} pixels)" for key in classes.guessed)
-    # Words of names as "void--unlabeled".
-    doubtful = ", ".join(name for name in classes.names if _NO_CLASS & {*re.split(r"[\W_]+", name.lower())})
+    doubtful = ", ".join(filter(_may_be_none, classes.names))
     notes = (
         (doubtful, f"Learned as classes, but by their names they may be none: {doubtful}; if so, give --ignore."),
         (guessed, f"Taken for 'no class', as in Pascal VOC: {guessed}; give --ignore or a name to be sure."),
@@ -331,6 +331,12 @@ def _notes(images: PairedImages, classes: FoundClasses, kept: np.ndarray, held_o
         (rare, f"Classes in fewer than {_FEW} labels, where more labels would help most: {rare}."),
     )
     return [*classes.notes, *(text for condition, text in notes if condition)]
+
+
+def _may_be_none(name: str) -> bool:
+    """Whether a class has one of _NO_CLASS in its name, as "void--unlabeled", "unlabeledArea" or "no data"."""
+    words = re.split(r"[\W_]+", re.sub(r"(?<=[a-z])(?=[A-Z])", " ", name).lower())
+    return not _NO_CLASS.isdisjoint([*words, *map("".join, pairwise(words))])
 
 
 def _few(files: Sequence[str]) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections import Counter
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -68,10 +69,13 @@ def marked_no_data(files: Sequence[str]) -> Counter[int]:
     """How many of the files mark a value as no data, by value, as a GeoTIFF can."""
     counts: Counter[int] = Counter()
     for path in files:
+        if not path.lower().endswith((".tif", ".tiff")):
+            continue
         with Image.open(path) as image:
             tags = image.tag_v2 if isinstance(image, TiffImagePlugin.TiffImageFile) else {}
             text = str(tags.get(_GDAL_NODATA, "")).strip("\0 ")
-        counts.update([int(text)] if text.isdecimal() else [])
+        with contextlib.suppress(ValueError):  # Without the tag, or of another form.
+            counts.update([int(value)] if (value := float(text)).is_integer() else [])
     return counts
 
 
