@@ -108,6 +108,19 @@ def test_numbers_of_objects_beside_a_class(files):
         found(files(label))
 
 
+def test_colours_off_in_one_channel_alone(files):
+    """A program that changed the red of four colours: it looks like numbers of objects."""
+    colors = np.uint8([[100, 0, 0], [0, 100, 0], [0, 0, 100], [100, 100, 0]])
+    label = np.repeat(np.repeat(colors[None], 12, axis=0), 8, axis=1)
+    label[4:8, :, 0] += 1
+    label[8:, :, 0] += 2
+    names = "#640000=a,#006400=b,#000064=c,#646400=d"
+    with pytest.raises(InputError, match="differ in the red channel alone, .*, with --tolerance 8 if other"):
+        found(files(label))
+    classes = name_classes(read_raw_labels(files(label)), parse_class_names(names), "masks", tolerance=8)
+    assert classes.names == ("a", "b", "c", "d") and classes.pixels.tolist() == [[96, 96, 96, 96]]
+
+
 def test_no_class_of_16_bits(files):
     label = LABEL.astype(np.uint16)
     label[:1] = 65535

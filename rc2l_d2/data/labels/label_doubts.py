@@ -138,7 +138,8 @@ def check_smooth_edges(raw: RawLabels, keys: Sequence[int], where: str) -> None:
                 raise InputError(
                     f"The labels in {where} have {len(solid)} colours, of which most differ in the {channel} channel "
                     f"alone, as numbers of objects beside their classes do; save the classes as one channel, or give "
-                    f"every colour its name by --classes COLOUR=NAME,..."
+                    f"every class its colour by --classes COLOUR=NAME,..., with --tolerance {_OFF} if other colours "
+                    f"are a few levels off from these."
                 )
         kind, main = "colours", [key for key in solid if key not in off]
     else:
