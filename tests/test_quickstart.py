@@ -158,6 +158,17 @@ def test_two_folders_and_notes_on_what_is_scarce(folder, output, run, problems):
     assert problems(output).startswith("Problems: 0")
 
 
+def test_images_beside_most_labelled_ones_are_used_without_others_and_noted(folder, output, run):
+    write_masks(folder, "grey")
+    for path in sorted((folder / "photos").iterdir()):
+        path.with_name(f"{path.stem}_right.jpg").write_bytes((folder / "more/0.jpg").read_bytes())
+    result = run("photos", "masks", "--output", output, "--ignore", 255, "--classes", "road,car,person")
+    assert result.returncode == 0 and "10 unlabelled." in result.stdout, result.stderr
+    assert "Note: Used as unlabelled images, though most labelled images have a file with such an ending: 10 (0 a_" in (
+        result.stdout
+    )
+
+
 def test_names_of_no_class():
     names = ("void", "void--unlabeled", "unlabeledArea", "no data", "No-Data", "noData", "NODATA", "roof no_data")
     assert all(map(quickstart._may_be_none, names))
