@@ -69,6 +69,18 @@ def test_no_page_is_read_beyond_the_second(tmp_path, monkeypatch):
     assert plain.not_plain((tmp_path / "a.tif").read_bytes()) == "a TIFF with several pages" and len(loaded) == 2
 
 
+def test_tags_of_a_damaged_tiff_may_be_anything(monkeypatch):
+    page = {
+        plain.TAG["SamplesPerPixel"]: 3,
+        plain.TAG["PhotometricInterpretation"]: (2, 2),
+        plain.TAG["BitsPerSample"]: 8,
+    }
+    for value, expected in (((1, 0), ""), (b"1", "a TIFF with several pages"), ((), "a TIFF with several pages")):
+        pages = iter([page, {plain.TAG["NewSubfileType"]: value}])
+        monkeypatch.setattr(plain, "tiff_pages", lambda file, pages=pages: pages)
+        assert plain.not_plain(plain._TIFF_STARTS[0]) == expected
+
+
 def test_plain_tiff_is_read_as_before(tmp_path):
     for name, values, options in (
         ("rgb.tif", VALUES[..., :3], RGB), ("planes.tif", np.moveaxis(VALUES[..., :3], -1, 0), RGB),

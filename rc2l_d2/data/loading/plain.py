@@ -46,21 +46,24 @@ def _tiff(data: bytes) -> str:
     first = next(pages, None)
     if first is None:
         return ""
-
-    def tag(name: str, default: int) -> int:
-        value = first.get(TAG[name], default)
-        return value[0] if isinstance(value, tuple) and value else value
-
-    bands, bits = tag("SamplesPerPixel", 1), tag("BitsPerSample", 1)
-    kind, photometric = _FORMATS.get(tag("SampleFormat", 1), "unknown"), tag("PhotometricInterpretation", 1)
+    bands, bits = _number(first, "SamplesPerPixel", 1), _number(first, "BitsPerSample", 1)
+    kind = _FORMATS.get(_number(first, "SampleFormat", 1), "unknown")
+    photometric = _number(first, "PhotometricInterpretation", 1)
     # Not a page more than needed: each of a damaged file may have 65,535 tags.
-    if any(not page.get(TAG["NewSubfileType"], 0) & REDUCED_OR_MASK for page in pages):
+    if any(not _number(page, "NewSubfileType", 0) & REDUCED_OR_MASK for page in pages):
         return "a TIFF with several pages"
     expected = {_RGB: 3, _CMYK: 4, _YCBCR: 3, **dict.fromkeys(_GREY_OR_PALETTE, 1)}.get(photometric)
     if bits <= 8 and kind == "unsigned" and bands == expected:
         return ""
     marked = ", of which 3 are marked as colours" if photometric == _RGB and bands > 3 else ""
     return f"a TIFF with {bands} band{'s' if bands > 1 else ''}{marked}, {bits}-bit {kind}"
+
+
+def _number(page: dict[int, Any], name: str, default: int) -> int:
+    """Return the first value of a tag, and the default where a damaged file has no number there."""
+    value = page.get(TAG[name], default)
+    value = value[0] if isinstance(value, tuple) and value else value
+    return value if isinstance(value, int) else default
 
 
 def tiff_pages(file: BinaryIO) -> Iterator[dict[int, Any]]:
