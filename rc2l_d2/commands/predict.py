@@ -14,12 +14,13 @@ image a/b.jpg below an input folder has the NAME a/b):
     NAME.png                        the image, upright, with colours and names of the classes over it
     NAME.mp4                        the same for a video, at its frame rate, without sound
     legend.svg                      colours and names of all predicted classes
-    labels/NAME.png                 --labels: class indices, one byte a pixel, with the data set's palette
+    labels/NAME.png                 --labels: class indices (places in the model's list of classes, from 0 on), one byte a
+                                    pixel, with the data set's palette
     confidence/NAME/3_triangle.png  --confidence: for each predicted class, here class 3, its fraction of the sum of all
                                     class scores of a pixel; 8-bit grey, 255 is 1
     FILE                            --coco FILE: classes of all images as COCO's run lengths, as in Detectron2's
                                     sem_seg_predictions.json; and NAME_dataset.json, a COCO data set of these masks that
-                                    labelling tools read as first labels
+                                    labelling tools read as first labels; ids of images and classes are their own
     comparison/NAME.png             --compare: image, ground truth and prediction side by side, with a legend
 
 Images of more than 16 million pixels are read in parts (needs pip install 'rc2l_d2[raster]'): by windows with --tile,
