@@ -14,8 +14,8 @@ image a/b.jpg below an input folder has the NAME a/b):
     NAME.png                        the image, upright, with colours and names of the classes over it
     NAME.mp4                        the same for a video, at its frame rate, without sound
     legend.svg                      colours and names of all predicted classes
-    labels/NAME.png                 --labels: class indices (places in the model's list of classes, from 0 on), one byte a
-                                    pixel, with the data set's palette
+    labels/NAME.png                 --labels: class indices (places in the model's list of classes, from 0 on), one
+                                    byte a pixel, with the data set's palette
     confidence/NAME/3_triangle.png  --confidence: for each predicted class, here class 3, its fraction of the sum of all
                                     class scores of a pixel; 8-bit grey, 255 is 1
     FILE                            --coco FILE: classes of all images as COCO's run lengths, as in Detectron2's
