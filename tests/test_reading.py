@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from data_files import write_image, write_label
 from hypothesis import strategies as st
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, PngImagePlugin
 
 from rc2l_d2.data import read_image, read_label
 from rc2l_d2.data.labels.label_map import LabelMap
@@ -251,6 +251,18 @@ def test_damage_anywhere_raises_nothing_else_and_prints_nothing(tmp_path_factory
     printed = capfd.readouterr()
     # libjpeg and libpng write to the standard error by themselves.
     assert printed.out == "" and (printed.err == "" or suffix in ("png", "jpeg"))
+
+
+def test_memory_that_a_label_asks_for_and_nobody_has(tmp_path, monkeypatch):
+    """Pillow reserves the length of a PNG's last chunk, 2 GB in a damaged file that a fuzz run found."""
+    write_label(tmp_path / "label.png", DOWN.astype(np.uint8))
+
+    def load_end(image):
+        raise MemoryError
+
+    monkeypatch.setattr(PngImagePlugin.PngImageFile, "load_end", load_end)
+    with pytest.raises(InputError, match="label.png: the label file is damaged or needs more memory than there is"):
+        read_label(tmp_path / "label.png")
 
 
 def test_images_beyond_pillows_limit(tmp_path, monkeypatch):

@@ -107,7 +107,8 @@ def load_model_file(path: str) -> tuple[nn.Module, CfgNode, Any]:
         raise InputError(f"{path}: {error}") from error
     except (KeyError, AssertionError, ValueError, RuntimeError) as error:
         # Of torch's list of all differences the last one says enough, and others may be their consequences.
-        reason = str(error).strip().splitlines()[-1].strip() if isinstance(error, RuntimeError) else one_line(error)
+        last = str(error).strip().rpartition("\n")[2].strip() if isinstance(error, RuntimeError) else ""
+        reason = last or one_line(error)
         raise InputError(
             f"{path} was written by version {content['version']} and does not fit this one ({reason.rstrip('.')}); use "
             "the version or commit that wrote it, or train again."

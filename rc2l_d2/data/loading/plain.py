@@ -60,7 +60,7 @@ def _tiff(data: bytes) -> str:
 
 
 def _number(page: dict[int, Any], name: str, default: int) -> int:
-    """Return the first value of a tag, and the default where a damaged file has no number there."""
+    """Return the first value of a tag, or the default if it is missing or, in a damaged file, not an integer."""
     value = page.get(TAG[name], default)
     value = value[0] if isinstance(value, tuple) and value else value
     return value if isinstance(value, int) else default

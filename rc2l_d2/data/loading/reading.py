@@ -245,6 +245,11 @@ def open_label(path: str | os.PathLike, read: Callable[[Image.Image], _Read]) ->
         raise InputError(f"{path}: the label file does not exist; complete the data set or its list.") from error
     except InputError:
         raise
+    except MemoryError as error:
+        # Pillow reserves the length that a part of a PNG file says it has.
+        raise InputError(
+            f"{path}: the label file is damaged or needs more memory than there is; replace it or free memory."
+        ) from error
     except _DECODING_ERRORS as error:
         kind = not_plain(_read_bytes(path)) if isinstance(error, UnidentifiedImageError) else ""
         reason = f"image is {kind}; save it with one band of values" if kind else "file cannot be decoded; replace it"
