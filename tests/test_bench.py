@@ -130,3 +130,34 @@ def test_supervised_step_needs_transformers(monkeypatch, capsys):
     with pytest.raises(SystemExit, match="2"):
         runpy.run_path(str(BENCH / "supervised_step.py"))
     assert ".[bench]" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_unimatch_step(bench, tmp_path):
+    """UniMatch's code is not at hand here: a network with the same interface takes the place of its own."""
+    files = {
+        "configs/pascal.yaml": "{nclass: 21, conf_thresh: 0.95}",
+        "model/backbone/resnet.py": "from torch import nn\n\ndef resnet50():\n    return nn.Conv2d(3, 21, 1)\n",
+        "model/semseg/deeplabv3plus.py": (
+            "import torch\nfrom model.backbone import resnet\n\n"
+            "class DeepLabV3Plus(torch.nn.Module):\n"
+            "    def __init__(self, config):\n"
+            "        super().__init__()\n"
+            "        self.backbone = resnet.resnet50()\n"
+            "        self.backbone.load_state_dict(torch.load('pretrained/resnet50.pth'))\n"
+            "    def forward(self, x, need_fp=False):\n"
+            "        return (self.backbone(x), self.backbone(x)) if need_fp else self.backbone(x)\n"
+        ),
+    }
+    for name, text in files.items():
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(text)
+    rows = bench("unimatch_step.py", str(tmp_path), "--images", "1", "--size", "64", "--rounds", "1")
+    assert list(rows)[:3] == ["UniMatch", "RC2L", "our UniMatch"] and rows["RC2L"][0] > rows["UniMatch"][0] > 0
+
+
+def test_unimatch_step_needs_its_code(monkeypatch, tmp_path):
+    monkeypatch.syspath_prepend(BENCH)
+    main = lambda: runpy.run_path(str(BENCH / "unimatch_step.py"), run_name="__main__")  # noqa: E731
+    result = call_command(monkeypatch, "unimatch_step.py", main, str(tmp_path))
+    assert result.returncode == 2 and "not a checkout of UniMatch" in result.stderr
