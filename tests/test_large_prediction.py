@@ -11,6 +11,7 @@ from rasterio.control import GroundControlPoint
 from rasterio.rpc import RPC
 from rasterio.transform import from_origin
 from torch import nn
+from tqdm import tqdm
 
 from rc2l_d2.commands import predict
 from rc2l_d2.data.loading.bands import BandRule
@@ -19,7 +20,7 @@ from rc2l_d2.data.loading.transforms import resize_label
 from rc2l_d2.engine import load_config
 from rc2l_d2.errors import InputError
 from rc2l_d2.host import MetadataCatalog
-from rc2l_d2.prediction import Segmenter, large, load_segmenter, segmenter
+from rc2l_d2.prediction import Segmenter, large, load_segmenter, outputs, segmenter
 from rc2l_d2.prediction.inputs import Input
 from rc2l_d2.prediction.large import LabelFile, segment_by_windows, segment_shrunk
 from rc2l_d2.prediction.outputs import ResultWriter
@@ -99,6 +100,23 @@ def test_windows_of_a_multi_band_geotiff_give_the_labels_of_the_whole_image(blur
     predict.segment_image(given, one, writer)
     with rasterio.open(tmp_path / "out/labels/a.tif") as file:
         assert np.array_equal(file.read(1), expected) and file.crs.to_epsg() == 32633
+
+
+def test_progress_counts_the_pixels_of_a_large_image(trained_run, tmp_path, monkeypatch, small_limit):
+    bars = []
+
+    def shown(**settings):
+        bars.append(tqdm(**settings | {"disable": False}))  # as in a terminal
+        return bars[-1]
+
+    monkeypatch.setattr(outputs, "tqdm", shown)
+    image_file = tmp_path / "large.png"
+    Image.fromarray(image_of(150, 210)).save(image_file)
+    given = ("--weights", trained_run / "teacher_final.pth", "--input", image_file, "--output", tmp_path / "out")
+    result = call_command(monkeypatch, "rc2l-predict", predict.main, *given, "--tile", "48")
+    assert result.returncode == 0, result.stderr
+    (bar,) = bars
+    assert bar.n == bar.total == 150 * 210
 
 
 def test_without_windows_an_image_is_shrunk_and_its_labels_enlarged(blurred, tmp_path, monkeypatch):

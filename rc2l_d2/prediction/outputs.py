@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 from PIL import Image
+from tqdm import tqdm
 
 from ..data import read_label
 from ..data.loading.mappers import check_label
@@ -76,8 +77,10 @@ class ResultWriter:
         scale = min(1.0, math.sqrt(OVERVIEW / math.prod(raster.size)))
         size = (max(1, int(scale * raster.size[0])), max(1, int(scale * raster.size[1])))
         folder = self.output / "labels" if self.labels else self.output  # Without --labels the file is temporary.
-        with LabelFile(folder / name, raster.size, raster.georeference, self.colors) as file:
+        bar = tqdm(total=math.prod(raster.size), desc=name, unit="px", unit_scale=True, leave=False, disable=None)
+        with bar, LabelFile(folder / name, raster.size, raster.georeference, self.colors) as file:
             for top, left, labels in blocks:
+                bar.update(labels.size)
                 self.occurred.update(classes_in(labels, len(self.names)))
                 file.write(top, left, labels)
             small = file.read_reduced(size)
