@@ -5,6 +5,7 @@
 #     bash tools/dev/gpu_check.sh FOLDER          # on one GPU; for more: pip install -e '.[bench,timm]', MSRC-21
 #     bash tools/dev/gpu_check.sh FOLDER --cpu    # a few of them in tiny sizes, to test this script
 set -uo pipefail
+[ $# -ge 1 ] || { echo "gpu_check.sh: FOLDER is missing; give one for the results." >&2; exit 2; }
 cd "$(dirname "$0")/../.."
 mkdir -p "$1" && out=$(realpath "$1")
 device=cuda
