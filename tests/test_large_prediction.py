@@ -1,5 +1,7 @@
 """Prediction of images too large for memory: by windows at full size, or shrunk; label images with georeference."""
 
+import json
+
 import cv2
 import numpy as np
 import pytest
@@ -210,15 +212,20 @@ def test_what_large_images_cannot_have_is_one_sentence(trained_run, tmp_path, mo
     image = Image.fromarray(image_of(150, 210))
     image.save(tmp_path / "a.png")
     (tmp_path / "afile").touch()
+    coco = tmp_path / "c.json"
     weights = ("--weights", trained_run / "teacher_final.pth", "--input", tmp_path / "a.png", "--output")
     for words, message in (
-        ((tmp_path / "out", "--tile", "48", "--confidence"), "a.png: confidence maps and comparisons of so large"),
+        ((tmp_path / "out", "--tile", "48", "--confidence"), "a.png: of an image that is read in parts neither"),
+        ((tmp_path / "out", "--tile", "48", "--coco", coco), "leave --confidence, --coco and --compare"),
         ((tmp_path / "afile",), "afile is a file; name a folder."),
     ):
         result = call_command(monkeypatch, "rc2l-predict", predict.main, *weights, *words)
         assert result.returncode == 2 and message in result.stderr and "Traceback" not in result.stderr
     assert not list((tmp_path / "out").rglob("*.tif"))
     assert not (tmp_path / "out/labels").exists()
+    # Without windows it is decoded whole.
+    result = call_command(monkeypatch, "rc2l-predict", predict.main, *weights, tmp_path / "out", "--coco", coco)
+    assert result.returncode == 0 and {entry["file_name"] for entry in json.loads(coco.read_text())} == {"a.png"}
     # Without rasterio an image that can be decoded whole is shrunk, as ever; windows need it.
     monkeypatch.setitem(__import__("sys").modules, "rasterio", None)
     assert call_command(monkeypatch, "rc2l-predict", predict.main, *weights, tmp_path / "out").returncode == 0

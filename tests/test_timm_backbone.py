@@ -138,14 +138,23 @@ def frozen_model(name: str, *options: str) -> tuple[CfgNode, RegionSegmentor]:
     return cfg, build_model_or_explain(cfg).train()
 
 
-@pytest.mark.parametrize("decoder, matching", [("ASPP", "class"), ("FPN", "class"), ("ASPP", "hungarian")])
-def test_every_trained_parameter_of_a_vit_gets_a_gradient(decoder, matching):
+@pytest.mark.parametrize(
+    ("decoder", "matching", "architecture"),
+    [
+        ("ASPP", "class", "RegionSegmentor"),
+        ("FPN", "class", "RegionSegmentor"),
+        ("ASPP", "hungarian", "RegionSegmentor"),
+        ("FPN", "class", "PerPixelSegmentor"),
+        ("FPN", "hungarian", "UniMatch"),
+    ],
+)
+def test_every_trained_parameter_of_a_vit_gets_a_gradient(decoder, matching, architecture):
     options = ("MODEL.SEM_SEG_HEAD.PIXEL_DECODER_NAME", decoder, "MODEL.MASK_FORMER.MATCHING", matching)
-    _, model = frozen_model(TINY_VIT, *options)
+    _, model = frozen_model(TINY_VIT, *options, "MODEL.META_ARCHITECTURE", architecture)
     image = torch.randint(256, (3, 64, 64), dtype=torch.uint8)
     sum(model([{"image": image, "sem_seg": image[0] % 3}] * 2).values()).backward()
     assert not [name for name, p in model.named_parameters() if p.requires_grad and p.grad is None]
-    if matching == "class":
+    if matching == "class" and architecture == "RegionSegmentor":
         assert model.sem_seg_head.predictor.class_probe.in_features == model.backbone.body.embed_dim
 
 

@@ -16,7 +16,7 @@ image a/b.jpg below an input folder has the NAME a/b):
     legend.svg                      colours and names of all predicted classes
     labels/NAME.png                 --labels: class indices (places in the model's list of classes, from 0 on), one
                                     byte a pixel, with the data set's palette
-    confidence/NAME/3_triangle.png  --confidence: for each predicted class, here class 3, its fraction of the sum of all
+    confidence/NAME/4_triangle.png  --confidence: for each predicted class, here class 4, its fraction of the sum of all
                                     class scores of a pixel; 8-bit grey, 255 is 1
     FILE                            --coco FILE: classes of all images as COCO's run lengths, as in Detectron2's
                                     sem_seg_predictions.json; and NAME_dataset.json, a COCO data set of these masks that
@@ -25,7 +25,8 @@ image a/b.jpg below an input folder has the NAME a/b):
 
 Images of more than 16 million pixels are read in parts (needs pip install 'rc2l_d2[raster]'): by windows with --tile,
 or where the model file sets TEST.SLIDING_WINDOW and INPUT.MIN_SIZE_TEST 0, and shrunk otherwise. Their overlay is
-shrunk. The label image of a GeoTIFF of any size is labels/NAME.tif, with its georeference.
+shrunk. The label image of a GeoTIFF of any size is labels/NAME.tif, with its georeference. --confidence, --coco and
+--compare need the image as a whole: it is decoded whole up to 178 million pixels, and refused above and with windows.
 
 Labels and confidence maps of a video's frames go to labels/NAME/000000.png and confidence/NAME/000000; videos are not
 compared. Files that cannot be read, or that have no label to compare with, are reported at the end, with exit status 2;
@@ -74,7 +75,7 @@ def segment_image(given: Input, segmenter: Segmenter, results: ResultWriter) -> 
 def _open_large(file: Path, segmenter: Segmenter, results: ResultWriter) -> RasterFile | None:
     """Return the file as windows; None where it has to be, and can be, decoded whole."""
     whole = math.prod(header_size(file)) <= MAX_PIXELS and not segmenter.by_windows
-    if whole and (results.confidence or results.truth is not None):
+    if whole and results.needs_whole:
         return None
     try:
         return RasterFile(file, segmenter.bands)

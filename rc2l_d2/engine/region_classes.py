@@ -11,7 +11,7 @@ from torch import nn
 from ..data import build_whole_image_loader, classes_in_label
 from ..errors import InputError
 from ..host import META_ARCH_REGISTRY, CfgNode, HookBase, comm
-from ..modeling import PerPixelSegmentor, RegionClassifier, RegionSample, RegionSegmentor
+from ..modeling import RegionClassifier, RegionSample, RegionSegmentor
 
 logger = logging.getLogger(__name__)
 # Images of a stream that are enough. Regions of unlabelled images below this fraction of the image hardly count.
@@ -28,7 +28,7 @@ def check_whole_images(cfg: CfgNode) -> None:
     """Raise InputError where a run would fit the classes of regions to whole images, but predict windows of them."""
     keys = cfg.MODEL.MASK_FORMER
     fits = keys.MATCHING == "class" and keys.CLASS_MEANS
-    per_pixel = issubclass(META_ARCH_REGISTRY.get(cfg.MODEL.META_ARCHITECTURE), PerPixelSegmentor)
+    per_pixel = META_ARCH_REGISTRY.get(cfg.MODEL.META_ARCHITECTURE).per_pixel
     if fits and not per_pixel and cfg.TEST.SLIDING_WINDOW.ENABLED:
         raise InputError(
             "MODEL.MASK_FORMER.CLASS_MEANS fits classes to whole images, but TEST.SLIDING_WINDOW predicts their "

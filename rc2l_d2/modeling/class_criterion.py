@@ -17,7 +17,7 @@ class ClassCriterion(Criterion):
     """Match query k to class k (``MATCHING: class``, our reading); there are as many queries as classes.
 
     No assignment problem is solved, and every shape is fixed. Masks are compared on the mask grid, with the fraction
-    t_c(x) of each class among the labelled pixels of a mask pixel. Means run over all ranks.
+    t_c(x) of the pixels of a mask pixel that are labelled c. Means run over all ranks.
 
         loss_ce    cross-entropy of the class of query k where the image has class k, smoothed
         loss_mask  cross-entropy of the competing masks: -sum_c t_c(x) log sigma(m_c(x)), mean over labelled pixels

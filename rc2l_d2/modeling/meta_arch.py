@@ -34,9 +34,11 @@ class RegionSegmentor(nn.Module):
     Attributes:
         uses_unlabeled: whether training also uses unlabelled images.
         fits_unlabeled_regions: whether the classes of regions are fitted to those of unlabelled images too.
+        per_pixel: whether it has a per-pixel head instead of the region head that the configuration describes.
     """
 
     uses_unlabeled = False
+    per_pixel = False
     fits_unlabeled_regions = False
     pixel_mean: Tensor
     pixel_std: Tensor

@@ -30,6 +30,8 @@ class PixelCriterion(Criterion):
 class PerPixelSegmentor(RegionSegmentor):
     """Backbone and :class:`PerPixelHead`: DeepLabV3+ as the yardstick. MODEL.SEM_SEG_HEAD.NAME is not read."""
 
+    per_pixel = True
+
     @classmethod
     def build_head(cls, cfg: CfgNode, input_shape: dict[str, ShapeSpec]) -> nn.Module:
         return PerPixelHead(cfg, input_shape)

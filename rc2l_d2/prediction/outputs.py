@@ -65,14 +65,22 @@ class ResultWriter:
                 Image.fromarray(segmentation.confidence(label)).save(path)
         return draw_classes(segmentation.image[..., 2::-1], segmentation.labels, self.metadata)
 
+    @property
+    def needs_whole(self) -> bool:
+        """Whether results are requested that are not written for images that are read in parts."""
+        return self.confidence or self.coco is not None or self.truth is not None
+
     def draw_large(self, name: str, raster: RasterFile) -> np.ndarray:
         """Segment a large image, write its label image, and return an overlay of at most OVERVIEW pixels.
 
         Raises:
-            InputError: the file is damaged, or the command line requests confidence maps or a comparison.
+            InputError: the file is damaged, or the command line requests what needs the image as a whole.
         """
-        if self.confidence or self.truth is not None:
-            raise InputError(f"{raster.path}: confidence maps and comparisons of so large an image are not written.")
+        if self.needs_whole:
+            raise InputError(
+                f"{raster.path}: of an image that is read in parts neither confidence maps nor COCO results nor a "
+                "comparison are written; leave --confidence, --coco and --compare out, or cut the image."
+            )
         blocks = (segment_by_windows if self.segmenter.by_windows else segment_shrunk)(raster, self.segmenter)
         scale = min(1.0, math.sqrt(OVERVIEW / math.prod(raster.size)))
         size = (max(1, int(scale * raster.size[0])), max(1, int(scale * raster.size[1])))

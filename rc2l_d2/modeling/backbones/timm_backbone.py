@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from ...errors import InputError
-from ...host import BACKBONE_REGISTRY, Backbone, CfgNode, ShapeSpec
+from ...host import BACKBONE_REGISTRY, META_ARCH_REGISTRY, Backbone, CfgNode, ShapeSpec
 from .simple_pyramid import STRIDES, SimpleFeaturePyramid
 
 logger = logging.getLogger(__name__)
@@ -302,7 +302,7 @@ def build_timm_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> TimmBackbone:
 def _maps_with_gradient(cfg: CfgNode) -> set[str]:
     """Return the maps that the head passes a gradient to: ASPP reads the finest and the coarsest alone."""
     head, keys = cfg.MODEL.SEM_SEG_HEAD, cfg.MODEL.MASK_FORMER
-    per_pixel = cfg.MODEL.META_ARCHITECTURE == "PerPixelSegmentor"
+    per_pixel = META_ARCH_REGISTRY.get(cfg.MODEL.META_ARCHITECTURE).per_pixel
     names = sorted(head.IN_FEATURES)
     if per_pixel or head.PIXEL_DECODER_NAME == "ASPP":
         names = names[:1] + names[-1:]

@@ -9,8 +9,7 @@ Forward and backward in training mode with random weights, in turn. Memory is th
 from __future__ import annotations
 
 import torch
-from measure import in_turn, machine, median_ms, options, peak_memory, ratio, run
-from tabulate import tabulate
+from measure import in_turn, median_ms, options, peak_memory, print_table, ratio, run
 
 from rc2l_d2.engine import load_config
 from rc2l_d2.host import build_backbone
@@ -31,12 +30,12 @@ def main() -> None:
         backbone = build_backbone(cfg).to(args.device).train()
         parts[title] = lambda backbone=backbone: sum(x.mean() for x in backbone(images).values()).backward()
     seconds = in_turn(parts, args.rounds, args.device)
-    print(f"{args.name}, {args.images} images of {args.height}x{args.width}; {machine(args.device)}")
     rows = [
         [title, median_ms(seconds, title), ratio(seconds, title, "plain"), peak_memory(part, args.device)]
         for title, part in parts.items()
     ]
-    print(tabulate(rows, ["", "ms", "of plain", "peak, MB"], floatfmt=".0f", tablefmt="github"))
+    title = f"{args.name}, {args.images} images of {args.height}x{args.width}"
+    print_table(args, title, args.device, rows, ["", "ms", "of plain", "peak, MB"], floatfmt=".0f")
 
 
 if __name__ == "__main__":
