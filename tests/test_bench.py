@@ -106,6 +106,13 @@ def test_sharded(bench, tiny):
 
 
 @pytest.mark.slow
+def test_backbone(bench):
+    importlib.import_module("timm_import")
+    rows = bench("backbone.py", "--name", "test_efficientnet", "--images", "1", "--height", "64", "--rounds", "1")
+    assert list(rows) == ["plain", "channels-last", "checkpointing"] and all(row[0] > 0 for row in rows.values())
+
+
+@pytest.mark.slow
 def test_growth(bench, tmp_path):
     small = ["--images", "1", "--classes", "4", "--channels", "8", "--rounds", "2"]
     sizes = ["--sizes", "8", "16", "32", "--reference", "8", "--limit", "0.002"]
