@@ -169,7 +169,6 @@ def name_classes(
     for place in range(len(kept)):
         pixels[:, place] = raw.pixels[:, column == place].sum(axis=1)
     ignored = [key for key, place in zip(raw.keys, column, strict=True) if place == len(kept)]
-    totals = dict(zip(raw.keys, raw.pixels.sum(axis=0).tolist(), strict=True))
     return FoundClasses(
         names=tuple(named[key] for key in kept),
         keys=kept,
@@ -179,7 +178,7 @@ def name_classes(
         palette=own if None not in own and len(set(own)) == len(own) else voc_color_map(len(own)),
         pixels=pixels,
         left_out=tuple(name for name in left_out if name != IGNORE),
-        ignored_pixels={key: totals[key] for key in ignored},
+        ignored_pixels={key: raw.totals[key] for key in ignored},
         guessed=guessed,
         other=ignore.other,
         tolerance=tolerance,

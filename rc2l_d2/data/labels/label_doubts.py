@@ -170,9 +170,8 @@ def check_smooth_edges(raw: RawLabels, keys: Sequence[int], where: str) -> None:
 
 def merged_keys(raw: RawLabels, keys: Sequence[int], named: Sequence[int], tolerance: int) -> list[int]:
     """The keys that remain if a rarer one within the tolerance of another counts as that; ``named`` ones remain."""
-    totals = dict(zip(raw.keys, raw.pixels.sum(axis=0).tolist(), strict=True))
     heads = [key for key in keys if key in named]
-    for key in sorted(keys, key=lambda key: -totals[key]):
+    for key in sorted(keys, key=lambda key: -raw.totals[key]):
         if key not in heads and all(_distance(key, head, raw.colors) > tolerance for head in [*heads, *named]):
             heads.append(key)
     # A named colour that only occurs a few levels off.
@@ -187,9 +186,8 @@ def _without_area(raw: RawLabels, keys: Sequence[int]) -> list[int]:
 
 def _is_off(raw: RawLabels, key: int, keys: Sequence[int]) -> bool:
     """Whether a more frequent colour of ``keys`` is a few levels away."""
-    totals = dict(zip(raw.keys, raw.pixels.sum(axis=0).tolist(), strict=True))
     near = (other for other in keys if other != key and _distance(key, other, raw.colors) <= _OFF)
-    return any((totals[other], -other) > (totals[key], -key) for other in near)
+    return any((raw.totals[other], -other) > (raw.totals[key], -key) for other in near)
 
 
 def _distance(first: int, second: int, colors: bool) -> int:

@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import partial
+from functools import cached_property, partial
 
 import numpy as np
 from PIL import Image, TiffImagePlugin
@@ -29,6 +29,11 @@ class RawLabels:
     colors: bool  # whether the keys are colours
     palette: dict[int, Color]  # the colour of a key: itself, or that in the palettes, which all agree
     solid: frozenset[int]  # keys that fill a block of 2 x 2 pixels in some file
+
+    @cached_property
+    def totals(self) -> dict[int, int]:
+        """Pixels of each key in all files."""
+        return dict(zip(self.keys, self.pixels.sum(axis=0).tolist(), strict=True))
 
 
 def read_raw_labels(files: Sequence[str], colors: bool = False) -> RawLabels:

@@ -69,7 +69,6 @@ def name_by_table(raw: RawLabels, labels: TabledLabels) -> FoundClasses:
     if len(kept) < 2:
         raise InputError(f"The labels in {labels.folder} have fewer than two classes of {labels.file}; add others.")
     ignored = tuple(key for key in raw.keys if key not in kept)
-    totals = dict(zip(raw.keys, raw.pixels.sum(axis=0).tolist(), strict=True))
     colors = tuple((key >> 16, key >> 8 & 255, key & 255) for key in kept)
     return FoundClasses(
         names=tuple(names[key] for key in kept),
@@ -79,7 +78,7 @@ def name_by_table(raw: RawLabels, labels: TabledLabels) -> FoundClasses:
         palette=colors if raw.colors else voc_color_map(len(kept)),
         pixels=raw.pixels[:, [raw.keys.index(key) for key in kept]],
         left_out=tuple(name for key, name in names.items() if key not in raw.keys and name != IGNORE),
-        ignored_pixels={key: totals[key] for key in ignored},
+        ignored_pixels={key: raw.totals[key] for key in ignored},
     )
 
 
