@@ -169,10 +169,8 @@ def _segment_ids(png: str) -> np.ndarray:
             colors = np.array(image.convert("RGB"), np.int64)
     except FileNotFoundError as error:
         raise InputError(f"{png}: the file of panoptic segments does not exist; complete the data set.") from error
+    except InputError:
+        raise
     except (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError) as error:
-        raise (
-            error
-            if isinstance(error, InputError)
-            else InputError(f"{png}: the file of panoptic segments cannot be decoded; replace it.")
-        ) from error
+        raise InputError(f"{png}: the file of panoptic segments cannot be decoded; replace it.") from error
     return colors @ np.array([1, 256, 65536])

@@ -71,8 +71,10 @@ def _read(path: str, stamp: tuple[int, int]) -> CocoFile:
         )
     try:
         return _checked(path, content)
+    except InputError:
+        raise
     except ValueError as error:
-        raise error if isinstance(error, InputError) else InputError(f"{path}: {one_line(error)}.") from error
+        raise InputError(f"{path}: {one_line(error)}.") from error
 
 
 def _checked(path: str, content: dict[str, Any]) -> CocoFile:

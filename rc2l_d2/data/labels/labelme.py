@@ -55,8 +55,10 @@ class LabelmeLabel(DrawnLabel):
             )
         try:
             size = stated_size(content.get("imageHeight"), content.get("imageWidth")) or upright_size(self.image)
+        except InputError:
+            raise
         except ValueError as error:
-            raise error if isinstance(error, InputError) else InputError(f"{file}: {error}; correct it.") from error
+            raise InputError(f"{file}: {error}; correct it.") from error
         canvas = Image.fromarray(self.classes.canvas(size))
         for number, shape in enumerate(content["shapes"], start=1):
             try:
