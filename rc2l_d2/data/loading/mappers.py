@@ -13,7 +13,7 @@ import torch
 from ...errors import InputError, first_few
 from ...host import CfgNode
 from .raster import open_windows, read_label_window
-from .reading import check_format, read_image, read_image_reduced, read_label, turned_by_exif
+from .reading import check_format, read_image, read_image_reduced, read_label, swapped, turned_by_exif
 from .transforms import (
     IMAGE_PADDING,
     Geometry,
@@ -230,5 +230,5 @@ def _require(condition: object, message: str) -> None:
 def _tensor(image: np.ndarray, format: str) -> torch.Tensor:
     """uint8 (H, W, C) BGR -> contiguous (C, H, W) in ``format`` order."""
     if format == "RGB":
-        image = image[:, :, [2, 1, 0, *range(3, image.shape[2])]] if image.shape[2] > 3 else image[:, :, ::-1]
+        image = swapped(image)
     return torch.from_numpy(np.ascontiguousarray(image.transpose(2, 0, 1)))
