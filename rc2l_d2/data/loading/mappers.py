@@ -1,7 +1,7 @@
 """From a dataset dict to a sample of tensors: labelled, unlabelled, and for testing.
 
-A mapper is a callable of (dataset dict, NumPy generator) without state: a sample depends on the file and the generator
-alone.
+A training mapper is a callable of (dataset dict, NumPy generator) without state: a sample depends on the file and the
+generator alone. The test mapper is a callable of the dataset dict, and nothing in it is random.
 """
 
 from __future__ import annotations
@@ -118,8 +118,8 @@ class TestMapper:
     """Test sample: the whole image, its shortest edge INPUT.MIN_SIZE_TEST (0: unchanged), limited by MAX_SIZE_TEST.
 
     Returns {"file_name", "image_id", "image": uint8 (3, h, w), "height", "width": the file's size in pixels}, and
-    "sem_seg_file_name" and "label_map" where the data set has them. With TEST.AUG.ENABLED also "scales": a list of the
-    image at each of TEST.AUG.MIN_SIZES (0: unchanged), limited by TEST.AUG.MAX_SIZE, in the same form.
+    "sem_seg_file_name", "label_map" and "bands" where the data set has them. With TEST.AUG.ENABLED also "scales": a
+    list of the image at each of TEST.AUG.MIN_SIZES (0: unchanged), limited by TEST.AUG.MAX_SIZE, in the same form.
     """
 
     __test__ = False  # pytest collects every class named Test*.
@@ -130,8 +130,8 @@ class TestMapper:
         self.scales = augmented_sizes(cfg)
         self.format = check_format(cfg.INPUT.FORMAT)
 
-    def __call__(self, entry: dict, rng: np.random.Generator | None = None) -> dict:
-        """Nothing is random here. Raises InputError where the image cannot be read."""
+    def __call__(self, entry: dict) -> dict:
+        """Raises InputError where the image cannot be read."""
         kept = ("file_name", "image_id", "sem_seg_file_name", "label_map", "bands")
         sample = {key: entry[key] for key in kept if key in entry}
         return sample | self.sample(read_image(entry["file_name"], rule=entry.get("bands")))
