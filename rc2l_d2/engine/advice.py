@@ -71,7 +71,7 @@ class Advice:
         if confident < _MIN_CONFIDENT:
             return (
                 f"Only {confident:.1%} of the pixels of the unlabelled images have a confident pseudo label, so these "
-                "images contribute almost nothing. Lower CLASS_THRESHOLD_RATIO and CONFIDENCE_THRESHOLD (of MODEL.RC2L,"
+                "images contribute almost nothing; lower CLASS_THRESHOLD_RATIO and CONFIDENCE_THRESHOLD (of MODEL.RC2L,"
                 " of MODEL.PIXEL for the pixel-level methods, or of MODEL.UNIMATCH), or restart with a longer "
                 "MODEL.SEMI_SUPERVISED.BURN_IN_ITERS."
             )
@@ -84,8 +84,8 @@ class Advice:
         return (
             f"{pseudo[largest].item():.1%} of the confident pixels of the unlabelled images have the pseudo label "
             f"'{self.class_names[largest]}', but {labels[largest].item():.1%} of the labelled pixels: the teacher has "
-            "collapsed to one class. Restart with a longer MODEL.SEMI_SUPERVISED.BURN_IN_ITERS and RAMP_UP_ITERS; if "
-            "that does not help, with a smaller MODEL.RC2L.LOSS_WEIGHT or more labels of the other classes."
+            "collapsed to one class; restart with a longer MODEL.SEMI_SUPERVISED.BURN_IN_ITERS and RAMP_UP_ITERS or, "
+            "if that does not help, with a smaller MODEL.RC2L.LOSS_WEIGHT or more labels of the other classes."
         )
 
     def _find_rise(self, scalars: Mapping[str, float]) -> str | None:
@@ -100,5 +100,5 @@ class Advice:
             return None
         return (
             f"The losses on labelled images have risen from {self._lowest:.3g} to {now:.3g}: the learning rate seems "
-            "too high for SOLVER.IMS_PER_BATCH. Restart with a lower SOLVER.BASE_LR or more SOLVER.WARMUP_ITERS."
+            "too high for SOLVER.IMS_PER_BATCH; restart with a lower SOLVER.BASE_LR or more SOLVER.WARMUP_ITERS."
         )
