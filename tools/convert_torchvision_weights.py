@@ -31,7 +31,9 @@ def run(source: str, target: str) -> str:
         raise InputError(f"{target} must end in .pkl or .pth; choose another name.")
     content = read_weights(source)
     if not content["torchvision"]:
-        raise InputError(f"{source} is not the state dict of a torchvision ResNet-18, -34, -50, -101 or -152.")
+        raise InputError(
+            f"{source} is not the state dict of a torchvision ResNet-18, -34, -50, -101 or -152; give one of these."
+        )
     weights = content["model"]
     converted = {name.removeprefix(_PREFIX): value for name, value in weights.items() if name.startswith(_PREFIX)}
     zoo_format = {"__author__": "torchvision", "matching_heuristics": True}

@@ -30,7 +30,10 @@ def write_report(comparison: Comparison, records: Path | None, command: str) -> 
     """
     scores, curves, lines = collect(comparison, records)
     if not len(scores):
-        raise InputError(f"No run of {comparison.name} has finished, so there is no report.")
+        raise InputError(
+            f"No run of {comparison.name} has finished, so there is no report; train the runs first, without "
+            f"--report-only."
+        )
     comparison.output.mkdir(parents=True, exist_ok=True)
     start = comparison.output / comparison.name
     scores.to_csv(f"{start}.csv", index=False)

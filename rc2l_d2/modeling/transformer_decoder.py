@@ -164,7 +164,8 @@ class RegionPredictor(nn.Module):
             )
         if layers < 1 or num_queries < 1:
             raise InputError(
-                f"MODEL.MASK_FORMER.DEC_LAYERS ({layers}) and NUM_OBJECT_QUERIES ({num_queries}) have to be at least 1."
+                f"MODEL.MASK_FORMER.DEC_LAYERS ({layers}) or NUM_OBJECT_QUERIES ({num_queries}) is below 1; set both "
+                f"to at least 1."
             )
         self.in_feature = in_feature
         self.num_queries = num_queries

@@ -68,7 +68,9 @@ class RunFolder:
         teacher = EMATeacher.from_config(self.cfg, model)
         checkpointer = RegionCheckpointer(model, str(self.folder), ema=teacher)
         if not (path := checkpointer.get_checkpoint_file()):
-            raise InputError(f"{self.folder} holds no checkpoint.")
+            raise InputError(
+                f"{self.folder} holds no checkpoint; keep model_*.pth and last_checkpoint for example images."
+            )
         checkpointer.load(path, ["ema"])
         return teacher
 
