@@ -22,10 +22,10 @@ from .tables import contradicting_tables, tables_of
 _logger = logging.getLogger(__name__)
 
 
-def check_test_data(cfg: CfgNode, sample: int = 200) -> Sequence[dict]:
-    """Check ``cfg.DATASETS.TEST``, reading ``sample`` images and labels; return its entries. Raises InputError."""
+def check_test_data(cfg: CfgNode) -> Sequence[dict]:
+    """Check ``cfg.DATASETS.TEST``, reading 200 images and labels; return its entries. Raises InputError."""
     split = _config_split(cfg, "TEST")
-    _check_sample(cfg, split, sample)
+    _check_sample(cfg, split, 200)
     return split.entries
 
 

@@ -18,7 +18,6 @@ from ..loading.reading import open_label
 from .drawn import DrawnLabel, DrawnLabels, inside
 from .label_map import UnlistedValueError
 
-FIELDS = ("{id}", "{class}", "{one}", "*")
 _FIELD = re.compile(r"(\{id\}|\{class\}|\{one\}|\*)")
 _DIGITS = re.compile(r"(\d+)")
 
