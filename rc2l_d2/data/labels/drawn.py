@@ -12,10 +12,9 @@ import numpy as np
 from PIL import Image, ImageOps
 
 from ...errors import InputError
+from ..loading.plain import LARGEST_IMAGE
 from .label_map import IGNORE, OTHER, UnlistedValueError, class_index
 
-# Of an image with more sides, or pixels, the annotations are damaged: a label takes one byte a pixel.
-_MAX_PIXELS = 2 * Image.MAX_IMAGE_PIXELS
 # labelme's name for regions of no class.
 NO_CLASS = "__ignore__"
 
@@ -126,6 +125,6 @@ def stated_size(height: Any, width: Any) -> tuple[int, int] | None:
         side if type(side) is int else int(side) if type(side) is float and side % 1 == 0 else 0
         for side in (height, width)
     )
-    if not (min(size) > 0 and size[0] * size[1] <= _MAX_PIXELS):
+    if not (min(size) > 0 and size[0] * size[1] <= LARGEST_IMAGE):
         raise ValueError(f"height {height!r:.40} and width {width!r:.40} are no size of an image")
     return size

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from ...errors import InputError
+from .plain import LARGEST_IMAGE
 
 _FORM = "bands is a list of band numbers from 1, one or at least three, as [4, 3, 2]"
 _RANGE_FORM = (
@@ -136,8 +137,6 @@ def read_bands(path: str | os.PathLike, rule: BandRule, orientation: int = 1) ->
 
 def _read(path: str | os.PathLike, rule: BandRule, side: int | None = None) -> np.ndarray:
     """The rule's bands as stored (B, H, W), with ``side`` shrunk to at most that; nodata as NaN."""
-    from .reading import MAX_PIXELS
-
     try:
         import rasterio
         from rasterio.errors import NotGeoreferencedWarning, RasterioError
@@ -156,9 +155,9 @@ def _read(path: str | os.PathLike, rule: BandRule, side: int | None = None) -> n
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", NotGeoreferencedWarning)
             with rasterio.open(os.fspath(path), driver=driver) as file:
-                if file.width * file.height > MAX_PIXELS:
+                if file.width * file.height > LARGEST_IMAGE:
                     raise InputError(
-                        f"{path}: the image has more than {MAX_PIXELS // 10**6} million pixels; cut or shrink it."
+                        f"{path}: the image has more than {LARGEST_IMAGE // 10**6} million pixels; cut or shrink it."
                     )
                 bands = checked_bands(path, file, rule)
                 shape = None if side is None else (min(file.height, side), min(file.width, side))

@@ -11,6 +11,9 @@ from typing import Any, BinaryIO
 from PIL import Image, TiffImagePlugin
 from PIL.TiffTags import TAGS_V2
 
+# Pixels. A larger file is damaged or has to be cut: an image takes three bytes per pixel, a label one. Pillow has the
+# same bound.
+LARGEST_IMAGE = 2 * Image.MAX_IMAGE_PIXELS
 _PNG_START = b"\x89PNG\r\n\x1a\n"
 _TIFF_STARTS = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 _PLAIN_MODES = ("1", "L", "P", "RGB", "RGBA", "LA", "PA", "La", "RGBa", "RGBX", "CMYK", "YCbCr")

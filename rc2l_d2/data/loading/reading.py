@@ -24,14 +24,12 @@ from ..labels.drawn import DrawnLabel
 from ..labels.label_map import LabelMap, UnlistedValueError
 from .bands import BandRule, read_bands
 from .masks import hidden_color, is_mask_in_alpha, lossy_format, mask_levels, number_of_pages, stores_white_as_0
-from .plain import not_plain
+from .plain import LARGEST_IMAGE, not_plain
 
 _Read = TypeVar("_Read")
 IMAGE_FORMATS = ("BGR", "RGB")
 # OpenCV would print its own messages about damaged TIFF and WebP files, without their names.
 cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
-# An image takes three bytes per pixel. Pillow has the same bound for labels.
-MAX_PIXELS = 2 * Image.MAX_IMAGE_PIXELS
 _JPEG_START, _JPEG_END, _JPEG_SCAN = b"\xff\xd8", b"\xff\xd9", 0xDA
 _JPEG_FRAMES = set(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}  # SOF markers, whose segments hold the size
 _PNG_START, _PNG_END = b"\x89PNG\r\n\x1a\n", b"IEND"
@@ -40,7 +38,7 @@ _REDUCED = {8: cv2.IMREAD_REDUCED_COLOR_8, 4: cv2.IMREAD_REDUCED_COLOR_4, 2: cv2
 # Pillow's modes whose one channel holds the values themselves; "P" holds palette indices, which are the labels.
 _VALUE_MODES = ("1", "L", "P", "I", "I;16", "I;16B")
 _COLOR_MODES = ("RGB", "RGBA", "LA", "PA")
-# Pillow's errors for damaged files and for more than MAX_PIXELS; an unidentified image is an OSError.
+# Pillow's errors for damaged files and for more than LARGEST_IMAGE; an unidentified image is an OSError.
 _DECODING_ERRORS = (OSError, SyntaxError, ValueError, EOFError, struct.error, zlib.error, Image.DecompressionBombError)
 
 
@@ -337,8 +335,8 @@ def _read_bytes(path: str | os.PathLike) -> bytes:
 def _decode(path: str | os.PathLike, data: bytes, flag: int = cv2.IMREAD_COLOR) -> np.ndarray:
     """Decode the content of the file ``path``: uint8 (h, w, 3) in BGR order."""
     pixels, is_truncated = _header(data)
-    if pixels > MAX_PIXELS:
-        raise InputError(f"{path}: the image has more than {MAX_PIXELS // 10**6} million pixels; cut or shrink it.")
+    if pixels > LARGEST_IMAGE:
+        raise InputError(f"{path}: the image has more than {LARGEST_IMAGE // 10**6} million pixels; cut or shrink it.")
     deep = not_plain(data)
     if deep:
         raise ImageDepthError(f"{path}: the image is {deep}, not plain 8-bit colour; {ImageDepthError.advice}.", deep)
@@ -370,7 +368,7 @@ def _header(data: bytes) -> tuple[int, bool]:
         with _opened(io.BytesIO(data)) as image:
             return image.width * image.height, False
     except Image.DecompressionBombError:
-        return MAX_PIXELS + 1, False
+        return LARGEST_IMAGE + 1, False
     except _DECODING_ERRORS:
         return 0, False
 
