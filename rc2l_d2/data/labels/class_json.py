@@ -10,6 +10,7 @@ from typing import Any
 from ...errors import InputError
 from ..datasets.image_lists import IMAGE_SUFFIXES
 from .json_file import read_json
+from .label_map import color_text
 
 # Files of this name are class tables. Others may be: those of Supervisely, Label Studio, Mapillary and Hugging Face.
 _TABLES = (
@@ -125,4 +126,4 @@ def _color(value: Any) -> str | None:
     if isinstance(value, str):
         return value.lower() if _HEX.fullmatch(value) else None
     levels = isinstance(value, list) and len(value) in (3, 4) and all(_is_number(v) and 0 <= v < 256 for v in value)
-    return "#{:02x}{:02x}{:02x}".format(*value[:3]) if levels else None
+    return color_text(value[:3]) if levels else None

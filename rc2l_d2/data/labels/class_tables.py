@@ -10,6 +10,7 @@ from itertools import pairwise
 
 from ...errors import InputError
 from .class_json import read_json_rows
+from .label_map import color_text
 
 LABELMAP, CLASSES_CSV = "labelmap.txt", "_classes.csv"
 TABLE_SUFFIXES = (".txt", ".csv", ".json")
@@ -105,7 +106,7 @@ def _color_rows(path: str, rows: list[list[str]]) -> list[tuple[str, str, str]]:
         usable = len(values) == 3 and all(value.isdecimal() and int(value) < 256 for value in values)
         if not usable or not row[places[0]]:
             raise InputError(f"{path}: the row '{line}' is not a name and a colour from 0 to 255; correct it.")
-        found.append(("#{:02x}{:02x}{:02x}".format(*map(int, values)), row[places[0]], line))
+        found.append((color_text(map(int, values)), row[places[0]], line))
     return found
 
 
@@ -147,5 +148,5 @@ def _colors(path: str, lines: list[str]) -> list[tuple[str, str, str]]:
         color = _COLOR.fullmatch(rest[0].replace(" ", "")) if len(rest) == 3 else None
         if not color or not name or any(int(value) > 255 for value in color.groups()):
             raise InputError(f"{path}: the line '{line}' is not name:red,green,blue:parts:actions; correct it.")
-        found.append(("#{:02x}{:02x}{:02x}".format(*map(int, color.groups())), name, line))
+        found.append((color_text(map(int, color.groups())), name, line))
     return found

@@ -8,6 +8,7 @@ import numpy as np
 
 from ...errors import InputError, first_few
 from .class_names import ClassNames, key_text
+from .label_map import channels_of
 from .raw_labels import RawLabels
 
 # A larger fraction of the pixels is not ignored because of a guess.
@@ -60,7 +61,7 @@ def check_colors(raw: RawLabels, keys: Sequence[int], where: str) -> None:
     """
     if not raw.colors:
         return
-    grey = np.array([key >> 16 == key >> 8 & 255 == key & 255 for key in raw.keys])
+    grey = np.array([len(set(channels_of(key))) == 1 for key in raw.keys])
     present = raw.pixels > 0
     has_colors = present[:, ~grey].any(axis=1)
     only_there = present[~has_colors].any(axis=0) & ~present[has_colors].any(axis=0)
@@ -77,7 +78,7 @@ def check_colors(raw: RawLabels, keys: Sequence[int], where: str) -> None:
             f"--classes COLOUR=NAME,..."
         )
     used = int(np.bitwise_or.reduce(keys))
-    if sum(used >> shift & 255 > 0 for shift in (16, 8, 0)) == 1 and max(used >> 16, used >> 8 & 255, used & 255) < 64:
+    if sum(level > 0 for level in channels_of(used)) == 1 and max(channels_of(used)) < 64:
         channel = next(name for name, shift in _CHANNELS.items() if used >> shift & 255)
         raise InputError(
             f"The labels in {where} have small numbers in the {channel} channel alone, as values do; save that channel "
@@ -158,7 +159,7 @@ def check_smooth_edges(raw: RawLabels, keys: Sequence[int], where: str) -> None:
         f"The labels in {where} hold {number} on {pixels} pixels ({shown}) that are edges drawn or "
         f"resized smoothly, or a few levels off from others"
     )
-    levels = [max(key >> 16, key >> 8 & 255, key & 255) if raw.colors else key for key in main]
+    levels = [max(channels_of(key)) if raw.colors else key for key in main]
     example = ",".join(f"{key_text(key, raw.colors)}=NAME" for key in main[:40])
     by_name = f"give a name to every {kind[:-1]} that is a class, as --classes '{example}'"
     if len(main) == 2 and levels[0] != levels[1]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
@@ -114,6 +114,16 @@ class LabelMap:
         )
 
 
+def channels_of(color: int) -> tuple[int, int, int]:
+    """Return the levels (red, green, blue) of a colour 0xrrggbb."""
+    return color >> 16, color >> 8 & 255, color & 255
+
+
+def color_text(levels: Iterable[int]) -> str:
+    """Return ``#rrggbb`` of the levels (red, green, blue)."""
+    return "#{:02x}{:02x}{:02x}".format(*levels)
+
+
 def packed_colors(image: np.ndarray) -> np.ndarray:
     """Colours as integers 0xrrggbb: uint8 (H, W, 3) in RGB order -> uint32 (H, W)."""
     # Four bytes per pixel, read as one integer: much faster than shifting channels.
@@ -137,7 +147,7 @@ def _spread(places: np.ndarray, label_map: LabelMap) -> None:
     """Enter what lies within the tolerance of a key into the table ``places``, as the nearest key."""
     tolerance, nearest = label_map.tolerance, np.full(len(places), 255, np.uint8)
     for place, key in enumerate(label_map.keys, start=1):
-        channels, top = ((key >> 16, key >> 8 & 255, key & 255), 255) if label_map.colors else ((key,), _MAX_VALUE)
+        channels, top = (channels_of(key), 255) if label_map.colors else ((key,), _MAX_VALUE)
         around = [np.arange(max(0, level - tolerance), min(top, level + tolerance) + 1) for level in channels]
         grids = np.meshgrid(*around, indexing="ij")
         distance = np.max([abs(grid - level) for grid, level in zip(grids, channels, strict=True)], axis=0)

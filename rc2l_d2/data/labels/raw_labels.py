@@ -14,7 +14,7 @@ from PIL import Image, TiffImagePlugin
 
 from ...errors import InputError
 from ..loading.reading import LabelColorError, read_palette, read_raw_label
-from .label_map import packed_colors
+from .label_map import channels_of, packed_colors
 
 Color = tuple[int, int, int]
 _GDAL_NODATA = 42113
@@ -61,7 +61,7 @@ def read_raw_labels(files: Sequence[str], colors: bool = False) -> RawLabels:
             counts, as_colors = list(pool.map(partial(_counted, colors=True), files)), True
     keys = sorted(set().union(*(found for found, _ in counts)))
     if as_colors:
-        palette = {key: (key >> 16, key >> 8 & 255, key & 255) for key in keys}
+        palette = {key: channels_of(key) for key in keys}
     for path, (found, _) in zip(files, counts, strict=True):
         if not as_colors and not 0 <= min(found) <= max(found) < 2**16:
             raise InputError(f"{path}: the label image has values from {min(found)} to {max(found)}; use 0 to 65535.")

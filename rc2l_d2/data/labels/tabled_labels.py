@@ -12,7 +12,7 @@ from ..datasets.description import voc_color_map
 from ..loading.reading import read_palette
 from .class_tables import CLASSES_CSV, LABELMAP, read_class_table
 from .label_classes import FoundClasses
-from .label_map import IGNORE
+from .label_map import IGNORE, channels_of
 from .raw_labels import RawLabels, read_raw_labels
 
 _CVAT_MASKS, _ROBOFLOW_SUFFIX = "SegmentationClass", "_mask.png"
@@ -69,7 +69,7 @@ def name_by_table(raw: RawLabels, labels: TabledLabels) -> FoundClasses:
     if len(kept) < 2:
         raise InputError(f"The labels in {labels.folder} have fewer than two classes of {labels.file}; add others.")
     ignored = tuple(key for key in raw.keys if key not in kept)
-    colors = tuple((key >> 16, key >> 8 & 255, key & 255) for key in kept)
+    colors = tuple(channels_of(key) for key in kept)
     return FoundClasses(
         names=tuple(names[key] for key in kept),
         keys=kept,
@@ -94,7 +94,7 @@ def read_tabled(files: Sequence[str], labels: TabledLabels) -> FoundClasses:
         return name_by_table(read_raw_labels(files), labels)
     by_color = read_raw_labels(files, colors=True)
     lines = replace(labels, table=dict(enumerate(labels.table.values())))
-    greys = [key for key in by_color.keys if key >> 16 == key >> 8 & 255 == key & 255]
+    greys = [key for key in by_color.keys if len(set(channels_of(key))) == 1]
     if len(greys) < len(by_color.keys) or any(read_palette(file) is not None for file in files):
         return name_by_table(by_color, labels)
     as_colors = all(f"#{key:06x}" in labels.table for key in greys)

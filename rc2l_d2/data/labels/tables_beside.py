@@ -20,7 +20,7 @@ from .class_tables import (
     read_class_table,
     read_text,
 )
-from .label_map import IGNORE
+from .label_map import IGNORE, color_text
 from .raw_labels import RawLabels, read_raw_labels
 
 # Lists of names, one on a line, which do not say what values the names have.
@@ -125,4 +125,4 @@ def names_beside(
 def _has_colors(raw: RawLabels, table: Mapping[int | str, str]) -> bool:
     """Whether labels have colours, or palettes whose colours all occur in the table."""
     palette = [raw.palette.get(key) for key in raw.keys]
-    return raw.colors or all(color and "#{:02x}{:02x}{:02x}".format(*color) in table for color in palette)
+    return raw.colors or all(color and color_text(color) in table for color in palette)

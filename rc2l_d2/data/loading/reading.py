@@ -21,7 +21,7 @@ from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 from ...errors import InputError
 from ..datasets.shards import ShardImage
 from ..labels.drawn import DrawnLabel
-from ..labels.label_map import LabelMap, UnlistedValueError
+from ..labels.label_map import LabelMap, UnlistedValueError, color_text
 from .bands import BandRule, read_bands
 from .masks import hidden_color, is_mask_in_alpha, lossy_format, mask_levels, number_of_pages, stores_white_as_0
 from .plain import LARGEST_IMAGE, not_plain
@@ -313,11 +313,10 @@ def _equal_channels(path: str | os.PathLike, colors: np.ndarray) -> np.ndarray:
     """Return the one channel of a grey image saved as RGB: (H, W, 3) -> (H, W)."""
     different = (colors[..., :1] != colors[..., 1:]).any(-1)
     if different.any():
-        red, green, blue = colors[different][0]
         raise LabelColorError(
-            f"{path}: the label image holds colours ('#{red:02x}{green:02x}{blue:02x}' among them) where class indices "
-            f"are expected; list the colours in the key label_map of the data set's YAML file (label_map: palette if "
-            f"they are its palette's), or save labels with one channel."
+            f"{path}: the label image holds colours ('{color_text(colors[different][0])}' among them) where class "
+            f"indices are expected; list the colours in the key label_map of the data set's YAML file (label_map: "
+            f"palette if they are its palette's), or save labels with one channel."
         )
     return np.ascontiguousarray(colors[..., 0])
 
