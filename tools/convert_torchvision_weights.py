@@ -14,6 +14,7 @@ from pathlib import Path
 
 import torch
 
+from rc2l_d2.commands.cli import run_cli
 from rc2l_d2.engine.weight_names import resnet_depth
 from rc2l_d2.engine.weights import read_weights
 from rc2l_d2.errors import InputError
@@ -48,18 +49,21 @@ def run(source: str, target: str) -> str:
     )
 
 
+def convert(args: argparse.Namespace) -> int:
+    """Convert the file, print a sentence about it and return 0; InputError if that is impossible."""
+    try:
+        print(run(args.source, args.target))
+    except OSError as error:
+        raise InputError(str(error)) from error
+    return 0
+
+
 def main() -> int:
-    """Run the command; return its exit status."""
+    """Run the command line; return the exit status."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("source", help="torchvision's .pth file")
     parser.add_argument("target", help="output file, .pkl or .pth")
-    args = parser.parse_args()
-    try:
-        print(run(args.source, args.target))
-    except (InputError, OSError) as error:
-        print(f"convert_torchvision_weights.py: {error}", file=sys.stderr)
-        return 2
-    return 0
+    return run_cli(parser, convert)
 
 
 if __name__ == "__main__":

@@ -15,6 +15,7 @@ from pathlib import Path
 
 import numpy as np
 
+from rc2l_d2.commands.cli import run_cli
 from rc2l_d2.data import load_dataset, load_definition, register_definition
 from rc2l_d2.data.datasets.image_lists import is_path, write_list
 from rc2l_d2.data.datasets.presence import class_presence
@@ -23,6 +24,15 @@ from rc2l_d2.errors import InputError
 from rc2l_d2.host import MetadataCatalog
 
 _LISTS = ("labeled.txt", "unlabeled.txt")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Write the two lists, print a sentence on their content and return 0; InputError if that is impossible."""
+    try:
+        print(make_splits(args))
+    except OSError as error:
+        raise InputError(f"--output {args.output} cannot be written ({error.strerror}); name another.") from error
+    return 0
 
 
 def make_splits(args: argparse.Namespace) -> str:
@@ -69,7 +79,7 @@ def make_splits(args: argparse.Namespace) -> str:
 
 
 def main() -> int:
-    """Run the command line; 0, or 2 if the input is wrong."""
+    """Run the command line; return the exit status."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("dataset", help="the split to sample from, as camvid_train or voc2012_trainaug")
     parser.add_argument("--definition", metavar="YAML", help="the description of a data set of your own")
@@ -79,16 +89,7 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=0, help="random seed of the sample (%(default)s)")
     parser.add_argument("--balanced", action="store_true", help="every class in at least one labelled image")
     parser.add_argument("--output", required=True, metavar="FOLDER", help="where to write the two lists")
-    args = parser.parse_args()
-    try:
-        print(make_splits(args))
-        return 0
-    except InputError as error:
-        problem = str(error)
-    except OSError as error:
-        problem = f"--output {args.output} cannot be written ({error.strerror}); name another."
-    print(f"make_splits.py: {problem}", file=sys.stderr)
-    return 2
+    return run_cli(parser, run)
 
 
 if __name__ == "__main__":
