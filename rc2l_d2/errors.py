@@ -25,6 +25,11 @@ def one_line(error: BaseException, limit: int = 300) -> str:
     return " ".join(str(text).split())[:limit].rstrip(".") or type(error).__name__
 
 
+def first_line(error: BaseException, limit: int = 300) -> str:
+    """Return the first ``limit`` characters of the message's first line, or without a message the error's class."""
+    return (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")[:limit]
+
+
 def is_out_of_memory(error: BaseException) -> bool:
     """Return whether the error is a lack of CPU or GPU memory."""
     # Torch has no error class for CPU memory.

@@ -42,7 +42,7 @@ def export(args: argparse.Namespace) -> int:
         args.output.mkdir(parents=True, exist_ok=True)
         smallest = exporting.export_model(model, information, *files)
     except OSError as error:
-        raise InputError(str(error)) from error
+        raise InputError(f"{args.output} cannot be written ({error.strerror or error}); name another.") from error
     # The first size needs no padding, the others need it in both directions.
     sizes = ((4 * smallest - 4, 5 * smallest - 5), (3 * smallest - 2, 7 * smallest + 10), (9 * smallest, 6 * smallest))
     found = [exporting.differences(model, *files, size, seed) for seed, size in enumerate(sizes)]

@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from ..config_files import find_weights_file
-from ..errors import InputError
+from ..errors import InputError, first_line
 from .weight_names import from_torchvision, has_torchvision_names, of_backbone, without_wrappers
 
 # Globals that pickles of numpy arrays and plain containers refer to. numpy has moved its functions between modules, so
@@ -73,7 +73,7 @@ def read_file(filename: str) -> Any:
     except OSError as error:
         raise InputError(f"{filename} cannot be read ({error.strerror or error}); correct the path.") from error
     except Exception as error:  # A damaged file can raise nearly anything.
-        reason = str(error).strip().split("\n")[0].rstrip(".")
+        reason = first_line(error)
         if reason.startswith("Weights only load failed"):  # Torch goes on to advise an unsafe load.
             held = re.search(r"GLOBAL ([\w.]+)", str(error))
             reason = f"it is not a torch file, or holds more than data{f': {held[1]}' if held else ''}"

@@ -10,7 +10,7 @@ from typing import IO, Any
 
 import torch
 
-from ..errors import InputError
+from ..errors import InputError, first_line
 
 
 def write_checkpoint(data: dict[str, Any], path: str) -> None:
@@ -46,10 +46,9 @@ def _write_whole(path: str, temporary: str, write: Callable[[IO[bytes]], object]
         # Torch's writer turns the OSError of a full disk into a RuntimeError.
         if not isinstance(error, OSError) and "inline_container" not in str(error):
             raise
-        reason = str(error).strip().split("\n")[0].rstrip(".")
         raise InputError(
-            f"{path} could not be written ({reason}); free some disk space and continue with --resume, earlier files "
-            "are intact."
+            f"{path} could not be written ({first_line(error)}); free some disk space and continue with --resume, "
+            "earlier files are intact."
         ) from error
 
 

@@ -16,7 +16,7 @@ from pathlib import Path
 from torch.utils.data import ConcatDataset
 
 from ...config_files import find_config_file
-from ...errors import InputError
+from ...errors import InputError, one_line
 from ...host import CfgNode, DatasetCatalog, MetadataCatalog
 from ..labels.label_files import LabelFiles
 from ..loading.bands import BandRule
@@ -167,7 +167,9 @@ def load_dataset(name: str, labels: Labels, key: str = "DATASETS", list_file: st
     try:
         entries = [{"image_id": entry["file_name"], **entry} for entry in DatasetCatalog.get(name)]
     except (OSError, AssertionError) as error:  # Detectron2's own loaders raise these if the data is missing.
-        raise InputError(f"{key}: data set '{name}' cannot be read ({_one_line(error)}); check its folder.") from error
+        raise InputError(
+            f"{key}: data set '{name}' cannot be read ({one_line(error, 5000)}); check its folder."
+        ) from error
     bare = [entry["file_name"] for entry in entries if "sem_seg_file_name" not in entry]
     if labels == "all" and bare:
         raise InputError(
@@ -202,9 +204,5 @@ def dataset_status(name: str, labels: Labels = "none", key: str = "DATASETS", li
         if name in _REGISTERED:
             paths = (str(_REGISTERED[name][0].root()),)
     except Exception as error:  # Loaders of other code may raise anything.
-        return DatasetStatus(name, False, paths, None, _one_line(error))
+        return DatasetStatus(name, False, paths, None, one_line(error, 5000))
     return DatasetStatus(name, True, paths, len(entries), None)
-
-
-def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split()) or type(error).__name__

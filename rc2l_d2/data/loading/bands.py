@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from ...errors import InputError
+from ...errors import InputError, one_line
 from .plain import LARGEST_IMAGE
 
 _FORM = "bands is a list of band numbers from 1, one or at least three, as [4, 3, 2]"
@@ -163,9 +163,9 @@ def _read(path: str | os.PathLike, rule: BandRule, side: int | None = None) -> n
                 shape = None if side is None else (min(file.height, side), min(file.width, side))
                 return stored_values(file, bands, rule, out_shape=shape and (len(bands), *shape))
     except RasterioError as error:
-        reason = " ".join(str(error).split())[:200].rstrip(".")
         raise InputError(
-            f"{path}: the image file cannot be decoded ({reason}); replace it or take it out of the data set."
+            f"{path}: the image file cannot be decoded ({one_line(error, 200)}); replace it or take it out of the data "
+            "set."
         ) from error
 
 

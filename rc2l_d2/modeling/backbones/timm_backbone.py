@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ...errors import InputError
+from ...errors import InputError, first_line, one_line
 from ...host import BACKBONE_REGISTRY, META_ARCH_REGISTRY, Backbone, CfgNode, ShapeSpec
 from .simple_pyramid import STRIDES, SimpleFeaturePyramid
 
@@ -188,19 +188,17 @@ class TimmBackbone(Backbone):
             try:
                 weights = self.build_body(pretrained=True).state_dict()
             except Exception as error:  # no network: requests, urllib and hub raise errors of their own
-                reason = (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")[:200]
                 raise InputError(
                     f"MODEL.TIMM.PRETRAINED is True, but the weights of {self.name} cannot be fetched from {source} "
-                    f"({reason}); download them elsewhere and give MODEL.TIMM.CHECKPOINT the file."
+                    f"({first_line(error, 200)}); download them elsewhere and give MODEL.TIMM.CHECKPOINT the file."
                 ) from error
         else:
             state = self._checked(state, source)
             try:
                 weights = self.build_body(pretrained=True, pretrained_cfg_overlay={"state_dict": state}).state_dict()
             except RuntimeError as error:
-                reason = " ".join(str(error).split())[:200].rstrip(".")
                 raise InputError(
-                    f"{source} does not fit MODEL.TIMM.NAME {self.name!r} ({reason}); {_ADVICE}."
+                    f"{source} does not fit MODEL.TIMM.NAME {self.name!r} ({one_line(error, 200)}); {_ADVICE}."
                 ) from error
         self.body.load_state_dict(weights)
         count = sum("num_batches_tracked" not in name for name in weights)
@@ -329,10 +327,9 @@ def _timm() -> ModuleType:
     try:
         import timm
     except Exception as error:  # a torchvision that does not fit torch raises RuntimeError
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")
         raise InputError(
-            f"MODEL.BACKBONE.NAME is build_timm_backbone, but timm cannot be imported ({reason}); install it by "
-            "pip install 'rc2l_d2[timm]', with a torchvision that fits torch."
+            f"MODEL.BACKBONE.NAME is build_timm_backbone, but timm cannot be imported ({first_line(error)}); install "
+            "it by pip install 'rc2l_d2[timm]', with a torchvision that fits torch."
         ) from error
     return timm
 
