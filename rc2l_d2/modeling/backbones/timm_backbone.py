@@ -300,7 +300,8 @@ def build_timm_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> TimmBackbone:
 def _maps_with_gradient(cfg: CfgNode) -> set[str]:
     """Return the maps that the head passes a gradient to: ASPP reads the finest and the coarsest alone."""
     head, keys = cfg.MODEL.SEM_SEG_HEAD, cfg.MODEL.MASK_FORMER
-    per_pixel = META_ARCH_REGISTRY.get(cfg.MODEL.META_ARCHITECTURE).per_pixel
+    name = cfg.MODEL.META_ARCHITECTURE  # may be one of another project, or none
+    per_pixel = name in META_ARCH_REGISTRY and getattr(META_ARCH_REGISTRY.get(name), "per_pixel", False)
     names = sorted(head.IN_FEATURES)
     if per_pixel or head.PIXEL_DECODER_NAME == "ASPP":
         names = names[:1] + names[-1:]
