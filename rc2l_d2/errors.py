@@ -20,14 +20,21 @@ def first_few(items: Sequence[object], most: int = 10) -> str:
 
 def one_line(error: BaseException, limit: int = 300) -> str:
     """Return the first ``limit`` characters of the message in one line, or without a message the error's class."""
-    # str() quotes the message of a KeyError; the first argument of a YAML error is often None.
-    text = error.args[0] if isinstance(error, KeyError) and error.args else error
-    return " ".join(str(text).split())[:limit].rstrip(".") or type(error).__name__
+    return _shortened(" ".join(_message(error).split()), error, limit)
 
 
 def first_line(error: BaseException, limit: int = 300) -> str:
     """Return the first ``limit`` characters of the message's first line, or without a message the error's class."""
-    return (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")[:limit]
+    return _shortened(_message(error).strip().split("\n")[0].strip(), error, limit)
+
+
+def _message(error: BaseException) -> str:
+    # str() quotes the message of a KeyError; the first argument of a YAML error is often None.
+    return str(error.args[0] if isinstance(error, KeyError) and error.args else error)
+
+
+def _shortened(text: str, error: BaseException, limit: int) -> str:
+    return text[:limit].rstrip(".") or type(error).__name__
 
 
 def is_out_of_memory(error: BaseException) -> bool:

@@ -118,6 +118,7 @@ def test_other_files_are_refused(tmp_path, monkeypatch):
         ([1, 2], target, "a.pth is not a checkpoint but a list"),
         ({"stem.weight": torch.zeros(2)}, target, "a.pth is not the state dict"),
         (weights, tmp_path / "R.zip", "must end in .pkl or .pth"),
+        (weights, tmp_path / "no/R.pth", "its folder does not exist"),
     ):
         torch.save(content, source)
         with pytest.raises(InputError, match=message):

@@ -104,7 +104,8 @@ def test_windows_of_a_multi_band_geotiff_give_the_labels_of_the_whole_image(blur
         assert np.array_equal(file.read(1), expected) and file.crs.to_epsg() == 32633
 
 
-def test_progress_counts_the_pixels_of_a_large_image(trained_run, tmp_path, monkeypatch, small_limit):
+@pytest.mark.parametrize("tile", ["48", "0"])
+def test_progress_counts_the_pixels_of_a_large_image(trained_run, tmp_path, monkeypatch, small_limit, tile):
     bars = []
 
     def shown(**settings):
@@ -115,7 +116,7 @@ def test_progress_counts_the_pixels_of_a_large_image(trained_run, tmp_path, monk
     image_file = tmp_path / "large.png"
     Image.fromarray(image_of(150, 210)).save(image_file)
     given = ("--weights", trained_run / "teacher_final.pth", "--input", image_file, "--output", tmp_path / "out")
-    result = call_command(monkeypatch, "rc2l-predict", predict.main, *given, "--tile", "48")
+    result = call_command(monkeypatch, "rc2l-predict", predict.main, *given, "--tile", tile)
     assert result.returncode == 0, result.stderr
     (bar,) = bars
     assert bar.n == bar.total == 150 * 210
@@ -216,6 +217,7 @@ def test_what_large_images_cannot_have_is_one_sentence(trained_run, tmp_path, mo
     weights = ("--weights", trained_run / "teacher_final.pth", "--input", tmp_path / "a.png", "--output")
     for words, message in (
         ((tmp_path / "out", "--tile", "48", "--confidence"), "a.png: of an image that is read in parts neither"),
+        ((tmp_path / "out", "--tile", "48", "--compare", tmp_path), "a.png: of an image that is read in parts neither"),
         ((tmp_path / "out", "--tile", "48", "--coco", coco), "leave --confidence, --coco and --compare"),
         ((tmp_path / "afile",), "afile is a file; name a folder."),
     ):

@@ -124,7 +124,7 @@ def test_a_video_keeps_its_rate_and_its_frames(tmp_path):
     read = list(reader)
     assert all(frame.shape == (34, 48, 3) for frame in read)  # padded to even sizes
     assert np.abs([frame.mean() for frame in read] - np.arange(7) * 20 - 10).max() < 4
-    with pytest.raises(OSError, match=r"film\.mp4 cannot be written"):
+    with pytest.raises(InputError, match=r"film\.mp4 cannot be written; give another --output"):
         VideoWriter(tmp_path / "gone" / "film.mp4", 10).write(frames[0])
 
 

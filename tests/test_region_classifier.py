@@ -8,8 +8,10 @@ from torch.nn import functional as F
 
 from rc2l_d2.data import TestMapper, build_whole_image_loader, read_label, stream_entries
 from rc2l_d2.data.loading import loader
-from rc2l_d2.engine.region_classes import RegionClassHook, fit_region_classes, region_classifier
+from rc2l_d2.engine import load_config
+from rc2l_d2.engine.region_classes import RegionClassHook, check_whole_images, fit_region_classes, region_classifier
 from rc2l_d2.errors import InputError
+from rc2l_d2.host import META_ARCH_REGISTRY
 from rc2l_d2.modeling import RegionClassifier, RegionSample
 from rc2l_d2.modeling.class_queries import ClassQueryPredictor
 
@@ -233,3 +235,14 @@ def test_windows_are_refused(make_trainer):
     cfg.defrost()
     for cfg.MODEL.META_ARCHITECTURE in ("PerPixelSegmentor", "UniMatch"):  # They have no such classes.
         trainer.check_data(cfg)
+
+
+def test_windows_are_refused_where_classes_are_fitted_to_whole_images(monkeypatch):
+    foreign = type("Foreign", (torch.nn.Module,), {"uses_unlabeled": False})  # of another project
+    monkeypatch.setitem(META_ARCH_REGISTRY._obj_map, "Foreign", foreign)
+    keys = ("MODEL.MASK_FORMER.CLASS_MEANS", "10.0", "TEST.SLIDING_WINDOW.ENABLED", "True", "MODEL.META_ARCHITECTURE")
+    for name in ("RC2L", "Foreign"):
+        with pytest.raises(InputError, match="fits classes to whole images, but TEST.SLIDING_WINDOW"):
+            check_whole_images(load_config("", [*keys, name]))
+    for name in ("PerPixelSegmentor", "UniMatch"):
+        check_whole_images(load_config("", [*keys, name]))

@@ -17,7 +17,7 @@ from rc2l_d2.engine import build_optimizer, load_config, load_model_file
 from rc2l_d2.engine.setup import build_model_or_explain, load_backbone
 from rc2l_d2.engine.weights import read_backbone_weights
 from rc2l_d2.errors import InputError
-from rc2l_d2.host import CfgNode, build_backbone, build_model
+from rc2l_d2.host import META_ARCH_REGISTRY, CfgNode, build_backbone, build_model
 from rc2l_d2.modeling import RegionSegmentor
 from rc2l_d2.modeling.backbones import preprocessing_of
 from rc2l_d2.modeling.backbones.simple_pyramid import SimpleFeaturePyramid
@@ -156,6 +156,16 @@ def test_every_trained_parameter_of_a_vit_gets_a_gradient(decoder, matching, arc
     assert not [name for name, p in model.named_parameters() if p.requires_grad and p.grad is None]
     if matching == "class" and architecture == "RegionSegmentor":
         assert model.sem_seg_head.predictor.class_probe.in_features == model.backbone.body.embed_dim
+
+
+@pytest.mark.parametrize("name", ["Foreign", "NotRegistered"])
+def test_a_vit_is_built_for_architectures_of_other_projects(monkeypatch, name):
+    monkeypatch.setitem(META_ARCH_REGISTRY._obj_map, "Foreign", nn.Module)
+    keys = ("MODEL.BACKBONE.NAME", "build_timm_backbone", "MODEL.TIMM.NAME", TINY_VIT, *IN_FEATURES)
+    cfg = load_config("", [*keys, "MODEL.META_ARCHITECTURE", "RC2L", "MODEL.SEM_SEG_HEAD.PIXEL_DECODER_NAME", "FPN"])
+    cfg.defrost()
+    cfg.MODEL.META_ARCHITECTURE = name
+    assert all(p.requires_grad for p in build_backbone(cfg).pyramid.parameters())
 
 
 def test_a_frozen_backbone_always_gives_the_same_maps():

@@ -26,10 +26,12 @@ def run(source: str, target: str) -> str:
     """Convert the file ``source`` to ``target``; return a sentence about it.
 
     Raises:
-        InputError: ``source`` is not a torchvision ResNet, or ``target`` does not end in .pkl or .pth.
+        InputError: ``source`` is not a torchvision ResNet, or ``target`` no .pkl or .pth file in an existing folder.
     """
     if Path(target).suffix not in (".pkl", ".pth"):
         raise InputError(f"{target} must end in .pkl or .pth; choose another name.")
+    if not Path(target).parent.is_dir():
+        raise InputError(f"{target} cannot be written, since its folder does not exist; create it or choose another.")
     content = read_weights(source)
     if not content["torchvision"]:
         raise InputError(
@@ -54,7 +56,7 @@ def convert(args: argparse.Namespace) -> int:
     try:
         print(run(args.source, args.target))
     except OSError as error:
-        raise InputError(str(error)) from error
+        raise InputError(f"{args.target} cannot be written ({error.strerror or error}); choose another.") from error
     return 0
 
 

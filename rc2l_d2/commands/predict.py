@@ -120,8 +120,8 @@ def predict(args: argparse.Namespace) -> int:
                 failures.append(str(error) if str(given.file) in str(error) else f"{given.file}: {error}")
         results.finish()
     except OSError as error:
-        where = error.filename or args.output
-        raise InputError(f"{where} cannot be used ({error.strerror or error}); check the path and the disk.") from error
+        where, reason = error.filename or args.output, error.strerror or error
+        raise InputError(f"{where} cannot be used ({reason}); check the path and the space on the disk.") from error
     except KeyboardInterrupt:
         print_error(f"interrupted; finished results are in {args.output}")
         return 130

@@ -70,7 +70,7 @@ def _data(cfg: CfgNode, uses_unlabeled: bool) -> tuple[Rows, dict[str, int]]:
         found = [dataset_status(name, labels, f"DATASETS.{key}", list_file) for name in data[key]]
         for status in found:
             listed = f" listed in {list_file}" if list_file else ""
-            images = f"{status.num_images} images, {use}" if status.found else f"MISSING: {status.problem}"
+            images = f"{status.num_images} images, {use}" if status.found else f"MISSING: {status.problem}."
             searched = f" (searched {', '.join(status.paths)})" if status.paths else ""
             rows.append((stream, f"{status.name}{listed}: {images}{searched}"))
         if found and all(status.found and status.num_images for status in found):

@@ -28,7 +28,7 @@ def check_whole_images(cfg: CfgNode) -> None:
     """Raise InputError where a run would fit the classes of regions to whole images, but predict windows of them."""
     keys = cfg.MODEL.MASK_FORMER
     fits = keys.MATCHING == "class" and keys.CLASS_MEANS
-    per_pixel = META_ARCH_REGISTRY.get(cfg.MODEL.META_ARCHITECTURE).per_pixel
+    per_pixel = getattr(META_ARCH_REGISTRY.get(cfg.MODEL.META_ARCHITECTURE), "per_pixel", False)
     if fits and not per_pixel and cfg.TEST.SLIDING_WINDOW.ENABLED:
         raise InputError(
             "MODEL.MASK_FORMER.CLASS_MEANS fits classes to whole images, but TEST.SLIDING_WINDOW predicts their "

@@ -57,7 +57,7 @@ class VideoWriter:
         self._writer: cv2.VideoWriter | None = None
 
     def write(self, frame: np.ndarray) -> None:
-        """Add a frame, uint8 (H, W, 3), RGB, padded to even height and width; OSError if it cannot be written."""
+        """Add a frame, uint8 (H, W, 3), RGB, padded to even height and width; InputError if it cannot be written."""
         height, width = frame.shape[:2]
         # The codec takes even sizes only, and OpenCV would crop.
         frame = cv2.copyMakeBorder(frame, 0, height % 2, 0, width % 2, cv2.BORDER_REPLICATE)
@@ -65,17 +65,17 @@ class VideoWriter:
             size = (frame.shape[1], frame.shape[0])
             self._writer = cv2.VideoWriter(str(self._temporary), cv2.VideoWriter_fourcc(*"mp4v"), self.rate, size)
             if not self._writer.isOpened():
-                raise OSError(f"the video {self.file} cannot be written")
+                raise InputError(f"the video {self.file} cannot be written; give another --output.")
         self._writer.write(cv2.cvtColor(frame, cv2.COLOR_RGB2BGR))
         self.frames += 1
 
     def close(self) -> None:
-        """Finish the file, if there was a frame; OSError if frames are missing in it."""
+        """Finish the file, if there was a frame; InputError if frames are missing in it."""
         if not self.frames:
             return
         self._writer.release()
         written = int(cv2.VideoCapture(str(self._temporary)).get(cv2.CAP_PROP_FRAME_COUNT))
         if written != self.frames:
             self._temporary.unlink(missing_ok=True)
-            raise OSError(f"the video {self.file} cannot be written ({written} of {self.frames} frames); make room")
+            raise InputError(f"the video {self.file} has {written} of {self.frames} frames; make room on the disk.")
         os.replace(self._temporary, self.file)
