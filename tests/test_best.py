@@ -7,6 +7,7 @@ import torch
 
 from rc2l_d2.engine import RC2LTrainer, load_config
 from rc2l_d2.engine.best import BestResults
+from rc2l_d2.engine.checkpoint import RegionCheckpointer
 
 
 def update(best: BestResults, iteration: int, *values: float) -> list[tuple]:
@@ -84,3 +85,23 @@ def test_best_results_in_checkpoints_and_after_a_resume(tiny_options, tmp_path):
     trainer = train(options, [3.0], *weights, "SOLVER.MAX_ITER", "1", "OUTPUT_DIR", str(tmp_path / "new"))
     assert trainer.start_iter == 0 and {state["step"].item() for state in trainer.optimizer.state.values()} == {1}
     assert trainer.last_results["sem_seg"]["mIoU_best"] == 3.0
+
+
+def test_results_are_in_metrics_json_before_a_checkpoint_counts_them_as_done(tiny_options, tmp_path, monkeypatch):
+    """So that a run that is killed between the two evaluates again, and loses nothing."""
+    out, written, refresh = tmp_path / "out", [], RegionCheckpointer.refresh
+
+    def recording(checkpointer, name, key):
+        rows = [json.loads(line) for line in (out / "metrics.json").read_text().splitlines()]
+        written.append((name, [row["iteration"] for row in rows if "sem_seg/mIoU" in row]))
+        refresh(checkpointer, name, key)
+
+    monkeypatch.setattr(RegionCheckpointer, "refresh", recording)
+    run = ("SOLVER.MAX_ITER", "4", "TEST.EVAL_PERIOD", "1")
+    train(tiny_options, [10.0, 30.0], *run[:1], "2", *run[2:])
+    (out / "last_checkpoint").write_text("model_0000001.pth")  # of a run that has not evaluated it
+    train(tiny_options, [30.0, 20.0, 40.0], *run, resume=True)
+    assert written == [
+        ("model_0000000", [0]), ("model_final", [0, 2]),
+        ("model_0000001", [0, 2, 1]), ("model_0000002", [0, 2, 1, 2]), ("model_final", [0, 2, 1, 2, 4]),
+    ]  # fmt: skip

@@ -5,6 +5,9 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping
 
+from ..host import HookBase
+from .checkpoint import RegionCheckpointer
+
 logger = logging.getLogger(__name__)
 
 
@@ -15,11 +18,13 @@ class BestResults:
 
     Attributes:
         evaluated: the iteration of the last evaluation, -1 before the first.
+        unsaved: no checkpoint has the results of the last evaluation yet.
     """
 
     def __init__(self):
         self._best: dict[str, tuple[float, int]] = {}
         self.evaluated = -1
+        self.unsaved = False
 
     def update(self, results: Mapping[str, Mapping[str, dict[str, float]]], iteration: int) -> None:
         """Add the best so far to the ``results`` of an evaluation after ``iteration``.
@@ -29,7 +34,7 @@ class BestResults:
                 the first evaluation that reached it. Without any finite mIoU yet they get neither.
             iteration: counted as in metrics.json.
         """
-        self.evaluated = iteration
+        self.evaluated, self.unsaved = iteration, any(results.values())
         for dataset_name, tasks in results.items():
             for task, metrics in tasks.items():
                 key, last = f"{dataset_name}/{task}", metrics["mIoU"]
@@ -46,3 +51,31 @@ class BestResults:
 
     def load_state_dict(self, state: dict) -> None:
         self._best, self.evaluated = dict(state["best"]), state["evaluated"]
+
+
+class BestResultsHook(HookBase):
+    """Writes the results of each evaluation into the checkpoint of its iteration. Rank 0 alone needs it.
+
+    That checkpoint was written first, so that a failing evaluation loses no training. Register this hook after the
+    writers: a run that is killed between the two evaluates again when it resumes, instead of losing the results.
+    """
+
+    def __init__(self, best: BestResults, checkpointer: RegionCheckpointer):
+        self._best, self._checkpointer = best, checkpointer
+
+    def before_train(self) -> None:
+        """Save the results of an evaluation that an interruption prevented."""
+        self._save()
+
+    def after_step(self) -> None:
+        self._save()
+
+    def after_train(self) -> None:
+        self._save()
+
+    def _save(self) -> None:
+        if self._best.unsaved:
+            iteration = self._best.evaluated
+            name = "model_final" if iteration >= self.trainer.max_iter else f"model_{iteration:07d}"
+            self._checkpointer.refresh(name, "best")
+            self._best.unsaved = False

@@ -33,7 +33,7 @@ from ..host import (
     print_csv_format,
 )
 from ..modeling import RegionSegmentor
-from .best import BestResults
+from .best import BestResults, BestResultsHook
 from .checkpoint import RegionCheckpointer, unwrap
 from .data_parallel import data_parallel
 from .ema import EMAHook, EMATeacher
@@ -208,6 +208,7 @@ class RC2LTrainer(DefaultTrainer):
             ProgressLine(solver.IMS_PER_BATCH, unlabeled, burn_in) if main else None,
             # Also after each evaluation: a run that ends before the next period would lose its results.
             hooks.PeriodicWriter(writers, math.gcd(LOG_PERIOD, period)) if main else None,
+            BestResultsHook(self.best, self.checkpointer) if main else None,
         ]
 
     def build_writers(self) -> list:
@@ -228,10 +229,6 @@ class RC2LTrainer(DefaultTrainer):
         """Call :meth:`evaluate` within a training run, and log the best mIoU beside the last."""
         results, names = self.evaluate(), set(self.cfg.DATASETS.TEST)
         self.best.update({names.pop(): results} if len(names) == 1 else results, self.iter)
-        # The checkpoint of this iteration was written first, so that a failing evaluation loses no training.
-        name = "model_final" if self.iter >= self.max_iter else f"model_{self.iter:07d}"
-        if results:
-            self.checkpointer.refresh(name, "best")
         return results
 
     @classmethod
