@@ -16,6 +16,7 @@ from PIL import Image
 from rc2l_d2.config import add_rc2l_config
 from rc2l_d2.host import get_cfg
 
+NAMES = "sky,mountain,meadow,lake,tree,house"
 TUTORIAL = (REPO / "docs/tutorial.md").read_text()
 ENVIRONMENT = {
     "RC2L": str(REPO),
@@ -37,23 +38,24 @@ def test_the_tutorial_works_as_written(tmp_path):
         assert result.returncode == 0, f"{block}\n{result.stdout}\n{result.stderr}"
         outputs.append(result.stdout)
     drawn, started, checked, trained, metrics, predicted = outputs
-    assert "wrote 40 images to photos, their labels to masks, 60 images to more" in drawn
-    assert "32 labelled images to train on, 8 held out, 60 unlabelled." in started
+    assert "wrote 20 images to photos, their labels to masks, 80 images to more" in drawn
+    assert f"classes, from value 0 on: {NAMES}; 255 has no class" in drawn
+    assert "16 labelled images to train on, 4 held out, 80 unlabelled." in started
     assert checked.endswith("Problems: 0, warnings: 0.\n")
     # The text explains these names of the log and the metrics.
     assert "eta: " in trained
     metrics = json.loads(metrics)
-    assert {"sem_seg/mIoU", "sem_seg_teacher/mIoU", "sem_seg_teacher/IoU-disc"} <= metrics.keys()
-    assert metrics["sem_seg_teacher/IoU-background"] > 50
+    assert {"sem_seg/mIoU", "sem_seg_teacher/mIoU", "sem_seg_teacher/IoU-lake"} <= metrics.keys()
+    assert metrics["sem_seg_teacher/IoU-sky"] > 50
     logged = (tmp_path / "quickstart/run/metrics.json").read_text()
     assert '"pseudo/classes_present"' in logged and '"pseudo/confident_share"' in logged
 
-    assert "wrote the results of 60 files to seen" in predicted
+    assert "wrote the results of 80 files to seen" in predicted
     names = sorted(path.stem for path in (tmp_path / "more").iterdir())
     assert names == sorted(path.stem for path in (tmp_path / "seen").glob("*.png"))
     assert names == sorted(path.stem for path in (tmp_path / "seen/labels").iterdir())
     label = np.array(Image.open(tmp_path / f"seen/labels/{names[0]}.png"))
-    assert label.shape == (64, 64) and label.max() < 8
+    assert label.shape == (64, 64) and label.max() < 6
 
 
 def test_the_keys_in_the_text_exist():

@@ -92,7 +92,12 @@ def draw_toy_dataset(
 
 
 def draw_own_images(
-    root: Path | str, num_labeled: int, num_unlabeled: int, size: tuple[int, int] = (96, 96), seed: int = 0
+    root: Path | str,
+    num_labeled: int,
+    num_unlabeled: int,
+    size: tuple[int, int] = (96, 96),
+    seed: int = 0,
+    draw: Draw = draw_scene,
 ) -> None:
     """Write scenes as a user's own images: ``photos`` with labels of the same names in ``masks``, and ``more``.
 
@@ -109,7 +114,7 @@ def draw_own_images(
     for folder in folders:
         folder.mkdir(parents=True)
     for index in range(num_labeled + num_unlabeled):
-        scene, name = draw_image(seed, "train", index, size), f"{index:05d}"
+        scene, name = draw_image(seed, "train", index, size, draw), f"{index:05d}"
         _write_image((photos if index < num_labeled else more) / f"{name}.jpg", scene)
         if index < num_labeled:
             _write_label(masks / f"{name}.png", scene)
