@@ -14,9 +14,10 @@ from timm_import import timm
 
 from rc2l_d2.commands import check, quickstart
 from rc2l_d2.data import load_dataset, load_definition, read_label
-from rc2l_d2.engine import load_config, starting_point
+from rc2l_d2.engine import RC2LTrainer, load_config, load_model_file, starting_point
+from rc2l_d2.engine.model_file import write_model_file
 from rc2l_d2.engine.starting_point import PACKAGED_BACKBONE
-from rc2l_d2.host import build_backbone
+from rc2l_d2.host import build_backbone, build_model
 
 SIZE = (48, 64)
 CLASSES = ["road", "car", "person"]
@@ -263,6 +264,35 @@ def test_a_backbone_of_timm_with_its_weights(folder, output, run):
     assert cfg.INPUT.FORMAT == "RGB" and cfg.MODEL.PIXEL_STD == pytest.approx([127.5] * 3)
     assert f"short edge {min(cfg.INPUT.MIN_SIZE_TRAIN)} pixels (tested at {cfg.INPUT.MIN_SIZE_TEST})" in result.stdout
     assert list(build_backbone(cfg).output_shape()) == cfg.MODEL.SEM_SEG_HEAD.IN_FEATURES
+
+
+def test_a_model_is_learned_on_with_its_own_settings(folder, output, run):
+    """One that comes with the package by its name, and the model file of an earlier run of quickstart."""
+    write_masks(folder, "mask")
+    arguments = (*THREE, "--iterations", 10, "--output")
+    result = run(*arguments, output, "--weights", "msrc21")
+    assert result.returncode == 0 and "random weights" not in result.stdout, result.stderr
+    cfg, model, known = load_config(f"{output}/train.yaml"), *load_model_file("msrc21")[:2]
+    for part in ("BACKBONE", "TIMM", "SEM_SEG_HEAD", "MASK_FORMER"):
+        differs = {key for key, value in cfg.MODEL[part].items() if value != known.MODEL[part][key]}
+        assert differs == ({"NUM_CLASSES"} if part == "SEM_SEG_HEAD" else set()), part
+    assert cfg.MODEL.PIXEL_MEAN == known.MODEL.PIXEL_MEAN and cfg.INPUT.FORMAT == known.INPUT.FORMAT
+    assert cfg.INPUT.MIN_SIZE_TEST > cfg.INPUT.MIN_SIZE_TRAIN[0], "of a frozen backbone"
+    trainer = RC2LTrainer(cfg)
+    trainer.resume_or_load(resume=False)
+    loaded, given = trainer.teacher.model.state_dict(), model.state_dict()
+    of_classes = {name for name, value in given.items() if loaded[name].shape != value.shape}
+    assert len(of_classes) < 10 and all(name.startswith("sem_seg_head.predictor.") for name in of_classes)
+    learned = [name for name in given if name.startswith(("backbone.", "sem_seg_head.pixel_decoder."))]
+    assert len(learned) > 300 and all(torch.equal(loaded[name], given[name]) for name in learned)
+
+    assert run(*arguments, f"{output}-2", "--backbone", "resnet").returncode == 0
+    cfg = load_config(f"{output}-2/train.yaml", ["MODEL.SEM_SEG_HEAD.CONVS_DIM", "32", "MODEL.RESNETS.DEPTH", "34"])
+    write_model_file("earlier.pth", cfg, build_model(cfg), 1)
+    assert run(*arguments, f"{output}-3", "--weights", "earlier.pth").returncode == 0
+    again = load_config(f"{output}-3/train.yaml").MODEL
+    assert (again.WEIGHTS, again.SEM_SEG_HEAD.CONVS_DIM, again.RESNETS) == ("earlier.pth", 32, cfg.MODEL.RESNETS)
+    assert again.PIXEL_MEAN == cfg.MODEL.PIXEL_MEAN and again.BACKBONE == cfg.MODEL.BACKBONE
 
 
 def test_pretrained_weights_that_are_installed_are_used(folder, output, run, monkeypatch):

@@ -2,7 +2,7 @@
 
 import pytest
 
-from rc2l_d2.engine.starting_point import CPU, GPU, Sizes, starting_config, usual_iterations
+from rc2l_d2.engine.starting_point import CPU, GPU, Pretrained, Sizes, starting_config, usual_iterations
 
 
 @pytest.mark.parametrize(
@@ -33,7 +33,7 @@ def test_a_given_short_edge_is_kept_and_both_orientations_give_square_crops():
 def test_the_schedule_follows_the_number_of_images():
     assert [usual_iterations(CPU, count) for count in (20, 367, 5050)] == [1500, 2300, 3000]
     assert [usual_iterations(GPU, count) for count in (20, 1800, 5050)] == [4000, 5600, 8000]
-    config = starting_config(CPU, Sizes(120, 360, (128, 160)), 11, 3000)
+    config = starting_config(CPU, Sizes(120, 360, (128, 160)), 11, 3000, Pretrained())
     assert config["MODEL"]["SEMI_SUPERVISED"] == {"BURN_IN_ITERS": 600, "RAMP_UP_ITERS": 600, "EMA_DECAY": 0.99}
     assert config["TEST"]["EVAL_PERIOD"] == 600 and config["SOLVER"]["WARMUP_ITERS"] == 150
 
@@ -41,7 +41,8 @@ def test_the_schedule_follows_the_number_of_images():
 @pytest.mark.parametrize(("machine", "depth", "images"), [(CPU, 18, 4), (GPU, 50, 8)])
 def test_weights_set_the_depth_and_a_lower_rate_of_the_backbone(machine, depth, images):
     sizes = Sizes(120, 360, (128, 160))
-    plain, pretrained = (starting_config(machine, sizes, 11, 3000, *more) for more in ((), ("R.pkl", 34)))
+    starts = Pretrained(), Pretrained("R.pkl", 34)
+    plain, pretrained = (starting_config(machine, sizes, 11, 3000, start) for start in starts)
     assert plain["MODEL"]["RESNETS"]["DEPTH"] == depth and plain["SOLVER"]["BACKBONE_MULTIPLIER"] == 1.0
     assert plain["SOLVER"]["IMS_PER_BATCH"] == images == machine.images / 2
     resnet = pretrained["MODEL"]["RESNETS"]
@@ -51,7 +52,8 @@ def test_weights_set_the_depth_and_a_lower_rate_of_the_backbone(machine, depth, 
 
 @pytest.mark.parametrize(("machine", "width"), [(CPU, 128), (GPU, 256)])
 def test_a_pretrained_backbone_of_timm_gets_a_decoder_of_at_least_128_channels(machine, width):
-    config = starting_config(machine, Sizes(120, 360, (128, 160)), 11, 3000, backbone="tf_efficientnet_lite0")
+    start = Pretrained(backbone="tf_efficientnet_lite0")
+    config = starting_config(machine, Sizes(120, 360, (128, 160)), 11, 3000, start)
     model, sizes = config["MODEL"], config["INPUT"]
     assert (sizes["MIN_SIZE_TRAIN"], sizes["MIN_SIZE_TEST"], sizes["MAX_SIZE_TEST"]) == ([120, 200], 200, 600)
     assert model["SEM_SEG_HEAD"]["CONVS_DIM"] == width

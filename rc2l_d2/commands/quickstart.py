@@ -50,7 +50,7 @@ from ..engine.starting_point import (
     SMALLEST_ITERATIONS,
     Sizes,
     backbone_at_hand,
-    check_backbone,
+    check_pretrained,
     starting_config,
     use_channels,
     usual_iterations,
@@ -89,7 +89,7 @@ def quickstart(args: argparse.Namespace) -> None:
     _check_options(args)
     chosen = bool(args.backbone or args.weights)
     args.backbone = "" if args.backbone == "resnet" else args.backbone
-    depth = check_backbone(args.backbone, args.weights)
+    pretrained = check_pretrained(args.backbone, args.weights)
     for file in (_DATASET, _CONFIG, *_LISTS.values()):
         if not args.overwrite and os.path.lexists(_in(args.output, file)):
             raise InputError(f"{_in(args.output, file)} is there already; name another --output, or give --overwrite.")
@@ -107,7 +107,7 @@ def quickstart(args: argparse.Namespace) -> None:
     warnings += map(str, leaks(with_held_out_apart(reports, [images.images[index] for index in held_out])))
     warnings += annotations.notes if annotations is not None else ()
     if not chosen and (bands is None or bands.channels <= 3):  # Frozen, it could not learn what more bands mean.
-        args.backbone, args.weights, note = backbone_at_hand()
+        pretrained, note = backbone_at_hand()
         warnings.append(note)
 
     machine = GPU if args.device == "cuda" else CPU
@@ -115,9 +115,8 @@ def quickstart(args: argparse.Namespace) -> None:
     iterations = args.iterations or usual_iterations(machine, len(kept) + len(images.unlabeled))
     name = _dataset_name(args.output)
     streams = {"TRAIN": [f"{name}_labeled"], "UNLABELED": [f"{name}_unlabeled"], "TEST": [f"{name}_val"]}
-    config = starting_config(machine, sizes, len(classes.names), iterations, args.weights, depth, args.backbone)
-    if bands is not None and bands.channels > 3:
-        use_channels(config, bands.channels, args.backbone)
+    config = starting_config(machine, sizes, len(classes.names), iterations, pretrained)
+    use_channels(config, bands.channels if bands is not None else 3, pretrained)
     config |= {"SEED": args.seed, "OUTPUT_DIR": _in(args.output, _RUN)}
     config["DATASETS"] = {**streams, "DEFINITIONS": [_in(args.output, _DATASET)]}
     _write(args, images, classes, annotations, bands, {"labeled": kept, "val": held_out}, config)
@@ -394,6 +393,6 @@ def main() -> int:
     backbone = "pretrained model of timm, whose weights come from --weights or timm's hub; or resnet (default: "
     backbone += f"{PACKAGED_BACKBONE[0]} if its weights are installed, else a ResNet from random weights)"
     parser.add_argument("--backbone", default="", metavar="NAME", help=backbone)
-    weights = "weights of --backbone, or of a ResNet (tools/convert_torchvision_weights.py)"
+    weights = "weights of --backbone or of a ResNet, a model file (teacher_final.pth) or the name of a model: msrc21"
     parser.add_argument("--weights", default="", metavar="FILE", help=weights)
     return run_cli(parser, quickstart)

@@ -13,6 +13,7 @@ from typing import Any, cast
 import torch
 from torch import nn
 
+from ..config_files import find_model_file
 from ..errors import InputError, first_few, one_line
 from ..host import DetectionCheckpointer, MetadataCatalog
 from ..modeling import RegionSegmentor
@@ -130,12 +131,14 @@ class RegionCheckpointer(DetectionCheckpointer):
     def load(self, path: str, checkpointables: list[str] | None = None) -> dict[str, Any]:
         """Load ``path`` into the model and into those of ``checkpointables`` (None: all) that the file has.
 
-        An empty list makes the file a starting point, which may lack weights and have other classes.
+        An empty list makes the file a starting point, which may lack weights and have other classes. ``path`` may be
+        the name of a model that comes with the package.
 
         Raises:
             InputError: the file is missing, is not a checkpoint, or does not fit.
         """
         self._source, self._must_be_complete = path, checkpointables != []
+        path = find_model_file(path)
         if path and "://" not in path and not os.path.isfile(path):
             raise InputError(
                 f"The checkpoint {path} does not exist; give MODEL.WEIGHTS the path of a .pth or .pkl file, or leave "

