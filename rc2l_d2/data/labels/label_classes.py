@@ -122,6 +122,45 @@ def name_classes(
             are not what they seem (:mod:`.label_doubts`).
     """
     ignore = ignore or IgnoredKeys()
+    keys, guessed = _keys_with_class(raw, names, where, ignore, tolerance)
+    if names:
+        named, left_out = match_names(names, keys, raw.colors, where)
+    else:
+        named, left_out = {key: f"class{place if raw.colors else key}" for place, key in enumerate(keys)}, []
+    kept = tuple(key for key, name in named.items() if name != IGNORE)
+    if len(kept) < 2:
+        by = names.file or "--classes"
+        raise InputError(f"{by} leaves fewer than two classes of the labels in {where}; name two at least.")
+    own = tuple(raw.palette.get(key) for key in kept)
+    column = _columns(raw, kept, tolerance)
+    pixels = np.zeros((len(raw.pixels), len(kept)), np.int64)
+    for place in range(len(kept)):
+        pixels[:, place] = raw.pixels[:, column == place].sum(axis=1)
+    ignored = [key for key, place in zip(raw.keys, column, strict=True) if place == len(kept)]
+    return FoundClasses(
+        names=tuple(named[key] for key in kept),
+        keys=kept,
+        ignored=tuple(ignored),
+        colors=raw.colors,
+        # The labels' own colours if each class has a different one, else Pascal VOC's.
+        palette=own if None not in own and len(set(own)) == len(own) else voc_color_map(len(own)),
+        pixels=pixels,
+        left_out=tuple(name for name in left_out if name != IGNORE),
+        ignored_pixels={key: raw.totals[key] for key in ignored},
+        guessed=guessed,
+        other=ignore.other,
+        tolerance=tolerance,
+    )
+
+
+def _keys_with_class(
+    raw: RawLabels, names: ClassNames, where: str, ignore: IgnoredKeys, tolerance: int
+) -> tuple[list[int], tuple[int, ...]]:
+    """Return the values or colours that are classes, and those that are taken for no class; see :func:`name_classes`.
+
+    Raises:
+        InputError: fewer than two or too many, or a sign that values are not what they seem.
+    """
     usual = IGNORE_COLOR if raw.colors else IGNORE_VALUE
     stated = set(ignore.keys) | {key for key, name in names.by_key.items() if name == IGNORE}
     keys = [key for key in raw.keys if key not in stated]
@@ -155,34 +194,7 @@ def name_classes(
             f"masks were resized smoothly or saved as JPEG, save them again (nearest neighbour, PNG), or give "
             f"--threshold 128 for masks of one object."
         )
-    if names:
-        named, left_out = match_names(names, keys, raw.colors, where)
-    else:
-        named, left_out = {key: f"class{place if raw.colors else key}" for place, key in enumerate(keys)}, []
-    kept = tuple(key for key, name in named.items() if name != IGNORE)
-    if len(kept) < 2:
-        by = names.file or "--classes"
-        raise InputError(f"{by} leaves fewer than two classes of the labels in {where}; name two at least.")
-    own = tuple(raw.palette.get(key) for key in kept)
-    column = _columns(raw, kept, tolerance)
-    pixels = np.zeros((len(raw.pixels), len(kept)), np.int64)
-    for place in range(len(kept)):
-        pixels[:, place] = raw.pixels[:, column == place].sum(axis=1)
-    ignored = [key for key, place in zip(raw.keys, column, strict=True) if place == len(kept)]
-    return FoundClasses(
-        names=tuple(named[key] for key in kept),
-        keys=kept,
-        ignored=tuple(ignored),
-        colors=raw.colors,
-        # The labels' own colours if each class has a different one, else Pascal VOC's.
-        palette=own if None not in own and len(set(own)) == len(own) else voc_color_map(len(own)),
-        pixels=pixels,
-        left_out=tuple(name for name in left_out if name != IGNORE),
-        ignored_pixels={key: raw.totals[key] for key in ignored},
-        guessed=guessed,
-        other=ignore.other,
-        tolerance=tolerance,
-    )
+    return keys, guessed
 
 
 def _columns(raw: RawLabels, keys: tuple[int, ...], tolerance: int) -> np.ndarray:

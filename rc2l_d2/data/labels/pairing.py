@@ -54,17 +54,7 @@ def pair_images(
     Raises:
         InputError: a missing folder, no pair, no unlabelled image, two files with one name, or an unreadable file.
     """
-    for name, folder in (("IMAGES", images), ("LABELS", labels), ("UNLABELED", unlabeled)):
-        searched = folder is not None and (name != "LABELS" or label_of is None)
-        if searched and not os.path.isdir(folder):
-            raise InputError(f"{name} is {folder}, which is not a folder; correct it.")
-    one_folder = label_of is None and os.path.samefile(images, labels)
-    if one_folder and not label_suffix and any(images_below(images, IMAGE_SUFFIXES)):
-        raise InputError(
-            f"IMAGES and LABELS are one folder, {images}; give the ending of the labels' names (--label-suffix "
-            f"_mask.png; --image-suffix _sat.jpg if images have one too), put the labels into a folder of their own, "
-            f"or describe both in a YAML file ({_YAML})."
-        )
+    _check_folders(images, labels if label_of is None else None, unlabeled, label_suffix)
     separate = unlabeled is not None and not os.path.samefile(images, unlabeled)
     images, labels = os.path.abspath(images), os.path.abspath(labels)
     unlabeled = os.path.abspath(unlabeled) if separate else images
@@ -85,37 +75,70 @@ def pair_images(
     image_of = _by_id(with_label, images, image_suffixes)
     bare = sorted(set(image_files) - set(with_label))
     more = [path for path in images_below(unlabeled, IMAGE_SUFFIXES) if path not in is_label] if separate else bare
-    derived = tuple(derived_images(more, _inside(unlabeled), with_label, _inside(images)))
-    more = sorted(set(more) - set(derived))
+    kept, copies, derived, usual = _unlabeled_images(more, unlabeled, with_label, images)
+    return PairedImages(
+        images=tuple(image_of.values()),
+        labels=tuple(label_of[name] for name in image_of),
+        unlabeled=tuple(kept),
+        without_label=tuple(sorted(set(bare) - set(more))),
+        without_image=tuple(path for name, path in label_of.items() if name not in image_of),
+        copies=copies,
+        derived=tuple(derived),
+        companions=tuple(usual),
+    )
+
+
+def _check_folders(images: str, labels: str | None, unlabeled: str | None, label_suffix: str) -> None:
+    """Refuse a missing folder, and labels that their names do not tell from images; None is not searched."""
+    for name, folder in (("IMAGES", images), ("LABELS", labels), ("UNLABELED", unlabeled)):
+        if folder is not None and not os.path.isdir(folder):
+            raise InputError(f"{name} is {folder}, which is not a folder; correct it.")
+    one_folder = labels is not None and os.path.samefile(images, labels)
+    if one_folder and not label_suffix and any(images_below(images, IMAGE_SUFFIXES)):
+        raise InputError(
+            f"IMAGES and LABELS are one folder, {images}; give the ending of the labels' names (--label-suffix "
+            f"_mask.png; --image-suffix _sat.jpg if images have one too), put the labels into a folder of their own, "
+            f"or describe both in a YAML file ({_YAML})."
+        )
+
+
+def _unlabeled_images(
+    more: list[str], unlabeled: str, with_label: list[str], images: str
+) -> tuple[list[str], int, list[str], list[str]]:
+    """Choose among the images without a label, ``more``.
+
+    Args:
+        more: paths in the folder ``unlabeled``, which may be ``images``.
+        with_label: paths in the folder ``images``.
+
+    Returns:
+        the images to use, the number of copies of labelled ones, those made from labelled ones, and those among the
+        first that may have been.
+
+    Raises:
+        InputError: none is left, or a file is unreadable.
+    """
+    derived = [*derived_images(more, _inside(unlabeled), with_label, _inside(images))]
+    own = sorted(set(more) - set(derived))
     try:
-        kept = _without_copies(more, with_label)
+        kept = _without_copies(own, with_label)
     except OSError as error:
         raise InputError(f"{error.filename} cannot be read ({error.strerror}); replace or remove it.") from error
-    copies = len(more) - len(kept)
-    usual = companions(kept, with_label)
+    copies, usual = len(own) - len(kept), companions(kept, with_label)
     others = sorted(set(kept) - set(usual))
     if others:  # Without others, companions may be the images meant, as of a second camera.
-        kept, derived, usual = others, (*derived, *usual), []
+        kept, derived, usual = others, [*derived, *usual], []
     if not kept and derived:
         raise InputError(
             f"UNLABELED, {unlabeled}, holds only labels or images made from labelled ones ({len(derived)}, "
             f"{derived[0]} among them); name a folder with others."
         )
-    if not kept and not separate:
+    if not kept and unlabeled == images:
         raise InputError(f"Every image in {images} has a label; name the folder of unlabelled images as UNLABELED.")
     if not kept:
-        content = f"nothing but the {len(more)} labelled images" if more else "no image without a label"
+        content = f"nothing but the {len(own)} labelled images" if own else "no image without a label"
         raise InputError(f"UNLABELED, {unlabeled}, holds {content}; name a folder with others.")
-    return PairedImages(
-        images=tuple(image_of.values()),
-        labels=tuple(label_of[name] for name in image_of),
-        unlabeled=tuple(kept),
-        without_label=tuple(sorted(set(bare) - {*more, *derived})),
-        without_image=tuple(path for name, path in label_of.items() if name not in image_of),
-        copies=copies,
-        derived=derived,
-        companions=tuple(usual),
-    )
+    return kept, copies, derived, usual
 
 
 def _inside(folder: str) -> str:
