@@ -34,7 +34,8 @@ def test_the_schedule_follows_the_number_of_images():
     assert [usual_iterations(CPU, count) for count in (20, 367, 5050)] == [1500, 2300, 3000]
     assert [usual_iterations(GPU, count) for count in (20, 1800, 5050)] == [4000, 5600, 8000]
     config = starting_config(CPU, Sizes(120, 360, (128, 160)), 11, 3000, Pretrained())
-    assert config["MODEL"]["SEMI_SUPERVISED"] == {"BURN_IN_ITERS": 600, "RAMP_UP_ITERS": 600, "EMA_DECAY": 0.99}
+    schedule = {"BURN_IN_ITERS": 600, "RAMP_UP_ITERS": 600, "EMA_DECAY": 0.99}
+    assert config["MODEL"]["SEMI_SUPERVISED"] == {"MIX": "labeled", **schedule}
     assert config["TEST"]["EVAL_PERIOD"] == 600 and config["SOLVER"]["WARMUP_ITERS"] == 150
 
 

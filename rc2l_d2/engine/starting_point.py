@@ -171,7 +171,7 @@ def starting_config(
     if weights and not backbone:
         config["SOLVER"]["BACKBONE_MULTIPLIER"] = 0.1
     model["SEM_SEG_HEAD"]["NUM_CLASSES"] = num_classes
-    model["SEMI_SUPERVISED"] = {
+    model["SEMI_SUPERVISED"] |= {
         "BURN_IN_ITERS": fifth,
         "RAMP_UP_ITERS": fifth,
         # The teacher averages over a thirtieth of the schedule: 0.99 for 3000 iterations.
