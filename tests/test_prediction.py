@@ -56,9 +56,10 @@ def test_labels_and_confidence_come_from_the_models_scores(tiny):
 def test_the_python_example_of_the_readme_segments_a_file_as_its_array(trained_run, toy_definition, capsys):
     image = Path(toy_definition).parent / "data/JPEGImages/val_00001.jpg"
     example = re.search(r"```python\n(.*?)```", (REPO / "README.md").read_text(), re.DOTALL)[1]
-    for path, own in (("output/toy_rc2l", trained_run), ("datasets/toy/JPEGImages/val_00001.jpg", image)):
-        assert path in example
-        example = example.replace(path, str(own))
+    photo = "datasets/landscapes/JPEGImages/val_00001.jpg"
+    for given, own in (("output/demo", trained_run), (photo, image), ('"lake"', '"disc"')):
+        assert given in example
+        example = example.replace(given, str(own))
     names: dict = {}
     exec(example, names)
     segment, labels = names["segmenter"], names["result"].labels
