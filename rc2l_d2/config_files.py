@@ -33,7 +33,7 @@ def model_names() -> list[str]:
 
 def find_model_file(path: str) -> str:
     """Return ``path`` or, if it is no file but one of :func:`model_names`, the file of that model."""
-    return str(_MODELS / f"{path}.pth") if path in model_names() and not os.path.exists(path) else path
+    return str(_MODELS / f"{path}.pth") if path in model_names() and not os.path.isfile(path) else path
 
 
 def find_weights_file(path: str) -> str:

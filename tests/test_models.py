@@ -32,6 +32,15 @@ def test_a_model_is_small_and_holds_no_paths(name):
     assert all(name in card for name in content["classes"])
 
 
+def test_a_folder_does_not_hide_a_model_of_its_name(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "camvid").mkdir()
+    assert find_model_file("camvid").endswith("models/camvid.pth") and load_segmenter("camvid").class_names[0] == "sky"
+    (tmp_path / "camvid").rmdir()
+    (tmp_path / "camvid").write_text("a file")
+    assert find_model_file("camvid") == "camvid"
+
+
 @pytest.mark.parametrize("name", model_names())
 def test_a_model_predicts_an_array(name):
     image = np.random.default_rng(0).integers(0, 256, (90, 120, 3), dtype=np.uint8)

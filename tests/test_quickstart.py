@@ -16,7 +16,8 @@ from rc2l_d2.commands import check, quickstart
 from rc2l_d2.data import load_dataset, load_definition, read_label
 from rc2l_d2.engine import RC2LTrainer, load_config, load_model_file, starting_point
 from rc2l_d2.engine.model_file import write_model_file
-from rc2l_d2.engine.starting_point import PACKAGED_BACKBONE
+from rc2l_d2.engine.starting_point import PACKAGED_BACKBONE, Pretrained, use_channels
+from rc2l_d2.errors import InputError
 from rc2l_d2.host import build_backbone, build_model
 
 SIZE = (48, 64)
@@ -287,12 +288,37 @@ def test_a_model_is_learned_on_with_its_own_settings(folder, output, run):
     assert len(learned) > 300 and all(torch.equal(loaded[name], given[name]) for name in learned)
 
     assert run(*arguments, f"{output}-2", "--backbone", "resnet").returncode == 0
-    cfg = load_config(f"{output}-2/train.yaml", ["MODEL.SEM_SEG_HEAD.CONVS_DIM", "32", "MODEL.RESNETS.DEPTH", "34"])
+    changes = [
+        "MODEL.SEM_SEG_HEAD.CONVS_DIM",
+        "32",
+        "MODEL.RESNETS.DEPTH",
+        "34",
+        "MODEL.SEM_SEG_HEAD.IGNORE_VALUE",
+        "0",
+    ]
+    cfg = load_config(f"{output}-2/train.yaml", changes)
     write_model_file("earlier.pth", cfg, build_model(cfg), 1)
     assert run(*arguments, f"{output}-3", "--weights", "earlier.pth").returncode == 0
     again = load_config(f"{output}-3/train.yaml").MODEL
     assert (again.WEIGHTS, again.SEM_SEG_HEAD.CONVS_DIM, again.RESNETS) == ("earlier.pth", 32, cfg.MODEL.RESNETS)
     assert again.PIXEL_MEAN == cfg.MODEL.PIXEL_MEAN and again.BACKBONE == cfg.MODEL.BACKBONE
+    assert again.SEM_SEG_HEAD.IGNORE_VALUE == 255, "as in dataset.yaml"
+
+    per_pixel = load_config(f"{output}-2/train.yaml", ["MODEL.META_ARCHITECTURE", "PerPixelSegmentor"])
+    write_model_file("per_pixel.pth", per_pixel, build_model(per_pixel), 1)
+    for options, message in (
+        (("--weights", "per_pixel.pth"), "per_pixel.pth is a model with a per-pixel head; give one that predicts"),
+        (("--weights", "msrc"), "There is no file and no model 'msrc'; known models: camvid, msrc21."),
+        (("--weights", "msrc21", "--backbone", "resnet"), "msrc21 is a whole model with its own backbone; leave"),
+        (("--weights", "msrc21", "--backbone", "test_resnet"), "msrc21 is a whole model with its own backbone; leave"),
+    ):
+        result = run(*arguments, f"{output}-4", *options)
+        assert result.returncode == 2 and message in result.stderr, result.stderr
+    config = {"MODEL": {"PIXEL_MEAN": [0.5] * 4}}
+    with pytest.raises(
+        InputError, match="msrc21 is a model of images with 4 channels, and these have 3; choose as many"
+    ):
+        use_channels(config, 3, Pretrained("msrc21", model=known))
 
 
 def test_pretrained_weights_that_are_installed_are_used(folder, output, run, monkeypatch):

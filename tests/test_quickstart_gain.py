@@ -3,12 +3,14 @@
 from types import SimpleNamespace
 
 import numpy as np
+import pytest
 from conftest import call_command, load_script
 from data_files import write_image, write_label
 from PIL import Image
 
 from rc2l_d2.engine import load_config
 from rc2l_d2.engine.model_file import write_model_file
+from rc2l_d2.errors import InputError
 from rc2l_d2.host import MetadataCatalog, build_model
 from rc2l_d2.prediction import load_segmenter
 
@@ -22,6 +24,8 @@ def names(folder, part):
 def test_finished_runs_on_drawn_images_are_measured_on_the_others(tiny_options, tmp_path, monkeypatch):
     monkeypatch.setattr(tool, "TEST_IMAGES", 3)
     folder = tmp_path / "gain"
+    drawn = SimpleNamespace(source="landscapes", folder=folder, labeled=2, unlabeled=1, size=48, seed=0)
+    tool.make_images(drawn)
     cfg = load_config("configs/toy/rc2l_R18.yaml", [*tiny_options, "MODEL.SEM_SEG_HEAD.NUM_CLASSES", "3"])
     # As quickstart names the values 2, 4 and 1: pixels of other values are not counted.
     MetadataCatalog.get("gain").set(stuff_classes=["class2", "class4", "class1"], ignore_label=255)
@@ -34,9 +38,8 @@ def test_finished_runs_on_drawn_images_are_measured_on_the_others(tiny_options, 
     arguments = ("landscapes", folder, "--labeled", 2, "--unlabeled", 1, "--size", 48)
     result = call_command(monkeypatch, "quickstart_gain.py", tool.main, *arguments)
     assert result.returncode == 0, result.stderr
-    assert names(folder, "photos") == names(folder, "masks") == ["00000", "00001"] and names(folder, "more") == [
-        "00002"
-    ]
+    assert names(folder, "photos") == names(folder, "masks") == ["00000", "00001"]
+    assert names(folder, "more") == ["00002"]
     assert names(folder, "test/photos") == names(folder, "test/masks") == ["00003", "00004", "00005"]
     for run, line in zip(("rc2l", "labels_alone"), result.stdout.splitlines(), strict=True):
         segmenter = load_segmenter(str(folder / run / "teacher_final.pth"))
@@ -63,10 +66,18 @@ def test_photographs_are_sampled_until_every_class_is_labelled(tmp_path):
     (root / "ImageSets/Segmentation").mkdir(parents=True)
     (root / "ImageSets/Segmentation/train.txt").write_text("".join(f"{index}\n" for index in range(7)))
     (root / "ImageSets/Segmentation/val.txt").write_text("7\n8\n")
-    tool.copy(SimpleNamespace(source=str(root), folder=folder, labeled=3, unlabeled=3, seed=0))
+    asked = SimpleNamespace(source=str(root), folder=folder, labeled=3, unlabeled=3, seed=0, size=64)
+    tool.make_images(asked)
     labeled, unlabeled, tested = (names(folder, part) for part in ("photos", "more", "test/photos"))
     assert {int(name) % 3 for name in labeled} == {0, 1, 2} and len(labeled) == 3 and labeled == names(folder, "masks")
     assert len(unlabeled) == 3 and not {*labeled} & {*unlabeled}
+    asked.seed = 1
+    with pytest.raises(InputError, match="gain is not a folder of these images; name another, or remove it"):
+        tool.make_images(asked)
+    asked.folder, asked.labeled = tmp_path / "few", 2
+    with pytest.raises(InputError, match="--labeled is 2, too few for all 3 classes"):
+        tool.make_images(asked)
+    assert not asked.folder.exists()
     assert tested == sorted({*map(str, range(9))} - {*labeled}) == names(folder, "test/masks")
 
 

@@ -10,6 +10,7 @@ from PIL import Image
 
 from rc2l_d2.data.datasets.description import load_definition, voc_color_map
 from rc2l_d2.data.toy.dataset import draw_image, draw_own_images, draw_toy_dataset
+from rc2l_d2.data.toy.landscape import draw_landscape
 from rc2l_d2.data.toy.scene import SHAPES, VOID
 from rc2l_d2.errors import InputError
 
@@ -154,5 +155,7 @@ def test_command(tmp_path, monkeypatch):
     before, result = contents(root), draw(*options[:-1], 8)
     assert result.returncode == 2 and "thesis.tex" in result.stderr and len(result.stderr.splitlines()) == 1
     assert contents(root) == before
-    assert draw("--own", 2, 1, "--root", tmp_path / "own", "--size", 32, 32).returncode == 0
-    assert len(contents(tmp_path / "own")) == 5
+    result = draw("--own", 2, 1, "--root", tmp_path / "own", "--size", 32, 32)
+    assert "classes, from value 0 on: sky,mountain,meadow,lake,tree,house; 255 has no class" in result.stdout
+    draw_own_images(tmp_path / "landscapes", 2, 1, (32, 32), draw=draw_landscape)
+    assert contents(tmp_path / "own") == contents(tmp_path / "landscapes") and len(contents(tmp_path / "own")) == 5

@@ -28,6 +28,7 @@ import yaml
 from tabulate import tabulate
 
 from ..command_words import command_words
+from ..config_files import model_names
 from ..data.checks.check import remarks_on
 from ..data.checks.leaks import leaks, with_held_out_apart
 from ..data.checks.scan import ScanReport, Split, scan
@@ -88,7 +89,6 @@ def quickstart(args: argparse.Namespace) -> None:
     """
     _check_options(args)
     chosen = bool(args.backbone or args.weights)
-    args.backbone = "" if args.backbone == "resnet" else args.backbone
     pretrained = check_pretrained(args.backbone, args.weights)
     for file in (_DATASET, _CONFIG, *_LISTS.values()):
         if not args.overwrite and os.path.lexists(_in(args.output, file)):
@@ -393,6 +393,7 @@ def main() -> int:
     backbone = "pretrained model of timm, whose weights come from --weights or timm's hub; or resnet (default: "
     backbone += f"{PACKAGED_BACKBONE[0]} if its weights are installed, else a ResNet from random weights)"
     parser.add_argument("--backbone", default="", metavar="NAME", help=backbone)
-    weights = "weights of --backbone or of a ResNet, a model file (teacher_final.pth) or the name of a model: msrc21"
+    weights = "weights of --backbone or of a ResNet, a model file (teacher_final.pth), or one of the models "
+    weights += ", ".join(model_names())
     parser.add_argument("--weights", default="", metavar="FILE", help=weights)
     return run_cli(parser, quickstart)

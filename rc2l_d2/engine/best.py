@@ -18,7 +18,7 @@ class BestResults:
 
     Attributes:
         evaluated: the iteration of the last evaluation, -1 before the first.
-        unsaved: no checkpoint has the results of the last evaluation yet.
+        unsaved: the results of the last evaluation have not been offered to the checkpoint of its iteration yet.
     """
 
     def __init__(self):

@@ -7,7 +7,7 @@ from typing import Literal
 
 from tabulate import tabulate
 
-from ..config_files import find_weights_file
+from ..config_files import find_model_file, find_weights_file
 from ..data import dataset_status
 from ..host import HOST, HOST_REASON, CfgNode
 from ..modeling import RegionHead, RegionSegmentor, SemiSupervisedSegmentor
@@ -43,7 +43,7 @@ def _model(cfg: CfgNode, model: RegionSegmentor) -> Rows:
         weights = weights or cfg.MODEL.TIMM.CHECKPOINT
         if not weights and cfg.MODEL.TIMM.PRETRAINED:
             weights = f"backbone from timm's hub://{cfg.MODEL.TIMM.NAME}"
-    if weights and "://" not in weights and not os.path.isfile(find_weights_file(weights)):
+    if weights and "://" not in weights and not os.path.isfile(find_model_file(find_weights_file(weights))):
         weights = f"{weights}: MISSING (searched {os.path.abspath(weights)})"
     size = f"{sum(p.numel() for p in model.parameters()) / 1e6:.1f} M parameters"
     if isinstance(model.sem_seg_head, RegionHead):

@@ -79,6 +79,18 @@ def is_model_file(content: Any) -> bool:
     return isinstance(content, dict) and content.keys() >= _KEYS
 
 
+def find_known_file(path: str) -> str:
+    """Return ``path``, or the file of the model with this name.
+
+    Raises:
+        InputError: it is neither a file nor the name of a model.
+    """
+    found = find_model_file(path)
+    if not os.path.isfile(found) and Path(found).name == found and not Path(found).suffix:
+        raise InputError(f"There is no file and no model '{path}'; known models: {', '.join(model_names()) or 'none'}.")
+    return found
+
+
 def load_model_file(path: str) -> tuple[nn.Module, CfgNode, Any]:
     """Return the model (eval mode, on a GPU if available), its configuration, and its classes as metadata.
 
@@ -88,9 +100,7 @@ def load_model_file(path: str) -> tuple[nn.Module, CfgNode, Any]:
     Raises:
         InputError: :func:`write_model_file` did not write the file, or another version did and it does not fit.
     """
-    path = find_model_file(path)
-    if not os.path.exists(path) and Path(path).name == path and not Path(path).suffix:
-        raise InputError(f"There is no file and no model '{path}'; known models: {', '.join(model_names()) or 'none'}.")
+    path = find_known_file(path)
     content = read_file(path)
     if not is_model_file(content):
         raise InputError(

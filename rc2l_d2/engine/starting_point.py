@@ -15,9 +15,9 @@ import numpy as np
 from ..config import add_rc2l_config
 from ..config_files import find_config_file, find_model_file, find_weights_file
 from ..errors import InputError
-from ..host import CfgNode, get_cfg
+from ..host import META_ARCH_REGISTRY, CfgNode, get_cfg
 from ..modeling.backbones import TimmBackbone, preprocessing_of
-from .model_file import is_model_file, load_model_file
+from .model_file import find_known_file, is_model_file, load_model_file
 from .weight_names import resnet_depth
 from .weights import read_backbone_weights, read_weights
 
@@ -107,21 +107,29 @@ def check_pretrained(backbone: str, weights: str) -> Pretrained:
     """Return what ``--backbone`` and ``--weights`` name, without the use of a network.
 
     Args:
-        backbone: name of a model in timm, or "".
+        backbone: name of a model in timm, "resnet", or "".
         weights: file of weights, a model file, the name of a model that comes with the package, or "".
 
     Raises:
         InputError: timm does not have ``backbone``, or the weights do not fit.
     """
-    if backbone:
+    whole_model = f"--weights {weights} is a whole model with its own backbone; leave --backbone out."
+    if backbone not in ("", "resnet"):
+        if find_model_file(weights) != weights:
+            raise InputError(whole_model)
         model = TimmBackbone.named(backbone)
         if weights:
             model.load_pretrained(read_backbone_weights(weights), f"--weights {weights}")
         return Pretrained(weights, backbone=backbone)
     if not weights:
         return Pretrained()
-    if is_model_file(content := read_weights(find_model_file(weights))):
-        return Pretrained(weights, model=load_model_file(weights)[1])
+    if is_model_file(content := read_weights(find_known_file(weights))):
+        if backbone:
+            raise InputError(whole_model)
+        cfg = load_model_file(weights)[1]
+        if getattr(META_ARCH_REGISTRY.get(cfg.MODEL.META_ARCHITECTURE), "per_pixel", False):
+            raise InputError(f"--weights {weights} is a model with a per-pixel head; give one that predicts regions.")
+        return Pretrained(weights, model=cfg)
     depth = resnet_depth(content["model"])
     if depth is None:
         raise InputError(
@@ -192,20 +200,17 @@ def starting_config(
 
 
 def _learn_on(config: dict[str, Any], settings: CfgNode) -> None:
-    """Give ``config`` the settings of a model: of its parts and of its input, not of its losses or its training."""
-    default = add_rc2l_config(get_cfg())
-
-    def changed(of: CfgNode, usual: CfgNode) -> dict[str, Any]:
-        """Return what is not usual. The model may have been written with keys that this host does not have."""
-        return {
-            key: list(value) if isinstance(value, tuple) else value
-            for key, value in of.items()
-            if key in usual and value != usual[key]
-        }
-
-    model = config["MODEL"]
+    """Give ``config`` the settings of a model and of its input, not those of its data and its training."""
+    default, model = add_rc2l_config(get_cfg()).MODEL, config["MODEL"]
+    of_data = {"IGNORE_VALUE": model["SEM_SEG_HEAD"]["IGNORE_VALUE"]}
     for part in ("BACKBONE", "RESNETS", "TIMM", "SEM_SEG_HEAD", "MASK_FORMER"):
-        model[part] = changed(settings.MODEL[part], default.MODEL[part])
+        model[part] = {
+            key: list(value) if isinstance(value, tuple) else value
+            for key, value in settings.MODEL[part].items()
+            # The model may have been written with keys that this host does not have.
+            if key in default[part] and value != default[part][key]
+        }
+    model["SEM_SEG_HEAD"] |= of_data
     for key in ("PIXEL_MEAN", "PIXEL_STD"):
         model[key] = list(settings.MODEL[key])
     config["INPUT"]["FORMAT"] = settings.INPUT.FORMAT

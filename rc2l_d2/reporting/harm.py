@@ -13,7 +13,7 @@ logger = logging.getLogger(__name__)
 
 
 def find_harm(run: RunFolder, dataset: str) -> str:
-    """Return a sentence if the teacher ended below its mIoU in burn-in, when it knew labels alone; "" otherwise.
+    """Return a sentence if the teacher ended below its mIoU in burn-in, which uses labels alone; "" otherwise.
 
     A run that ends above it may still be below labels alone, which would have learned on: only a second run tells that
     (:func:`labels_alone`). "" too for a run that has not ended, or was not evaluated in burn-in.
@@ -24,8 +24,8 @@ def find_harm(run: RunFolder, dataset: str) -> str:
     if last is None or not in_burn_in or not last < in_burn_in[-1]:
         return ""
     return (
-        f"The teacher ended at a mIoU of {last:.1f} on {dataset} and had {in_burn_in[-1]:.1f} in burn-in, from labels "
-        "alone, so its unlabelled images may have harmed: train on labels alone, and compare."
+        f"The teacher's mIoU on {dataset} fell from {in_burn_in[-1]:.1f} in burn-in, on labels alone, to {last:.1f} at "
+        "the end: the unlabelled images may have lowered it; train on labels alone and compare."
     )
 
 
@@ -33,10 +33,9 @@ def labels_alone(run: RunFolder) -> list[str]:
     """Return the commands that train the same model on labels alone and report on both."""
     architecture = META_ARCH_REGISTRY.get(run.cfg.MODEL.META_ARCHITECTURE)
     supervised = next(parent.__name__ for parent in architecture.__mro__ if not parent.uses_unlabeled)
-    config, alone = run.folder / "config.yaml", f"{run.folder}_labels_alone"
-    options = ["MODEL.META_ARCHITECTURE", supervised, "OUTPUT_DIR", alone]
+    alone = f"{run.folder}_labels_alone"
     return [
-        shlex.join([*command_words("train"), "--config-file", str(config), *options]),
+        shlex.join([*run.train_command(), "MODEL.META_ARCHITECTURE", supervised, "OUTPUT_DIR", alone]),
         shlex.join([*command_words("report"), str(run.folder), "--baseline", alone]),
     ]
 

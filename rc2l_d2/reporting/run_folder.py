@@ -74,6 +74,12 @@ class RunFolder:
         checkpointer.load(path, ["ema"])
         return teacher
 
+    def train_command(self) -> list[str]:
+        """Return the words of a command that trains with the run's configuration and as many ranks."""
+        ranks = self.starts[-1].get("processes", 1) if self.starts else 1
+        words = [*command_words("train"), "--config-file", str(self.folder / "config.yaml")]
+        return [*words, "--num-gpus", str(ranks)] if ranks > 1 else words
+
     def resume_command(self) -> str:
         """Return the command that continues the run, or trains a finished one as long again; "" without a checkpoint.
 
@@ -81,11 +87,7 @@ class RunFolder:
         """
         if not (self.folder / "last_checkpoint").exists():
             return ""
-        words = [*command_words("train"), "--config-file", str(self.folder / "config.yaml")]
-        ranks = self.starts[-1].get("processes", 1) if self.starts else 1
-        if ranks > 1:
-            words += ["--num-gpus", str(ranks)]
-        words.append("--resume")
+        words = [*self.train_command(), "--resume"]
         if self.iterations >= self.max_iter:
             words += ["SOLVER.MAX_ITER", str(2 * self.max_iter)]
         if os.path.realpath(self.folder) != os.path.realpath(self.cfg.OUTPUT_DIR):  # The folder was moved.

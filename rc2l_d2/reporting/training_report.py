@@ -42,12 +42,12 @@ def report_on(trainer: RC2LTrainer) -> Path | None:
     folder = trainer.cfg.OUTPUT_DIR
     try:
         path = write_run_report(Path(folder), teacher=trainer.teacher)
-        warn_of_harm(read_run(Path(folder)))
     except Exception as error:
         command = shlex.join([*command_words("report"), folder])
         logger.warning("No training report (%s: %s); write it with: %s", type(error).__name__, one_line(error), command)
         return None
     logger.info("Training report: %s", path)
+    warn_of_harm(read_run(path.parent))
     return path
 
 
@@ -89,7 +89,7 @@ def write_run_report(folder: Path, baseline: Path | None = None, teacher: EMATea
         test_images=test_images, unlabeled_images=unlabeled_images, telemetry=telemetry, telemetry_by_class=by_class,
         losses=[_chart(run, name, {name: run.scalars[name]}) for name in losses],
         seconds=step_seconds(run.scalars, run.burn_in),
-        labels_alone=labels_alone(run), report_command=shlex.join([*command_words("report"), str(folder), *options]),
+        report_command=shlex.join([*command_words("report"), str(folder), *options]),
     )  # fmt: skip
     write_text(folder / REPORT, page)
     return folder / REPORT
@@ -119,6 +119,7 @@ def _test(run: RunFolder, baseline: RunFolder | None, dataset: str) -> dict[str,
             for name, metrics in scores.items()}  # fmt: skip
     curves = {name: metrics["mIoU"] for name, metrics in scores.items() if "mIoU" in metrics}
     test = {"dataset": dataset, "last": last, "chart": None, "harm": "" if baseline else find_harm(run, dataset)}
+    test["commands"] = labels_alone(run) if test["harm"] else []
     if scores["teacher"]:
         test["chart"] = _chart(run, f"mIoU on {dataset}, percent", curves)
         test["iterations"] = [*curves["teacher"]][-1]

@@ -10,6 +10,7 @@ finished runs are kept. Prints the mIoU of both teachers. The project has to be 
 """
 
 import argparse
+import json
 import shutil
 import subprocess
 import sys
@@ -29,42 +30,71 @@ from rc2l_d2.evaluation import confusion_matrix, semantic_metrics
 
 DRAWN: dict[str, Draw] = {"landscapes": draw_landscape, "shapes": draw_scene}
 TEST_IMAGES, NO_CLASS = 128, 255
+SAMPLES = 100_000  # tries to find one with every class
 
 
-def draw(args: argparse.Namespace) -> None:
-    """Draw the images of training and those of the test, which come after them."""
+def draw(args: argparse.Namespace, folder: Path) -> None:
+    """Draw the images into ``folder``: those of training, then those of the test."""
     train, size = args.labeled + args.unlabeled, (args.size, args.size)
-    draw_own_images(args.folder / "all", train + TEST_IMAGES, 1, size, args.seed, DRAWN[args.source])
-    for index in range(train + TEST_IMAGES):
-        photo, mask = (
-            args.folder / f"all/{part}/{index:05d}.{end}" for part, end in (("photos", "jpg"), ("masks", "png"))
-        )
-        _place(args.folder, photo, mask, index < args.labeled, index < train, index >= train)
+    draw_own_images(folder, train + TEST_IMAGES, 1, size, args.seed, DRAWN[args.source])
+    shutil.rmtree(folder / "more")
+    for part, end in (("photos", "jpg"), ("masks", "png")):
+        files = [folder / f"{part}/{index:05d}.{end}" for index in range(train + TEST_IMAGES)]
+        if part == "photos":
+            _into(folder / "more", files[args.labeled : train])
+        _into(folder / f"test/{part}", files[train:])
+        for file in files[args.labeled :]:
+            file.unlink()
 
 
-def copy(args: argparse.Namespace) -> None:
-    """Copy photographs."""
+def copy(args: argparse.Namespace, folder: Path) -> None:
+    """Copy photographs into ``folder``.
+
+    Raises:
+        InputError: the source is no such folder, or no sample has every class.
+    """
     root, rng = Path(args.source), np.random.default_rng(args.seed)
     if not (root / "ImageSets/Segmentation").is_dir():
         raise InputError(f"{root} holds no ImageSets/Segmentation; give {' or '.join(DRAWN)}, or a folder that does.")
     train, val = ((root / f"ImageSets/Segmentation/{split}.txt").read_text().split() for split in ("train", "val"))
-    files = {name: (root / f"JPEGImages/{name}.jpg", root / f"SegmentationClass/{name}.png") for name in train + val}
-    present = {name: {*np.unique(Image.open(files[name][1])).tolist()} - {NO_CLASS} for name in train}
-    classes, labeled = set().union(*present.values()), []
-    while set().union(*(present[name] for name in labeled)) != classes:
-        labeled = rng.permutation(train)[: args.labeled].tolist()
+    photos = {name: root / f"JPEGImages/{name}.jpg" for name in [*train, *val]}
+    masks = {name: root / f"SegmentationClass/{name}.png" for name in photos}
+    present = {name: {*np.unique(Image.open(masks[name])).tolist()} - {NO_CLASS} for name in train}
+    samples = (rng.permutation(train)[: args.labeled].tolist() for _ in range(SAMPLES))
+    classes = set().union(*present.values())
+    labeled = next((names for names in samples if set().union(*(present[name] for name in names)) == classes), None)
+    if labeled is None:
+        raise InputError(f"--labeled is {args.labeled}, too few for all {len(classes)} classes of {root}; give more.")
     others = [name for name in train if name not in labeled]
-    for name in [*labeled, *others, *val]:
-        _place(args.folder, *files[name], name in labeled, name in others[: args.unlabeled], name not in labeled)
+    for part, names in (("", labeled), ("test/", [*others, *val])):
+        _into(folder / f"{part}photos", [photos[name] for name in names])
+        _into(folder / f"{part}masks", [masks[name] for name in names])
+    _into(folder / "more", [photos[name] for name in others[: args.unlabeled]])
 
 
-def _place(folder: Path, photo: Path, mask: Path, labeled: bool, unlabeled: bool, tested: bool) -> None:
-    parts = {"photos": labeled, "more": unlabeled and not labeled, "test/photos": tested}
-    for part in [part for part, wanted in parts.items() if wanted]:
-        for parent, file in ((part, photo), (part.replace("photos", "masks"), mask)):
-            if part != "more" or file == photo:
-                (folder / parent).mkdir(parents=True, exist_ok=True)
-                shutil.copy(file, folder / parent)
+def _into(folder: Path, files: list[Path]) -> None:
+    folder.mkdir(parents=True)
+    for file in files:
+        shutil.copy(file, folder)
+
+
+def make_images(args: argparse.Namespace) -> None:
+    """Make the images of FOLDER, as a whole or not at all.
+
+    Raises:
+        InputError: FOLDER has the images of other arguments.
+    """
+    wanted = json.dumps({name: getattr(args, name) for name in ("source", "labeled", "unlabeled", "size", "seed")})
+    record = args.folder / "images.json"
+    if args.folder.exists():
+        if not record.is_file() or record.read_text() != wanted:
+            raise InputError(f"{args.folder} is not a folder of these images; name another, or remove it.")
+        return
+    unfinished = args.folder.with_name(f"{args.folder.name}.tmp")
+    shutil.rmtree(unfinished, ignore_errors=True)
+    draw(args, unfinished) if args.source in DRAWN else copy(args, unfinished)
+    (unfinished / record.name).write_text(wanted)
+    unfinished.rename(args.folder)
 
 
 def measure(folder: Path, weights: Path) -> float:
@@ -89,8 +119,7 @@ def compare(args: argparse.Namespace) -> None:
         words = [str(Path(sys.executable).with_name(name)), *map(str, arguments)]
         subprocess.run(words, cwd=args.folder, check=True, stdout=subprocess.DEVNULL)
 
-    if not (args.folder / "test").exists():
-        draw(args) if args.source in DRAWN else copy(args)
+    make_images(args)
     if not (args.folder / "quickstart").exists():
         backbone = ["--backbone", args.backbone] if args.backbone else []
         command("rc2l-quickstart", "photos", "masks", "more", "--seed", args.seed, "--ignore", NO_CLASS, *backbone)
