@@ -107,8 +107,8 @@ def quickstart(args: argparse.Namespace) -> None:
     warnings += map(str, leaks(with_held_out_apart(reports, [images.images[index] for index in held_out])))
     warnings += annotations.notes if annotations is not None else ()
     if not chosen and (bands is None or bands.channels <= 3):  # Frozen, it could not learn what more bands mean.
-        pretrained, note = backbone_at_hand()
-        warnings.append(note)
+        pretrained = backbone_at_hand()
+    warnings += [pretrained.note] if pretrained.note else []
 
     machine = GPU if args.device == "cuda" else CPU
     sizes = Sizes.fitting([*(reports[0].sizes + reports[1].sizes).elements()], machine, args.short_edge)

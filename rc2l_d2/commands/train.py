@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import logging
 import os
+import shlex
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
@@ -14,6 +15,7 @@ from typing import Any
 import cv2
 import torch
 
+from ..command_words import command_words
 from ..config_files import find_config_file
 from ..data import check_batch_sizes
 from ..engine import RC2LTrainer, describe_plan, keep_freed_memory, load_config, signals_to_children
@@ -109,6 +111,9 @@ def main(args: argparse.Namespace) -> dict:
     note_start(trainer)
     trainer.train()
     report_on(trainer)
+    weights = os.path.join(cfg.OUTPUT_DIR, "teacher_final.pth")
+    command = shlex.join([*command_words("predict"), "--weights", weights, "--input"])
+    logging.getLogger(__name__).info("Predict with: %s FOLDER", command)
     return trainer.last_results
 
 

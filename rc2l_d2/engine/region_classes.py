@@ -64,6 +64,7 @@ def fit_region_classes(cfg: CfgNode, teacher: RegionSegmentor, student: RegionSe
     classifier, own = region_classifier(teacher), region_classifier(student)
     assert classifier is not None and own is not None
     start = time.perf_counter()
+    logger.info("Fitting the classes of regions to whole images, up to %d of each stream.", _LIMIT)
     labeled = _regions_of(cfg, teacher, "TRAIN")
     if labeled is None:
         logger.warning("The classes of regions are not fitted: no whole image of DATASETS.TRAIN can be read.")

