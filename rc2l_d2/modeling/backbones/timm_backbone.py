@@ -321,6 +321,21 @@ def preprocessing_of(name: str) -> tuple[list[float], list[float]]:
     return [round(255 * value, 4) for value in mean], [round(255 * value, 4) for value in std]
 
 
+def cached_weights(name: str) -> str:
+    """Return the file of timm's pretrained weights in the hub's cache; "" where they were never downloaded.
+
+    Raises:
+        InputError: see :func:`build_timm_backbone`.
+    """
+    settings = _timm().get_pretrained_cfg(name)
+    if not settings or not settings.hf_hub_id:
+        return ""
+    from huggingface_hub import try_to_load_from_cache  # comes with timm
+
+    found = (try_to_load_from_cache(settings.hf_hub_id, file) for file in ("model.safetensors", "pytorch_model.bin"))
+    return next((file for file in found if isinstance(file, str)), "")
+
+
 _ADVICE = "give MODEL.TIMM.CHECKPOINT a file of this model, or change MODEL.TIMM.NAME"
 
 
