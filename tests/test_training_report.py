@@ -21,7 +21,6 @@ from rc2l_d2.engine import RC2LTrainer, load_config
 from rc2l_d2.errors import InputError
 from rc2l_d2.reporting import note_start, report_on, write_run_report
 from rc2l_d2.reporting.charts import line_chart
-from rc2l_d2.reporting.harm import find_harm, labels_alone, warn_of_harm
 from rc2l_d2.reporting.provenance import commit, read_starts
 from rc2l_d2.reporting.run_folder import collect_scalars, read_entries, read_run
 
@@ -176,38 +175,24 @@ def test_reports_before_an_evaluation_without_and_with_several_test_sets(tiny_op
     assert "value='62.5'" in page.source and "value='6.25'" in page.source
 
 
-def test_a_teacher_that_ends_below_its_burn_in_is_reported_with_what_to_run(tiny_options, tmp_path, logged):
-    def ended(name: str, *scores: tuple[int, float], more: tuple[str, ...] = ()) -> Path:
-        rows = [{"iteration": i, "sem_seg/mIoU": 99.0, "sem_seg_teacher/mIoU": score} for i, score in scores]
-        return in_folder(tmp_path / name, tiny_options, rows, "MODEL.SEMI_SUPERVISED.BURN_IN_ITERS", "3", *more)
+def test_the_report_has_the_commands_of_a_run_on_labels_alone(tiny_options, tmp_path):
+    def commands(name: str, architecture: str) -> tuple[Path, list[str]]:
+        row = {"iteration": 6, "sem_seg/mIoU": 1.0, "sem_seg_teacher/mIoU": 1.0}
+        folder = in_folder(tmp_path / name, tiny_options, [row], "MODEL.META_ARCHITECTURE", architecture)
+        return folder, Page(write_run_report(folder)).commands
 
-    # Iterations count from 0 within a run: burn-in ends with iteration 2, and 6 is the end of all six.
-    lost = ended("lost", (0, 10.0), (2, 20.0), (4, 30.0), (6, 19.75))
-    warn_of_harm(read_run(lost))
-    (message,) = (message for level, message in logged if level == "WARNING")
-    page = Page(write_run_report(lost))
-    sentence, *commands = message.split("\n  ")
-    assert sentence == (
-        "The teacher's mIoU on tiny_val fell from 20.0 in burn-in, on labels alone, to 19.8 at the end: the unlabelled "
-        "images may have lowered it; train on labels alone and compare."
-    )
-    assert sentence in page.text and page.commands[0] == "\n".join(commands)
-    assert shlex.split(commands[0]) == [
-        "python", "train_net.py", "--config-file", f"{lost}/config.yaml", "MODEL.META_ARCHITECTURE", "RegionSegmentor",
-        "OUTPUT_DIR", f"{lost}_labels_alone",
+    folder, shown = commands("run", "RC2L")
+    train, report = map(shlex.split, shown[-1].split("\n"))
+    assert train == [
+        "python", "train_net.py", "--config-file", f"{folder}/config.yaml",
+        "MODEL.META_ARCHITECTURE", "RegionSegmentor", "OUTPUT_DIR", f"{folder}_labels_alone",
     ]  # fmt: skip
-    assert shlex.split(commands[1])[2:] == [str(lost), "--baseline", f"{lost}_labels_alone"]
-    unimatch = ended("unimatch", (2, 20.0), (6, 1.0), more=("MODEL.META_ARCHITECTURE", "UniMatch"))
-    assert "MODEL.META_ARCHITECTURE PerPixelSegmentor" in labels_alone(read_run(unimatch))[0]
-
-    for name, scores, more in (
-        ("gained", [(2, 20.0), (4, 10.0), (6, 20.0)], ()),
-        ("unfinished", [(2, 20.0), (4, 10.0)], ()),
-        ("without_burn_in", [(3, 20.0), (6, 10.0)], ()),
-        ("labels", [(2, 20.0), (6, 10.0)], ("MODEL.META_ARCHITECTURE", "RegionSegmentor")),
-    ):
-        run = read_run(ended(name, *scores, more=more))
-        assert find_harm(run, "tiny_val") == "" and "lowered" not in Page(write_run_report(run.folder)).text
+    assert report == ["python", "tools/make_report.py", str(folder), "--baseline", f"{folder}_labels_alone"]
+    (folder / "starts.json").write_text('[{"processes": 2}]')
+    assert "--num-gpus 2 MODEL" in read_run(folder).labels_alone_commands()[0]
+    assert "MODEL.META_ARCHITECTURE PerPixelSegmentor" in commands("unimatch", "UniMatch")[1][-1]
+    folder, shown = commands("alone", "RegionSegmentor")
+    assert not any("labels_alone" in command for command in shown) and not read_run(folder).labels_alone_commands()
 
 
 def test_a_run_on_labels_alone_has_no_pseudo_labels(tiny_options):

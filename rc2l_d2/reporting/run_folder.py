@@ -16,7 +16,7 @@ from ..engine import EMATeacher, RC2LTrainer, RegionCheckpointer, load_config
 from ..engine.setup import build_model_or_explain
 from ..engine.step_log import LOG_PERIOD
 from ..errors import InputError
-from ..host import CfgNode
+from ..host import META_ARCH_REGISTRY, CfgNode
 from .provenance import read_starts
 
 STUDENT, TEACHER = "sem_seg", "sem_seg_teacher"
@@ -79,6 +79,18 @@ class RunFolder:
         ranks = self.starts[-1].get("processes", 1) if self.starts else 1
         words = [*command_words("train"), "--config-file", str(self.folder / "config.yaml")]
         return [*words, "--num-gpus", str(ranks)] if ranks > 1 else words
+
+    def labels_alone_commands(self) -> list[str]:
+        """Return the commands that train the same model on labels alone and compare; [] if this run is such a one."""
+        if not self.uses_unlabeled:
+            return []
+        architecture = META_ARCH_REGISTRY.get(self.cfg.MODEL.META_ARCHITECTURE)
+        supervised = next(parent.__name__ for parent in architecture.__mro__ if not parent.uses_unlabeled)
+        alone = f"{self.folder}_labels_alone"
+        return [
+            shlex.join([*self.train_command(), "MODEL.META_ARCHITECTURE", supervised, "OUTPUT_DIR", alone]),
+            shlex.join([*command_words("report"), str(self.folder), "--baseline", alone]),
+        ]
 
     def resume_command(self) -> str:
         """Return the command that continues the run, or trains a finished one as long again; "" without a checkpoint.

@@ -21,7 +21,6 @@ from ..evaluation import class_colors
 from ..host import MetadataCatalog, comm
 from .charts import line_chart, line_style
 from .example_images import Row, test_rows, unlabeled_rows
-from .harm import find_harm, labels_alone, warn_of_harm
 from .run_folder import STUDENT, TEACHER, RunFolder, read_run, step_seconds
 
 logger = logging.getLogger(__name__)
@@ -47,7 +46,6 @@ def report_on(trainer: RC2LTrainer) -> Path | None:
         logger.warning("No training report (%s: %s); write it with: %s", type(error).__name__, one_line(error), command)
         return None
     logger.info("Training report: %s", path)
-    warn_of_harm(read_run(path.parent))
     return path
 
 
@@ -118,8 +116,7 @@ def _test(run: RunFolder, baseline: RunFolder | None, dataset: str) -> dict[str,
     last = {name: {metric: next(reversed(values.values())) for metric, values in metrics.items()}
             for name, metrics in scores.items()}  # fmt: skip
     curves = {name: metrics["mIoU"] for name, metrics in scores.items() if "mIoU" in metrics}
-    test = {"dataset": dataset, "last": last, "chart": None, "harm": "" if baseline else find_harm(run, dataset)}
-    test["commands"] = labels_alone(run) if test["harm"] else []
+    test = {"dataset": dataset, "last": last, "chart": None}
     if scores["teacher"]:
         test["chart"] = _chart(run, f"mIoU on {dataset}, percent", curves)
         test["iterations"] = [*curves["teacher"]][-1]
