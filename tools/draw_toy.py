@@ -1,7 +1,7 @@
 """Draw the toy data set: a folder in Pascal VOC's layout with textured shapes (see rc2l_d2/data/toy/dataset.py).
 
-``--own LABELED UNLABELED`` draws that many landscapes instead (landscape.py beside it), in the layout of a user's own
-images: photos with labels in masks, and more without labels, as docs/tutorial.md begins.
+``--own LABELED UNLABELED`` draws that many landscapes instead (rc2l_d2/data/toy/landscape.py), in the layout of a
+user's own images: photos with labels in masks, and more without labels, as docs/tutorial.md begins.
 """
 
 import argparse

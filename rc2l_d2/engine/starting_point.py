@@ -133,7 +133,8 @@ def check_pretrained(backbone: str, weights: str) -> Pretrained:
         cfg = load_model_file(weights)[1]
         if getattr(META_ARCH_REGISTRY.get(cfg.MODEL.META_ARCHITECTURE), "per_pixel", False):
             raise InputError(f"--weights {weights} is a model with a per-pixel head; give one that predicts regions.")
-        return Pretrained(weights, model=cfg, note=f"Training starts from {weights}; classes are learned anew.")
+        note = f"Training starts from {weights}; its weights of classes are used only for as many classes as it has."
+        return Pretrained(weights, model=cfg, note=note)
     depth = resnet_depth(content["model"])
     if depth is None:
         raise InputError(
@@ -144,11 +145,7 @@ def check_pretrained(backbone: str, weights: str) -> Pretrained:
 
 
 def starting_config(
-    machine: Machine,
-    sizes: Sizes,
-    num_classes: int,
-    iterations: int,
-    pretrained: Pretrained,
+    machine: Machine, sizes: Sizes, num_classes: int, iterations: int, pretrained: Pretrained
 ) -> dict[str, Any]:
     """Return the configuration as nested keys with their values, without DATASETS and OUTPUT_DIR.
 

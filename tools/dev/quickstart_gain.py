@@ -1,7 +1,7 @@
 """What RC2L with quickstart's own settings gains over labels alone, on images of which training sees no label.
 
     python tools/dev/quickstart_gain.py landscapes FOLDER --labeled 20 --unlabeled 80 --size 64 --backbone resnet
-    python tools/dev/quickstart_gain.py ../shared/msrc21 FOLDER --labeled 20 --unlabeled 250
+    python tools/dev/quickstart_gain.py datasets/msrc21 FOLDER --labeled 20 --unlabeled 250
 
 The images are drawn (landscapes or shapes; 128 more of them for the test) or photographs of a folder in Pascal VOC's
 layout: a random sample in which every class occurs is labelled, and all others of its train.txt and val.txt are for the
@@ -117,7 +117,8 @@ def compare(args: argparse.Namespace) -> None:
 
     def command(name: str, *arguments: object) -> None:
         words = [str(Path(sys.executable).with_name(name)), *map(str, arguments)]
-        subprocess.run(words, cwd=args.folder, check=True, stdout=subprocess.DEVNULL)
+        if status := subprocess.run(words, cwd=args.folder, stdout=subprocess.DEVNULL).returncode:
+            raise InputError(f"{name} ended with status {status}; its message is above.")
 
     make_images(args)
     if not (args.folder / "quickstart").exists():
