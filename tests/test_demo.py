@@ -84,7 +84,7 @@ def test_readable_inputs_are_segmented_and_the_others_reported(run, images, tmp_
     assert len(errors) == 2 and all(line.startswith("demo.py: ") for line in errors) and "\r" not in result.stderr
     assert "cut.jpg: the image file ends too early" in errors[0]
     assert f"no label for {given / third.name} (looked for {third.stem}.png)" in errors[1]
-    assert "wrote the results of 3 files to" in result.stdout
+    assert "wrote the results of 3 files to" in result.stdout and "earlier call" not in result.stdout
 
     stems = [image.stem for image in (first, second, third)]
     assert {path.name for path in out.glob("*.*")} == {*(f"{stem}.png" for stem in stems), "film.mp4", "legend.svg"}
@@ -115,6 +115,17 @@ def test_readable_inputs_are_segmented_and_the_others_reported(run, images, tmp_
     legend = (out / "legend.svg").read_text()
     shown = [label for label, (red, green, blue) in enumerate(COLORS) if f"#{red:02x}{green:02x}{blue:02x}" in legend]
     assert shown == [5]
+
+
+def test_a_second_call_says_that_the_folder_has_results_and_replaces_the_images(demo, run, images, tmp_path):
+    first, second, *_ = images
+    weights = ("--opts", "MODEL.WEIGHTS", run / "model_final.pth")
+    call = ("--config-file", run / "config.yaml", "--output", tmp_path, "--labels", "--confidence")
+    assert "earlier call" not in demo(*call, "--input", first, second, *weights).stdout
+    student = demo(*call, "--input", first, "--student", *weights)
+    assert f"{tmp_path} has results of an earlier call" in student.stdout
+    predicted = {path.relative_to(tmp_path / "confidence").as_posix() for path in tmp_path.glob("confidence/*/*")}
+    assert predicted == {f"{first.stem}/3_rectangle.png", f"{second.stem}/5_star.png"}
 
 
 def test_mistakes_give_one_sentence(demo, run, images, tmp_path):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 import re
 from dataclasses import dataclass
@@ -21,6 +22,8 @@ from .coco_results import CocoResults
 from .large import OVERVIEW, LabelFile, segment_by_windows, segment_shrunk
 from .segmenter import Segmentation, Segmenter, draw_classes
 
+logger = logging.getLogger(__name__)
+
 
 @dataclass
 class ResultWriter:
@@ -38,6 +41,10 @@ class ResultWriter:
             raise InputError(f"--compare {self.truth} is not a folder; name the folder of the label images.")
         if self.output.exists() and not self.output.is_dir():
             raise InputError(f"--output {self.output} is a file; name a folder.")
+        self.legend = self.output / "legend.svg"
+        if self.legend.exists():
+            kept = "those of the same name are replaced, others stay."
+            logger.warning("%s has results of an earlier call: %s", self.output, kept)
         self.output.mkdir(parents=True, exist_ok=True)
         self.metadata = self.segmenter.metadata
         self.names = self.metadata.stuff_classes
@@ -59,6 +66,8 @@ class ResultWriter:
             labels.putpalette(self.colors.tobytes())
             labels.save(self._path(f"labels/{name}.png"))
         if self.confidence:
+            for earlier in (self.output / "confidence" / name).glob("[0-9]*_*.png"):
+                earlier.unlink()  # of a class that may not occur any more
             for label in occurring:
                 class_name = re.sub(r"\W+", "_", self.names[label])
                 path = self._path(f"confidence/{name}/{label}_{class_name}.png")
@@ -114,7 +123,7 @@ class ResultWriter:
         if self.coco is not None:
             self.coco.write()
         if self.occurred:
-            draw_legend(self.occurred, self.names, self.colors, str(self.output / "legend.svg"))
+            draw_legend(self.occurred, self.names, self.colors, str(self.legend))
 
     def _path(self, name: str) -> Path:
         path = self.output / name
