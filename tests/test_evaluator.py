@@ -69,12 +69,14 @@ def test_counts_of_palette_labels_add_up_until_reset(register):
     assert metrics.get("mIoU_detectron2", metrics["mIoU_gt"]) == pytest.approx(metrics["mIoU_gt"], rel=1e-12)
 
 
-def test_labels_go_through_their_map(register):
+def test_labels_go_through_their_map_and_the_log_gets_the_iou_of_each_class(register, caplog):
     raw = {0: "ignore", 7: "a", 8: "b", 300: "c"}
     label_map = LabelMap.from_yaml(raw, CLASSES, [(0, 0, 0), (1, 0, 0), (2, 0, 0)], 255)
     values = np.array([[0, 7, 8, 300]], dtype=np.uint16)
     name, sample = register(Image.fromarray(values), label_map=label_map)
-    metrics = evaluate(name, sample, np.array([[0, 0, 1, 1]]))
+    with caplog.at_level("INFO", logger="rc2l_d2.evaluation"):
+        metrics = evaluate(name, sample, np.array([[0, 0, 1, 1]]))
+    assert "IoU: a 100.0, b 50.0, c 0.0" in caplog.messages
     assert (metrics["IoU-a"], metrics["IoU-b"], metrics["IoU-c"]) == (100, 50, 0)
     if HOST == "detectron2":
         assert metrics["mIoU_detectron2"] == pytest.approx(metrics["mIoU_gt"], rel=1e-12) == 50

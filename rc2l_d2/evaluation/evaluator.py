@@ -85,7 +85,7 @@ class SemanticEvaluator:
         metrics = semantic_metrics(sum(gathered), self.class_names)
         if host_results is not None:
             metrics[f"mIoU_{HOST}"] = float(host_results["sem_seg"]["mIoU"])
-        logger.info("%s", metrics)
+        logger.info("IoU: %s", ", ".join(f"{name} {metrics[f'IoU-{name}']:.1f}" for name in self.class_names))
         return {"sem_seg": metrics}
 
     def _label_of(self, file: str, dtype: type) -> np.ndarray:
