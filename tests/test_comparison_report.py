@@ -57,7 +57,7 @@ def test_tables_have_the_numbers_of_metrics_json(finished, monkeypatch):
     assert "- commit: abc" in report and "not finished" not in report
     table = pd.read_csv(out / "tiny.csv")
     assert len(table) == 4 and table["teacher, last"].tolist() == [40.0, 46.25, 43.5, 45.0]
-    for name in ("tiny_curves.png", "tiny_bars.png"):
+    for name in ("tiny_curves.png", "tiny_bars.png", "tiny_splits.png"):
         assert cv2.imread(str(out / name)).shape[0] > 200 and f"({name})" in report
 
 

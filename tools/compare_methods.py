@@ -4,9 +4,9 @@
         [--records docs/records/toy] [--report-only | --dry-run]
 
 Each run is one train_net.py process below OUTPUT/runs. Finished runs are skipped, interrupted ones resumed, also if
-another comparison with the same output folder started them. Writes NAME.md, NAME.csv (one row per run),
-NAME_curves.png and NAME_bars.png to the output folder; NAME is that of the YAML file. Exit status: 1 if runs failed
-(the others continue), 2 for a wrong argument or file, 130 after an interruption.
+another comparison with the same output folder started them. Writes NAME.md, NAME.csv (one row per run), and the figures
+NAME_curves.png, NAME_bars.png and NAME_splits.png to the output folder; NAME is that of the YAML file. Exit status: 1
+if runs failed (the others continue), 2 for a wrong argument or file, 130 after an interruption.
 """
 
 import argparse

@@ -1,4 +1,4 @@
-"""The report of a comparison: tables in NAME.md and NAME.csv, figures NAME_curves.png and NAME_bars.png."""
+"""The report of a comparison: tables NAME.md and NAME.csv, figures NAME_curves.png, NAME_bars.png, NAME_splits.png."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from collections.abc import Collection
 from pathlib import Path
 
 import pandas as pd
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from ..errors import InputError
@@ -39,6 +40,7 @@ def write_report(comparison: Comparison, records: Path | None, command: str) -> 
     scores.to_csv(f"{start}.csv", index=False)
     draw_curves(comparison, curves, Path(f"{start}_curves.png"))
     draw_bars(comparison, scores, Path(f"{start}_bars.png"))
+    draw_splits(comparison, scores, Path(f"{start}_splits.png"))
     table = Path(f"{start}.md")
     table.write_text(markdown(comparison, scores, [f"- command: `{command}`", *lines]), encoding="utf-8")
     return table
@@ -125,6 +127,7 @@ def markdown(comparison: Comparison, scores: pd.DataFrame, lines: list[str]) -> 
         _text(comparison, differences),
         f"![Teacher's mIoU over iterations]({comparison.name}_curves.png)",
         f"![Teacher's mIoU]({comparison.name}_bars.png)",
+        f"![Teacher's mIoU over splits]({comparison.name}_splits.png)",
         "**IoU of each class** (percent; teacher, last, mean over seeds)",
         _text(comparison, class_table(scores)),
         "\n".join(lines),
@@ -168,14 +171,36 @@ def draw_bars(comparison: Comparison, scores: pd.DataFrame, file: Path) -> None:
     figure.savefig(file, dpi=130)
 
 
+def draw_splits(comparison: Comparison, scores: pd.DataFrame, file: Path) -> None:
+    """Draw the mean over seeds as a line over the splits with runs, in the file's order, and each seed as a dot."""
+    splits = [split for split in comparison.splits if split in set(scores["split"])]
+    figure = Figure(figsize=(1.1 * len(splits) + 4.4, max(4.2, 0.24 * len(comparison.methods))), layout="constrained")
+    axis = figure.subplots()
+    for method, cell in scores.groupby("method"):
+        color, style = line_style([*comparison.methods].index(method))
+        means = cell.groupby("split")[LAST].mean().reindex(splits).dropna()
+        label = comparison.methods[method]
+        axis.plot([splits.index(split) for split in means.index], means, label=label, color=color, linestyle=style)
+        axis.plot(cell["split"].map(splits.index), cell[LAST], "o", color=color, markerfacecolor="white", markersize=4)
+    axis.set_xticks(range(len(splits)), [comparison.splits[split] for split in splits])
+    axis.set(title=comparison.title, xlabel="labels", ylabel=_AXIS)
+    _plain(axis)
+    figure.legend(loc="outside right center", frameon=False)
+    figure.savefig(file, dpi=130)
+
+
 def _panels(comparison: Comparison, drawn: Collection[str], height: float, label: str) -> tuple[Figure, dict]:
     splits = [split for split in comparison.splits if split in drawn]
     figure = Figure(figsize=(4.4 * len(splits) + 2.2, height), layout="constrained")
     axes = figure.subplots(1, len(splits), sharey=True, squeeze=False)[0]
     for axis, split in zip(axes, splits, strict=True):
         axis.set(title=f"labels: {comparison.splits[split]}", xlabel=label)
-        axis.grid(color="0.9")
-        axis.set_axisbelow(True)
-        axis.spines[["top", "right"]].set_visible(False)
+        _plain(axis)
     figure.suptitle(comparison.title, fontsize="medium")
     return figure, dict(zip(splits, axes, strict=True))
+
+
+def _plain(axis: Axes) -> None:
+    axis.grid(color="0.9")
+    axis.set_axisbelow(True)
+    axis.spines[["top", "right"]].set_visible(False)
