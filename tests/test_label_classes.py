@@ -178,6 +178,21 @@ def test_masks_of_two_programs_are_recognised(labels):
         read_masks(ones, 128, parse_class_names("back,front"), "masks")
 
 
+def test_names_of_masks_belong_to_the_side_of_the_threshold_that_their_values_are_on(labels):
+    masks = labels(*[[0] * 150 + [255] * 42] * 2)
+    for text in ("ground,road", "0=ground,255=road", "255=road,0=ground", "#ff0000=road,#000000=ground"):
+        classes = read_masks(masks, 128, parse_class_names(text), "masks")
+        assert classes.names == ("ground", "road") and classes.pixels.tolist() == [[150, 42]] * 2, text
+    for text, message in (
+        ("0=ground,1=road", "gives both names to values below --threshold 128; name one below it"),
+        ("#ff0000=road,#00ff00=ground", "gives both names to values from --threshold 128; name one below it"),
+        ("road,ignore", "gives every pixel a class, but --classes has the name 'ignore'; give others"),
+        ("a,b,c", "--classes has 3 names; give two"),
+    ):
+        with pytest.raises(InputError, match=message):
+            read_masks(masks, 128, parse_class_names(text), "masks")
+
+
 def drawn(folder, draw, mode, count=2):
     """Write labels that are drawn at 256 x 256 pixels and resized smoothly to 64 x 64."""
     paths = []

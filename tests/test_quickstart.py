@@ -192,6 +192,9 @@ def test_a_class_that_geotiffs_mark_as_no_data_is_noted(folder, output, run):
     result = run("photos", "masks", "--output", output, "--ignore", 255, "--classes", "road,car,person")
     assert result.returncode == 0, result.stderr
     assert re.search(r"Note: \d+ labels mark 0 as no data, but it is the class road; give --ignore 0 if", result.stdout)
+    result = run("photos", "masks", "--output", f"{output}_two", "--threshold", 1, "--classes", "back,front")
+    assert result.returncode == 0, result.stderr
+    assert re.search(r"labels mark 0 as no data, but it is the class back; leave --threshold out, name", result.stdout)
 
 
 def test_copies_of_held_out_images_are_noted(folder, output, run, problems):

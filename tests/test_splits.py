@@ -108,6 +108,25 @@ def test_repeated_images_and_unreadable_lists_are_refused(tree):
         tree.images("half")
 
 
+def test_images_that_differ_in_their_format_alone_are_not_guessed(tree):
+    del tree.content["image_suffix"]
+    tree.add("images/a.jpg", "images/a.png", "images/b.jpg", "labels/a.png", "labels/b.png")
+    tree.content["parts"]["train"] = {"folder": "."}
+    with pytest.raises(InputError, match=r"/a\.jpg and .*/a\.png would both have the label .*/labels/a\.png; move"):
+        tree.labels()
+    assert len(tree.images()) == 3, "without labels each is an image"
+    tree.content["parts"]["train"] = {"list": "list.txt"}
+    tree.write_list("b", "a")
+    with pytest.raises(InputError, match=r"list names 'a', but .*/images/ has a\.jpg and a\.png; give image_suffix"):
+        tree.images()
+    tree.write_list("images/a.png", "images/b.jpg")
+    assert tree.labels() == ["labels/a.png", "labels/b.png"]
+    # Views of one scene are told apart by more than their format.
+    tree.add("images/c_day.jpg", "images/c_night.jpg", "labels/c.png")
+    views = {"image_suffix": ["_day.jpg", "_night.jpg"], "parts": {"train": {"folder": "."}}}
+    assert tree.labels(**views) == ["labels/c.png"] * 2
+
+
 def test_folders(tree):
     tree.add(
         "images/more/b.jpg", "images/more/a.JPEG", "images/more/deep/x/c.png",

@@ -37,10 +37,10 @@ from ..data.datasets.image_lists import write_list
 from ..data.datasets.sampling import sample_held_out
 from ..data.labels.class_names import parse_class_names
 from ..data.labels.found_labels import FoundLabels, find_annotations
-from ..data.labels.label_classes import IGNORE_VALUE, FoundClasses, IgnoredKeys, name_classes, read_masks
+from ..data.labels.label_classes import IGNORE_VALUE, FoundClasses, IgnoredKeys, name_classes, no_data_notes, read_masks
 from ..data.labels.label_map import MAX_TOLERANCE
 from ..data.labels.pairing import PairedImages, pair_images
-from ..data.labels.raw_labels import marked_no_data, read_raw_labels
+from ..data.labels.raw_labels import read_raw_labels
 from ..data.labels.tabled_labels import find_table, read_tabled
 from ..data.labels.tables_beside import names_beside
 from ..data.loading.bands import BandRule
@@ -148,15 +148,11 @@ def _label_images(args: argparse.Namespace) -> tuple[PairedImages, FoundClasses]
     if args.threshold is not None:
         # A whole number is written as one.
         args.threshold = int(args.threshold) if args.threshold.is_integer() else args.threshold
-        return images, read_masks(images.labels, args.threshold, names, args.labels)
-    raw, names, notes = names_beside(read_raw_labels(images.labels), images.labels, args.labels, names)
-    classes = name_classes(raw, names, args.labels, IgnoredKeys.parse(args.ignore), args.tolerance)
-    for value, number in marked_no_data(images.labels).items():
-        if value in classes.keys and not classes.colors:
-            name = classes.names[classes.keys.index(value)]
-            no_data = f"{number} labels mark {value} as no data, but it is the class {name}"
-            notes += (f"{no_data}; give --ignore {value} if it has no class.",)
-    return images, replace(classes, notes=notes)
+        classes, notes = read_masks(images.labels, args.threshold, names, args.labels), ()
+    else:
+        raw, names, notes = names_beside(read_raw_labels(images.labels), images.labels, args.labels, names)
+        classes = name_classes(raw, names, args.labels, IgnoredKeys.parse(args.ignore), args.tolerance)
+    return images, replace(classes, notes=(*notes, *no_data_notes(images.labels, classes)))
 
 
 def _refuse_value_options(args: argparse.Namespace, *more: str) -> None:

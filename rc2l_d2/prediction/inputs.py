@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from ..data.datasets.image_lists import IMAGE_SUFFIXES
-from ..data.datasets.splits import images_below
+from ..data.datasets.image_search import images_below
 from ..errors import InputError
 
 RESULTS = ("labels", "confidence", "comparison")  # folders below --output for everything but the overlays

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import fnmatch
 import logging
 import os
 from collections import Counter
-from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cache, lru_cache
 from pathlib import Path
@@ -22,6 +20,7 @@ from ..loading.bands import BandRule
 from .description import DatasetDefinition
 from .entries import FileList, image_id
 from .image_lists import is_path, read_list
+from .image_search import fits, images_below
 from .packed import PackedStrings, members, repeated
 from .presence import class_presence
 from .sampling import sample_balanced, sample_uniform
@@ -170,9 +169,7 @@ def _read_images(
         raise InputError(f"{where} holds no image: the list {file} is empty; fill it or name another.")
     bare = not is_path(images[0])
     if bare and len(suffixes) > 1:
-        candidates = ([name + suffix for suffix in suffixes] for name in images)
-        names = (next((n for n in paths if os.path.isfile(folder + n)), paths[0]) for paths in candidates)
-        images = PackedStrings.of(names, prefix=folder)
+        images = PackedStrings.of((_with_suffix(folder, name, suffixes, where) for name in images), prefix=folder)
     elif bare:
         images = images.between(folder, suffixes[0])
     else:
@@ -188,6 +185,18 @@ def _read_images(
     return SplitImages(images, labels, str(file))
 
 
+def _with_suffix(folder: str, name: str, suffixes: tuple[str, ...], where: str) -> str:
+    """The name of a list with the suffix of its file; with the first suffix if there is none."""
+    names = [name + suffix for suffix in suffixes]
+    found = [name for name in names if os.path.isfile(folder + name)]
+    if len(found) > 1:
+        raise InputError(
+            f"{where}: the list names '{name}', but {folder} has {found[0]} and {found[1]}; give image_suffix the "
+            f"ending of the images alone, or write the names with their endings into the list."
+        )
+    return (found or names)[0]
+
+
 @cache
 def _search(folder: str, suffixes: tuple[str, ...], kind: str, value: str, where: str) -> SplitImages:
     """The images in the "folder" ``value`` below ``folder``, or those that match the "pattern" ``value``."""
@@ -201,7 +210,7 @@ def _search(folder: str, suffixes: tuple[str, ...], kind: str, value: str, where
     else:
         place = f"pattern '{value}' below {folder}"
         below = ((path, path.removeprefix(folder).split("/")) for path in images_below(folder, suffixes))
-        found = sorted(path for path, parts in below if _fits(parts, value.split("/")))
+        found = sorted(path for path, parts in below if fits(parts, value.split("/")))
     images = PackedStrings.of((path.removeprefix(folder) for path in found), prefix=folder)
     if not len(images):
         raise InputError(
@@ -209,27 +218,6 @@ def _search(folder: str, suffixes: tuple[str, ...], kind: str, value: str, where
             f"key '{kind}' or image_suffix."
         )
     return SplitImages(images)
-
-
-def images_below(folder: str, suffixes: Sequence[str]) -> Iterator[str]:
-    """Sorted paths of the images in a folder and its subfolders; links are followed, each real folder only once."""
-    endings, seen = tuple(suffix.lower() for suffix in suffixes), set()
-    for parent, folders, names in os.walk(folder, followlinks=True):
-        real = os.path.realpath(parent)
-        folders[:] = sorted(name for name in folders if not name.startswith(".")) if real not in seen else []
-        if real not in seen:
-            images = (name for name in sorted(names) if not name.startswith(".") and name.lower().endswith(endings))
-            yield from (os.path.join(parent, name) for name in images)
-        seen.add(real)
-
-
-def _fits(path: list[str], pattern: list[str]) -> bool:
-    """Whether a glob pattern matches a path; ``**`` matches any number of folders."""
-    if not pattern:
-        return not path
-    if pattern[0] == "**":
-        return any(_fits(path[skipped:], pattern[1:]) for skipped in range(len(path) + 1))
-    return bool(path) and fnmatch.fnmatchcase(path[0], pattern[0]) and _fits(path[1:], pattern[1:])
 
 
 def _entries(definition: DatasetDefinition, split: SplitImages, labels: Labels, where: str) -> FileList:
@@ -253,6 +241,7 @@ def _entries(definition: DatasetDefinition, split: SplitImages, labels: Labels, 
         _require_label_folder(definition, where)
     maps = [definition.label_map, *(rule.label_map for rule in definition.labels)]
     files, map_of_label, missing = [], np.full(len(split.images), -1, np.int16), []
+    image_of_label: dict[str, str] = {}
     for index, path in enumerate(split.images):
         label_id = image_id(path, folder, suffixes)
         ruled: dict[str, int] = {}  # Path -> index of its map. Of two rules with one path, the first counts.
@@ -269,6 +258,8 @@ def _entries(definition: DatasetDefinition, split: SplitImages, labels: Labels, 
                 found = candidate
             if found:
                 map_of_label[index] = ruled.get(found) or _fitting_rule(definition, found)
+                if split.labels is None and not isinstance(source, DrawnLabels):
+                    _refuse_one_label(image_of_label.setdefault(found, path), path, root + found, where)
                 break
         else:
             drawn = bool(candidates) and isinstance(maps[ruled.get(candidates[0], 0)], DrawnLabels)
@@ -306,6 +297,15 @@ def _refuse_equal_names(definition: DatasetDefinition, folder: str, images: Pack
             f"{where}: {len(twice)} images share their name with others below {folder}, {twice[0]} among them, so that "
             f"'match: name' cannot tell whose annotations {rules[0].folder} has; give the key 'images' of this label "
             f"rule instead."
+        )
+
+
+def _refuse_one_label(first: str, path: str, label: str, where: str) -> None:
+    """Refuse two images with one label if nothing but the format tells them apart, as a photograph and its overlay."""
+    if first != path and os.path.splitext(first)[0] == os.path.splitext(path)[0]:
+        raise InputError(
+            f"{where}: {first} and {path} would both have the label {label}; move the one that it does not belong to, "
+            f"or give image_suffix the ending of the others."
         )
 
 

@@ -16,7 +16,7 @@ from ...errors import InputError, first_few
 from ..datasets.description import voc_color_map
 from ..datasets.entries import image_id
 from ..datasets.image_lists import IMAGE_SUFFIXES
-from ..datasets.splits import images_below
+from ..datasets.image_search import images_below
 from .coco import CocoLabels
 from .coco_file import CocoFile, is_coco, open_coco
 from .drawn import NO_CLASS, DrawnLabel, DrawnLabels, NamedClasses

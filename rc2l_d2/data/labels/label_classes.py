@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 
@@ -13,8 +13,8 @@ from ..datasets.description import voc_color_map
 from ..loading.reading import read_label
 from .class_names import IGNORE, ClassNames, key_text, match_names, parse_key
 from .label_doubts import check_colors, check_instances, check_smooth_edges, check_usual_ignore, merged_keys
-from .label_map import LabelMap
-from .raw_labels import Color, RawLabels
+from .label_map import LabelMap, channels_of
+from .raw_labels import Color, RawLabels, marked_no_data
 
 # Usual value of "no class", and its colour in Pascal VOC's labels (borders).
 IGNORE_VALUE, IGNORE_COLOR = 255, 0xE0E0C0
@@ -90,8 +90,10 @@ def read_masks(files: Sequence[str], threshold: float, names: ClassNames, where:
     """Count the two classes of masks of one object: values of ``threshold`` and more are the second class.
 
     Raises:
-        InputError: a file cannot be read, no mask or every pixel reaches the threshold, or there are not two names.
+        InputError: a file cannot be read, no mask or every pixel reaches the threshold, or there is not one name for
+            each side of it.
     """
+    sides = _mask_names(names, threshold)
     label_map = LabelMap.of_threshold(threshold)
 
     def count(path: str) -> np.ndarray:
@@ -99,13 +101,42 @@ def read_masks(files: Sequence[str], threshold: float, names: ClassNames, where:
 
     with ThreadPoolExecutor() as pool:
         pixels = np.array(list(pool.map(count, files)), np.int64)
-    ordered = names.ordered or tuple(names.by_key.values()) or ("background", "object")
-    if len(ordered) != 2 or IGNORE in ordered:
-        raise InputError(f"--threshold makes two classes, but --classes has {len(ordered)} names; give two.")
     if not pixels.any(axis=0).all():
         side = "reaches" if not pixels[:, 1].any() else "lies below"
         raise InputError(f"No pixel of the masks in {where} {side} --threshold {threshold:g}; give another.")
-    return FoundClasses(ordered, (0, 1), (), False, voc_color_map(2), pixels, (), threshold=threshold)
+    return FoundClasses(sides, (0, 1), (), False, voc_color_map(2), pixels, (), threshold=threshold)
+
+
+def _mask_names(names: ClassNames, threshold: float) -> tuple[str, ...]:
+    """Return the names of values below ``threshold``, and of others; a colour counts with its largest channel."""
+    given = names.ordered or tuple(names.by_key.values())
+    if IGNORE in given:
+        raise InputError(f"--threshold gives every pixel a class, but --classes has the name '{IGNORE}'; give others.")
+    if given and len(given) != 2:
+        raise InputError(f"--threshold makes two classes, but --classes has {len(given)} names; give two.")
+    levels = {max(channels_of(key)) if names.colors else key: name for key, name in names.by_key.items()}
+    sides = {level >= threshold: name for level, name in levels.items()}
+    if len(sides) == 1:
+        side = "from" if True in sides else "below"
+        raise InputError(
+            f"--classes gives both names to values {side} --threshold {threshold:g}; name one below it and one from it "
+            f"on, as --classes 0=background,255=object."
+        )
+    return (sides[False], sides[True]) if sides else given or ("background", "object")
+
+
+def no_data_notes(files: Sequence[str], classes: FoundClasses) -> Iterator[str]:
+    """Notes on values with a class that some of the label ``files`` mark as no data, as GeoTIFFs can."""
+    for value, number in marked_no_data(files).items():
+        advice = f"give --ignore {value} if it has no class"
+        if classes.threshold is not None:
+            key = int(value >= classes.threshold)
+            advice = f"leave --threshold out, name the values with --classes and {advice}"
+        elif value in classes.keys and not classes.colors:
+            key = classes.keys.index(value)
+        else:
+            continue
+        yield f"{number} labels mark {value} as no data, but it is the class {classes.names[key]}; {advice}."
 
 
 def name_classes(

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from ...errors import InputError
 from ..datasets.entries import image_id
 from ..datasets.image_lists import IMAGE_SUFFIXES
-from ..datasets.splits import images_below
+from ..datasets.image_search import images_below
 from .derived import companions, derived_images
 
 # Where YAML files are explained.

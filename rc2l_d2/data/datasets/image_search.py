@@ -1,0 +1,28 @@
+"""Search folders for images."""
+
+from __future__ import annotations
+
+import fnmatch
+import os
+from collections.abc import Iterator, Sequence
+
+
+def images_below(folder: str, suffixes: Sequence[str]) -> Iterator[str]:
+    """Sorted paths of the images in a folder and its subfolders; links are followed, each real folder only once."""
+    endings, seen = tuple(suffix.lower() for suffix in suffixes), set()
+    for parent, folders, names in os.walk(folder, followlinks=True):
+        real = os.path.realpath(parent)
+        folders[:] = sorted(name for name in folders if not name.startswith(".")) if real not in seen else []
+        if real not in seen:
+            images = (name for name in sorted(names) if not name.startswith(".") and name.lower().endswith(endings))
+            yield from (os.path.join(parent, name) for name in images)
+        seen.add(real)
+
+
+def fits(path: list[str], pattern: list[str]) -> bool:
+    """Whether a glob pattern matches a path; ``**`` matches any number of folders."""
+    if not pattern:
+        return not path
+    if pattern[0] == "**":
+        return any(fits(path[skipped:], pattern[1:]) for skipped in range(len(path) + 1))
+    return bool(path) and fnmatch.fnmatchcase(path[0], pattern[0]) and fits(path[1:], pattern[1:])
