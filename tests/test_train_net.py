@@ -1,6 +1,7 @@
 """The command line end to end on a small generated set: training, resuming, evaluating, two ranks, mistakes."""
 
 import json
+import shutil
 from contextlib import redirect_stderr
 from pathlib import Path
 
@@ -217,6 +218,32 @@ def test_classes_in_another_order_are_neither_evaluated_nor_resumed(
     )
     assert_one_sentence(result, "model_final.pth", problem)
     assert (trained_run / "config.yaml").read_bytes() == before
+
+
+def test_weights_meet_the_pixel_values_that_they_were_trained_on(command_line, trained_run, toy_definition, tmp_path):
+    own = ("--config-file", str(trained_run / "config.yaml"))
+    other = ("INPUT.FORMAT", "BGR", "OUTPUT_DIR", str(tmp_path / "other"))
+    elsewhere = shutil.copy(trained_run / "teacher_final.pth", tmp_path / "teacher.pth")
+    for file in (elsewhere, trained_run / "model_final.pth"):
+        result = command_line("--eval-only", *own, *other, "MODEL.WEIGHTS", str(file))
+        assert_one_sentence(result, f"{file} was trained with INPUT.FORMAT RGB, and this configuration has BGR; give")
+    std = ("MODEL.PIXEL_STD", "[1.0,1.0,1.0]", "SOLVER.MAX_ITER", "1", "OUTPUT_DIR", str(tmp_path / "start"))
+    result = command_line(*own, *std, "MODEL.WEIGHTS", str(elsewhere))
+    assert result.returncode == 0, result.stderr
+    assert "was trained with MODEL.PIXEL_STD [58.395, 57.12, 57.375], and this configuration has" in result.stdout
+
+
+def test_a_run_is_resumed_as_what_it_is(command_line, trained_run):
+    resume = ("--config-file", str(trained_run / "config.yaml"), "--resume", "OUTPUT_DIR", str(trained_run))
+    before = (trained_run / "config.yaml").read_bytes()
+    refused = command_line(*resume, "MODEL.META_ARCHITECTURE", "RegionSegmentor")
+    assert_one_sentence(refused, f"{trained_run} holds a run of MODEL.META_ARCHITECTURE RC2L, which --resume cannot")
+    refused = command_line(*resume, "SOLVER.MAX_ITER", "1")
+    assert_one_sentence(refused, f"OUTPUT_DIR {trained_run} holds a run of 6 iterations, more than SOLVER.MAX_ITER 1")
+    assert (trained_run / "config.yaml").read_bytes() == before
+    result = command_line(*resume, "SOLVER.MAX_ITER", "7", "MODEL.RC2L.RMC_WEIGHT", "0.5", "VIS_PERIOD", "9")
+    assert result.returncode == 0, result.stderr
+    assert "resumes with other settings than before: MODEL.RC2L.RMC_WEIGHT was 0.2, is now 0.5." in result.stdout
 
 
 def refuse_on_ranks(folder, refusing):

@@ -19,6 +19,7 @@ from ..command_words import command_words
 from ..config_files import find_config_file
 from ..data import check_batch_sizes
 from ..engine import RC2LTrainer, describe_plan, keep_freed_memory, load_config, signals_to_children
+from ..engine.resumed import changed_settings
 from ..engine.torchrun import run_under_torchrun, started_by_torchrun
 from ..errors import InputError
 from ..host import HOST, HOST_REASON, CfgNode, comm, default_argument_parser, default_setup, launch, setup_logger
@@ -37,7 +38,10 @@ def setup(args: argparse.Namespace) -> CfgNode:
 def _load(args: argparse.Namespace) -> tuple[CfgNode, list[str]]:
     args.config_file = find_config_file(args.config_file)  # The host logs the file.
     warnings: list[str] = []
-    return load_config(args.config_file, args.opts, warnings.append), warnings
+    cfg = load_config(args.config_file, args.opts, warnings.append)
+    if args.resume and not args.eval_only and (changed := changed_settings(cfg)):
+        warnings.append(changed)
+    return cfg, warnings
 
 
 def _set_up(cfg: CfgNode, warnings: list[str], args: argparse.Namespace) -> None:

@@ -13,6 +13,7 @@ import yaml
 
 from ..config import add_rc2l_config
 from ..engine import RC2LTrainer, learning_rate
+from ..engine.resumed import WITHOUT_EFFECT
 from ..engine.setup import flat_settings
 from ..engine.whole_files import write_text
 from ..errors import InputError
@@ -20,11 +21,6 @@ from ..host import CfgNode, get_cfg
 from ..reporting.provenance import read_starts
 from ..reporting.run_folder import STUDENT, TEACHER, collect_scalars, read_entries
 
-# These keys change no result. SOLVER.BASE_LR is compared after scaling with the reference batch.
-_NOT_COMPARED = """
-    OUTPUT_DIR DATALOADER.NUM_WORKERS DATALOADER.MAX_BAD_SHARE SOLVER.CHECKPOINT_PERIOD SOLVER.CHECKPOINT_KEEP
-    SOLVER.REFERENCE_IMS_PER_BATCH MODEL.DEVICE TEST.REPORT VERSION VIS_PERIOD
-""".split()
 # Training on labels alone reads none of these (prefixes), except for the teacher's decay.
 _UNLABELED_ONLY = tuple("""
     MODEL.RC2L. MODEL.PIXEL. MODEL.UNIMATCH. MODEL.SEMI_SUPERVISED. INPUT.STRONG_ DATASETS.UNLABELED
@@ -107,11 +103,12 @@ def read_record(file: Path) -> StoredRun | None:
 def compared_settings(cfg: CfgNode) -> dict[str, Any]:
     """Return the keys of a configuration that influence its results: "SOLVER.MAX_ITER" -> value."""
     everything = RC2LTrainer.uses_unlabeled(cfg)
+    # SOLVER.BASE_LR is compared after scaling with the reference batch.
     settings = flat_settings(yaml.safe_load(cfg.dump())) | {"SOLVER.BASE_LR": learning_rate(cfg)}
     return {
         key: value
         for key, value in settings.items()
-        if key not in _NOT_COMPARED and (everything or key == _EMA_DECAY or not key.startswith(_UNLABELED_ONLY))
+        if key not in WITHOUT_EFFECT and (everything or key == _EMA_DECAY or not key.startswith(_UNLABELED_ONLY))
     }
 
 

@@ -8,15 +8,18 @@ import os
 from collections import Counter
 from collections.abc import Callable, Sequence
 from fnmatch import fnmatchcase
+from pathlib import Path
 from typing import Any, cast
 
 import torch
+import yaml
 from torch import nn
 
 from ..config_files import find_model_file
 from ..errors import InputError, first_few, one_line
-from ..host import DetectionCheckpointer, MetadataCatalog
+from ..host import CfgNode, DetectionCheckpointer, MetadataCatalog
 from ..modeling import RegionSegmentor
+from .setup import flat_settings
 from .weight_names import is_counter, with_names_of
 from .weights import read_weights
 from .whole_files import is_whole, write_checkpoint, write_text
@@ -24,6 +27,8 @@ from .whole_files import is_whole, write_checkpoint, write_text
 logger = logging.getLogger(__name__)
 _NUMBERED = "model_" + 7 * "[0-9]"  # the checkpoint of an iteration
 _FEW = 3  # names in a message
+# What decides which values the first layer sees.
+_PIXELS = ("INPUT.FORMAT", "MODEL.PIXEL_MEAN", "MODEL.PIXEL_STD")
 
 
 class RegionCheckpointer(DetectionCheckpointer):
@@ -42,6 +47,7 @@ class RegionCheckpointer(DetectionCheckpointer):
         *,
         keep: int = 0,
         data_sets: Sequence[str] = (),
+        cfg: CfgNode | None = None,
         gather: Callable[[], object] | None = None,
         **checkpointables: Any,
     ):
@@ -51,6 +57,7 @@ class RegionCheckpointer(DetectionCheckpointer):
             save_dir: folder of the checkpoints.
             keep: number of the newest checkpoints of iterations that are kept; 0 keeps all.
             data_sets: registered data sets whose classes the model has; a file for other classes is refused.
+            cfg: configuration whose channels, mean and deviation the weights of a file must have.
             gather: called on all ranks before each write; collects state of other ranks on the main rank.
             checkpointables: other contents of a checkpoint by name.
         """
@@ -59,6 +66,7 @@ class RegionCheckpointer(DetectionCheckpointer):
         self.gather = gather
         known = {name: MetadataCatalog.get(name).get("stuff_classes") for name in data_sets}
         self.classes = {name: list(classes) for name, classes in known.items() if classes}
+        self.pixels = {} if cfg is None else _pixel_settings(cfg.dump())
         self.torchvision = False
         self._source, self._must_be_complete = "", True
 
@@ -173,6 +181,8 @@ class RegionCheckpointer(DetectionCheckpointer):
         self.torchvision = checkpoint.pop("torchvision", False)
         if self.classes and "classes" in checkpoint:
             self._compare_classes(checkpoint["classes"])
+        stored = checkpoint.get("config")
+        self._compare_pixels(stored if isinstance(stored, str) else _config_beside(find_model_file(self._source)))
         model = self.model.state_dict()
         given = checkpoint["model"] = with_names_of(model, checkpoint["model"])
         shapes = {name: tuple(value.shape) for name, value in given.items()}
@@ -236,6 +246,32 @@ class RegionCheckpointer(DetectionCheckpointer):
                 raise InputError(f"{what}; give the data set's YAML file the file's classes in their order.")
             logger.warning("%s: what it has learned of the classes is of little use.", what)
             return
+
+    def _compare_pixels(self, config: str) -> None:
+        """Refuse a file that was trained on other pixel values, by its ``config`` (YAML); warn for a starting point."""
+        trained = _pixel_settings(config)
+        for key, value in self.pixels.items():
+            if trained.get(key, value) == value:
+                continue
+            what = f"{self._source} was trained with {key} {trained[key]}, and this configuration has {value}"
+            if self._must_be_complete:
+                raise InputError(f"{what}; give it the same value.")
+            logger.warning("%s: its first layers see other values than they were trained on.", what)
+
+
+def _pixel_settings(config: str) -> dict[str, Any]:
+    """Return the values of _PIXELS that a configuration, YAML, has."""
+    try:
+        settings = flat_settings(yaml.safe_load(config) or {})
+    except (yaml.YAMLError, AttributeError):
+        return {}
+    return {key: settings[key] for key in _PIXELS if key in settings}
+
+
+def _config_beside(path: str) -> str:
+    """Return the text of the config.yaml beside a checkpoint, "" without."""
+    file = os.path.join(os.path.dirname(path), "config.yaml")
+    return Path(file).read_text(encoding="utf-8", errors="replace") if os.path.isfile(file) else ""
 
 
 def _is_learned(name: str) -> bool:

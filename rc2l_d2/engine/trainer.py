@@ -106,7 +106,8 @@ class RC2LTrainer(DefaultTrainer):
         self.best = BestResults()
         self.checkpointer = RegionCheckpointer(
             student, cfg.OUTPUT_DIR, keep=cfg.SOLVER.CHECKPOINT_KEEP,
-            data_sets=(*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST), gather=getattr(optimizer, "gather_state", None),
+            data_sets=(*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST), cfg=cfg,
+            gather=getattr(optimizer, "gather_state", None),
             trainer=weakref.proxy(self), ema=self.teacher, best=self.best,
         )  # fmt: skip
         self.start_iter = 0
@@ -126,6 +127,11 @@ class RC2LTrainer(DefaultTrainer):
         if not (resume and self.checkpointer.has_checkpoint()):
             load_backbone(self.cfg, unwrap(self.model))
         super().resume_or_load(resume=resume)
+        if self.start_iter > self.max_iter:
+            raise InputError(
+                f"OUTPUT_DIR {self.cfg.OUTPUT_DIR} holds a run of {self.start_iter} iterations, more than "
+                f"SOLVER.MAX_ITER {self.max_iter}; give --resume at least as many, or another OUTPUT_DIR."
+            )
         if self.checkpointer.torchvision:
             check_torchvision_settings(self.cfg)
         classifier = region_classifier(unwrap(self.model))

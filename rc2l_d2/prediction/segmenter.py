@@ -186,7 +186,7 @@ def load_checkpoint(config_file: str, overrides: Sequence[str], student: bool = 
     if not cfg.MODEL.WEIGHTS:
         raise InputError("MODEL.WEIGHTS is empty; name a checkpoint with --opts MODEL.WEIGHTS FILE.")
     model = build_model(cfg).eval()
-    rest = RegionCheckpointer(model, data_sets=cfg.DATASETS.TEST[:1]).load(cfg.MODEL.WEIGHTS)
+    rest = RegionCheckpointer(model, data_sets=cfg.DATASETS.TEST[:1], cfg=cfg).load(cfg.MODEL.WEIGHTS)
     if "ema" in rest and not student:
         model.load_state_dict(rest["ema"]["model"])
     bands = dataset_bands(cfg.DATASETS.TEST[0])
