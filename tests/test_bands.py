@@ -121,6 +121,21 @@ def test_a_range_becomes_0_to_255(tmp_path, name, range_):
     assert found.dtype == np.uint8 and np.abs(found - expected).max() <= 0.51
 
 
+@pytest.mark.parametrize("orientation", [1, 3, 6])
+def test_a_tiff_that_pillow_cannot_open_is_turned_by_its_own_tag(tmp_path, orientation):
+    values = VALUES[..., :5].astype(np.uint16)
+    tifffile.imwrite(tmp_path / "a.tif", values, extratags=[(274, 3, 1, orientation, True)], **GREY)
+    expected = {1: values, 3: values[::-1, ::-1], 6: np.rot90(values, -1)}[orientation][..., :3]
+    assert (read_image(tmp_path / "a.tif", "RGB", rule([1, 2, 3], [[0, 255]] * 3)) == expected).all()
+
+
+def test_a_band_without_values_has_no_percentiles(tmp_path):
+    values = np.stack([VALUES[..., 0].astype(np.float32), np.full(VALUES.shape[:2], np.nan, np.float32)] * 2, -1)
+    tifffile.imwrite(tmp_path / "a.tif", values, **GREY)
+    with pytest.raises(InputError, match=r"^Band 2 has no value but no data in 1 images, .*a\.tif among them"):
+        BandRule.from_yaml([1, 2, 3], {"percentiles": [2, 98]}).resolved([str(tmp_path / "a.tif")])
+
+
 def test_compression_missing_values_and_orientation(tmp_path):
     rasterio = pytest.importorskip("rasterio")
     values = np.random.default_rng(1).integers(0, 4000, (5, 96, 128)).astype(np.float32)

@@ -1,5 +1,6 @@
 """rc2l-predict and demo/demo.py: overlays, labels, videos, comparisons, teacher and student, mistakes."""
 
+import re
 from pathlib import Path
 
 import cv2
@@ -126,6 +127,19 @@ def test_a_second_call_says_that_the_folder_has_results_and_replaces_the_images(
     assert f"{tmp_path} has results of an earlier call" in student.stdout
     predicted = {path.relative_to(tmp_path / "confidence").as_posix() for path in tmp_path.glob("confidence/*/*")}
     assert predicted == {f"{first.stem}/3_rectangle.png", f"{second.stem}/5_star.png"}
+
+
+def test_one_label_is_not_compared_with_two_images(demo, run, images, tmp_path):
+    for name in ("a/1.jpg", "b/1.jpg"):
+        (tmp_path / "given" / name).parent.mkdir(parents=True)
+        (tmp_path / "given" / name).write_bytes(images[0].read_bytes())
+    (tmp_path / "truth").mkdir()
+    Image.fromarray(np.full((64, 64), 2, np.uint8)).save(tmp_path / "truth/1.png")
+    given = ("--input", tmp_path / "given", "--compare", tmp_path / "truth", "--output", tmp_path / "out")
+    result = demo("--weights", run / "teacher_final.pth", *given)
+    problem = r"truth/1\.png would be the label of .*a/1\.jpg too; compare one folder of images at a time"
+    assert result.returncode == 2 and re.search(problem, result.stderr), result.stderr
+    assert [path.name for path in (tmp_path / "out/comparison").rglob("*.png")] == ["1.png"]
 
 
 def test_mistakes_give_one_sentence(demo, run, images, tmp_path):

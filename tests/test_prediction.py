@@ -176,6 +176,21 @@ def test_folders_are_walked_and_their_tree_is_kept(tmp_path):
         find_inputs([str(tmp_path / "tree/a/000.jpg"), str(tmp_path / "tree/b/000.jpg")], out)
 
 
+@pytest.mark.parametrize("first, second", [
+    ("a.jpg", "labels/a.png"), ("a.jpg", "comparison/a.jpg"), ("a.jpg", "confidence/a/4_star.png"),
+    ("clip.mp4", "clip/000000.jpg"), ("x/clip.mp4", "x/clip/deep/0.jpg"), ("b/a.mp4", "labels/b/a.mp4"),
+])  # fmt: skip
+def test_results_of_one_path_are_refused(tmp_path, first, second):
+    for name in (first, second, "labels/other.png", "clip2/0.jpg"):
+        (tmp_path / "tree" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "tree" / name).touch()
+    problem = rf"^The results of .*/{second} and .*/{first} would have one path; give one at a time, each with its own"
+    with pytest.raises(InputError, match=problem):
+        find_inputs([str(tmp_path / "tree")], tmp_path / "out")
+    (tmp_path / "tree" / first).unlink()
+    assert len(find_inputs([str(tmp_path / "tree")], tmp_path / "out")) == 3
+
+
 @pytest.mark.parametrize("where", ["", "labels", "confidence/a", "comparison"])
 def test_folders_below_the_output_are_neither_inputs_nor_labels(tmp_path, where):
     (tmp_path / "a.png").touch()

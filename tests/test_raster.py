@@ -66,12 +66,23 @@ def test_windows_equal_those_of_the_decoded_image(tmp_path, name):
     (np.zeros((3, 32, 32), np.uint16), {"photometric": "RGB"}, "has values of type uint16"),
     (np.zeros((1, 32, 32), np.float32), {}, "has values of type float32"),
     (np.zeros((1, 32, 32), np.uint8), {"photometric": "MINISWHITE"}, "is stored turned or inverted"),
+    (np.zeros((1, 32, 32), np.uint8), {"nbits": 4}, "has values of 4 bits"),
 ])  # fmt: skip
 def test_files_whose_meaning_is_not_plain_are_refused(tmp_path, bands, options, problem, everything_is_large):
     path = write_tiff(tmp_path / "a.tif", bands, **options)
     with pytest.raises(InputError, match=rf"a.tif: the file {problem}; save it as upright 8-bit grey or RGB"):
         RasterFile(path)
     assert open_windows(path) is None
+
+
+def test_one_bit_is_read_as_black_and_white_or_refused(tmp_path):
+    bits = IMAGE[..., 0] > 127
+    Image.fromarray(bits).save(tmp_path / "a.tif")
+    with RasterFile(tmp_path / "a.tif") as file:
+        assert np.array_equal(file.read(0, 0, *bits.shape), cv2.imread(str(tmp_path / "a.tif")))
+    Image.fromarray(bits).save(tmp_path / "a.png")
+    with pytest.raises(InputError, match="a.png: the file has values of 1 bit; save it as upright 8-bit grey or RGB"):
+        RasterFile(tmp_path / "a.png")
 
 
 def test_a_file_of_several_pages_is_refused(tmp_path, everything_is_large):
@@ -164,6 +175,8 @@ def test_label_windows_are_mapped_or_left_to_the_whole_file(tmp_path, everything
     assert size == (70, 90) and np.array_equal(values, expected)
     assert read_label_window(path, LabelMap.from_yaml({0: "a"}, ["a"], [], 255), (0, 0, 9, 9)) is None
     assert read_label_window(path, None, (60, 0, 20, 9)) is None, "beyond the file"
+    lossy = write_tiff(tmp_path / "jpeg.tif", LABEL[None], compress="jpeg")
+    assert read_label_window(lossy, None, (0, 0, 9, 9)) is None, "the whole file is refused"
     assert read_label_window(write_image_tiff(tmp_path / "a.tif"), None, (0, 0, 9, 9)) is None, "three bands"
 
 

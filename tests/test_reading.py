@@ -219,6 +219,30 @@ def test_a_chunk_that_claims_more_than_the_file_holds_is_not_decoded(tmp_path, m
         read_image(tmp_path / "bomb.png")
 
 
+@pytest.mark.parametrize("suffix", ["gif", "png", "webp"])
+def test_animations_are_refused(tmp_path, suffix):
+    one, other = Image.new("RGB", (8, 6), "red"), Image.new("RGB", (8, 6), "blue")
+    one.save(tmp_path / f"one.{suffix}", lossless=True)
+    one.save(tmp_path / f"two.{suffix}", save_all=True, append_images=[other], lossless=True)
+    assert read_image(tmp_path / f"one.{suffix}", "RGB")[0, 0].tolist()[1:] == [0, 0]
+    with pytest.raises(InputError, match=rf"two\.{suffix}: the image has 2 frames, of which the first alone would be"):
+        read_image(tmp_path / f"two.{suffix}")
+
+
+@pytest.mark.parametrize(("kind", "samples", "maximum"), [
+    ("P6", 3, 4095), ("P6", 3, 63), ("P5", 1, 63), ("P5", 1, 255), ("P6", 3, 255)
+])  # fmt: skip
+def test_netpbm_files_of_other_than_255_levels_are_refused(tmp_path, kind, samples, maximum):
+    path = tmp_path / "image.ppm"
+    pixels = np.full((2, 4, samples), 60, ">u2" if maximum > 255 else np.uint8)
+    path.write_bytes(f"{kind} # by a camera\n#100 200 9\n4 2\n{maximum}\n".encode() + pixels.tobytes())
+    if maximum == 255:
+        assert (read_image(path) == 60).all()
+    else:
+        with pytest.raises(ImageDepthError, match=rf"the image is a P[GP]M with values up to {maximum}, not plain"):
+            read_image(path)
+
+
 def test_errors_name_the_file(tmp_path):
     (tmp_path / "half.png").write_bytes(_encoded("png")[:2000])
     (tmp_path / "empty.jpg").write_bytes(b"")

@@ -233,8 +233,10 @@ def test_a_wrong_folder_is_reported_in_one_sentence(tiny_options, tmp_path, monk
     rows = [{"iteration": 6, "sem_seg/mIoU": 1.0, "sem_seg_teacher/mIoU": 1}]
     done = in_folder(tmp_path / "done", tiny_options, rows)
     other = in_folder(tmp_path / "other", tiny_options, [{"iteration": 6, "lr": 1.0}])
-    with pytest.raises(InputError, match="was not evaluated on tiny_val; give --baseline"):
-        write_run_report(done, other)
+    elsewhere = in_folder(tmp_path / "elsewhere", [*tiny_options, "DATASETS.TEST", "('tiny_labeled',)"], rows)
+    for baseline in (other, elsewhere):
+        with pytest.raises(InputError, match=f"{baseline} was not evaluated on tiny_val; give --baseline"):
+            write_run_report(done, baseline)
     assert not (done / "report.html").exists()
 
 

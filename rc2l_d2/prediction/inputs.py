@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import glob
-from collections.abc import Sequence
+import os
+from collections.abc import Mapping, Sequence
 from itertools import takewhile
 from pathlib import Path
 from typing import NamedTuple
@@ -41,8 +42,8 @@ def find_inputs(inputs: Sequence[str], output: Path, truth: Path | None = None) 
     Folders are walked; results keep the tree below a folder, or below the part of a glob without wildcards.
 
     Raises:
-        InputError: an input matches no file, two files have one result, or an input or the folder of labels ``truth``
-            lies where results are written: directly in ``output``, or in a folder of RESULTS.
+        InputError: an input matches no file, two files have a result of one path, or an input or the folder of labels
+            ``truth`` lies where results are written: directly in ``output``, or in a folder of RESULTS.
     """
     found: dict[str, Input] = {}
     known: set[Path] = set()
@@ -56,6 +57,7 @@ def find_inputs(inputs: Sequence[str], output: Path, truth: Path | None = None) 
                 raise InputError(
                     f"{first.file} and {one.file} would both be written to {one.overlay}; give one at a time."
                 )
+    _refuse_one_path(found)
     folders = {f"--input {one.file}": one.file.parent for one in found.values()}
     if truth is not None:
         folders[f"--compare {truth}"] = truth
@@ -65,6 +67,22 @@ def find_inputs(inputs: Sequence[str], output: Path, truth: Path | None = None) 
         if folder == output.resolve() or results & {folder, *folder.parents}:
             raise InputError(f"{given} lies where results would be written; give another --output.")
     return list(found.values())
+
+
+def _refuse_one_path(found: Mapping[str, Input]) -> None:
+    """Refuse inputs, by their overlay, of which one would be written over another's labels or other results."""
+    owners = {one.name: one for one in found.values()}
+    for one in found.values():
+        folder, _, rest = one.overlay.partition("/")
+        parents = [str(parent) for parent in Path(one.name).parents]
+        other = next((owners[name] for name in parents if name in owners and is_video(owners[name].file)), None)
+        if folder in RESULTS:
+            other = found.get(rest) or owners.get(os.path.dirname(rest))
+        if other is not None:
+            raise InputError(
+                f"The results of {one.file} and {other.file} would have one path; give one at a time, each with its "
+                f"own --output."
+            )
 
 
 def _files(given: str, output: Path) -> list[Input]:

@@ -50,6 +50,7 @@ class ResultWriter:
         self.names = self.metadata.stuff_classes
         self.colors = np.asarray(self.metadata.stuff_colors, np.uint8)
         self.occurred: set[int] = set()
+        self.compared: dict[Path, Path] = {}  # label file -> image
 
     def draw(self, name: str, segmentation: Segmentation, georeference: dict[str, Any] | None = None) -> np.ndarray:
         """Write labels and confidence maps of an image or frame, and return its overlay, uint8 (H, W, 3), RGB.
@@ -110,6 +111,9 @@ class ResultWriter:
         if self.truth is None:
             return
         label_file, label_map = self.segmenter.label_files.find(self.truth, file)
+        first = self.compared.setdefault(label_file, file)
+        if first != file:
+            raise InputError(f"{label_file} would be the label of {first} too; compare one folder of images at a time.")
         label = read_label(label_file, label_map)
         files = {"file_name": str(file), "sem_seg_file_name": str(label_file)}
         image = np.ascontiguousarray(segmentation.image[..., 2::-1])

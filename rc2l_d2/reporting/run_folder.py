@@ -53,7 +53,9 @@ class RunFolder:
         return burn_in if self.uses_unlabeled and burn_in < self.iterations else 0
 
     def scores(self, task: str, dataset: str) -> dict[str, Mapping[int, float]]:
-        """Return metric -> iterations -> value of STUDENT or TEACHER on a test set; empty before an evaluation."""
+        """Return metric -> iterations -> value of STUDENT or TEACHER on a test set; empty if it was not evaluated."""
+        if dataset not in self.cfg.DATASETS.TEST:
+            return {}
         # With several test sets, the name of each is a prefix.
         prefix = f"{dataset}/{task}/" if len(set(self.cfg.DATASETS.TEST)) > 1 else f"{task}/"
         return {name.removeprefix(prefix): x for name, x in self.scalars.items() if name.startswith(prefix)}

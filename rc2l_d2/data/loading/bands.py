@@ -107,12 +107,19 @@ class BandRule:
         if not values:
             raise InputError("range names percentiles, but the data set has no image to compute them from.")
         flat = np.concatenate([bands.reshape(len(bands), -1).astype(np.float32) for bands in values], axis=1)
-        pairs = [np.percentile(band[np.isfinite(band)], self.percentiles) for band in flat]
+        finite = [band[np.isfinite(band)] for band in flat]
+        empty = [self.bands[place] for place, band in enumerate(finite) if not band.size]
+        if empty:
+            raise InputError(
+                f"Band {empty[0]} has no value but no data in {len(sample)} images, {sample[0]} among them, so that "
+                f"range cannot take percentiles of it; give its range in numbers, or leave the band out."
+            )
+        pairs = [np.percentile(band, self.percentiles) for band in finite]
         ranges = tuple((float(low), float(max(high, np.nextafter(low, np.inf)))) for low, high in pairs)
         return replace(self, ranges=ranges, percentiles=None)
 
     def stretch(self, values: np.ndarray) -> np.ndarray:
-        """Values (B, H, W) -> uint8 (H, W, C); NaN and nodata become 0."""
+        """Values (B, H, W) -> uint8 (H, W, C); with ranges, NaN and nodata become 0."""
         if self.ranges:
             low, high = (np.array(side, np.float32)[:, None, None] for side in zip(*self.ranges, strict=True))
             scaled = (values.astype(np.float32) - low) * (255 / (high - low))

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import io
+import os
+import re
 import struct
 from collections.abc import Iterator
 from itertools import islice
@@ -23,6 +25,9 @@ _FORMATS = {1: "unsigned", 2: "signed", 3: "float", 5: "complex", 6: "complex"}
 _GREY_OR_PALETTE, _RGB, _CMYK, _YCBCR = (0, 1, 3), 2, 5, 6
 REDUCED_OR_MASK = 1 | 4
 _PAGES = 16  # that are looked at
+# Netpbm's header, with comments: kind, width, height, and the largest value, group 1.
+_PNM = re.compile(rb"P[2356](?:\s+(?:#[^\n]*\n\s*)*\d+){2}\s+(?:#[^\n]*\n\s*)*(\d+)\s")
+_ERRORS = (OSError, SyntaxError, ValueError, EOFError, struct.error, Image.DecompressionBombError)
 
 
 def not_plain(data: bytes) -> str:
@@ -37,11 +42,35 @@ def not_plain(data: bytes) -> str:
         return _tiff(data)
     if data.startswith(b"\xff\xd8"):
         return ""
+    if (levels := _PNM.match(data)) and int(levels[1]) != 255:
+        return f"a {'PGM' if data[1] in b'25' else 'PPM'} with values up to {int(levels[1])}"
     try:
         with Image.open(io.BytesIO(data)) as image:
             return "" if image.mode in _PLAIN_MODES else f"a {image.format} with values of type {image.mode}"
-    except (OSError, SyntaxError, ValueError, EOFError, struct.error, Image.DecompressionBombError):
+    except _ERRORS:
         return ""
+
+
+def frames(data: bytes) -> int:
+    """Return how many frames an image file's content has: an animated GIF, PNG or WebP more than one."""
+    animated_png = data.startswith(_PNG_START) and b"acTL" in data[: max(0, data.find(b"IDAT"))]
+    if not animated_png and data.startswith((_PNG_START, *_TIFF_STARTS, b"\xff\xd8")):
+        return 1
+    try:
+        with Image.open(io.BytesIO(data)) as image:
+            return getattr(image, "n_frames", 1)
+    except _ERRORS:
+        return 1
+
+
+def tiff_orientation(path: str | os.PathLike) -> int:
+    """Return the orientation that a TIFF's own tag gives, 1 to 8; 1 (upright) for other files."""
+    try:
+        with open(path, "rb") as file:
+            orientation = next(tiff_pages(file), {}).get(TAG["Orientation"], 1)
+    except (OSError, TypeError):  # TypeError: an image in a tar shard
+        return 1
+    return orientation if orientation in range(1, 9) else 1
 
 
 def _tiff(data: bytes) -> str:

@@ -28,6 +28,8 @@ _TIFF_STARTS = (b"II", b"MM")
 _SMALL = 2**22
 _ROWS = 1024  # of a label that are read at a time
 _STRIP = 2**24  # pixels of an image that are shrunk at a time
+# rasterio's names of compressions that change no value.
+_LOSSLESS = {"lzw", "deflate", "packbits", "zstd", "lzma"}
 _GEO_TAGS = (33550, 33922, 34264, 50844)  # GeoTIFF's ModelPixelScale, -Tiepoint and -Transformation; RPCs
 _ORIENTATION = 274  # EXIF's key
 # Pillow's readers of headers; Image.open would refuse large images.
@@ -93,6 +95,9 @@ class RasterFile:
             return f"has {len(self._file.subdatasets)} pages"
         if any(dtype != "uint8" for dtype in self._file.dtypes):
             return f"has values of type {self._file.dtypes[0]}"
+        # GDAL does not scale them to 8 bits, as the readers of whole files do.
+        if self._palette is None and (bits := self._file.tags(1, ns="IMAGE_STRUCTURE").get("NBITS")):
+            return f"has values of {bits} bit{'s' if bits != '1' else ''}"
         if len(bands) not in (1, 3):
             return f"has {len(bands)} bands"
         if len(bands) == 3 and interpretation != [colors.red, colors.green, colors.blue]:
@@ -128,8 +133,8 @@ class RasterFile:
         return resize_bands(np.concatenate(narrow), size, cv2.INTER_AREA)
 
     def read_values(self, top: int, left: int, height: int, width: int) -> np.ndarray | None:
-        """Return a window of the values of a one-band file, uint8 (height, width); None for other files."""
-        if len(self._bands) != 1:
+        """Return a window of the values of a one-band file that keeps them, uint8 (height, width); None for others."""
+        if len(self._bands) != 1 or (self._file.compression and self._file.compression.name not in _LOSSLESS):
             return None
         return self._read(top, left, height, width)[0]
 

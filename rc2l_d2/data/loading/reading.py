@@ -24,7 +24,7 @@ from ..labels.drawn import DrawnLabel
 from ..labels.label_map import LabelMap, UnlistedValueError, color_text
 from .bands import BandRule, read_bands
 from .masks import hidden_color, is_mask_in_alpha, lossy_format, mask_levels, number_of_pages, stores_white_as_0
-from .plain import LARGEST_IMAGE, not_plain
+from .plain import LARGEST_IMAGE, frames, not_plain, tiff_orientation
 
 _Read = TypeVar("_Read")
 IMAGE_FORMATS = ("BGR", "RGB")
@@ -281,7 +281,7 @@ def exif_orientation(path: str | os.PathLike) -> int:
         with _opened(path) as image:
             return orientation_of(image)
     except _DECODING_ERRORS:
-        return 1
+        return tiff_orientation(path)  # Pillow knows few kinds of bands.
 
 
 def turned_by_exif(image: str | os.PathLike, label: str | os.PathLike) -> str:
@@ -336,6 +336,11 @@ def _decode(path: str | os.PathLike, data: bytes, flag: int = cv2.IMREAD_COLOR) 
     pixels, is_truncated = _header(data)
     if pixels > LARGEST_IMAGE:
         raise InputError(f"{path}: the image has more than {LARGEST_IMAGE // 10**6} million pixels; cut or shrink it.")
+    if (number := frames(data)) > 1:
+        raise InputError(
+            f"{path}: the image has {number} frames, of which the first alone would be read; save each as a file, or "
+            f"all as a video."
+        )
     deep = not_plain(data)
     if deep:
         raise ImageDepthError(f"{path}: the image is {deep}, not plain 8-bit colour; {ImageDepthError.advice}.", deep)
