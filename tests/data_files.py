@@ -60,6 +60,7 @@ def small_config(name: str = "", num_classes: int = 3):
         "INPUT.MIN_SIZE_TRAIN", (16, 30), "INPUT.MIN_SIZE_TRAIN_SAMPLING", "range", "INPUT.MIN_SIZE_TEST", 0,
         "MODEL.SEM_SEG_HEAD.NUM_CLASSES", num_classes, "MODEL.DEVICE", "cpu", "DATALOADER.NUM_WORKERS", 0, "SEED", 7,
         "SOLVER.IMS_PER_BATCH", 2, "SOLVER.IMS_PER_BATCH_UNLABELED", 4,
+        "MODEL.SEMI_SUPERVISED.BURN_IN_ITERS", 0,
     ])  # fmt: skip
     if name:
         cfg.DATASETS.TRAIN = (f"{name}_labeled",)

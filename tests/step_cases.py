@@ -1,6 +1,7 @@
 """One training step of a real trainer, with what passes through it."""
 
 from dataclasses import dataclass
+from itertools import islice
 from unittest.mock import patch
 
 import torch
@@ -19,10 +20,18 @@ class WatchedStep:
     losses: dict[str, torch.Tensor]
 
 
+def batch_after_burn_in(trainer) -> tuple[list[dict], list[dict]]:
+    """Return the samples of the first step with unlabelled images."""
+    return next(islice(trainer.data_loader, trainer.cfg.MODEL.SEMI_SUPERVISED.BURN_IN_ITERS, None))
+
+
 def watched_step(trainer, batch: tuple[list[dict], list[dict]] | None = None, iteration: int = 3) -> WatchedStep:
-    """Run ``run_step`` on ``batch`` (None: the next one) at full ramp, without update and log; gradients are kept."""
+    """Run ``run_step`` on ``batch`` at full ramp, without update and log; gradients are kept.
+
+    ``batch``: samples; None for the first ones with unlabelled images.
+    """
     step, inputs = trainer._trainer, []
-    batch = next(iter(trainer.data_loader)) if batch is None else batch
+    batch = batch_after_burn_in(trainer) if batch is None else batch
     step.iter = iteration
 
     def backward(loss: torch.Tensor) -> torch.Tensor:

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 from conftest import give_regions_classes, launch_ranks, tiny_overrides
+from step_cases import batch_after_burn_in
 
 from rc2l_d2.engine import RC2LTrainer, load_config
 from rc2l_d2.engine.checkpoint import unwrap
@@ -111,7 +112,7 @@ def inputs(options) -> list[tuple]:
     """The global batch of each case."""
     trainer = RC2LTrainer(load_config(CONFIG, options))
     trainer.resume_or_load(resume=False)
-    labeled, unlabeled = next(iter(trainer.data_loader))
+    labeled, unlabeled = batch_after_burn_in(trainer)
     step, model, labeler = trainer._trainer, trainer.model, trainer.teacher.labeler
     images = model.preprocess([sample["image"] for sample in labeled]).tensor
     teacher = trainer.teacher.predict(unlabeled)

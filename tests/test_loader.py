@@ -62,6 +62,15 @@ def test_batches_with_and_without_unlabeled_data(name):
     assert all(len(labeled) == 2 and unlabeled == [] for labeled, unlabeled in _take(cfg, 3))
 
 
+@pytest.mark.parametrize("start", [0, 1, 3])
+def test_burn_in_reads_no_unlabelled_image_and_changes_no_other(name, start):
+    cfg = small_config(name)
+    expected = _take(cfg, 4, start)
+    cfg.MODEL.SEMI_SUPERVISED.BURN_IN_ITERS = 2
+    expected = [(labeled, unlabeled if step >= 2 else []) for step, (labeled, unlabeled) in enumerate(expected, start)]
+    _assert_same(_take(cfg, 4, start), expected)
+
+
 @pytest.mark.parametrize("workers", [0, 2])
 def test_workers_and_resuming_change_nothing(name, workers):
     cfg = small_config(name)

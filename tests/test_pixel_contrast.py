@@ -34,6 +34,16 @@ def test_by_hand(case, expected):
     assert pixel_contrastive(*row(*case), UNUSED).item() == pytest.approx(expected, rel=1e-9, abs=1e-9)
 
 
+@pytest.mark.parametrize("temperature", [0.1, 0.01])
+def test_what_weighs_nothing_changes_nothing_at_any_temperature(temperature):
+    rows = [[1.0, 0.0, 0.0], [0.0, 1.0, 1.0]], [[1, 0, 0], [0, 1, 1]], [True, True, False]
+    losses = [
+        pixel_contrastive(*row(rows[0], [[-1.0, 0.0, padding], [0.0, 1.0, 0.0]], *rows[1:]), UNUSED, 0, temperature)
+        for padding in (1.0, -1.0)
+    ]
+    assert losses[0].isfinite() and torch.equal(*losses)
+
+
 @pytest.mark.parametrize("samples", [1, 5, 12])
 def test_samples_are_the_pixels_inside_with_the_smallest_numbers(samples):
     features, teacher = random_regions(SIZES[0], 0).features, random_prediction(SIZES[0], 0)

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 from method_cases import FIELDS, leaves, random_prediction, random_regions
+from step_cases import batch_after_burn_in
 from torch._subclasses.fake_tensor import DataDependentOutputException, FakeCopyMode, FakeTensorMode
 
 import rc2l_d2
@@ -140,7 +141,7 @@ def test_a_whole_step_reads_no_value_on_the_host(make_trainer, architecture, pre
         "SOLVER.CLIP_GRADIENTS.ENABLED", "True", "MODEL.SEMI_SUPERVISED.MEASURE_PSEUDO_LABELS", "True",
         "SOLVER.CHECKPOINT_PERIOD", "20",
     )  # fmt: skip
-    batch = next(iter(trainer.data_loader))
+    batch = batch_after_burn_in(trainer)
     mode = FakeTensorMode()
     with FakeCopyMode(mode):
         model, teacher, batch = copy.deepcopy((trainer.model, trainer.teacher, batch))

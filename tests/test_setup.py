@@ -54,6 +54,8 @@ def test_wrong_files_are_refused_without_running_them(tmp_path, text, fragment):
         (["SOLVER.MAX_ITER", "0"], r"SOLVER\.MAX_ITER is 0; give a value from 1 to inf\."),
         (["MODEL.SEMI_SUPERVISED.EMA_DECAY", "1.5"], "EMA_DECAY is 1.5; give a value from 0 to 1"),
         (["MODEL.PIXEL.CONTRAST_SAMPLES", "-1"], "CONTRAST_SAMPLES is -1"),
+        (["MODEL.SEM_SEG_HEAD.IGNORE_VALUE", "0"], "IGNORE_VALUE is 0; give a value from 8, the number"),
+        (["MODEL.SEM_SEG_HEAD.IGNORE_VALUE", "256"], "IGNORE_VALUE is 256; give a value from 8"),
         (["MODEL.META_ARCHITECTURE", "GeneralizedRCNN"], 'META_ARCHITECTURE is "GeneralizedRCNN"'),
         (["MODEL.MASK_FORMER.MATCHING", "greedy"], 'MATCHING is "greedy"; use "class" or "hungarian"'),
         (["MODEL.RC2L.SELECTION", "object"], 'RC2L.SELECTION is "object"'),

@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from step_cases import watched_step
+from step_cases import batch_after_burn_in, watched_step
 
 from rc2l_d2.errors import InputError
 
@@ -45,7 +45,7 @@ def test_region_losses_start_after_burn_in_ramp_up_and_reach_the_student_alone(m
 
 def test_the_teacher_predicts_for_weak_views_and_the_student_for_mixed_strong_ones(make_trainer):
     trainer = make_trainer("SOLVER.IMS_PER_BATCH_UNLABELED", "4")
-    labeled, unlabeled = batch = next(iter(trainer.data_loader))
+    labeled, unlabeled = batch = batch_after_burn_in(trainer)
     assert len(labeled) == 2 and len(unlabeled) == 4
     seen, predict = [], trainer.teacher.predict_batch
     trainer.teacher.predict_batch = lambda images, inside: seen.append(images) or predict(images, inside)
@@ -70,7 +70,7 @@ def test_further_views_are_mixed_on_their_own_and_the_dropped_view_is_the_weak_o
         "SOLVER.IMS_PER_BATCH_UNLABELED", "4", "MODEL.SEMI_SUPERVISED.STRONG_VIEWS", "2",
         "MODEL.SEMI_SUPERVISED.FEATURE_DROPOUT", "0.5",
     )  # fmt: skip
-    _, unlabeled = batch = next(iter(trainer.data_loader))
+    _, unlabeled = batch = batch_after_burn_in(trainer)
     head, maps = trainer.model.sem_seg_head, []
     handle = head.register_forward_pre_hook(lambda _, inputs: maps.append(inputs[0]))
     step = watched_step(trainer, batch)
@@ -93,7 +93,7 @@ def test_further_views_are_mixed_on_their_own_and_the_dropped_view_is_the_weak_o
 
 def test_regions_of_labelled_images_are_pasted_into_every_second_image(make_trainer):
     trainer = make_trainer("SOLVER.IMS_PER_BATCH_UNLABELED", "4", "MODEL.SEMI_SUPERVISED.MIX", "labeled")
-    labeled, unlabeled = batch = next(iter(trainer.data_loader))
+    labeled, unlabeled = batch = batch_after_burn_in(trainer)
     preprocess, teacher = trainer.model.preprocess, trainer.teacher
     own = preprocess([sample["strong"][0] for sample in unlabeled]).tensor
     images = preprocess([sample["image"] for sample in labeled]).tensor
@@ -120,7 +120,7 @@ def test_regions_of_labelled_images_are_pasted_into_every_second_image(make_trai
 @pytest.mark.parametrize("kind", ["cutmix", "classmix", "labeled"])
 def test_mixing_depends_on_its_seed_alone(make_trainer, kind):
     trainer = make_trainer("MODEL.SEMI_SUPERVISED.MIX", kind)
-    labeled, unlabeled = next(iter(trainer.data_loader))
+    labeled, unlabeled = batch_after_burn_in(trainer)
     images = trainer.model.preprocess([sample["image"] for sample in labeled]).tensor
     labels = trainer.model.preprocess_labels([sample["sem_seg"] for sample in labeled])
     prediction = trainer.teacher.predict(unlabeled)

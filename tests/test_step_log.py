@@ -49,9 +49,9 @@ def test_non_finite_values_are_found_at_the_end_of_the_period(value):
         written(log)
     expected = f"Non-finite losses at iteration 21: rank 0: {{'rcc': {float(value)}}}, images 21.png, b.png"
     assert str(error.value).startswith(f"{expected}; lower SOLVER.BASE_LR, ") and isinstance(error.value, InputError)
-    # Non-finite gradients are normal with loss scaling, but not in all steps of a period.
+    # Non-finite gradients are normal with loss scaling, but not twenty in a row.
     norms = [NORM, value, *[NORM] * 18]
-    for scaling, these, bad in ((False, norms, 1), (True, [value] * 20, 0), (True, norms, None)):
+    for scaling, these, bad in ((False, norms, 1), (True, [value] * 20, 19), (True, norms, None)):
         log = StepLog(NAMES, scaling)
         for iteration, norm in enumerate(these):
             log.add(iteration, losses(ce=1.0), norm, 0.0, [f"{iteration}.png"])
@@ -59,6 +59,17 @@ def test_non_finite_values_are_found_at_the_end_of_the_period(value):
             assert written(log)["gradient_norm"] == 1.0
             continue
         with pytest.raises(FloatingPointError, match=rf"Non-finite gradient at iteration {bad}: images {bad}.png"):
+            written(log)
+
+
+def test_infinite_gradients_in_a_row_are_counted_over_short_periods():
+    log = StepLog(NAMES, bears_infinite_gradients=True)
+    for iteration in range(24):
+        log.add(iteration, losses(ce=1.0), NORM if iteration == 3 else INF, 0.0, [f"{iteration}.png"])
+        if iteration == 23:
+            with pytest.raises(FloatingPointError, match="Non-finite gradient at iteration 23: images 23.png"):
+                written(log)
+        elif iteration % 5 == 4:
             written(log)
 
 

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from step_cases import watched_step
+from step_cases import batch_after_burn_in, watched_step
 
 from rc2l_d2.engine.telemetry import PseudoLabelTelemetry
 
@@ -53,7 +53,7 @@ def test_accuracy_is_that_of_the_pseudo_labels_before_mixing(make_trainer):
     predictor = trainer.teacher.model.sem_seg_head.predictor
     for parameter in (*predictor.class_probe.parameters(), *predictor.mask_embed.parameters()):
         torch.nn.init.normal_(parameter)  # Untrained, it would predict one class alone.
-    batch = next(iter(trainer.data_loader))
+    batch = batch_after_burn_in(trainer)
     pseudo = watched_step(trainer, batch).pseudo
     shares = read(trainer._trainer.log.telemetry)
     # The teacher has seen the batch, so its thresholds are those of the step.
@@ -81,7 +81,7 @@ def test_pasted_labels_do_not_hide_that_nothing_is_confident(make_trainer):
 def test_agreement_is_the_students(make_trainer):
     """A student that equals the teacher, on views that are not distorted, agrees everywhere."""
     trainer = make_trainer("MODEL.SEMI_SUPERVISED.MIX", "none", "INPUT.STRONG_JITTER", "(0.,0.,0.,0.)")
-    batch, telemetry = next(iter(trainer.data_loader)), trainer._trainer.log.telemetry
+    batch, telemetry = batch_after_burn_in(trainer), trainer._trainer.log.telemetry
     for sample in batch[1]:
         sample["strong"] = sample["image"][None]
     # Batch statistics would tell the two apart.

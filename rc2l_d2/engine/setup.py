@@ -212,6 +212,12 @@ def _check_values(cfg: CfgNode) -> None:
         if value not in choices:
             quoted = [f'"{choice}"' for choice in choices]
             raise InputError(f'{key} is "{value}"; use {", ".join(quoted[:-1])} or {quoted[-1]}.')
+    head = cfg.MODEL.SEM_SEG_HEAD
+    if not head.NUM_CLASSES <= head.IGNORE_VALUE <= 255:
+        raise InputError(
+            f"MODEL.SEM_SEG_HEAD.IGNORE_VALUE is {head.IGNORE_VALUE}; give a value from {head.NUM_CLASSES}, the number "
+            "of classes, to 255."
+        )
     check_test_settings(cfg)
 
 

@@ -52,8 +52,8 @@ class StepLog:
         """
         Args:
             class_names: K names.
-            bears_infinite_gradients: whether single non-finite gradients are normal (loss scaling); a whole period of
-                them is not.
+            bears_infinite_gradients: whether single non-finite gradients are normal (loss scaling); LOG_PERIOD of them
+                in a row are not.
             max_bad_steps: other non-finite steps that the run may skip.
         """
         self.telemetry = PseudoLabelTelemetry(class_names)
@@ -61,6 +61,7 @@ class StepLog:
         self.bears_infinite_gradients = bears_infinite_gradients
         self.max_bad_steps = max_bad_steps
         self.bad_steps = 0
+        self._infinite = 0  # gradients in a row, with finite losses
         self._steps: list[_Step] = []
 
     def add(
@@ -112,12 +113,12 @@ class StepLog:
 
     def _finite(self, steps: Sequence[Sequence[_Step]]) -> list[Sequence[_Step]]:
         """Return the finite steps; each step is a sequence over ranks."""
-        problems = [(_bad_losses(step), _bad_gradient(step)) for step in steps]
-        always_infinite = len(steps) >= LOG_PERIOD and all(gradient and not losses for losses, gradient in problems)
-        ignore_gradients = self.bears_infinite_gradients and not always_infinite
         finite = []
-        for step, (losses, gradient) in zip(steps, problems, strict=True):
-            problem = losses or (gradient if not ignore_gradients else "")
+        for step in steps:
+            losses, gradient = _bad_losses(step), _bad_gradient(step)
+            self._infinite = self._infinite + 1 if gradient and not losses else 0
+            ignore_gradient = self.bears_infinite_gradients and self._infinite < LOG_PERIOD
+            problem = losses or (gradient if not ignore_gradient else "")
             if not problem:
                 finite.append(step)
                 continue

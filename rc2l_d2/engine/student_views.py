@@ -59,7 +59,7 @@ class StudentViews:
         """
         views = [[sample["strong"][view] for sample in unlabeled] for view in range(self.settings.STRONG_VIEWS)]
         strong = self.student.preprocess(sum(views, [])).tensor
-        prediction_of_strong = concatenated([prediction] * len(views))
+        prediction_of_strong = concatenated([prediction] * len(views)) if len(views) > 1 else prediction
         generator = torch.Generator().manual_seed(seed)
         strong, mixed = self._mix(strong, prediction_of_strong, images, labels, iteration, generator)
         if not self.settings.FEATURE_DROPOUT:

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from ..errors import InputError
 from ..host import (
     META_ARCH_REGISTRY,
     Backbone,
@@ -24,6 +25,7 @@ from ..regions.types import Regions
 from .class_criterion import ClassCriterion
 from .criterion import Criterion
 from .micro_batches import regions_in_micro_batches
+from .pixel_decoder import FINEST_STRIDE
 from .set_criterion import SetCriterion
 
 
@@ -62,8 +64,9 @@ class RegionSegmentor(nn.Module):
             sem_seg_head: maps these to :class:`Regions`.
             criterion: the supervised losses.
             pixel_mean, pixel_std: per channel, in the order of INPUT.FORMAT.
-            size_divisibility: images are padded to a multiple of it. The backbone's own is used where this is negative
-                or not a multiple of the backbone's (the patches of a ViT).
+            size_divisibility: images are padded to a multiple of it, itself a multiple of the masks' stride. The
+                backbone's own, or that stride, is used where this is not positive or not a multiple of the backbone's
+                (the patches of a ViT).
             micro_batch: images in a micro-batch, see :mod:`.micro_batches`; 0: all.
             feature_dropout: fraction of the channels of a backbone map that are dropped, see :meth:`regions`.
         """
@@ -72,8 +75,13 @@ class RegionSegmentor(nn.Module):
         self.sem_seg_head = sem_seg_head
         self.criterion = criterion
         own = getattr(backbone, "size_divisibility", 0)
-        if size_divisibility < 0 or (own and size_divisibility % own):
-            size_divisibility = own
+        if size_divisibility <= 0 or (own and size_divisibility % own):
+            size_divisibility = own or FINEST_STRIDE
+        if size_divisibility % FINEST_STRIDE:
+            raise InputError(
+                f"MODEL.MASK_FORMER.SIZE_DIVISIBILITY is {size_divisibility}; give a multiple of {FINEST_STRIDE}, the "
+                f"stride of the masks."
+            )
         self.size_divisibility = size_divisibility
         self.micro_batch = micro_batch
         self.feature_dropout = feature_dropout

@@ -11,9 +11,6 @@ from torch import Tensor
 from .semantic import at_least_float32, normalised
 from .types import TeacherPrediction
 
-# Smallest weight of a negative. Its logarithm is finite in float32 and low enough to remove the negative from the sum.
-_MIN_WEIGHT = 1e-30
-
 
 def pixel_contrastive(
     features: Tensor,
@@ -60,6 +57,7 @@ def pixel_contrastive(
     with torch.autocast(features.device.type, enabled=False):
         similarity = anchors @ keys.to(anchors.dtype).T / temperature
         of_another_class = 1 - classes @ classes.T
-    weights = (of_another_class * inside).fill_diagonal_(1).clamp_min(_MIN_WEIGHT)
+    # The logarithm of a zero, minus infinity, removes the negative from the sum. Rounding may give less than zero.
+    weights = (of_another_class * inside).fill_diagonal_(1).clamp_min(0)
     losses = (similarity + weights.log().to(similarity.dtype)).logsumexp(dim=1) - similarity.diagonal()
     return (losses * inside).sum() / inside.sum().clamp_min(1)

@@ -15,7 +15,7 @@ def at_least_float32(x: Tensor) -> Tensor:
 def normalised(features: Tensor) -> Tensor:
     """Divide features (..., C) by their norm, which counts as at least 1e-3.
 
-    With this bound the gradient of a zero feature still fits into float16.
+    The bound keeps the gradient of a zero feature finite.
     """
     return F.normalize(features, dim=-1, eps=1e-3)
 

@@ -51,6 +51,7 @@ class StepSampler:
     sizes: Sequence[int]  # images in each stream
     batch_sizes: Sequence[int]  # images per step of each stream over all ranks, divisible by world_size
     seed: int  # not negative
+    unlabeled_from: int = 0  # step before which the second stream is not read
     start_iter: int = 0  # the first step
     rank: int = 0
     world_size: int = 1
@@ -61,6 +62,8 @@ class StepSampler:
         while True:
             keys = []
             for stream, (size, batch_size) in enumerate(zip(self.sizes, self.batch_sizes, strict=True)):
+                if stream == UNLABELED and step < self.unlabeled_from:
+                    continue
                 for position in range(step * batch_size + self.rank, (step + 1) * batch_size, self.world_size):
                     epoch = position // size
                     if stream not in orders or orders[stream][0] != epoch:
@@ -149,7 +152,8 @@ def build_train_loader(cfg: CfgNode, use_unlabeled: bool = True, start_iter: int
 
     Args:
         cfg: SOLVER.IMS_PER_BATCH and SOLVER.IMS_PER_BATCH_UNLABELED count over all ranks.
-        use_unlabeled: False ignores UNLABELED, as for a supervised model; the second list of a batch is then empty.
+        use_unlabeled: False ignores UNLABELED, as for a supervised model; the second list of a batch is then empty, as
+            in the steps of burn-in.
         start_iter: the step to begin with, for a resumed run.
 
     Raises:
@@ -165,7 +169,9 @@ def build_train_loader(cfg: CfgNode, use_unlabeled: bool = True, start_iter: int
     check_batch_sizes(cfg, use_unlabeled, ranks)
     batch_sizes = [cfg.SOLVER[key] for _, key, _ in streams]
     seed = cfg.SEED if cfg.SEED >= 0 else comm.shared_random_seed()
-    sampler = StepSampler([len(stream) for stream in entries], batch_sizes, seed, start_iter, comm.get_rank(), ranks)
+    burn_in = cfg.MODEL.SEMI_SUPERVISED.BURN_IN_ITERS
+    sizes = [len(stream) for stream in entries]
+    sampler = StepSampler(sizes, batch_sizes, seed, burn_in, start_iter, comm.get_rank(), ranks)
     pin_memory = torch.cuda.is_available() and cfg.MODEL.DEVICE.startswith("cuda")
     dataset = _TrainDataset(entries, mappers, seed)
     return TrainLoader(dataset, sampler, cfg.DATALOADER.NUM_WORKERS, pin_memory, cfg.DATALOADER.MAX_BAD_SHARE)

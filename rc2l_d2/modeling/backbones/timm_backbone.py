@@ -240,6 +240,11 @@ class PlainViTBackbone(TimmBackbone):
 
     def build_body(self, **weights) -> Any:
         body = _create(self.name, num_classes=0, dynamic_img_size=True, **self.options, **weights)
+        if isinstance(body.norm, nn.Identity):
+            raise InputError(
+                f"MODEL.TIMM.NAME is {self.name!r}, whose last norm acts on the mean over the image; choose a ViT that "
+                "norms each patch, as vit_small_patch14_dinov2."
+            )
         # Belongs to the classifier. Parameters without a gradient would stop DistributedDataParallel.
         body.fc_norm = nn.Identity()
         return body
@@ -293,6 +298,12 @@ def build_timm_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> TimmBackbone:
     if isinstance(backbone, PlainViTBackbone):
         backbone.train_levels(_maps_with_gradient(cfg))
     if settings.GRAD_CHECKPOINTING:
+        norms = [x for x in backbone.train().body.modules() if isinstance(x, nn.modules.batchnorm._BatchNorm)]
+        if any(norm.training for norm in norms):
+            raise InputError(
+                f"MODEL.TIMM.GRAD_CHECKPOINTING repeats the forward pass of {settings.NAME}, whose batch norms would "
+                "count each image twice; set MODEL.TIMM.NORM_EVAL True, or SOLVER.IMS_PER_PASS instead."
+            )
         backbone.body.set_grad_checkpointing(True)
     return backbone
 

@@ -31,6 +31,9 @@ class Step:
     """The parts of a training step of ``cfg``, as functions without arguments."""
 
     def __init__(self, cfg: CfgNode):
+        cfg = cfg.clone()
+        cfg.defrost()
+        cfg.MODEL.SEMI_SUPERVISED.BURN_IN_ITERS = 0  # Before its end no unlabelled image is read.
         self.trainer = RC2LTrainer(cfg)
         self.trainer.resume_or_load(resume=False)
         self.loop = self.trainer._trainer
@@ -41,7 +44,7 @@ class Step:
         self.batches = [next(self.reader) for _ in range(4)]
         self.loop.data_loader = itertools.cycle(self.batches)
         # From here on the unlabelled losses have their full weight.
-        self.loop.iter = cfg.MODEL.SEMI_SUPERVISED.BURN_IN_ITERS + cfg.MODEL.SEMI_SUPERVISED.RAMP_UP_ITERS
+        self.loop.iter = cfg.MODEL.SEMI_SUPERVISED.RAMP_UP_ITERS
 
         labeled, self.unlabeled = self.batches[0]
         prepared = self.student.preprocess
