@@ -138,8 +138,11 @@ def test_tile_sets_windows_at_the_images_own_size(blurred, tiny_options, caplog)
     assert one.mapper.short_edge == 0 and not blurred(0).by_windows
     assert "The model was trained on images with shorter edges of [64, 80] pixels, and --tile keeps" in caplog.text
     caplog.clear()
-    with_tile(load_config("configs/toy/rc2l_R18.yaml", [*tiny_options, "INPUT.MIN_SIZE_TRAIN", "(0,)"]), 48)
+    full_size = [*tiny_options, "INPUT.MIN_SIZE_TRAIN", "(0,)"]
+    with_tile(load_config("configs/toy/rc2l_R18.yaml", full_size), 48)
     assert not caplog.text
+    with_tile(load_config("configs/toy/rc2l_R18.yaml", [*full_size, "MODEL.MASK_FORMER.CLASS_MEANS", "10.0"]), 48)
+    assert "The model's classes were fitted to whole images: with --tile they may be less accurate." in caplog.text
     with pytest.raises(InputError, match="--tile is -1; give"):
         blurred(-1)
 

@@ -13,7 +13,7 @@ from PIL import Image
 from timm_import import timm
 
 from rc2l_d2.commands import check, quickstart
-from rc2l_d2.data import load_dataset, load_definition, read_label
+from rc2l_d2.data import LabelFiles, load_dataset, load_definition, read_label
 from rc2l_d2.engine import RC2LTrainer, load_config, load_model_file, starting_point
 from rc2l_d2.engine.model_file import write_model_file
 from rc2l_d2.engine.starting_point import PACKAGED_BACKBONE, Pretrained, use_channels
@@ -132,6 +132,9 @@ def test_images_and_labels_with_endings_in_one_folder(folder, output, run, probl
     result = run("pairs", "pairs", "more", "--output", output, "--ignore", 255, *endings)
     assert result.returncode == 0 and "8 labelled images to train on, 2 held out, 6 unlabelled." in result.stdout
     assert problems(output) == "Problems: 0, warnings: 0."
+    # rc2l-predict --compare finds the labels by the rule that the model file keeps.
+    files, image = LabelFiles.of(load_definition(f"{output}/dataset.yaml")), folder / f"pairs/3 a_sat{suffix}"
+    assert files.find(folder / "pairs", image)[0].name == "3 a_mask.png"
 
 
 def test_two_folders_and_notes_on_what_is_scarce(folder, output, run, problems):
@@ -292,7 +295,7 @@ def test_a_model_is_learned_on_with_its_own_settings(folder, output, run):
     assert len(learned) > 300 and all(torch.equal(loaded[name], given[name]) for name in learned)
 
     assert run(*arguments, f"{output}-2", "--backbone", "resnet").returncode == 0
-    changes = "MODEL.SEM_SEG_HEAD.CONVS_DIM 32 MODEL.SEM_SEG_HEAD.IGNORE_VALUE 0 MODEL.RESNETS.DEPTH 34"
+    changes = "MODEL.SEM_SEG_HEAD.CONVS_DIM 32 MODEL.SEM_SEG_HEAD.IGNORE_VALUE 200 MODEL.RESNETS.DEPTH 34"
     cfg = load_config(f"{output}-2/train.yaml", changes.split())
     write_model_file("earlier.pth", cfg, build_model(cfg), 1)
     assert run(*arguments, f"{output}-3", "--weights", "earlier.pth").returncode == 0

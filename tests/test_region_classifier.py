@@ -226,11 +226,12 @@ def test_a_new_run_does_not_start_with_the_classes_of_another(make_trainer, tmp_
         assert region_classifier(model).fitted == 0
 
 
-def test_windows_are_refused(make_trainer):
+def test_windows_are_refused(make_trainer, caplog):
     trainer = make_trainer(*CLASSIFIED, "TEST.SLIDING_WINDOW.ENABLED", "True")
     with pytest.raises(InputError, match="CLASS_MEANS fits classes to whole images"):
         trainer.check_data(trainer.cfg)
     trainer.check_data(trainer.cfg, eval_only=True)
+    assert "predicts their windows: classes may be less accurate than without" in caplog.text
     cfg = trainer.cfg.clone()
     cfg.defrost()
     for cfg.MODEL.META_ARCHITECTURE in ("PerPixelSegmentor", "UniMatch"):  # They have no such classes.

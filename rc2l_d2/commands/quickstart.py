@@ -237,7 +237,7 @@ def _write(
     def relative(paths: Sequence[str]) -> list[str]:
         return [os.path.relpath(path, root) for path in paths]
 
-    keys, listed = classes.label_keys(), relative(images.labels)
+    keys, listed = classes.label_keys() | images.suffix_keys(args.image_suffix), relative(images.labels)
     if annotations is not None:
         keys, listed = {"labels": annotations.rule_below(root, os.path.commonpath(folders))}, [None] * len(listed)
     definition: dict[str, Any] = {

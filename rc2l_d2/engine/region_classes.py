@@ -24,16 +24,27 @@ def region_classifier(model: nn.Module) -> RegionClassifier | None:
     return getattr(predictor, "classifier", None)
 
 
-def check_whole_images(cfg: CfgNode) -> None:
-    """Raise InputError where a run would fit the classes of regions to whole images, but predict windows of them."""
+def fits_whole_images(cfg: CfgNode) -> bool:
+    """Return whether the classes of regions are fitted to whole images, and suit windows of them less."""
     keys = cfg.MODEL.MASK_FORMER
-    fits = keys.MATCHING == "class" and keys.CLASS_MEANS
     per_pixel = getattr(META_ARCH_REGISTRY.get(cfg.MODEL.META_ARCHITECTURE), "per_pixel", False)
-    if fits and not per_pixel and cfg.TEST.SLIDING_WINDOW.ENABLED:
-        raise InputError(
-            "MODEL.MASK_FORMER.CLASS_MEANS fits classes to whole images, but TEST.SLIDING_WINDOW predicts their "
-            "windows; set CLASS_MEANS 0.0 or SLIDING_WINDOW.ENABLED False."
-        )
+    return keys.MATCHING == "class" and keys.CLASS_MEANS > 0 and not per_pixel
+
+
+def check_whole_images(cfg: CfgNode, eval_only: bool = False) -> None:
+    """Refuse to fit the classes of regions to whole images where windows are predicted; warn where they are fitted.
+
+    Raises:
+        InputError: training would do so.
+    """
+    if not (cfg.TEST.SLIDING_WINDOW.ENABLED and fits_whole_images(cfg)):
+        return
+    problem = (
+        "MODEL.MASK_FORMER.CLASS_MEANS fits classes to whole images, but TEST.SLIDING_WINDOW predicts their windows"
+    )
+    if not eval_only:
+        raise InputError(f"{problem}; set CLASS_MEANS 0.0 or SLIDING_WINDOW.ENABLED False.")
+    logger.warning("%s: classes may be less accurate than without.", problem)
 
 
 class RegionClassHook(HookBase):

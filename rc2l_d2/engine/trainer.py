@@ -264,10 +264,10 @@ class RC2LTrainer(DefaultTrainer):
     @classmethod
     def check_data(cls, cfg: CfgNode, eval_only: bool = False) -> None:
         """Check the data before training (or evaluation alone); see :func:`rc2l_d2.data.check_training_data`."""
+        check_whole_images(cfg, eval_only)
         if eval_only:
             check_test_data(cfg)
         else:
-            check_whole_images(cfg)
             check_batch_sizes(cfg, cls.uses_unlabeled(cfg), comm.get_world_size())
             check_training_data(cfg, use_unlabeled=cls.uses_unlabeled(cfg))
 

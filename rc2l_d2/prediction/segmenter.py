@@ -18,6 +18,7 @@ from ..data import BandRule, LabelFiles, TestMapper, dataset_bands, read_image, 
 from ..data.loading.reading import ImageDepthError
 from ..data.loading.transforms import resize_image, resize_label
 from ..engine import RegionCheckpointer, load_config, load_model_file
+from ..engine.region_classes import fits_whole_images
 from ..errors import InputError, is_out_of_memory
 from ..evaluation import Predictor, class_colors
 from ..host import CfgNode, MetadataCatalog, Visualizer, build_model
@@ -160,6 +161,8 @@ def with_tile(cfg: CfgNode, tile: int) -> CfgNode:
             "The model was trained on images with shorter edges of %s pixels, and --tile keeps the size of the image: "
             "objects may be larger than any that the model has seen.", edges,
         )  # fmt: skip
+    if fits_whole_images(cfg):
+        logger.warning("The model's classes were fitted to whole images: with --tile they may be less accurate.")
     cfg = cfg.clone()
     cfg.defrost()
     cfg.INPUT.MIN_SIZE_TEST = 0

@@ -66,6 +66,7 @@ class DatasetDefinition:
     images: str  # folder of the images below the root, "" for the root itself
     labels: tuple[LabelRule, ...]  # the first whose file exists is used; empty if the data set has no labels
     image_suffixes: tuple[str, ...]  # endings of image file names that are not part of the id
+    label_suffix: str  # follows the id in names of labels that no rule fits
     label_map: LabelMap | None  # for labels that a list names and no rule fits
     classes: tuple[str, ...]
     palette: tuple[tuple[int, int, int], ...]  # one (r, g, b) per class
@@ -163,7 +164,8 @@ def _definition(file: Path, raw: dict[str, Any]) -> DatasetDefinition:
     except ValueError as error:
         raise InputError(f"the keys 'bands' and 'range' cannot be used; {error}.") from error
     label_map = read_map(raw, "", "label_map")
-    default = LabelRule("", _suffix(raw.get("label_suffix", ".png"), "label_suffix"), label_map)
+    label_suffix = _suffix(raw.get("label_suffix", ".png"), "label_suffix")
+    default = LabelRule("", label_suffix, label_map)
     return DatasetDefinition(
         file=file,
         name=_text(raw["name"], "name"),
@@ -171,6 +173,7 @@ def _definition(file: Path, raw: dict[str, Any]) -> DatasetDefinition:
         images=_folder(raw["images"], "images"),
         labels=_label_rules(raw.get("labels"), default, read_map, read_names),
         image_suffixes=_texts(raw.get("image_suffix", [".jpg", ".jpeg", ".png"]), "image_suffix", _suffix),
+        label_suffix=label_suffix,
         label_map=label_map,
         classes=classes,
         palette=palette,

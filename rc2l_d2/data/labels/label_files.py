@@ -75,9 +75,9 @@ class LabelFiles:
 
     @classmethod
     def of(cls, definition: DatasetDefinition) -> LabelFiles:
-        """The rules of ``definition`` for label images, followed by ``<id>.png``."""
+        """The rules of ``definition`` for label images, followed by ``<id><label_suffix>``."""
         rules = [rule for rule in definition.labels if not isinstance(rule.label_map, DrawnLabels)]
-        return cls(definition.image_suffixes, (*rules, LabelRule("", ".png", definition.label_map)))
+        return cls(definition.image_suffixes, (*rules, LabelRule("", definition.label_suffix, definition.label_map)))
 
     def plain(self) -> dict[str, Any]:
         """The same as dicts, tuples, texts and numbers."""

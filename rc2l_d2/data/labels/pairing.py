@@ -32,6 +32,18 @@ class PairedImages:
     derived: tuple[str, ...]  # those left out as labels, or made from labelled ones: overlays, coloured labels
     companions: tuple[str, ...]  # those of ``unlabeled`` that may be made from labelled ones, as there are no others
 
+    def suffix_keys(self, image_suffix: str) -> dict[str, str]:
+        """The keys image_suffix and label_suffix of a data set's YAML file, where all pairs have the same unusual ones.
+
+        ``image_suffix``: as in :func:`pair_images`.
+        """
+        pairs = zip(map(os.path.basename, self.images), map(os.path.basename, self.labels), strict=True)
+        ids = ((image[: -len(image_suffix or os.path.splitext(image)[1])], label) for image, label in pairs)
+        endings = {label.removeprefix(own) if label.startswith(own) else "" for own, label in ids}
+        usual = len(endings) > 1 or endings <= {"", ".png"}
+        keys = {"image_suffix": image_suffix} if image_suffix else {}
+        return keys if usual else keys | {"label_suffix": endings.pop()}
+
 
 def pair_images(
     images: str,
