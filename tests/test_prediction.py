@@ -16,7 +16,7 @@ from rc2l_d2.engine import load_config
 from rc2l_d2.errors import InputError
 from rc2l_d2.host import MetadataCatalog, build_model
 from rc2l_d2.prediction import Segmenter, segmenter
-from rc2l_d2.prediction.inputs import find_inputs
+from rc2l_d2.prediction.inputs import find_inputs, refuse_one_path
 from rc2l_d2.prediction.video import VideoReader, VideoWriter
 
 
@@ -176,19 +176,24 @@ def test_folders_are_walked_and_their_tree_is_kept(tmp_path):
         find_inputs([str(tmp_path / "tree/a/000.jpg"), str(tmp_path / "tree/b/000.jpg")], out)
 
 
-@pytest.mark.parametrize("first, second", [
-    ("a.jpg", "labels/a.png"), ("a.jpg", "comparison/a.jpg"), ("a.jpg", "confidence/a/4_star.png"),
-    ("clip.mp4", "clip/000000.jpg"), ("x/clip.mp4", "x/clip/deep/0.jpg"), ("b/a.mp4", "labels/b/a.mp4"),
+@pytest.mark.parametrize("first, second, option", [
+    ("a.jpg", "labels/a.png", "labels"), ("a.jpg", "comparison/a.jpg", "comparison"),
+    ("a.jpg", "confidence/a/4_star.png", "confidence"), ("clip.mp4", "clip/000000.jpg", "labels"),
+    ("labels/clip.mp4", "labels/clip/000000.jpg", "labels"), ("clip.mp4", "labels/clip/000000.png", "labels"),
 ])  # fmt: skip
-def test_results_of_one_path_are_refused(tmp_path, first, second):
-    for name in (first, second, "labels/other.png", "clip2/0.jpg"):
+def test_results_of_one_path_are_refused(tmp_path, first, second, option):
+    for name in (first, second, "labels/a/x.png", "clip/cover.jpg", "x/clip/000001.jpg", "clip2/0.jpg"):
         (tmp_path / "tree" / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / "tree" / name).touch()
-    problem = rf"^The results of .*/{second} and .*/{first} would have one path; give one at a time, each with its own"
-    with pytest.raises(InputError, match=problem):
-        find_inputs([str(tmp_path / "tree")], tmp_path / "out")
+    found = find_inputs([str(tmp_path / "tree")], tmp_path / "out")
+    nothing = {"labels": False, "confidence": False, "comparison": False}
+    refuse_one_path(found, **nothing)
+    with pytest.raises(InputError, match=r"would have results of one path; give one at a time, each with") as caught:
+        refuse_one_path(found, **(nothing | {option: True}))
+    assert all(str(tmp_path / "tree" / name) in str(caught.value) for name in (first, second))
     (tmp_path / "tree" / first).unlink()
-    assert len(find_inputs([str(tmp_path / "tree")], tmp_path / "out")) == 3
+    rest = find_inputs([str(tmp_path / "tree")], tmp_path / "out")
+    refuse_one_path(rest, labels=True, confidence=True, comparison=True)
 
 
 @pytest.mark.parametrize("where", ["", "labels", "confidence/a", "comparison"])

@@ -50,22 +50,12 @@ def test_thresholds_by_hand():
     assert_allclose(class_thresholds(kappa, Selection("pixel", 0.5, 0.95)), [0.665, 0.5, 0.95])
 
 
-@pytest.mark.parametrize("number", [float("nan"), float("inf")])
-@pytest.mark.parametrize("of", ["semantic_map", "features"])
-def test_a_pixel_that_is_not_finite_counts_as_outside(number, of):
+def test_an_image_of_nan_leaves_the_class_confidence_as_it_is():
     teacher = by_hand()
-    broken = {"semantic_map": teacher.semantic_map.clone(), "features": teacher.features.clone()}
-    broken[of][0, 0, 0, 1] = number
-    found = teacher_prediction(**broken, inside=teacher.inside)
-    without = teacher.inside.clone()
-    without[0, 0, 1] = False
-    expected = teacher_prediction(teacher.semantic_map, teacher.features, without)
-    for one, other in zip(class_confidence_sums(found), class_confidence_sums(expected), strict=True):
-        assert_allclose(one, other)
-    thresholds = torch.tensor([0.5, 0.5], dtype=torch.float64)
-    one, other = (pseudo_regions(select(prediction, thresholds, "region"), 1) for prediction in (found, expected))
-    for name in ("masks", "present", "valid", "features", "weights"):
-        assert_array_equal(getattr(one, name), getattr(other, name))
+    broken = torch.cat([teacher.semantic_map, torch.full_like(teacher.semantic_map, float("nan"))])
+    both = teacher_prediction(broken, teacher.features.repeat(2, 1, 1, 1), teacher.inside.repeat(2, 1, 1))
+    for found, expected in zip(class_confidence_sums(both), class_confidence_sums(teacher), strict=True):
+        assert_allclose(found, expected)
 
 
 def test_selected_pixels_by_hand():

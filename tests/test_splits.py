@@ -119,6 +119,8 @@ def test_images_that_differ_in_their_format_alone_are_not_guessed(tree):
     tree.write_list("b", "a")
     with pytest.raises(InputError, match=r"list names 'a', but .*/images/ has a\.jpg and a\.png; give image_suffix"):
         tree.images()
+    tree.write_list("a")
+    assert tree.labels(labels="images") == ["images/a.png"], "a label beside its image"
     tree.write_list("images/a.png", "images/b.jpg")
     assert tree.labels() == ["labels/a.png", "labels/b.png"]
     # Views of one scene are told apart by more than their format.

@@ -13,6 +13,8 @@ import yaml
 from conftest import start_script
 
 from rc2l_d2.commands import train
+from rc2l_d2.engine import load_config
+from rc2l_d2.engine.resumed import changed_settings
 from rc2l_d2.errors import InputError
 from rc2l_d2.host import HOST, comm, launch
 
@@ -222,11 +224,12 @@ def test_classes_in_another_order_are_neither_evaluated_nor_resumed(
 
 def test_weights_meet_the_pixel_values_that_they_were_trained_on(command_line, trained_run, toy_definition, tmp_path):
     own = ("--config-file", str(trained_run / "config.yaml"))
-    other = ("INPUT.FORMAT", "BGR", "OUTPUT_DIR", str(tmp_path / "other"))
     elsewhere = shutil.copy(trained_run / "teacher_final.pth", tmp_path / "teacher.pth")
     for file in (elsewhere, trained_run / "model_final.pth"):
-        result = command_line("--eval-only", *own, *other, "MODEL.WEIGHTS", str(file))
-        assert_one_sentence(result, f"{file} was trained with INPUT.FORMAT RGB, and this configuration has BGR; give")
+        for out in (tmp_path / "other", trained_run):
+            options = ("INPUT.FORMAT", "BGR", "OUTPUT_DIR", str(out), "MODEL.WEIGHTS", str(file))
+            result = command_line("--eval-only", *own, *options)
+            assert_one_sentence(result, f"{file} was trained with INPUT.FORMAT RGB, and this configuration has BGR; ")
     std = ("MODEL.PIXEL_STD", "[1.0,1.0,1.0]", "SOLVER.MAX_ITER", "1", "OUTPUT_DIR", str(tmp_path / "start"))
     result = command_line(*own, *std, "MODEL.WEIGHTS", str(elsewhere))
     assert result.returncode == 0, result.stderr
@@ -240,10 +243,17 @@ def test_a_run_is_resumed_as_what_it_is(command_line, trained_run):
     assert_one_sentence(refused, f"{trained_run} holds a run of MODEL.META_ARCHITECTURE RC2L, which --resume cannot")
     refused = command_line(*resume, "SOLVER.MAX_ITER", "1")
     assert_one_sentence(refused, f"OUTPUT_DIR {trained_run} holds a run of 6 iterations, more than SOLVER.MAX_ITER 1")
+    # An evaluation in the run's folder leaves its configuration as it is.
+    weights = ("MODEL.WEIGHTS", str(trained_run / "model_final.pth"), "MODEL.META_ARCHITECTURE", "PixelConsistency")
+    evaluated = command_line("--eval-only", *resume[:2], *resume[3:], *weights)
+    assert evaluated.returncode == 0, evaluated.stderr
     assert (trained_run / "config.yaml").read_bytes() == before
     result = command_line(*resume, "SOLVER.MAX_ITER", "7", "MODEL.RC2L.RMC_WEIGHT", "0.5", "VIS_PERIOD", "9")
     assert result.returncode == 0, result.stderr
     assert "resumes with other settings than before: MODEL.RC2L.RMC_WEIGHT was 0.2, is now 0.5." in result.stdout
+    cfg = load_config(str(trained_run / "config.yaml"))
+    (trained_run / "config.yaml").write_text("MODEL: [")  # as a killed start may leave it
+    assert changed_settings(cfg).startswith(f"{trained_run}/config.yaml cannot be read, so the run resumes without a")
 
 
 def refuse_on_ranks(folder, refusing):

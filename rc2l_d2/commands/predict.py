@@ -49,7 +49,7 @@ from ..errors import InputError
 from ..host import setup_logger
 from ..prediction import Segmenter, load_checkpoint, load_segmenter
 from ..prediction.coco_results import CocoResults
-from ..prediction.inputs import Input, find_inputs, is_video
+from ..prediction.inputs import Input, find_inputs, is_video, refuse_one_path
 from ..prediction.large import is_large
 from ..prediction.outputs import ResultWriter
 from ..prediction.video import VideoReader, VideoWriter
@@ -106,6 +106,7 @@ def predict(args: argparse.Namespace) -> int:
     done, failures = [], []
     try:
         files = find_inputs(args.input, output, args.compare)
+        refuse_one_path(files, args.labels, args.confidence, args.compare is not None)
         if args.weights:
             segmenter = load_segmenter(args.weights, args.tile)
         else:

@@ -64,16 +64,19 @@ def _set_up(cfg: CfgNode, warnings: list[str], args: argparse.Namespace) -> None
 
 
 @contextmanager
-def _kept_if_refused(file: Path) -> Iterator[None]:
-    """Put a file of an earlier run back if this run is refused: it describes the checkpoints beside it."""
+def _kept_without_training(file: Path, eval_only: bool) -> Iterator[None]:
+    """Put a file of an earlier run back if this one evaluates or is refused: it describes the checkpoints beside it."""
     # Before the ranks leave their group: without it each would be the main one.
     earlier = file.read_bytes() if comm.is_main_process() and file.is_file() else None
+    kept = eval_only
     try:
         yield
     except (InputError, SystemExit):
-        if earlier is not None:
-            file.write_bytes(earlier)
+        kept = True
         raise
+    finally:
+        if kept and earlier is not None:
+            file.write_bytes(earlier)
 
 
 def _on_all_ranks(step: Callable[[], Any]) -> Any:
@@ -100,7 +103,7 @@ def _on_all_ranks(step: Callable[[], Any]) -> Any:
 def main(args: argparse.Namespace) -> dict:
     """Train or evaluate on one rank; return the results of the last evaluation."""
     cfg, warnings = _on_all_ranks(lambda: _load(args))
-    with _kept_if_refused(Path(cfg.OUTPUT_DIR, "config.yaml")):
+    with _kept_without_training(Path(cfg.OUTPUT_DIR, "config.yaml"), args.eval_only):
         _on_all_ranks(lambda: (_set_up(cfg, warnings, args), RC2LTrainer.check_data(cfg, args.eval_only)))
         trainer = RC2LTrainer(cfg)
         if args.eval_only:

@@ -8,7 +8,6 @@ import os
 from collections import Counter
 from collections.abc import Callable, Sequence
 from fnmatch import fnmatchcase
-from pathlib import Path
 from typing import Any, cast
 
 import torch
@@ -19,6 +18,7 @@ from ..config_files import find_model_file
 from ..errors import InputError, first_few, one_line
 from ..host import CfgNode, DetectionCheckpointer, MetadataCatalog
 from ..modeling import RegionSegmentor
+from .model_file import is_model_file
 from .setup import flat_settings
 from .weight_names import is_counter, with_names_of
 from .weights import read_weights
@@ -34,7 +34,8 @@ _PIXELS = ("INPUT.FORMAT", "MODEL.PIXEL_MEAN", "MODEL.PIXEL_STD")
 class RegionCheckpointer(DetectionCheckpointer):
     """Detectron2's checkpointer with atomic writes, safe reads, a damage check and one-sentence errors.
 
-    A checkpoint holds ``model`` (the student), ``ema`` (the teacher), ``best``, the trainer's state and class names.
+    A checkpoint holds ``model`` (the student), ``ema`` (the teacher), ``best``, the trainer's state, class names, and
+    ``pixels``, the settings of the values that the model sees.
 
     Attributes:
         torchvision: whether the file that was loaded last had torchvision's names.
@@ -86,7 +87,8 @@ class RegionCheckpointer(DetectionCheckpointer):
             return
         states = {key: value.state_dict() for key, value in self.checkpointables.items()}
         classes = {"classes": next(iter(self.classes.values()))} if self.classes else {}
-        data = {"model": self.model.state_dict(), **states, **classes, **kwargs}
+        pixels = {"pixels": self.pixels} if self.pixels else {}
+        data = {"model": self.model.state_dict(), **states, **classes, **pixels, **kwargs}
         path = os.path.join(self.save_dir, f"{name}.pth")
         self.logger.info("Saving checkpoint to %s", path)
         write_checkpoint(data, path)
@@ -181,8 +183,7 @@ class RegionCheckpointer(DetectionCheckpointer):
         self.torchvision = checkpoint.pop("torchvision", False)
         if self.classes and "classes" in checkpoint:
             self._compare_classes(checkpoint["classes"])
-        stored = checkpoint.get("config")
-        self._compare_pixels(stored if isinstance(stored, str) else _config_beside(find_model_file(self._source)))
+        self._compare_pixels(checkpoint)
         model = self.model.state_dict()
         given = checkpoint["model"] = with_names_of(model, checkpoint["model"])
         shapes = {name: tuple(value.shape) for name, value in given.items()}
@@ -247,9 +248,9 @@ class RegionCheckpointer(DetectionCheckpointer):
             logger.warning("%s: what it has learned of the classes is of little use.", what)
             return
 
-    def _compare_pixels(self, config: str) -> None:
-        """Refuse a file that was trained on other pixel values, by its ``config`` (YAML); warn for a starting point."""
-        trained = _pixel_settings(config)
+    def _compare_pixels(self, content: dict[str, Any]) -> None:
+        """Refuse a checkpoint or model file that was trained on other pixel values; warn if it is a starting point."""
+        trained = content.get("pixels") or (_pixel_settings(content["config"]) if is_model_file(content) else {})
         for key, value in self.pixels.items():
             if trained.get(key, value) == value:
                 continue
@@ -260,18 +261,9 @@ class RegionCheckpointer(DetectionCheckpointer):
 
 
 def _pixel_settings(config: str) -> dict[str, Any]:
-    """Return the values of _PIXELS that a configuration, YAML, has."""
-    try:
-        settings = flat_settings(yaml.safe_load(config) or {})
-    except (yaml.YAMLError, AttributeError):
-        return {}
-    return {key: settings[key] for key in _PIXELS if key in settings}
-
-
-def _config_beside(path: str) -> str:
-    """Return the text of the config.yaml beside a checkpoint, "" without."""
-    file = os.path.join(os.path.dirname(path), "config.yaml")
-    return Path(file).read_text(encoding="utf-8", errors="replace") if os.path.isfile(file) else ""
+    """Return the values of _PIXELS in a configuration, YAML."""
+    settings = flat_settings(yaml.safe_load(config))
+    return {key: settings[key] for key in _PIXELS}
 
 
 def _is_learned(name: str) -> bool:

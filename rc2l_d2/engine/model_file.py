@@ -114,6 +114,7 @@ def load_model_file(path: str) -> tuple[nn.Module, CfgNode, Any]:
         cfg.merge_from_other_cfg(stored)
         cfg.MODEL.WEIGHTS = ""
         cfg.MODEL.TIMM.PRETRAINED, cfg.MODEL.TIMM.CHECKPOINT = False, ""
+        cfg.MODEL.TIMM.GRAD_CHECKPOINTING = False
         cfg.MODEL.DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
         cfg.freeze()
         model = build_model(cfg).eval()

@@ -28,7 +28,7 @@ def changed_settings(cfg: CfgNode) -> str:
     Call it before config.yaml is written again. A key that only one version of the project has is not compared.
 
     Raises:
-        InputError: the run has another MODEL.META_ARCHITECTURE, or its config.yaml cannot be read.
+        InputError: the run has another MODEL.META_ARCHITECTURE.
     """
     folder = Path(cfg.OUTPUT_DIR)
     file = folder / "config.yaml"
@@ -36,8 +36,8 @@ def changed_settings(cfg: CfgNode) -> str:
         return ""
     try:
         before = flat_settings(yaml.safe_load(file.read_text(encoding="utf-8")))
-    except (yaml.YAMLError, AttributeError, ValueError, OSError) as error:
-        raise InputError(f"{file} cannot be read; restore it, or start a new run in another OUTPUT_DIR.") from error
+    except (yaml.YAMLError, AttributeError, ValueError, OSError):  # A killed start may have left a part of it.
+        return f"{file} cannot be read, so the run resumes without a comparison of its settings with the present ones."
     now = flat_settings(yaml.safe_load(cfg.dump()))
     changed = [key for key in now if key in before and before[key] != now[key] and key not in _MAY_CHANGE]
     if _METHOD in changed:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import glob
 import os
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Sequence
 from itertools import takewhile
 from pathlib import Path
 from typing import NamedTuple
@@ -42,8 +43,8 @@ def find_inputs(inputs: Sequence[str], output: Path, truth: Path | None = None) 
     Folders are walked; results keep the tree below a folder, or below the part of a glob without wildcards.
 
     Raises:
-        InputError: an input matches no file, two files have a result of one path, or an input or the folder of labels
-            ``truth`` lies where results are written: directly in ``output``, or in a folder of RESULTS.
+        InputError: an input matches no file, two files have one overlay, or an input or the folder of labels ``truth``
+            lies where results are written: directly in ``output``, or in a folder of RESULTS.
     """
     found: dict[str, Input] = {}
     known: set[Path] = set()
@@ -57,7 +58,6 @@ def find_inputs(inputs: Sequence[str], output: Path, truth: Path | None = None) 
                 raise InputError(
                     f"{first.file} and {one.file} would both be written to {one.overlay}; give one at a time."
                 )
-    _refuse_one_path(found)
     folders = {f"--input {one.file}": one.file.parent for one in found.values()}
     if truth is not None:
         folders[f"--compare {truth}"] = truth
@@ -69,20 +69,35 @@ def find_inputs(inputs: Sequence[str], output: Path, truth: Path | None = None) 
     return list(found.values())
 
 
-def _refuse_one_path(found: Mapping[str, Input]) -> None:
-    """Refuse inputs, by their overlay, of which one would be written over another's labels or other results."""
-    owners = {one.name: one for one in found.values()}
-    for one in found.values():
-        folder, _, rest = one.overlay.partition("/")
-        parents = [str(parent) for parent in Path(one.name).parents]
-        other = next((owners[name] for name in parents if name in owners and is_video(owners[name].file)), None)
-        if folder in RESULTS:
-            other = found.get(rest) or owners.get(os.path.dirname(rest))
-        if other is not None:
-            raise InputError(
-                f"The results of {one.file} and {other.file} would have one path; give one at a time, each with its "
-                f"own --output."
-            )
+def refuse_one_path(inputs: Sequence[Input], labels: bool, confidence: bool, comparison: bool) -> None:
+    """Refuse inputs of which one's overlay would be written over another's labels, confidence maps or comparison.
+
+    Args:
+        inputs: from :func:`find_inputs`.
+        labels, confidence, comparison: which of these are written.
+    """
+    files, frames = {one.overlay: one for one in inputs}, {}
+    for one in inputs:
+        if is_video(one.file):
+            frames |= {f"labels/{one.name}": one} if labels else {}
+            continue
+        paths = [f"labels/{one.name}.png"] * labels + [f"comparison/{one.name}.png"] * comparison
+        for path in paths:
+            _refuse_pair(one, files.setdefault(path, one))
+    maps = {f"confidence/{one.name}": one for one in inputs} if confidence else {}
+    for path, one in files.items():
+        folder, name = os.path.split(path)
+        if re.fullmatch(r"\d{6,}\.png", name):
+            _refuse_pair(one, frames.get(folder, one))
+        _refuse_pair(one, maps.get(folder, one))
+
+
+def _refuse_pair(one: Input, other: Input) -> None:
+    if one != other:
+        raise InputError(
+            f"{one.file} and {other.file} would have results of one path; give one at a time, each with its own "
+            f"--output."
+        )
 
 
 def _files(given: str, output: Path) -> list[Input]:

@@ -112,7 +112,7 @@ class ResultWriter:
             return
         label_file, label_map = self.segmenter.label_files.find(self.truth, file)
         first = self.compared.setdefault(label_file, file)
-        if first != file:
+        if first.parent != file.parent:
             raise InputError(f"{label_file} would be the label of {first} too; compare one folder of images at a time.")
         label = read_label(label_file, label_map)
         files = {"file_name": str(file), "sem_seg_file_name": str(label_file)}

@@ -34,7 +34,7 @@ def labeled_prediction(
     labeled = of_class.any(dim=1)
     return TeacherPrediction(
         semantic_map=of_class.to(like.semantic_map.dtype),
-        features=features.where(features.isfinite(), 0.0).to(like.features.dtype),
+        features=features.to(like.features.dtype),
         label=labels.long().where(labeled, 0),
         confidence=labeled.to(like.confidence.dtype),
         inside=labeled,

@@ -22,17 +22,11 @@ INITIAL_CONFIDENCE = 0.7
 def teacher_prediction(semantic_map: Tensor, features: Tensor, inside: Tensor) -> TeacherPrediction:
     """Add pseudo label y(x) = argmax_c s'_c(x) and confidence v(x) = max_c s'_c(x) to the teacher's maps.
 
-    A pixel with a non-finite number, as float16 can give, counts as outside: it would spread to whole regions, and in
-    kappa it would stay for ever.
-
     Args:
         semantic_map: (B, K, h, w), s'.
         features: (B, C, h, w), F'.
         inside: (B, h, w) bool, False on padding.
     """
-    finite = (semantic_map.isfinite().all(dim=1) & features.isfinite().all(dim=1)).unsqueeze(1)
-    semantic_map, features = semantic_map.where(finite, 0.0), features.where(finite, 0.0)
-    inside = inside & finite.squeeze(1)
     confidence, label = semantic_map.max(dim=1)
     return TeacherPrediction(semantic_map, features, label, at_least_float32(confidence), inside, valid=inside)
 
@@ -57,10 +51,12 @@ def masked_average_pool(features: Tensor, masks: Tensor) -> Tensor:
 def class_confidence_sums(teacher: TeacherPrediction) -> tuple[Tensor, Tensor]:
     """Return the summed confidence and the number of the pixels with pseudo label c, (K,) each.
 
-    The caller sums both over ranks and then divides.
+    The caller sums both over ranks and then divides. Non-finite confidences are left out, since a running mean would
+    keep them for ever.
     """
-    of_class = _of_class(teacher)
-    sums = (of_class * teacher.confidence.unsqueeze(1)).sum(dim=(0, 2, 3))
+    finite = teacher.confidence.isfinite()
+    of_class = _of_class(teacher) & finite.unsqueeze(1)
+    sums = (of_class * teacher.confidence.where(finite, 0.0).unsqueeze(1)).sum(dim=(0, 2, 3))
     return sums, of_class.sum(dim=(0, 2, 3)).to(sums.dtype)
 
 

@@ -6,6 +6,8 @@ import fnmatch
 import os
 from collections.abc import Iterator, Sequence
 
+from ...errors import InputError
+
 
 def images_below(folder: str, suffixes: Sequence[str]) -> Iterator[str]:
     """Sorted paths of the images in a folder and its subfolders; links are followed, each real folder only once."""
@@ -26,3 +28,19 @@ def fits(path: list[str], pattern: list[str]) -> bool:
     if pattern[0] == "**":
         return any(fits(path[skipped:], pattern[1:]) for skipped in range(len(path) + 1))
     return bool(path) and fnmatch.fnmatchcase(path[0], pattern[0]) and fits(path[1:], pattern[1:])
+
+
+def with_suffix(folder: str, name: str, suffixes: tuple[str, ...], where: str, labels_beside: bool) -> str:
+    """The name of a list with the suffix of its file; with the first suffix if there is none.
+
+    Among ``labels_beside`` it is the first file, as the others may be labels.
+    """
+    names = [name + suffix for suffix in suffixes]
+    found = [name for name in names if os.path.isfile(folder + name)]
+    # Where letters' case does not count, two names may be one file.
+    if len(found) > 1 and not labels_beside and not os.path.samefile(folder + found[0], folder + found[1]):
+        raise InputError(
+            f"{where}: the list names '{name}', but {folder} has {found[0]} and {found[1]}; give image_suffix the "
+            f"ending of the images alone, or write the names with their endings into the list."
+        )
+    return (found or names)[0]

@@ -20,7 +20,7 @@ from ..loading.bands import BandRule
 from .description import DatasetDefinition
 from .entries import FileList, image_id
 from .image_lists import is_path, read_list
-from .image_search import fits, images_below
+from .image_search import fits, images_below, with_suffix
 from .packed import PackedStrings, members, repeated
 from .presence import class_presence
 from .sampling import sample_balanced, sample_uniform
@@ -153,14 +153,25 @@ def _listed(definition: DatasetDefinition, file: Path, where: str) -> SplitImage
     """The images of a list, which is read once as long as the file stays the same."""
     state = os.stat(file) if file.exists() else None
     stamp = state and (state.st_mtime_ns, state.st_size)
-    return _read_images(_root(definition), image_folder(definition), definition.image_suffixes, file, where, stamp)
+    folder = image_folder(definition)
+    beside = any(os.path.join(_root(definition), rule.folder, "") == folder for rule in definition.labels)
+    return _read_images(_root(definition), folder, definition.image_suffixes, file, where, stamp, beside)
 
 
 @lru_cache(maxsize=64)
 def _read_images(
-    root: str, folder: str, suffixes: tuple[str, ...], file: Path, where: str, stamp: tuple[int, int] | None
+    root: str,
+    folder: str,
+    suffixes: tuple[str, ...],
+    file: Path,
+    where: str,
+    stamp: tuple[int, int] | None,
+    labels_beside: bool,
 ) -> SplitImages:
-    """The images of a list; ``stamp`` only tells the versions of the file apart."""
+    """The images of a list; ``stamp`` only tells the versions of the file apart.
+
+    ``labels_beside``: whether label images are in the image folder too.
+    """
     if file.suffix.lower() == ".json":
         images, labels = PackedStrings.of(open_coco(str(file)).names), None
     else:
@@ -169,7 +180,8 @@ def _read_images(
         raise InputError(f"{where} holds no image: the list {file} is empty; fill it or name another.")
     bare = not is_path(images[0])
     if bare and len(suffixes) > 1:
-        images = PackedStrings.of((_with_suffix(folder, name, suffixes, where) for name in images), prefix=folder)
+        found = (with_suffix(folder, name, suffixes, where, labels_beside) for name in images)
+        images = PackedStrings.of(found, prefix=folder)
     elif bare:
         images = images.between(folder, suffixes[0])
     else:
@@ -183,18 +195,6 @@ def _read_images(
             f"{where}: the list {file} names {number} twice, '{twice[0]}' among them; remove one line of each."
         )
     return SplitImages(images, labels, str(file))
-
-
-def _with_suffix(folder: str, name: str, suffixes: tuple[str, ...], where: str) -> str:
-    """The name of a list with the suffix of its file; with the first suffix if there is none."""
-    names = [name + suffix for suffix in suffixes]
-    found = [name for name in names if os.path.isfile(folder + name)]
-    if len(found) > 1:
-        raise InputError(
-            f"{where}: the list names '{name}', but {folder} has {found[0]} and {found[1]}; give image_suffix the "
-            f"ending of the images alone, or write the names with their endings into the list."
-        )
-    return (found or names)[0]
 
 
 @cache
@@ -241,7 +241,6 @@ def _entries(definition: DatasetDefinition, split: SplitImages, labels: Labels, 
         _require_label_folder(definition, where)
     maps = [definition.label_map, *(rule.label_map for rule in definition.labels)]
     files, map_of_label, missing = [], np.full(len(split.images), -1, np.int16), []
-    image_of_label: dict[str, str] = {}
     for index, path in enumerate(split.images):
         label_id = image_id(path, folder, suffixes)
         ruled: dict[str, int] = {}  # Path -> index of its map. Of two rules with one path, the first counts.
@@ -258,8 +257,6 @@ def _entries(definition: DatasetDefinition, split: SplitImages, labels: Labels, 
                 found = candidate
             if found:
                 map_of_label[index] = ruled.get(found) or _fitting_rule(definition, found)
-                if split.labels is None and not isinstance(source, DrawnLabels):
-                    _refuse_one_label(image_of_label.setdefault(found, path), path, root + found, where)
                 break
         else:
             drawn = bool(candidates) and isinstance(maps[ruled.get(candidates[0], 0)], DrawnLabels)
@@ -269,6 +266,9 @@ def _entries(definition: DatasetDefinition, split: SplitImages, labels: Labels, 
     if missing and labels == "all":
         raise _missing(where, "label", missing, split)
     labels_found = PackedStrings.of(files, prefix=root)
+    if split.labels is None:
+        is_file = (map_of_label >= 0) & ~np.array([isinstance(source, DrawnLabels) for source in maps])[map_of_label]
+        _refuse_one_label(split.images.take(is_file), labels_found.take(is_file), where)
     return FileList(split.images, folder, suffixes, labels_found, maps, map_of_label, image_bands(definition))
 
 
@@ -300,13 +300,17 @@ def _refuse_equal_names(definition: DatasetDefinition, folder: str, images: Pack
         )
 
 
-def _refuse_one_label(first: str, path: str, label: str, where: str) -> None:
+def _refuse_one_label(images: PackedStrings, labels: PackedStrings, where: str) -> None:
     """Refuse two images with one label if nothing but the format tells them apart, as a photograph and its overlay."""
-    if first != path and os.path.splitext(first)[0] == os.path.splitext(path)[0]:
-        raise InputError(
-            f"{where}: {first} and {path} would both have the label {label}; move the one that it does not belong to, "
-            f"or give image_suffix the ending of the others."
-        )
+    shared = set(repeated([labels]))
+    known: dict[tuple[str, str], str] = {}
+    for path, label in zip(images, labels, strict=True) if shared else ():
+        first = known.setdefault((label, os.path.splitext(path)[0]), path) if label in shared else path
+        if first != path:
+            raise InputError(
+                f"{where}: {first} and {path} would both have the label {label}; move the one that it does not belong "
+                f"to, or give image_suffix the ending of the others."
+            )
 
 
 def _refuse_labels_among(definition: DatasetDefinition, images: PackedStrings, where: str) -> None:

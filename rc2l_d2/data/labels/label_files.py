@@ -75,9 +75,10 @@ class LabelFiles:
 
     @classmethod
     def of(cls, definition: DatasetDefinition) -> LabelFiles:
-        """The rules of ``definition`` for label images, followed by ``<id><label_suffix>``."""
+        """The rules of ``definition`` for label images, followed by ``<id><label_suffix>`` and ``<id>.png``."""
         rules = [rule for rule in definition.labels if not isinstance(rule.label_map, DrawnLabels)]
-        return cls(definition.image_suffixes, (*rules, LabelRule("", definition.label_suffix, definition.label_map)))
+        further = [LabelRule("", suffix, definition.label_map) for suffix in {definition.label_suffix: 0, ".png": 0}]
+        return cls(definition.image_suffixes, (*rules, *further))
 
     def plain(self) -> dict[str, Any]:
         """The same as dicts, tuples, texts and numbers."""

@@ -40,9 +40,9 @@ class PairedImages:
         pairs = zip(map(os.path.basename, self.images), map(os.path.basename, self.labels), strict=True)
         ids = ((image[: -len(image_suffix or os.path.splitext(image)[1])], label) for image, label in pairs)
         endings = {label.removeprefix(own) if label.startswith(own) else "" for own, label in ids}
-        usual = len(endings) > 1 or endings <= {"", ".png"}
-        keys = {"image_suffix": image_suffix} if image_suffix else {}
-        return keys if usual else keys | {"label_suffix": endings.pop()}
+        label_suffix = endings.pop() if len(endings) == 1 else ""
+        keys = {"image_suffix": image_suffix, "label_suffix": label_suffix if label_suffix != ".png" else ""}
+        return {key: suffix for key, suffix in keys.items() if "." in suffix}
 
 
 def pair_images(

@@ -27,7 +27,11 @@ REDUCED_OR_MASK = 1 | 4
 _PAGES = 16  # that are looked at
 # Netpbm's header, with comments: kind, width, height, and the largest value, group 1.
 _PNM = re.compile(rb"P[2356](?:\s+(?:#[^\n]*\n\s*)*\d+){2}\s+(?:#[^\n]*\n\s*)*(\d+)\s")
-_ERRORS = (OSError, SyntaxError, ValueError, EOFError, struct.error, Image.DecompressionBombError)
+# Of Pillow, for damaged files.
+_ERRORS = (
+    OSError, SyntaxError, ValueError, EOFError, struct.error, TypeError, KeyError, IndexError,
+    Image.DecompressionBombError,
+)  # fmt: skip
 
 
 def not_plain(data: bytes) -> str:

@@ -229,7 +229,8 @@ class TimmBackbone(Backbone):
 class PlainViTBackbone(TimmBackbone):
     """A plain ViT of timm (DINOv2, DINOv3, with or without registers) with a simple feature pyramid.
 
-    The pyramid takes the normed map of the last block, as ViTDet does. Position embeddings are resized to the image.
+    The pyramid takes the map of the last block, as ViTDet does, normed where the model norms each patch: the last norm
+    of models with average pooling belongs to their classifier. Position embeddings are resized to the image.
     This map is also given as it is, as "body": the pyramid has no pretrained weights.
     """
 
@@ -240,11 +241,6 @@ class PlainViTBackbone(TimmBackbone):
 
     def build_body(self, **weights) -> Any:
         body = _create(self.name, num_classes=0, dynamic_img_size=True, **self.options, **weights)
-        if isinstance(body.norm, nn.Identity):
-            raise InputError(
-                f"MODEL.TIMM.NAME is {self.name!r}, whose last norm acts on the mean over the image; choose a ViT that "
-                "norms each patch, as vit_small_patch14_dinov2."
-            )
         # Belongs to the classifier. Parameters without a gradient would stop DistributedDataParallel.
         body.fc_norm = nn.Identity()
         return body
