@@ -250,11 +250,13 @@ class RegionCheckpointer(DetectionCheckpointer):
 
     def _compare_pixels(self, content: dict[str, Any]) -> None:
         """Refuse a checkpoint or model file that was trained on other pixel values; warn if it is a starting point."""
-        trained = content.get("pixels") or (_pixel_settings(content["config"]) if is_model_file(content) else {})
+        stored = content.get("pixels")
+        if not isinstance(stored, dict):
+            stored = _pixel_settings(content["config"]) if is_model_file(content) else {}
         for key, value in self.pixels.items():
-            if trained.get(key, value) == value:
+            if stored.get(key, value) == value:
                 continue
-            what = f"{self._source} was trained with {key} {trained[key]}, and this configuration has {value}"
+            what = f"{self._source} was trained with {key} {stored[key]}, and this configuration has {value}"
             if self._must_be_complete:
                 raise InputError(f"{what}; give it the same value.")
             logger.warning("%s: its first layers see other values than they were trained on.", what)
@@ -263,7 +265,7 @@ class RegionCheckpointer(DetectionCheckpointer):
 def _pixel_settings(config: str) -> dict[str, Any]:
     """Return the values of _PIXELS in a configuration, YAML."""
     settings = flat_settings(yaml.safe_load(config))
-    return {key: settings[key] for key in _PIXELS}
+    return {key: settings[key] for key in _PIXELS if key in settings}
 
 
 def _is_learned(name: str) -> bool:
