@@ -23,6 +23,7 @@ def main() -> None:
     args = parser.parse_args()
     images = torch.randn(args.images, 3, args.height, args.width, device=args.device)
     common = {"META_ARCHITECTURE": "RC2L", "BACKBONE.NAME": "build_timm_backbone", "TIMM.NAME": args.name}
+    common["TIMM.NORM_EVAL"] = True  # which checkpointing needs
     parts = {}
     for title, settings in VARIANTS.items():
         keys = {**common, **{f"TIMM.{key}": value for key, value in settings.items()}}
