@@ -102,6 +102,19 @@ def test_each_method_selects_by_its_own_keys_and_reaches_the_student(make_model,
         assert changed == Selection("region", 0.21, 0.22) and default.unit == "pixel"
 
 
+@pytest.mark.parametrize("given, used", [(32, 32), (8, 8), (0, 4), (-1, 4)])
+def test_images_are_padded_to_whole_mask_pixels(make_model, given, used):
+    model = make_model("RC2L", "MODEL.MASK_FORMER.SIZE_DIVISIBILITY", str(given))
+    assert model.size_divisibility == used
+    size = model.preprocess([torch.zeros(3, 50, 41, dtype=torch.uint8)]).tensor.shape[2:]
+    assert size == (-(-50 // used) * used, -(-41 // used) * used)
+
+
+def test_padding_to_parts_of_mask_pixels_is_refused(make_model):
+    with pytest.raises(InputError, match="SIZE_DIVISIBILITY is 30; give a multiple of 4, the stride of the masks"):
+        make_model("RC2L", "MODEL.MASK_FORMER.SIZE_DIVISIBILITY", "30")
+
+
 def test_all_have_the_same_weights(make_model):
     """A checkpoint of one method loads into the others, and the same seed gives the same initial weights."""
     states = [make_model(name).state_dict() for name in (*ARCHITECTURES, "RegionSegmentor")]
