@@ -4,7 +4,7 @@ import os
 
 import pytest
 
-from rc2l_d2.data.labels.pairing import pair_images
+from rc2l_d2.data.labels.pairing import PairedImages, pair_images
 from rc2l_d2.errors import InputError
 
 
@@ -157,3 +157,16 @@ def test_only_copies_and_broken_links_are_refused(folder):
     os.symlink("nowhere.jpg", "u/broken.jpg")
     with pytest.raises(InputError, match="u/broken.jpg cannot be read .No such file"):
         pair_images("p", "m", "u")
+
+
+@pytest.mark.parametrize(("image_suffix", "images", "labels", "keys"), [
+    ("", ("a.jpg", "b.png"), ("a.png", "b.png"), {}),
+    ("", ("a.jpg", "b.png"), ("a.tif", "b.tif"), {"label_suffix": ".tif"}),
+    ("", ("a.jpg", "b.jpg"), ("a_mask.png", "b_mask.png"), {"label_suffix": "_mask.png"}),
+    ("", ("a.jpg", "b.jpg"), ("a.png", "b.tif"), {}),
+    ("_sat.jpg", ("a_sat.jpg",), ("a_l.png",), {"image_suffix": "_sat.jpg", "label_suffix": "_l.png"}),
+    ("jpg", ("a.jpg",), ("a.png",), {}),  # a data set's YAML file wants endings with their dot
+])  # fmt: skip
+def test_endings_become_keys_where_all_pairs_share_them(image_suffix, images, labels, keys):
+    pairs = PairedImages(images, labels, (), (), (), 0, (), ())
+    assert pairs.suffix_keys(image_suffix) == keys
