@@ -19,6 +19,7 @@ from data_files import small_config, write_dataset, write_definition, write_labe
 
 from rc2l_d2.commands.cli import one_sentence_errors
 from rc2l_d2.data import build_test_loader, build_train_loader, dead_worker, load_definition, register_definition
+from rc2l_d2.data.loading import loader
 from rc2l_d2.data.loading.loader import StepSampler, rank_range
 from rc2l_d2.errors import InputError
 from rc2l_d2.host import comm
@@ -60,6 +61,21 @@ def test_batches_with_and_without_unlabeled_data(name):
     cfg.DATASETS.UNLABELED = ()
     cfg.SOLVER.IMS_PER_BATCH_UNLABELED = 0
     assert all(len(labeled) == 2 and unlabeled == [] for labeled, unlabeled in _take(cfg, 3))
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="workers are forked on Linux alone")
+def test_a_signal_before_a_worker_is_ready_does_not_end_it(name, monkeypatch):
+    start = loader._start_worker
+
+    def signalled(worker: int) -> None:
+        os.kill(os.getpid(), signal.SIGTERM)  # as by a scheduler that signals the whole group
+        start(worker)
+
+    monkeypatch.setattr(loader, "_start_worker", signalled)
+    cfg = small_config(name)
+    expected = _take(cfg, 2)
+    cfg.DATALOADER.NUM_WORKERS = 1
+    _assert_same(_take(cfg, 2), expected)
 
 
 @pytest.mark.parametrize("start", [0, 1, 3])

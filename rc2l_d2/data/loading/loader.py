@@ -16,6 +16,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from multiprocessing.queues import Queue
 from typing import Any
@@ -305,12 +306,27 @@ def _share(samples: list) -> list | InputError:
 
 def _batches(loader: DataLoader) -> Iterator[list]:
     try:
-        yield from map(_or_raise, loader)
+        with _signals_held():  # Here the workers are forked.
+            batches = iter(loader)
+        yield from map(_or_raise, batches)
     except (ConnectionError, EOFError):
         # A killed worker cuts its connection a moment before torch's signal handler raises the RuntimeError that names
         # the worker.
         time.sleep(_WORKER_END)
         raise
+
+
+@contextmanager
+def _signals_held() -> Iterator[None]:
+    """Hold SIGTERM and SIGINT back: a forked worker that got one before :func:`_start_worker` would end by it."""
+    if not hasattr(signal, "pthread_sigmask"):  # Windows
+        yield
+        return
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM, signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _start_worker(worker: int) -> None:
