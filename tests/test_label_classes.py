@@ -7,7 +7,7 @@ from PIL import Image, ImageDraw
 
 from rc2l_d2.data.datasets.description import voc_color_map
 from rc2l_d2.data.labels.class_names import ClassNames, parse_class_names
-from rc2l_d2.data.labels.label_classes import IgnoredKeys, name_classes, read_masks
+from rc2l_d2.data.labels.label_classes import IgnoredKeys, name_classes, no_data_notes, read_masks
 from rc2l_d2.data.labels.raw_labels import read_raw_labels
 from rc2l_d2.data.loading.reading import read_label
 from rc2l_d2.errors import InputError
@@ -191,6 +191,16 @@ def test_names_of_masks_belong_to_the_side_of_the_threshold_that_their_values_ar
     ):
         with pytest.raises(InputError, match=message):
             read_masks(masks, 128, parse_class_names(text), "masks")
+
+
+@pytest.mark.parametrize(("value", "name"), [(0, "ground"), (255, "road")])
+def test_values_of_masks_that_are_marked_as_no_data_are_noted(tmp_path, value, name):
+    values = np.zeros((8, 8), np.uint8)
+    values[2:4] = 255
+    Image.fromarray(values).save(tmp_path / "0.tif", tiffinfo={42113: str(value)})  # GDAL's tag
+    paths = [str(tmp_path / "0.tif")]
+    (note,) = no_data_notes(paths, read_masks(paths, 128, parse_class_names("ground,road"), "masks"))
+    assert note.startswith(f"1 labels mark {value} as no data, but it is the class {name}; leave --threshold out, name")
 
 
 def drawn(folder, draw, mode, count=2):

@@ -123,7 +123,7 @@ def test_images_that_differ_in_their_format_alone_are_not_guessed(tree):
     assert tree.labels(labels="images") == ["images/a.png"], "a label beside its image"
     tree.write_list("images/a.png", "images/b.jpg")
     assert tree.labels() == ["labels/a.png", "labels/b.png"]
-    # Views of one scene are told apart by more than their format.
+    # Images of one place by day and by night differ in more than their format.
     tree.add("images/c_day.jpg", "images/c_night.jpg", "labels/c.png")
     views = {"image_suffix": ["_day.jpg", "_night.jpg"], "parts": {"train": {"folder": "."}}}
     assert tree.labels(**views) == ["labels/c.png"] * 2
