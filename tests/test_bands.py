@@ -21,6 +21,8 @@ from rc2l_d2.engine import load_config
 from rc2l_d2.errors import InputError
 from rc2l_d2.modeling.backbones import TimmBackbone
 from rc2l_d2.prediction import Segmenter, large, load_segmenter
+from rc2l_d2.prediction.export import load_for_export
+from rc2l_d2.prediction.video import VideoWriter
 
 VALUES = np.random.default_rng(0).integers(0, 256, (40, 48, 16)).astype(np.uint8)
 RGB = {"photometric": "rgb"}
@@ -309,8 +311,8 @@ def test_training_and_prediction_with_six_bands(tmp_path, monkeypatch, backbone)
         config_splits(load_config(f"{name}/train.yaml", overrides))
 
     settings = ("SOLVER.AMP.ENABLED", False, "TEST.EVAL_PERIOD", 0, "VIS_PERIOD", 2, "DATALOADER.NUM_WORKERS", 0)
-    result = call("rc2l-train", train.run, "--config-file", f"{name}/train.yaml", *settings)
-    assert result.returncode == 0, result.stderr
+    trained = call("rc2l-train", train.run, "--config-file", f"{name}/train.yaml", *settings)
+    assert trained.returncode == 0, trained.stderr
     segmenter = load_segmenter(f"{name}/run/teacher_final.pth")
     assert segmenter.bands == BandRule((1, 2, 3, 4, 5, 6), ((0.0, 4000.0),))
     weights = next(p for p in segmenter.predictor.model.backbone.parameters() if p.dim() == 4)
@@ -326,3 +328,11 @@ def test_training_and_prediction_with_six_bands(tmp_path, monkeypatch, backbone)
     assert result.returncode == 0, result.stderr
     with Image.open("output/predictions/labels/8.png") as found, Image.open("output/predictions/8.png") as overlay:
         assert np.array_equal(np.array(found), expected) and overlay.mode == "RGB"
+    # The report shows the first three bands; a video has none, and an exported model says what it takes.
+    assert "Training report: " in trained.stdout and "image/jpeg" in (tmp_path / name / "run/report.html").read_text()
+    with VideoWriter(tmp_path / "more/film.mp4", 5) as film:
+        film.write(np.zeros((32, 32, 3), np.uint8))
+    result = call("rc2l-predict", predict.main, *words[:2], "--input", "more/film.mp4")
+    assert result.returncode == 2 and "film.mp4: the model reads bands and ranges of image files" in result.stderr
+    model, information = load_for_export(f"{name}/run/teacher_final.pth")
+    assert information["files"] == {"bands": [1, 2, 3, 4, 5, 6], "range": [0, 4000]} and len(model.pixel_mean) == 6

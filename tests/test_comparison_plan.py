@@ -34,6 +34,9 @@ def _in_the_checkout(monkeypatch):
         ({"seeds": [1, 1]}, ["'seeds'"]),
         ({"seeds": [-1]}, ["'seeds'"]),
         ({"config": 3}, ["'config'"]),
+        ({"baseline": ["rc2l"]}, ["'['rc2l']'", "supervised, rc2l"]),
+        ({"splits": {"all": {"methods": "rc2l"}}}, ["'splits.all.methods' must be a list"]),
+        ({"splits": {"all": {"methods": ["rc2l", "rc2l"]}}}, ["'splits.all.methods' must be a list of different"]),
     ],
 )
 def test_a_mistake_in_the_file_is_reported_in_one_sentence(change, fragments, tmp_path):
@@ -52,6 +55,17 @@ def test_a_mistake_in_a_configuration_names_the_run(toy_definition, tmp_path, mo
         load_comparison(written(tmp_path, raw))
     missing = caller(monkeypatch)(tmp_path / "none.yaml")
     assert missing.returncode == 2 and missing.stderr.count("\n") == 1 and "none.yaml" in missing.stderr
+
+
+def test_what_would_compare_wrongly_is_refused(toy_definition, tmp_path):
+    raw = description(toy_definition)
+    raw["methods"]["rc2l"]["overrides"]["DATASETS.TEST"] = ["tiny_train"]
+    with pytest.raises(InputError, match="rc2l and supervised are tested on different data in '1_4'; give both one"):
+        load_comparison(written(tmp_path, raw))
+    twice = written(tmp_path, description(toy_definition)).read_text().replace("  rc2l:\n", "  supervised:\n")
+    (tmp_path / "twice.yaml").write_text(twice)
+    with pytest.raises(InputError, match="twice.yaml is not valid YAML .*'supervised' is there a second time"):
+        load_comparison(tmp_path / "twice.yaml")
 
 
 def test_the_run_list_goes_seed_by_seed_and_fills_in_the_seed(toy_definition, tmp_path):

@@ -1,5 +1,6 @@
 """rc2l-predict and demo/demo.py: overlays, labels, videos, comparisons, teacher and student, mistakes."""
 
+import json
 import re
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from conftest import REPO, call_command, start_script
 from PIL import Image
 
 from rc2l_d2.commands.predict import main
+from rc2l_d2.prediction import Segmenter
 
 BIAS = "sem_seg_head.predictor.classifier.bias"
 COLORS = yaml.safe_load((REPO / "configs/toy/dataset.yaml").read_text())["palette"]
@@ -127,6 +129,49 @@ def test_a_second_call_says_that_the_folder_has_results_and_replaces_the_images(
     assert f"{tmp_path} has results of an earlier call" in student.stdout
     predicted = {path.relative_to(tmp_path / "confidence").as_posix() for path in tmp_path.glob("confidence/*/*")}
     assert predicted == {f"{first.stem}/3_rectangle.png", f"{second.stem}/5_star.png"}
+
+
+def test_results_replace_no_file_of_another_origin(demo, run, images, tmp_path):
+    weights, tree, out = ("--weights", run / "teacher_final.pth"), tmp_path / "tree", tmp_path / "out"
+    for path in (tree / "sub/a.png", tree / "truth/sub/a.png"):
+        path.parent.mkdir(parents=True)
+        Image.open(images[0]).convert("L").save(path)
+    before = {path: path.read_bytes() for path in tree.rglob("*.png")}
+    sub = ("--input", tree / "sub")
+    label_is_lost = (*weights, "--input", str(tree / "**/sub/a.png"), "--compare", tree / "truth", "--output", tree)
+    for call in ((*weights, "--input", tree, "--output", tree), label_is_lost):
+        refused = demo(*call)
+        assert refused.returncode == 2 and "a.png is an input, which a result would replace" in refused.stderr
+    for file, options in (("a.png", ()), ("labels/a.tif", ["--labels"]), ("comparison/a.png", ["--compare", tree])):
+        (out / file).parent.mkdir(parents=True, exist_ok=True)
+        (out / file).write_text("of the user")
+        refused = demo(*weights, *sub, "--output", out, *options)
+        assert refused.returncode == 2 and f"{out / file} exists and is no result of an earlier call" in refused.stderr
+        (out / file).unlink()
+    (tmp_path / "c_dataset.json").write_text("annotations")
+    refused = demo(*weights, *sub, "--output", out, "--coco", tmp_path / "c.json")
+    assert refused.returncode == 2 and "--coco would replace" in refused.stderr and not (out / "a.png").exists()
+    assert (tmp_path / "c_dataset.json").read_text() == "annotations"
+    assert all(path.read_bytes() == content for path, content in before.items())
+    for _ in range(2):  # Results of an earlier call are replaced.
+        assert demo(*weights, *sub, "--output", out).returncode == 0
+
+
+def test_an_interrupted_call_keeps_what_it_has_finished(demo, run, images, tmp_path, monkeypatch):
+    segment, calls = Segmenter.__call__, []
+
+    def interrupted(self, image):
+        calls.append(image)
+        if len(calls) == 3:
+            raise KeyboardInterrupt
+        return segment(self, image)
+
+    monkeypatch.setattr(Segmenter, "__call__", interrupted)
+    out, coco = tmp_path / "out", tmp_path / "c.json"
+    result = demo("--weights", run / "teacher_final.pth", "--input", *images[:4], "--output", out, "--coco", coco)
+    assert result.returncode == 130 and f"interrupted; finished results are in {out}" in result.stderr
+    assert {path.name for path in out.iterdir()} == {*(f"{image.stem}.png" for image in images[:2]), "legend.svg"}
+    assert [image["id"] for image in json.loads((tmp_path / "c_dataset.json").read_text())["images"]] == [1, 2]
 
 
 def test_one_label_is_not_compared_with_two_images(demo, run, images, tmp_path):

@@ -46,6 +46,7 @@ def test_both_files_give_the_models_scores_at_any_size(export, trained_run, tmp_
 def test_the_exported_module_gives_the_models_scores(trained_run):
     model, information = load_for_export(str(trained_run / "teacher_final.pth"))
     assert information["classes"][4] == "triangle" and information["format"] == "RGB"
+    assert information["files"] == {} and information["window"] is information["stride"] is None
     for size in SIZES:
         image = torch.randint(0, 256, (1, 3, *size), dtype=torch.uint8)
         with torch.no_grad():

@@ -6,6 +6,7 @@ import cv2
 import numpy as np
 import pytest
 import rasterio
+import tifffile
 import torch
 from conftest import call_command
 from PIL import Image
@@ -59,8 +60,11 @@ def blurred(tiny_options):
     cfg = load_config("configs/toy/rc2l_R18.yaml", tiny_options)
 
     def build(tile, rule=None):
-        model = Blurred(3 if rule is None else rule.channels).eval()
-        return Segmenter(model, with_tile(cfg, tile), MetadataCatalog.get("tiny_val"), rule)
+        channels = 3 if rule is None else rule.channels
+        of_bands = with_tile(cfg, tile).clone()
+        of_bands.defrost()
+        of_bands.MODEL.PIXEL_MEAN = [0.0] * channels
+        return Segmenter(Blurred(channels).eval(), of_bands, MetadataCatalog.get("tiny_val"), rule)
 
     return build
 
@@ -182,6 +186,33 @@ def test_a_geotiff_keeps_its_georeference_in_the_label_image(
     if tile == "48":
         monkeypatch.undo()
         assert np.array_equal(labels, load_segmenter(str(weights), 48)(image).labels)
+
+
+def test_a_large_image_without_label_file_leaves_other_files_alone(blurred, tmp_path, monkeypatch):
+    monkeypatch.setattr(large, "MAX_PIXELS", 64 * 64)
+    Image.fromarray(image_of(131, 170)).save(tmp_path / "a.png")
+    writer = ResultWriter(tmp_path / "out", blurred(32), False, False, None)
+    (tmp_path / "out/a.tif").write_text("of the user")
+    (tmp_path / "out/labels").mkdir()
+    with RasterFile(tmp_path / "a.png") as raster:
+        assert writer.draw_large("a", raster).shape == (131, 170, 3)
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["a.tif", "labels", "legend.svg"]
+    assert (tmp_path / "out/a.tif").read_text() == "of the user"
+
+
+def test_the_georeference_of_a_turned_file_is_refused(tmp_path):
+    profile = {"driver": "GTiff", "count": 1, "height": 6, "width": 8, "dtype": "uint8"}
+    place = {"crs": "EPSG:32633", "transform": from_origin(5e5, 5e6, 10, 10)}
+    with rasterio.open(tmp_path / "a.tif", "w", **profile, **place) as file:
+        file.write(np.zeros((1, 6, 8), np.uint8))
+    assert georeference_of(tmp_path / "a.tif")["transform"] == place["transform"]
+    with tifffile.TiffFile(tmp_path / "a.tif") as file:
+        tags = [(t.code, t.dtype, t.count, t.value, True) for t in file.pages[0].tags.values() if t.code > 33000]
+    tifffile.imwrite(tmp_path / "b.tif", np.zeros((6, 8), np.uint8), extratags=[*tags, (274, 3, 1, 6, True)])
+    with pytest.raises(InputError, match=r"b\.tif: the file is stored turned, and its georeference is not; save"):
+        georeference_of(tmp_path / "b.tif")
+    tifffile.imwrite(tmp_path / "c.tif", np.zeros((6, 8), np.uint8), extratags=[(274, 3, 1, 6, True)])
+    assert georeference_of(tmp_path / "c.tif") == {}
 
 
 @pytest.mark.filterwarnings("ignore:Dataset has no geotransform")

@@ -42,6 +42,12 @@ def test_segmentations_have_the_size_of_their_image(tiny, size):
     assert (winner == maps.max(axis=0)).all()
 
 
+@pytest.mark.parametrize("array", [np.zeros((9, 9), np.uint8), np.zeros((9, 9, 4), np.uint8), np.zeros((9, 9, 3))])
+def test_arrays_of_another_kind_are_refused(tiny, array):
+    with pytest.raises(InputError, match=r"this model takes uint8 of shape \(height, width, 3\)"):
+        Segmenter(*tiny)(array)
+
+
 def test_labels_and_confidence_come_from_the_models_scores(tiny):
     image = np.random.default_rng(1).integers(0, 256, (40, 56, 3), np.uint8)
     segmentation = Segmenter(*tiny)(image)
@@ -127,6 +133,17 @@ def test_a_video_keeps_its_rate_and_its_frames(tmp_path):
     assert np.abs([frame.mean() for frame in read] - np.arange(7) * 20 - 10).max() < 4
     with pytest.raises(InputError, match=r"film\.mp4 cannot be written; give another --output"):
         VideoWriter(tmp_path / "gone" / "film.mp4", 10).write(frames[0])
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt, InputError])
+def test_a_video_that_is_interrupted_replaces_none(tmp_path, error):
+    (tmp_path / "film.mp4").write_text("of an earlier call")
+    with pytest.raises(error), VideoWriter(tmp_path / "film.mp4", 10) as writer:
+        writer.write(np.zeros((32, 48, 3), np.uint8))
+        raise error
+    assert [file.name for file in tmp_path.iterdir()] == ["film.mp4"]
+    # Of a damaged video there are the frames before the damage.
+    assert cv2.VideoCapture(str(tmp_path / "film.mp4")).isOpened() == (error is InputError)
 
 
 def test_a_damaged_video_raises_after_its_last_frame(tmp_path):

@@ -16,6 +16,8 @@ from rc2l_d2.errors import InputError
         ("SEED: !!python/object/apply:os.mkdir [{folder}/ran]\n", "constructor"),
         ("_BASE_: hostile_base.yaml\nSEED: 3\n", "constructor"),
         ("SEED: [1\n", "line"),
+        ("SOLVER:\n  MAX_ITER: 3\nSEED: 1\nSOLVER: {}\n", "the key 'SOLVER' is there a second time"),
+        ("_BASE_: twice.yaml\nSEED: 3\n", "the key 'SEED' is there a second time"),
         ("", ""),
         ("- SEED\n", ""),
         ("SEED\n", ""),
@@ -32,6 +34,7 @@ from rc2l_d2.errors import InputError
 def test_wrong_files_are_refused_without_running_them(tmp_path, text, fragment):
     (tmp_path / "hostile_base.yaml").write_text(f"SEED: !!python/object/apply:os.mkdir [{tmp_path}/ran]\n")
     (tmp_path / "seed.yaml").write_text("SEED: 1\n")
+    (tmp_path / "twice.yaml").write_text("SEED: 1\nSEED: 2\n")
     path = tmp_path / "broken.yaml"
     path.write_text(text.replace("{folder}", str(tmp_path)))
     with pytest.raises(InputError) as caught:

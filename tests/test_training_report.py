@@ -141,6 +141,10 @@ def test_a_baseline_beside_the_run(hostile, tmp_path, monkeypatch):
     teacher, _, baseline, difference = page.rows["mIoU"]
     assert teacher > 0 and baseline == 0.25 * teacher and difference == pytest.approx(0.75 * teacher)
     assert shlex.split(page.commands[-1])[-3:] == [str(argument) for argument in arguments]
+    assert "The baseline has not finished" not in page.text and "baseline, after" not in page.text
+    rows_in(tmp_path / "base", [{**row, "iteration": row["iteration"] // 2} for row in rows])
+    text = Page(write_run_report(*arguments[::2])).text
+    assert re.search(r"The baseline has not finished: \d+ of \d+ iterations.*baseline, after \d+", text, re.DOTALL)
     # Without weights there are no images, and nothing to resume from.
     assert "Example images are missing: " in page.text and not page.images and len(page.commands) == 2
 

@@ -2,10 +2,11 @@
 
     python tools/export.py --weights output/demo/teacher_final.pth --output output/exported
 
-writes predictor.pt2, for torch.export.load, and predictor.onnx. Both map "image", uint8 (1, 3, height, width) of any
-size within the printed limits, to "scores", float32 (1, classes, height, width); the class with the highest score is
-the prediction. Channel order ("format"), classes and palette are in rc2l_d2.json: an extra file of the program, a
-metadata property of ONNX. The caller resizes the image to its test size ("min_size_test") and cuts sliding windows.
+writes predictor.pt2, for torch.export.load, and predictor.onnx. Both map "image", uint8 (1, channels, height, width) of
+any size within the printed limits, to "scores", float32 (1, classes, height, width); the class with the highest score
+is the prediction. Channel order ("format"), classes and palette are in rc2l_d2.json: an extra file of the program, a
+metadata property of ONNX. The caller reads files as "files" says, resizes the image to its test size ("min_size_test")
+and cuts sliding windows ("window", "stride").
 Exit status 1 if a file differs from the model, 2 after a user's mistake. Needs pip install -e '.[export]'.
 """
 

@@ -37,7 +37,6 @@ from __future__ import annotations
 
 import argparse
 import math
-from contextlib import closing
 from pathlib import Path
 
 from PIL import Image
@@ -49,7 +48,7 @@ from ..errors import InputError
 from ..host import setup_logger
 from ..prediction import Segmenter, load_checkpoint, load_segmenter
 from ..prediction.coco_results import CocoResults
-from ..prediction.inputs import Input, find_inputs, is_video, refuse_one_path
+from ..prediction.inputs import Input, find_inputs, is_video, refuse_lost_files, refuse_one_path
 from ..prediction.large import is_large
 from ..prediction.outputs import ResultWriter
 from ..prediction.video import VideoReader, VideoWriter
@@ -87,11 +86,13 @@ def _open_large(file: Path, segmenter: Segmenter, results: ResultWriter) -> Rast
 
 def segment_video(given: Input, segmenter: Segmenter, results: ResultWriter) -> None:
     """Write the results of a video; InputError if it cannot be read to its end, after the frames before that."""
+    if segmenter.bands:
+        raise InputError(f"{given.file}: the model reads bands and ranges of image files; give its images, not videos.")
     reader = VideoReader(given.file)
     bar = tqdm(reader, desc=given.file.name, total=reader.frames or None, unit="frame", leave=False, disable=None)
     overlay = results.output / given.overlay
     overlay.parent.mkdir(parents=True, exist_ok=True)
-    with closing(VideoWriter(overlay, reader.rate)) as video:
+    with VideoWriter(overlay, reader.rate) as video:
         for number, frame in enumerate(bar):
             video.write(results.draw(f"{given.name}/{number:06d}", segmenter(frame)))
 
@@ -106,20 +107,24 @@ def predict(args: argparse.Namespace) -> int:
     done, failures = [], []
     try:
         files = find_inputs(args.input, output, args.compare)
-        refuse_one_path(files, args.labels, args.confidence, args.compare is not None)
+        kinds = args.labels, args.confidence, args.compare is not None
+        refuse_one_path(files, *kinds)
+        refuse_lost_files(files, output, *kinds, args.compare)
         if args.weights:
             segmenter = load_segmenter(args.weights, args.tile)
         else:
             segmenter = load_checkpoint(args.config_file, args.opts, args.student, args.tile)
         coco = None if args.coco is None else CocoResults(args.coco, segmenter.metadata.stuff_classes)
         results = ResultWriter(output, segmenter, args.labels, args.confidence, args.compare, coco)
-        for given in tqdm(files, unit="file", disable=None):
-            try:
-                (segment_video if is_video(given.file) else segment_image)(given, segmenter, results)
-                done.append(given)
-            except InputError as error:
-                failures.append(str(error) if str(given.file) in str(error) else f"{given.file}: {error}")
-        results.finish()
+        try:
+            for given in tqdm(files, unit="file", disable=None):
+                try:
+                    (segment_video if is_video(given.file) else segment_image)(given, segmenter, results)
+                    done.append(given)
+                except InputError as error:
+                    failures.append(str(error) if str(given.file) in str(error) else f"{given.file}: {error}")
+        finally:  # also of an interrupted call
+            results.finish()
     except OSError as error:
         where, reason = error.filename or args.output, error.strerror or error
         raise InputError(f"{where} cannot be used ({reason}); check the path and the space on the disk.") from error

@@ -2,9 +2,9 @@
 
     rc2l-report output/toy_rc2l [--baseline output/toy_supervised]
 
-It reads config.yaml, metrics.json and the last checkpoint (or teacher_final.pth) of the folder; only the example images
-need the checkpoint. Paths in config.yaml are relative to the current directory: call the command where the run started.
-A user's mistake ends it with one sentence and exit status 2.
+It reads config.yaml, metrics.json and the last checkpoint of the folder; only the example images need the checkpoint.
+Paths in config.yaml are relative to the current directory: call the command where the run started. A user's mistake
+ends it with one sentence and exit status 2.
 """
 
 from __future__ import annotations

@@ -13,6 +13,7 @@ import yaml
 
 from ..engine import load_config
 from ..errors import InputError, one_line
+from ..yaml_files import parse_yaml
 from .stored import StoredRun, check_settings, compared_settings, read_folder, read_record
 
 _KEYS = ("title", "config", "output", "overrides", "methods", "splits", "seeds", "baseline")
@@ -89,7 +90,7 @@ def load_comparison(path: str | Path, output: Path | None = None) -> Comparison:
     """
     file = Path(path)
     try:
-        raw = yaml.safe_load(file.read_text(encoding="utf-8"))
+        raw = parse_yaml(file.read_text(encoding="utf-8"))
     except OSError as error:
         raise InputError(f"The comparison {file} cannot be read ({error.strerror}); check the path.") from error
     except (yaml.YAMLError, UnicodeDecodeError) as error:
@@ -100,18 +101,36 @@ def load_comparison(path: str | Path, output: Path | None = None) -> Comparison:
     valid = isinstance(seeds, list) and seeds and all(type(seed) is int and seed >= 0 for seed in seeds)
     if not valid or len(set(seeds)) < len(seeds) or not isinstance(config, str):
         raise InputError(f"{file}: 'seeds' must be a list of different whole numbers from 0, and 'config' a file.")
+    for split, value in splits.items():
+        listed = value["methods"] if value["methods"] is not None else [*methods]
+        if not isinstance(listed, list) or not listed or len({*map(str, listed)}) < len(listed):
+            raise InputError(f"{file}: 'splits.{split}.methods' must be a list of different methods.")
     cells = [(method, split) for split, value in splits.items() for method in value["methods"] or methods]
     for name in (baseline, *(method for method, _ in cells)):
-        if name not in methods:
+        if not isinstance(name, str) or name not in methods:
             raise InputError(f"{file}: the method '{name}' is not in 'methods'; known: {', '.join(methods)}.")
-    output = output or Path(str(raw.get("output", f"output/comparison/{file.stem}")))
+    output = output or Path(str(raw.get("output") or f"output/comparison/{file.stem}"))
     common, runs = _overrides(raw, "overrides", file), []
     for seed in seeds:
         for method, split in cells:
             overrides = common | methods[method]["overrides"] | splits[split]["overrides"]
             runs.append(_run(method, split, seed, output, config, overrides))
+    _check_test_sets(runs, file)
     labels = [{name: value["label"] for name, value in entries.items()} for entries in (methods, splits)]
     return Comparison(file.stem, raw.get("title", file.stem), output, *labels, baseline, runs)
+
+
+def _check_test_sets(runs: Sequence[Run], file: Path) -> None:
+    """Refuse methods that are tested on other data than the first one of their split."""
+    first: dict[tuple[str, int], Run] = {}
+    for run in runs:
+        other = first.setdefault((run.split, run.seed), run)
+        names = [one.settings["DATASETS.TEST"] for one in (other, run)]
+        if names[0] != names[1]:
+            raise InputError(
+                f"{file}: {run.method} and {other.method} are tested on different data in '{run.split}'; give both one "
+                f"DATASETS.TEST."
+            )
 
 
 def _entries(raw: Mapping[str, Any], key: str, known: Sequence[str], file: Path) -> dict[str, dict[str, Any]]:

@@ -23,6 +23,7 @@ from ..evaluation import check_test_settings
 from ..host import META_ARCH_REGISTRY, CfgNode, build_model, get_cfg
 from ..modeling import RegionSegmentor
 from ..modeling.backbones import TimmBackbone, preprocessing_of
+from ..yaml_files import parse_yaml
 from .weights import read_backbone_weights
 
 logger = logging.getLogger(__name__)
@@ -84,6 +85,7 @@ def load_config(
         config_file = find_config_file(config_file)
         if not os.path.isfile(config_file):
             raise InputError(f"The config file {config_file} does not exist; check --config-file.")
+        _merge(cfg, lambda: _refuse_repeated_keys(config_file), config_file)
         _merge(cfg, lambda: cfg.merge_from_file(config_file, allow_unsafe=False), config_file)
     if len(overrides) % 2:
         raise InputError(f"The override {overrides[-1]} has no value; give config overrides as KEY VALUE pairs.")
@@ -239,6 +241,16 @@ def _merge(cfg: CfgNode, merge: Callable[[], None], source: str) -> None:
     except (TypeError, AttributeError, RecursionError) as error:
         # Raised for a file that is empty or a list, and for a _BASE_ that is not a name or refers to itself.
         raise InputError(f"{problem} it must hold keys and values, and in _BASE_ another file.") from error
+
+
+def _refuse_repeated_keys(file: str) -> None:
+    """Raise a YAMLError if a key is there twice in ``file`` or a _BASE_ of it, of which the last would be used."""
+    with open(file, encoding="utf-8") as text:
+        base = parse_yaml(text.read()).get("_BASE_", [])
+    for name in [base] if isinstance(base, str) else base:
+        path = os.path.join(os.path.dirname(file), os.path.expanduser(name))
+        if os.path.isfile(path):  # Merging finds all others.
+            _refuse_repeated_keys(path)
 
 
 def flat_settings(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -47,8 +47,8 @@ def _write_whole(path: str, temporary: str, write: Callable[[IO[bytes]], object]
         if not isinstance(error, OSError) and "inline_container" not in str(error):
             raise
         raise InputError(
-            f"{path} could not be written ({first_line(error)}); free some disk space and continue with --resume, "
-            "earlier files are intact."
+            f"{path} could not be written ({first_line(error)}); free some disk space and start again, a training with "
+            "--resume; earlier files are intact."
         ) from error
 
 

@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 from pycocotools import mask as coco_mask
 
+from ..engine.whole_files import write_text
 from ..errors import InputError
 
 
@@ -30,13 +31,16 @@ class CocoResults:
     images: list[dict] = field(default_factory=list)
 
     def __post_init__(self):
-        """Create the folder; InputError if it cannot be, or if ``file`` is no name of a JSON file."""
+        """Create the folder; InputError if it cannot be, or if ``file`` is no name of a JSON file or a file exists."""
         if self.file.suffix.lower() != ".json":
             raise InputError(f"--coco is {self.file}; name a file that ends with .json.")
         try:
             self.file.parent.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise InputError(f"--coco {self.file} cannot be written ({error.strerror}); name another.") from error
+        for file in (self.file, self.dataset_file):
+            if file.exists():
+                raise InputError(f"--coco would replace {file}; name another file, or remove it.")
 
     @property
     def dataset_file(self) -> Path:
@@ -61,7 +65,7 @@ class CocoResults:
             )
 
     def write(self) -> None:
-        """Write both files, with the images' paths from the folder that holds all of them; OSError if impossible."""
+        """Write both files, with the images' paths from the folder that holds all of them; InputError if impossible."""
         names = [image["file_name"] for image in self.images]
         common = os.path.commonpath([os.path.dirname(os.path.abspath(name)) for name in names]) if names else ""
         below = {name: os.path.relpath(os.path.abspath(name), common) for name in names}
@@ -73,7 +77,7 @@ class CocoResults:
             "annotations": annotations,
         }
         for file, content in ((self.file, entries), (self.dataset_file, dataset)):
-            file.write_text(json.dumps(content), encoding="utf-8")
+            write_text(file, json.dumps(content))
 
     @staticmethod
     def _annotation(number: int, entry: dict) -> dict:

@@ -27,7 +27,7 @@ class WholeImagePredictor(nn.Module):
         self.model = model
 
     def forward(self, image: Tensor) -> Tensor:
-        """Return scores (1, K, H, W), float32, of an image (1, 3, H, W), uint8, in channel order INPUT.FORMAT."""
+        """Return scores (1, K, H, W), float32, of an image (1, C, H, W), uint8, in channel order INPUT.FORMAT."""
         model, size = self.model, image.shape[-2:]
         normalised = (image - model.pixel_mean) / model.pixel_std
         multiple = max(model.size_divisibility, 1)
@@ -45,16 +45,27 @@ def load_for_export(path: str) -> tuple[RegionSegmentor, dict]:
     """Load ``teacher_final.pth`` of a run on the CPU.
 
     Returns:
-        The model in eval mode, and its description: "classes", "palette", "ignore_value", "format" (channel order),
-        and the limits "min_size_test" of the short and "max_size_test" of the long edge (0: no resizing).
+        The model in eval mode, and its description: "classes", "palette", "ignore_value", "format" (order of the first
+        three channels), the limits "min_size_test" of the short and "max_size_test" of the long edge (0: no resizing),
+        "window" and "stride" of sliding windows (null without), and "files": how image files that are not plain 8-bit
+        colour become channels, as the keys bands and range of datasets/README.md (empty for plain ones).
 
     Raises:
         InputError: see :func:`rc2l_d2.engine.load_model_file`.
     """
     model, cfg, metadata = load_model_file(path)
-    classes = {"classes": metadata.stuff_classes, "palette": metadata.stuff_colors}
-    sizes = {"min_size_test": cfg.INPUT.MIN_SIZE_TEST, "max_size_test": cfg.INPUT.MAX_SIZE_TEST}
-    return model.cpu(), {**classes, "ignore_value": metadata.ignore_label, "format": cfg.INPUT.FORMAT, **sizes}
+    windows, bands = cfg.TEST.SLIDING_WINDOW, metadata.get("bands")
+    return model.cpu(), {
+        "classes": metadata.stuff_classes,
+        "palette": metadata.stuff_colors,
+        "ignore_value": metadata.ignore_label,
+        "format": cfg.INPUT.FORMAT,
+        "files": bands.keys() if bands else {},
+        "min_size_test": cfg.INPUT.MIN_SIZE_TEST,
+        "max_size_test": cfg.INPUT.MAX_SIZE_TEST,
+        "window": list(windows.CROP_SIZE) if windows.ENABLED else None,
+        "stride": list(windows.STRIDE) if windows.ENABLED else None,
+    }
 
 
 @torch.no_grad()
@@ -70,7 +81,7 @@ def export_model(model: RegionSegmentor, information: dict, program_file: str, g
     # A coarsest feature map, of stride 32 at most, of length 1 would specialise the graph; so would an example that is
     # square or a multiple of the divisibility.
     smallest = max(model.size_divisibility, 32) + 1
-    example = torch.zeros(1, 3, 3 * smallest, 4 * smallest + 1, dtype=torch.uint8)
+    example = torch.zeros(1, len(model.pixel_mean), 3 * smallest, 4 * smallest + 1, dtype=torch.uint8)
     height, width = (Dim(name, min=smallest, max=LARGEST) for name in ("height", "width"))
     shapes = ({2: height, 3: width},)
     program = torch.export.export(WholeImagePredictor(model).eval(), (example,), dynamic_shapes=shapes)
@@ -87,7 +98,8 @@ def differences(model: RegionSegmentor, program: str, graph: str, size: tuple[in
 
     The files are those of :func:`export_model`, the image is random, of (height, width) ``size``.
     """
-    image = torch.randint(0, 256, (1, 3, *size), dtype=torch.uint8, generator=torch.Generator().manual_seed(seed))
+    shape, generator = (1, len(model.pixel_mean), *size), torch.Generator().manual_seed(seed)
+    image = torch.randint(0, 256, shape, dtype=torch.uint8, generator=generator)
     with torch.no_grad():
         expected = model([{"image": image[0]}])[0]["sem_seg"]
         exported = {"torch.export": torch.export.load(program).module()(image)[0]}

@@ -15,8 +15,10 @@ from ..data.datasets.image_search import images_below
 from ..errors import InputError
 
 RESULTS = ("labels", "confidence", "comparison")  # folders below --output for everything but the overlays
+LEGEND = "legend.svg"  # in every output folder, by which results of an earlier call are known
 # Endings that data sets do not have by default, but the files of a folder may.
 _MORE_SUFFIXES = (".jfif", ".jpe", ".gif", ".jp2", ".ppm", ".pgm", ".avif", ".heic", ".heif")
+_LABEL_ENDS = (".png", ".tif")
 VIDEO_SUFFIXES = {".mp4", ".m4v", ".mov", ".avi", ".mkv", ".webm", ".mpg", ".mpeg"}
 
 
@@ -90,6 +92,31 @@ def refuse_one_path(inputs: Sequence[Input], labels: bool, confidence: bool, com
         if re.fullmatch(r"\d{6,}\.png", name):
             _refuse_pair(one, frames.get(folder, one))
         _refuse_pair(one, maps.get(folder, one))
+
+
+def refuse_lost_files(
+    inputs: Sequence[Input], output: Path, labels: bool, confidence: bool, comparison: bool, truth: Path | None = None
+) -> None:
+    """Refuse results that would replace an input, a label image, or a file that is no result of an earlier call.
+
+    Args:
+        inputs, labels, confidence, comparison: see :func:`refuse_one_path`.
+        output: folder of the results.
+        truth: folder of label images.
+    """
+    root, kept = output.resolve(), {one.file.resolve() for one in inputs}
+    is_ours, label_folder = (output / LEGEND).exists(), truth and truth.resolve()
+    for one in inputs:
+        labels_of = [f"labels/{one.name}"] if is_video(one.file) else [f"labels/{one.name}{end}" for end in _LABEL_ENDS]
+        names = [one.overlay, *(labels_of if labels else ()), *[f"confidence/{one.name}"] * confidence]
+        for path in (root / name for name in [*names, *[f"comparison/{one.name}.png"] * comparison]):
+            if path in kept or (label_folder in path.parents and path.exists()):
+                raise InputError(f"{path} is an input, which a result would replace; give another --output.")
+            if not is_ours and path.exists():
+                raise InputError(
+                    f"{path} exists and is no result of an earlier call (there is no {LEGEND} in {output}); give "
+                    f"another --output, or remove it."
+                )
 
 
 def _refuse_pair(one: Input, other: Input) -> None:

@@ -107,14 +107,23 @@ class LabelFile:
         path: of the file, which gets its name when it is complete.
     """
 
-    def __init__(self, stem: Path, size: tuple[int, int], georeference: dict[str, Any], colors: np.ndarray):
+    def __init__(
+        self,
+        stem: Path,
+        size: tuple[int, int],
+        georeference: dict[str, Any],
+        colors: np.ndarray,
+        is_kept: bool = True,
+    ):
         """
         Args:
             stem: path without ".tif" or ".png".
             size: height and width.
             georeference: of the image, see :class:`RasterFile`.
             colors: palette, uint8 (K, 3).
+            is_kept: False for a file that :meth:`read_reduced` alone reads: no file gets the name ``path``.
         """
+        self._is_kept = is_kept
         self._rasterio = rasterio = import_rasterio(stem)
         self.path = stem.with_name(f"{stem.name}.{'tif' if georeference else 'png'}")
         self._part = stem.with_name(f"{stem.name}.part.tif")
@@ -150,11 +159,12 @@ class LabelFile:
     ) -> None:
         self._file.close()
         try:
-            if kind is None and self.path.suffix == ".png":
+            is_complete = kind is None and self._is_kept
+            if is_complete and self.path.suffix == ".png":
                 converted = self._part.with_suffix(".png")
                 self._rasterio.shutil.copy(self._part, converted, driver="PNG", ZLEVEL=2)
                 os.replace(converted, self.path)
-            elif kind is None:
+            elif is_complete:
                 os.replace(self._part, self.path)
         finally:
             self._part.unlink(missing_ok=True)

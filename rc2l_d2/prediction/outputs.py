@@ -19,6 +19,7 @@ from ..data.loading.raster import RasterFile
 from ..errors import InputError
 from ..evaluation import classes_in, draw_legend, draw_panels
 from .coco_results import CocoResults
+from .inputs import LEGEND
 from .large import OVERVIEW, LabelFile, segment_by_windows, segment_shrunk
 from .segmenter import Segmentation, Segmenter, draw_classes
 
@@ -41,9 +42,9 @@ class ResultWriter:
             raise InputError(f"--compare {self.truth} is not a folder; name the folder of the label images.")
         if self.output.exists() and not self.output.is_dir():
             raise InputError(f"--output {self.output} is a file; name a folder.")
-        self.legend = self.output / "legend.svg"
+        self.legend = self.output / LEGEND
         if self.legend.exists():
-            kept = "those of the same name are replaced, others stay."
+            kept = f"those of the same name are replaced, others stay, and {LEGEND} will show the classes of this call."
             logger.warning("%s has results of an earlier call: %s", self.output, kept)
         self.output.mkdir(parents=True, exist_ok=True)
         self.metadata = self.segmenter.metadata
@@ -57,8 +58,7 @@ class ResultWriter:
 
         ``name`` is :attr:`Input.name`, for a frame with its number.
         """
-        occurring = classes_in(segmentation.labels, len(self.names))
-        self.occurred.update(occurring)
+        occurring = self._note_classes(segmentation.labels)
         if self.labels and georeference:
             with LabelFile(self.output / "labels" / name, segmentation.labels.shape, georeference, self.colors) as file:
                 file.write(0, 0, segmentation.labels)
@@ -94,16 +94,14 @@ class ResultWriter:
         blocks = (segment_by_windows if self.segmenter.by_windows else segment_shrunk)(raster, self.segmenter)
         scale = min(1.0, math.sqrt(OVERVIEW / math.prod(raster.size)))
         size = (max(1, int(scale * raster.size[0])), max(1, int(scale * raster.size[1])))
-        folder = self.output / "labels" if self.labels else self.output  # Without --labels the file is temporary.
+        stem = (self.output / "labels" if self.labels else self.output) / name
         bar = tqdm(total=math.prod(raster.size), desc=name, unit="px", unit_scale=True, leave=False, disable=None)
-        with bar, LabelFile(folder / name, raster.size, raster.georeference, self.colors) as file:
+        with bar, LabelFile(stem, raster.size, raster.georeference, self.colors, is_kept=self.labels) as file:
             for top, left, labels in blocks:
                 bar.update(labels.size)
-                self.occurred.update(classes_in(labels, len(self.names)))
+                self._note_classes(labels)
                 file.write(top, left, labels)
             small = file.read_reduced(size)
-        if not self.labels:
-            file.path.unlink()
         return draw_classes(raster.read_reduced(size)[..., 2::-1], small, self.metadata)
 
     def compare(self, file: Path, name: str, segmentation: Segmentation) -> None:
@@ -123,11 +121,19 @@ class ResultWriter:
         draw_panels(rows, titles, self.names, self.colors, str(path))
 
     def finish(self) -> None:
-        """Write the legend of all predicted classes, and the files of ``coco``."""
-        if self.coco is not None:
+        """Write the legend of all predicted classes, and the files of ``coco`` if it has an image."""
+        if self.coco is not None and self.coco.images:
             self.coco.write()
         if self.occurred:
             draw_legend(self.occurred, self.names, self.colors, str(self.legend))
+
+    def _note_classes(self, labels: np.ndarray) -> list[int]:
+        """Return the classes in ``labels``, and note them for the legend, which is there before the first result."""
+        occurring = classes_in(labels, len(self.names))
+        if not self.occurred:
+            draw_legend(occurring, self.names, self.colors, str(self.legend))
+        self.occurred.update(occurring)
+        return occurring
 
     def _path(self, name: str) -> Path:
         path = self.output / name

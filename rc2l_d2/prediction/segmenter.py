@@ -83,6 +83,7 @@ class Segmenter:
     def __init__(self, model: nn.Module, cfg: CfgNode, metadata: Any, bands: BandRule | None = None):
         """Take a model in eval mode, its configuration, its data set's metadata and (or there) its bands."""
         self.mapper = TestMapper(cfg)
+        self._channels = len(cfg.MODEL.PIXEL_MEAN)
         self.predictor = Predictor(cfg, model)
         self.device = torch.device(cfg.MODEL.DEVICE)
         self.by_windows = cfg.TEST.SLIDING_WINDOW.ENABLED and cfg.INPUT.MIN_SIZE_TEST == 0 and not cfg.TEST.AUG.ENABLED
@@ -112,10 +113,15 @@ class Segmenter:
         """Segment one image, uint8 (H, W, C), BGR (more bands after it), or the image in a file.
 
         Raises:
-            InputError: the file cannot be read, or there is not enough memory.
+            InputError: the file cannot be read, the array is of another kind, or there is not enough memory.
         """
         if not isinstance(image, np.ndarray):
             image = self.read(image)
+        if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != self._channels:
+            raise InputError(
+                f"The image is an array of {image.dtype} and shape {image.shape}; this model takes uint8 of shape "
+                f"(height, width, {self._channels})."
+            )
         height, width = image.shape[:2]
         scale = min(1.0, math.sqrt(MAX_PIXELS / (height * width)))
         resized = resize_image(image, (max(1, int(scale * height)), max(1, int(scale * width))))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from pathlib import Path
+from types import TracebackType
 
 # VideoReader reports damaged files itself, with the file's name.
 os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")
@@ -46,7 +47,10 @@ class VideoReader:
 
 
 class VideoWriter:
-    """Writes an MPEG-4 file without sound; a temporary file gets the final name on :meth:`close`."""
+    """Writes an MPEG-4 file without sound; a temporary file gets the final name on :meth:`close`.
+
+    For ``with``: an InputError inside closes the file, with the frames before it; any other error removes it.
+    """
 
     def __init__(self, file: Path, rate: float):
         """Take the path, ``.mp4``, and the frames a second."""
@@ -68,6 +72,18 @@ class VideoWriter:
                 raise InputError(f"the video {self.file} cannot be written; give another --output.")
         self._writer.write(cv2.cvtColor(frame, cv2.COLOR_RGB2BGR))
         self.frames += 1
+
+    def __enter__(self) -> VideoWriter:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if kind is None or issubclass(kind, InputError):
+            self.close()
+        elif self._writer is not None:
+            self._writer.release()
+            self._temporary.unlink(missing_ok=True)
 
     def close(self) -> None:
         """Finish the file, if there was a frame; InputError if frames are missing in it."""

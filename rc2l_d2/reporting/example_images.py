@@ -81,7 +81,7 @@ def unlabeled_rows(cfg: CfgNode, teacher: EMATeacher, number: int) -> list[Row]:
     rows = []
     counts = pseudo.present.sum(dim=1).tolist()
     for sample, grid, fraction, count in zip(samples, labels, fractions, counts, strict=True):
-        image = sample["image"].permute(1, 2, 0).numpy()
+        image = sample["image"][:3].permute(1, 2, 0).numpy()
         image = np.ascontiguousarray(image[:, :, ::-1] if cfg.INPUT.FORMAT == "BGR" else image)
         # The grid is that of the padded batch.
         stride = -(-image.shape[1] // step) * step // grid.shape[1]

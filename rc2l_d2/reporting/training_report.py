@@ -120,6 +120,7 @@ def _test(run: RunFolder, baseline: RunFolder | None, dataset: str) -> dict[str,
     if scores["teacher"]:
         test["chart"] = _chart(run, f"mIoU on {dataset}, percent", curves)
         test["iterations"] = [*curves["teacher"]][-1]
+        test["baseline_iterations"] = [*curves["baseline"]][-1] if baseline else 0
         test["metrics"] = [name for name in sorted(last["teacher"]) if not re.match("IoU-|ACC-|mIoU_best_it", name)]
         test["classes"] = _classes(dataset)
     return test

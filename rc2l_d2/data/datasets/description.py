@@ -16,6 +16,7 @@ import numpy as np
 import yaml
 
 from ...errors import InputError
+from ...yaml_files import parse_yaml
 from ..labels.class_json import NUMBERS, read_json_rows
 from ..labels.class_tables import TABLE_SUFFIXES, read_class_table
 from ..labels.coco import CocoLabels
@@ -210,22 +211,9 @@ def _expand(root: str, base: Path) -> tuple[str, Path | None]:
     return str(path), path
 
 
-class _UniqueKeysLoader(yaml.SafeLoader):
-    """YAML's safe loader, which by itself would use the last of two equal keys."""
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict:
-        seen = set()
-        for key, _ in node.value if isinstance(node, yaml.MappingNode) else ():
-            if isinstance(key, yaml.ScalarNode) and (key.tag, key.value) in seen:
-                problem = f"the key '{key.value}' is there a second time"
-                raise yaml.MarkedYAMLError(problem=problem, problem_mark=key.start_mark, note="remove one")
-            seen.add((key.tag, str(key.value)))
-        return super().construct_mapping(node, deep)
-
-
 def _read_yaml(file: Path) -> dict[str, Any]:
     try:
-        raw = yaml.load(file.read_text(encoding="utf-8"), _UniqueKeysLoader)
+        raw = parse_yaml(file.read_text(encoding="utf-8"))
     except OSError as error:
         raise InputError(f"the data set's YAML file cannot be read ({error.strerror}); check the path.") from error
     except (yaml.YAMLError, UnicodeDecodeError) as error:

@@ -159,13 +159,16 @@ def georeference_of(path: str | os.PathLike) -> dict[str, Any]:
     """Return the georeference of a GeoTIFF as :class:`RasterFile`; empty for other files.
 
     Where rasterio is missing, a warning says that the georeference cannot be kept.
+
+    Raises:
+        InputError: the file is stored turned, and its georeference is that of the stored rows.
     """
     with open(path, "rb") as file:
         if file.read(2) not in _TIFF_STARTS:
             return {}
     try:
         with import_rasterio(path).open(path) as image:
-            return _georeference(image)
+            place = _georeference(image)
     except InputError:
         with open(path, "rb") as file:
             tags = next(tiff_pages(file), {})
@@ -174,6 +177,9 @@ def georeference_of(path: str | os.PathLike) -> dict[str, Any]:
         return {}
     except OSError:  # rasterio's errors are of this kind; reading the image says more.
         return {}
+    if place and _header(path)[1] != 1:
+        raise InputError(f"{path}: the file is stored turned, and its georeference is not; save it upright.")
+    return place
 
 
 def _georeference(file: Any) -> dict[str, Any]:

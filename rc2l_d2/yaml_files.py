@@ -1,0 +1,27 @@
+"""YAML without repeated keys, of which YAML itself would use the last without a word."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import yaml
+
+
+class _UniqueKeysLoader(yaml.SafeLoader):
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict:
+        seen = set()
+        for key, _ in node.value if isinstance(node, yaml.MappingNode) else ():
+            if isinstance(key, yaml.ScalarNode) and (key.tag, key.value) in seen:
+                problem = f"the key '{key.value}' is there a second time"
+                raise yaml.MarkedYAMLError(problem=problem, problem_mark=key.start_mark, note="remove one")
+            seen.add((key.tag, str(key.value)))
+        return super().construct_mapping(node, deep)
+
+
+def parse_yaml(text: str) -> Any:
+    """Return what ``text`` holds.
+
+    Raises:
+        yaml.YAMLError: it is not valid, or a key is repeated; then ``note`` holds advice.
+    """
+    return yaml.load(text, _UniqueKeysLoader)
