@@ -76,7 +76,7 @@ def add_rc2l_config(cfg: CfgNode) -> CfgNode:
 
     # --- backbones of timm (MODEL.BACKBONE.NAME: build_timm_backbone) ------------------------------------------------
     cfg.MODEL.TIMM = CfgNode()
-    # Name of the model in timm: a convolutional or hierarchical one with maps of strides 4, 8, 16, 32, or a plain ViT.
+    # Name of the model in timm: a convolutional one with maps of strides 4, 8, 16 and 32, or a plain ViT.
     cfg.MODEL.TIMM.NAME = "resnet50"
     # Pretrained weights for a new run: from timm's hub (needs a network), or from a file (.safetensors, .pth), which
     # wins over the hub; PACKAGE/FOLDER/FILE is a file of an installed package. A resumed run, evaluation and prediction

@@ -178,6 +178,10 @@ def test_only_weights_from_the_file_count(tmp_path, caplog):
     assert "0 of the model's weights are not in the file, 1 of its weights are not used." in caplog.text
     with pytest.raises(InputError, match=r"most.pth lacks 1 of the model's 6 weights \(backbone.norm.bias\); give the"):
         RegionCheckpointer(Normed()).load(str(tmp_path / "most.pth"))
+    torch.save({**full, "backbone.other.bias": torch.zeros(1)}, tmp_path / "more.pth")
+    with pytest.raises(InputError, match=r"more.pth has 1 weights that the model of this configuration lacks \(b"):
+        RegionCheckpointer(Normed()).load(str(tmp_path / "more.pth"))
+    RegionCheckpointer(Normed()).load(str(tmp_path / "more.pth"), [])
     RegionCheckpointer(Normed()).load(str(tmp_path / "most.pth"), [])
     assert "lacks 1 of the backbone's 6 weights (backbone.norm.bias); they start from random values." in caplog.text
 

@@ -86,6 +86,7 @@ def test_every_weight_of_the_backbone_is_loaded(depth, suffix, tmp_path, caplog)
     assert torch.equal(model.backbone.res3[0].shortcut.weight, weights["layer2.0.downsample.0.weight"])
     if suffix == "pkl":  # the format of Detectron2's zoo files, for other projects
         assert {"model", "__author__", "matching_heuristics"} == set(pickle.loads(target.read_bytes()))
+        assert read_weights(str(target))["torchvision"]  # so that its settings are checked
 
 
 @pytest.mark.parametrize("depth", [18, 50])

@@ -7,6 +7,7 @@ import sys
 import pytest
 
 from rc2l_d2.engine import load_config
+from rc2l_d2.engine.setup import build_model_or_explain, load_backbone
 from rc2l_d2.errors import InputError
 
 
@@ -62,6 +63,13 @@ def test_wrong_files_are_refused_without_running_them(tmp_path, text, fragment):
         (["MODEL.META_ARCHITECTURE", "GeneralizedRCNN"], 'META_ARCHITECTURE is "GeneralizedRCNN"'),
         (["MODEL.MASK_FORMER.MATCHING", "greedy"], 'MATCHING is "greedy"; use "class" or "hungarian"'),
         (["MODEL.RC2L.SELECTION", "object"], 'RC2L.SELECTION is "object"'),
+        (["MODEL.SEMI_SUPERVISED.MIN_REGION_AREA", "0"], "MIN_REGION_AREA is 0; give a value from 1 to inf"),
+        (["MODEL.RC2L.LOSS_WEIGHT", "-1.0"], "LOSS_WEIGHT is -1.0; give a value from 0 to inf"),
+        (["SOLVER.CLIP_GRADIENTS.CLIP_VALUE", "-1.0"], "CLIP_VALUE is -1.0"),
+        (["SEED", "5000000000"], "SEED is 5000000000"),
+        (["MODEL.PIXEL_STD", "[58.0, 57.0]"], r"PIXEL_STD is \[58.0, 57.0\]; give a number above 0 for each of the 3"),
+        (["MODEL.PIXEL_STD", "[58.0, 57.0, 0.0]"], "give a number above 0 for each"),
+        (["SOLVER.WARMUP_METHOD", "constant"], 'WARMUP_METHOD is "constant"; use "linear"'),
         (["MODEL.PIXEL.SELECTION", "none"], 'PIXEL.SELECTION is "none"'),
         (["MODEL.SEMI_SUPERVISED.MIX", "mixup"], 'MIX is "mixup"; use "cutmix", "classmix", "labeled" or "none"'),
     ],
@@ -94,6 +102,16 @@ def test_the_device_is_what_the_machine_has(monkeypatch, gpus, wanted, device, m
         return
     assert load_config("configs/toy/rc2l_R18.yaml", overrides, warnings.append).MODEL.DEVICE == device
     assert len(warnings) == bool(message) and all(re.match(message, warning) for warning in warnings)
+
+
+def test_random_weights_of_a_resnet_are_not_frozen(tiny_options):
+    options = [*tiny_options, "MODEL.META_ARCHITECTURE", "RegionSegmentor"]
+    for more in (["MODEL.BACKBONE.FREEZE_AT", "2"], ["MODEL.RESNETS.NORM", "FrozenBN"]):
+        cfg = load_config("configs/toy/rc2l_R18.yaml", [*options, *more])
+        with pytest.raises(InputError, match="which would keep random weights; give MODEL.WEIGHTS a"):
+            load_backbone(cfg, build_model_or_explain(cfg))
+    cfg = load_config("configs/toy/rc2l_R18.yaml", options)
+    load_backbone(cfg, build_model_or_explain(cfg))
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="needs the GNU C library")

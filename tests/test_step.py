@@ -7,6 +7,7 @@ import pytest
 import torch
 from step_cases import batch_after_burn_in, watched_step
 
+from rc2l_d2.engine.data_parallel import data_parallel
 from rc2l_d2.errors import InputError
 
 
@@ -183,6 +184,23 @@ def test_a_resumed_run_keeps_its_random_seed_and_its_learning_rate(make_trainer,
     logged.clear()
     make_trainer(*options).resume_or_load(resume=True)
     assert not [message for _, message in logged if "learning rate of its checkpoint" in message]
+    decayed = make_trainer(*options, "SOLVER.WEIGHT_DECAY", "0.5")
+    decayed.resume_or_load(resume=True)
+    assert {group["weight_decay"] for group in decayed.optimizer.param_groups} == {0.0, 0.5}
+    assert decayed.optimizer.state  # of the checkpoint
+
+
+def test_ranks_that_found_other_checkpoints_do_not_train(make_trainer, monkeypatch):
+    trainer = make_trainer()
+    monkeypatch.setattr("rc2l_d2.engine.trainer.comm.all_gather", lambda start: [start + 4, start])
+    with pytest.raises(InputError, match=r"checkpoints of different iterations in OUTPUT_DIR .* \(4, 0\); give all"):
+        trainer.resume_or_load(resume=True)
+
+
+def test_synchronised_norms_on_cpu_ranks_are_refused(monkeypatch):
+    monkeypatch.setattr("rc2l_d2.engine.data_parallel.comm.get_world_size", lambda: 2)
+    with pytest.raises(InputError, match="SyncBN averages over GPUs alone"):
+        data_parallel(torch.nn.Sequential(torch.nn.SyncBatchNorm(3)), "cpu")
 
 
 @pytest.mark.parametrize("optimizer, clipped", [("ADAMW", "True"), ("SGD", "False")])

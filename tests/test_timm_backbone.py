@@ -131,6 +131,10 @@ def test_stages_freeze_from_the_input_on():
     assert not backbone("resnet18", "MODEL.TIMM.NORM_EVAL", "True").train().body.layer4[0].bn1.training
 
 
+# The coarsest map comes first by name.
+BODY_FIRST = (*IN_FEATURES[:1], "['res2', 'res3', 'body']", "MODEL.MASK_FORMER.TRANSFORMER_IN_FEATURE", "res3")
+
+
 def frozen_model(name: str, *options: str) -> tuple[CfgNode, RegionSegmentor]:
     keys = ("MODEL.BACKBONE.NAME", "build_timm_backbone", "MODEL.TIMM.NAME", name, "MODEL.TIMM.FREEZE_STAGES", "-1")
     keys += ("MODEL.META_ARCHITECTURE", "RegionSegmentor", "MODEL.SEM_SEG_HEAD.NUM_CLASSES", "3")
@@ -152,6 +156,9 @@ def test_every_trained_parameter_of_a_vit_gets_a_gradient(decoder, matching, arc
     options = ("MODEL.SEM_SEG_HEAD.PIXEL_DECODER_NAME", decoder, "MODEL.MASK_FORMER.MATCHING", matching)
     _, model = frozen_model(TINY_VIT, *options, "MODEL.META_ARCHITECTURE", architecture)
     image = torch.randint(256, (3, 64, 64), dtype=torch.uint8)
+    sum(model([{"image": image, "sem_seg": image[0] % 3}] * 2).values()).backward()
+    assert not [name for name, p in model.named_parameters() if p.requires_grad and p.grad is None]
+    _, model = frozen_model(TINY_VIT, *options, "MODEL.META_ARCHITECTURE", architecture, *BODY_FIRST)
     sum(model([{"image": image, "sem_seg": image[0] % 3}] * 2).values()).backward()
     assert not [name for name, p in model.named_parameters() if p.requires_grad and p.grad is None]
     if matching == "class" and architecture == "RegionSegmentor":
@@ -180,6 +187,17 @@ def test_a_frozen_backbone_always_gives_the_same_maps():
 def test_random_weights_are_not_frozen():
     with pytest.raises(InputError, match="FREEZE_STAGES is -1, which would keep the random weights of resnet18"):
         load_backbone(*frozen_model("resnet18"))
+
+
+@pytest.mark.parametrize(("name", "problem"), [
+    ("vgg11", "whose weights do not name its stages"),
+    ("tresnet_m", "whose maps have other channels"),
+    ("swin_tiny_patch4_window7_224", "which takes no small images .Input height"),
+    ("resnet10t.gone", "does not have; near ones are resnet10t"),
+])  # fmt: skip
+def test_models_without_usual_maps_are_refused(name, problem):
+    with pytest.raises(InputError, match=f"MODEL.TIMM.NAME is '{name}'.*{problem}"):
+        backbone(name)
 
 
 def test_the_learning_rate_decays_by_layer():
@@ -216,8 +234,13 @@ def test_preprocessing_is_the_backbones_unless_it_is_set():
     keys += ("MODEL.META_ARCHITECTURE", "RegionSegmentor")
     cfg = load_config("", keys)
     assert (cfg.MODEL.PIXEL_MEAN, cfg.MODEL.PIXEL_STD, cfg.INPUT.FORMAT) == ([127.5] * 3, [127.5] * 3, "RGB")
-    cfg = load_config("", [*keys, "MODEL.PIXEL_STD", "(2.0, 2.0, 2.0)"])
-    assert cfg.MODEL.PIXEL_STD == [2.0, 2.0, 2.0] and cfg.INPUT.FORMAT == "BGR"
+    own = ("MODEL.PIXEL_MEAN", [1.0] * 3, "MODEL.PIXEL_STD", [2.0] * 3, "INPUT.FORMAT", "BGR")
+    cfg = load_config("", [*keys, *own])
+    assert (cfg.MODEL.PIXEL_MEAN, cfg.MODEL.PIXEL_STD, cfg.INPUT.FORMAT) == ([1.0] * 3, [2.0] * 3, "BGR")
+    for key in (0, 2, 4):
+        others = [name for name in own[::2] if name != own[key]]
+        with pytest.raises(InputError, match=f"does not set {' and '.join(others)}; set all three, or none to take"):
+            load_config("", [*keys, *own[key : key + 2]])
     assert preprocessing_of("vit_small_patch14_dinov2")[0] == [123.675, 116.28, 103.53]
 
 

@@ -241,6 +241,8 @@ def test_a_run_is_resumed_as_what_it_is(command_line, trained_run):
     before = (trained_run / "config.yaml").read_bytes()
     refused = command_line(*resume, "MODEL.META_ARCHITECTURE", "RegionSegmentor")
     assert_one_sentence(refused, f"{trained_run} holds a run of MODEL.META_ARCHITECTURE RC2L, which --resume cannot")
+    refused = command_line(*resume, "SOLVER.OPTIMIZER", "SGD")
+    assert_one_sentence(refused, f"{trained_run} holds a run of SOLVER.OPTIMIZER ADAMW, which --resume cannot")
     refused = command_line(*resume, "SOLVER.MAX_ITER", "1")
     assert_one_sentence(refused, f"OUTPUT_DIR {trained_run} holds a run of 6 iterations, more than SOLVER.MAX_ITER 1")
     # An evaluation in the run's folder leaves its configuration as it is.

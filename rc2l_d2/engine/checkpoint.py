@@ -38,7 +38,7 @@ class RegionCheckpointer(DetectionCheckpointer):
     ``pixels``, the settings of the values that the model sees.
 
     Attributes:
-        torchvision: whether the file that was loaded last had torchvision's names.
+        torchvision: whether the backbone of the file that was loaded last is torchvision's.
     """
 
     def __init__(
@@ -195,11 +195,18 @@ class RegionCheckpointer(DetectionCheckpointer):
                 f"None of the weights in {self._source} has a name and shape of the model; give MODEL.WEIGHTS a file "
                 "for this architecture."
             )
-        if self._must_be_complete and missing:
-            raise InputError(self._incomplete(missing, len(wanted), shapes, model))
-        self._require_backbone(wanted, set(missing))
         buffers = {name for name, _ in self.model.named_buffers()}
         unused = [name for name in given if name not in model and name not in buffers and _is_learned(name)]
+        own = {name.partition(".")[0] for name in model}
+        unbuilt = [name for name in unused if name.partition(".")[0] in own]  # of a larger backbone or head
+        if self._must_be_complete and missing:
+            raise InputError(self._incomplete(missing, len(wanted), shapes, model))
+        if self._must_be_complete and unbuilt:
+            raise InputError(
+                f"{self._source} has {len(unbuilt)} weights that the model of this configuration lacks "
+                f"({first_few(unbuilt, _FEW)}); give the configuration that wrote the file, or other weights."
+            )
+        self._require_backbone(wanted, set(missing))
         counts = Counter(".".join(name.split(".")[:2]) for name in loaded)
         listed = ", ".join(f"{prefix} ({count})" for prefix, count in counts.items())
         logger.info("Loaded %d of the model's %d weights: %s", len(loaded), len(wanted), listed)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from torch import nn
 
+from ..errors import InputError
 from ..host import comm
 
 
@@ -12,10 +13,15 @@ def data_parallel(model: nn.Module, device: str) -> nn.Module:
 
     Args:
         device: MODEL.DEVICE.
+
+    Raises:
+        InputError: the model has norms that several ranks have on GPUs alone.
     """
     if comm.get_world_size() == 1:
         return model
     on_cpu = device == "cpu"
+    if on_cpu and any(isinstance(module, nn.SyncBatchNorm) for module in model.modules()):
+        raise InputError('SyncBN averages over GPUs alone; set MODEL.RESNETS.NORM to "BN" or "GN" on a CPU.')
     return nn.parallel.DistributedDataParallel(
         model,
         device_ids=None if on_cpu else [comm.get_local_rank()],

@@ -19,7 +19,7 @@ WITHOUT_EFFECT = frozenset(
 )
 # A resumed run reads no weights but its checkpoint, and is extended on purpose.
 _MAY_CHANGE = WITHOUT_EFFECT | {"MODEL.WEIGHTS", "SOLVER.MAX_ITER"}
-_METHOD = "MODEL.META_ARCHITECTURE"
+_MUST_STAY = ("MODEL.META_ARCHITECTURE", "SOLVER.OPTIMIZER")
 
 
 def changed_settings(cfg: CfgNode) -> str:
@@ -28,7 +28,7 @@ def changed_settings(cfg: CfgNode) -> str:
     Call it before config.yaml is written again. A key that only one version of the project has is not compared.
 
     Raises:
-        InputError: the run has another MODEL.META_ARCHITECTURE.
+        InputError: the run has another MODEL.META_ARCHITECTURE or SOLVER.OPTIMIZER.
     """
     folder = Path(cfg.OUTPUT_DIR)
     file = folder / "config.yaml"
@@ -40,10 +40,11 @@ def changed_settings(cfg: CfgNode) -> str:
         return f"{file} cannot be read, so the run resumes without a comparison of its settings with the present ones."
     now = flat_settings(yaml.safe_load(cfg.dump()))
     changed = [key for key in now if key in before and before[key] != now[key] and key not in _MAY_CHANGE]
-    if _METHOD in changed:
-        raise InputError(
-            f"{folder} holds a run of {_METHOD} {before[_METHOD]}, which --resume cannot continue as {now[_METHOD]}; "
-            f"give another OUTPUT_DIR for a run of its own."
-        )
+    for key in _MUST_STAY:
+        if key in changed:
+            raise InputError(
+                f"{folder} holds a run of {key} {before[key]}, which --resume cannot continue as {now[key]}; give "
+                f"another OUTPUT_DIR for a run of its own."
+            )
     listed = first_few([f"{key} was {before[key]!r}, is now {now[key]!r}" for key in changed])
     return f"The run in {folder} resumes with other settings than before: {listed}." if changed else ""

@@ -31,7 +31,16 @@ logger = logging.getLogger(__name__)
 _M_MMAP_MAX, _M_TRIM_THRESHOLD = -4, -1
 
 _RANGES = {
+    "SEED": (-inf, 2**32 - 1),
     "SOLVER.MAX_ITER": (1, inf),
+    "SOLVER.BASE_LR": (0, inf),
+    "SOLVER.BACKBONE_MULTIPLIER": (0, inf),
+    "SOLVER.POLY_LR_POWER": (0, inf),
+    "SOLVER.WEIGHT_DECAY": (0, inf),
+    "SOLVER.WEIGHT_DECAY_EMBED": (0, inf),
+    "SOLVER.WEIGHT_DECAY_NORM": (0, inf),
+    "SOLVER.MOMENTUM": (0, 1),
+    "SOLVER.CLIP_GRADIENTS.CLIP_VALUE": (1e-12, inf),
     "SOLVER.CHECKPOINT_PERIOD": (1, inf),
     "DATALOADER.MAX_BAD_SHARE": (0, 1),
     "SOLVER.CHECKPOINT_KEEP": (0, inf),
@@ -40,6 +49,9 @@ _RANGES = {
     "SOLVER.REFERENCE_IMS_PER_BATCH": (0, inf),
     "VIS_PERIOD": (0, inf),
     "MODEL.SEM_SEG_HEAD.NUM_CLASSES": (1, 254),
+    "MODEL.SEM_SEG_HEAD.CONVS_DIM": (1, inf),
+    "MODEL.SEM_SEG_HEAD.MASK_DIM": (1, inf),
+    "MODEL.SEMI_SUPERVISED.MIN_REGION_AREA": (1, inf),
     "MODEL.SEMI_SUPERVISED.EMA_DECAY": (0, 1),
     "MODEL.SEMI_SUPERVISED.STRONG_VIEWS": (1, inf),
     "MODEL.SEMI_SUPERVISED.FEATURE_DROPOUT": (0, 0.99),
@@ -48,12 +60,20 @@ _RANGES = {
     "MODEL.TIMM.DROP_PATH": (0, 0.99),
     "MODEL.TIMM.LAYER_DECAY": (0.01, 1),
     "MODEL.TIMM.FREEZE_STAGES": (-1, inf),
+    "MODEL.RC2L.LOSS_WEIGHT": (0, inf),
+    "MODEL.RC2L.RMC_WEIGHT": (0, inf),
+    "MODEL.RC2L.RFC_WEIGHT": (0, inf),
+    "MODEL.RC2L.RCC_WEIGHT": (0, inf),
+    "MODEL.RC2L.SMC_WEIGHT": (0, inf),
     "MODEL.RC2L.MASK_TEMPERATURE": (1e-3, inf),
     "MODEL.RC2L.FEATURE_TEMPERATURE": (1e-3, inf),
+    "MODEL.PIXEL.CONSISTENCY_WEIGHT": (0, inf),
+    "MODEL.PIXEL.CONTRAST_WEIGHT": (0, inf),
     "MODEL.PIXEL.CONTRAST_TEMPERATURE": (1e-3, inf),
     "MODEL.PIXEL.CONTRAST_SAMPLES": (0, inf),
 }
 _CHOICES = {
+    "SOLVER.WARMUP_METHOD": ("linear",),
     "SOLVER.AMP.DTYPE": ("auto", "bfloat16", "float16"),
     "MODEL.RC2L.SELECTION": ("region", "pixel"),
     "MODEL.PIXEL.SELECTION": ("region", "pixel"),
@@ -81,6 +101,7 @@ def load_config(
     """
     cfg = add_rc2l_config(get_cfg())
     cfg.MODEL.DEVICE = "auto"
+    cfg.MODEL.PIXEL_MEAN, cfg.MODEL.PIXEL_STD, cfg.INPUT.FORMAT = [], [], ""  # until something sets them
     if config_file:
         config_file = find_config_file(config_file)
         if not os.path.isfile(config_file):
@@ -91,7 +112,7 @@ def load_config(
         raise InputError(f"The override {overrides[-1]} has no value; give config overrides as KEY VALUE pairs.")
     _merge(cfg, lambda: cfg.merge_from_list(list(overrides)), "the command line")
     cfg.MODEL.DEVICE = _usable_device(cfg.MODEL.DEVICE, warn)
-    _use_preprocessing_of_backbone(cfg)
+    _complete_preprocessing(cfg)
     _check_values(cfg)
     register_definitions(cfg)
     cfg.freeze()
@@ -115,15 +136,25 @@ def _usable_device(wanted: str, warn: Callable[[str], object]) -> str:
     return wanted
 
 
-def _use_preprocessing_of_backbone(cfg: CfgNode) -> None:
-    """Take mean, standard deviation and channel order from the backbone of timm, unless one of them is set."""
-    default = get_cfg()
-    unset = (cfg.MODEL.PIXEL_MEAN, cfg.MODEL.PIXEL_STD, cfg.INPUT.FORMAT) == (
-        default.MODEL.PIXEL_MEAN, default.MODEL.PIXEL_STD, default.INPUT.FORMAT,
-    )  # fmt: skip
-    if cfg.MODEL.BACKBONE.NAME == "build_timm_backbone" and unset:
-        cfg.MODEL.PIXEL_MEAN, cfg.MODEL.PIXEL_STD = preprocessing_of(cfg.MODEL.TIMM.NAME)
-        cfg.INPUT.FORMAT = "RGB"
+def _complete_preprocessing(cfg: CfgNode) -> None:
+    """Fill in mean, standard deviation and channel order: those of a backbone of timm, otherwise Detectron2's.
+
+    Raises:
+        InputError: with a backbone of timm, something sets one or two of the three.
+    """
+    keys, default = ("MODEL.PIXEL_MEAN", "MODEL.PIXEL_STD", "INPUT.FORMAT"), get_cfg()
+    unset = [key for key in keys if not reduce(getattr, key.split("."), cfg)]
+    filled = {key: reduce(getattr, key.split("."), default) for key in unset}
+    if unset and cfg.MODEL.BACKBONE.NAME == "build_timm_backbone":
+        if len(unset) < len(keys):
+            raise InputError(
+                f"Of {', '.join(keys)} the configuration does not set {' and '.join(unset)}; set all three, or none to "
+                f"take those of {cfg.MODEL.TIMM.NAME}."
+            )
+        mean, deviation = preprocessing_of(cfg.MODEL.TIMM.NAME)
+        filled = {"MODEL.PIXEL_MEAN": mean, "MODEL.PIXEL_STD": deviation, "INPUT.FORMAT": "RGB"}
+    for key, value in filled.items():
+        cfg.merge_from_list([key, value])
 
 
 def keep_freed_memory() -> None:
@@ -141,10 +172,17 @@ def load_backbone(cfg: CfgNode, model: RegionSegmentor) -> None:
     """Load the pretrained weights of MODEL.TIMM into a backbone of timm, for a new run.
 
     Raises:
-        InputError: the weights cannot be read or fetched, or do not fit, or random ones would be frozen.
+        InputError: the weights cannot be read or fetched, or do not fit, or random ones (of any backbone) would be
+            frozen.
     """
-    settings = cfg.MODEL.TIMM
+    settings, norm = cfg.MODEL.TIMM, cfg.MODEL.RESNETS.NORM
     if not isinstance(model.backbone, TimmBackbone):
+        frozen = any(not parameter.requires_grad for parameter in model.backbone.parameters())
+        if not cfg.MODEL.WEIGHTS and (frozen or norm == "FrozenBN"):
+            raise InputError(
+                f"MODEL.BACKBONE.FREEZE_AT is {cfg.MODEL.BACKBONE.FREEZE_AT} and MODEL.RESNETS.NORM {norm!r}, which "
+                f"would keep random weights; give MODEL.WEIGHTS a file, or set FREEZE_AT 0 and NORM BN."
+            )
         return
     if settings.CHECKPOINT:
         model.backbone.load_pretrained(read_backbone_weights(settings.CHECKPOINT), settings.CHECKPOINT)
@@ -189,7 +227,7 @@ def build_model_or_explain(cfg: CfgNode) -> RegionSegmentor:
         return build_model(cfg)
     except InputError:
         raise
-    except (AssertionError, KeyError, ValueError, ZeroDivisionError) as error:
+    except (AssertionError, LookupError, RuntimeError, TypeError, ValueError, ZeroDivisionError) as error:
         raise InputError(
             f"No model can be built from this configuration ({one_line(error)}); check MODEL.*."
         ) from error
@@ -212,8 +250,14 @@ def _check_values(cfg: CfgNode) -> None:
     for key, choices in _CHOICES.items():
         value = reduce(getattr, key.split("."), cfg)
         if value not in choices:
-            quoted = [f'"{choice}"' for choice in choices]
-            raise InputError(f'{key} is "{value}"; use {", ".join(quoted[:-1])} or {quoted[-1]}.')
+            *others, last = [f'"{choice}"' for choice in choices]
+            listed = f"{', '.join(others)} or {last}" if others else last
+            raise InputError(f'{key} is "{value}"; use {listed}.')
+    mean, deviation = cfg.MODEL.PIXEL_MEAN, cfg.MODEL.PIXEL_STD
+    if len(mean) != len(deviation) or min(deviation) <= 0:
+        raise InputError(
+            f"MODEL.PIXEL_STD is {deviation}; give a number above 0 for each of the {len(mean)} of MODEL.PIXEL_MEAN."
+        )
     head = cfg.MODEL.SEM_SEG_HEAD
     if not head.NUM_CLASSES <= head.IGNORE_VALUE <= 255:
         raise InputError(

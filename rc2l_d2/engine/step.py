@@ -34,6 +34,8 @@ from .student_views import StudentViews, on_mask_grid
 from .training_images import TrainingImages
 
 logger = logging.getLogger(__name__)
+# Settings of the optimizer that a resumed run takes from its configuration, not from the checkpoint.
+_CONFIGURED = ("weight_decay", "momentum", "nesterov")
 
 
 class SemiSupervisedTrainer(SimpleTrainer):
@@ -70,7 +72,7 @@ class SemiSupervisedTrainer(SimpleTrainer):
         clip = cfg.SOLVER.CLIP_GRADIENTS
         if clip.ENABLED and clip.CLIP_TYPE != "full_model":
             raise InputError(f'SOLVER.CLIP_GRADIENTS.CLIP_TYPE is "{clip.CLIP_TYPE}"; set it to "full_model".')
-        self.clip_norm = clip.CLIP_VALUE if clip.ENABLED else None
+        self.clip_norm, self.norm_type = clip.CLIP_VALUE if clip.ENABLED else None, float(clip.NORM_TYPE)
         self.device = self.student.device
         self.amp_dtype = mixed_precision_dtype(cfg)
         logger.info("Precision: %s.", describe_precision(cfg))
@@ -151,7 +153,7 @@ class SemiSupervisedTrainer(SimpleTrainer):
         self.grad_scaler.scale(loss).backward()
         self.grad_scaler.unscale_(self.optimizer)
         gradients = [p.grad for p in self.model.parameters() if p.grad is not None]
-        norm = torch.nn.utils.get_total_norm(gradients)
+        norm = torch.nn.utils.get_total_norm(gradients, self.norm_type)
         if self.clip_norm is not None:
             torch.nn.utils.clip_grads_with_norm_(self.model.parameters(), self.clip_norm, norm)
         if not self.grad_scaler.is_enabled():  # An enabled scaler sets ``found_inf`` itself.
@@ -194,7 +196,10 @@ class SemiSupervisedTrainer(SimpleTrainer):
         return {**super().state_dict(), **extra}
 
     def load_state_dict(self, state_dict: dict) -> None:
+        configured = [{key: group[key] for key in _CONFIGURED if key in group} for group in self.optimizer.param_groups]
         super().load_state_dict(state_dict)
+        for group, values in zip(self.optimizer.param_groups, configured, strict=True):
+            group.update(values)
         self.grad_scaler.load_state_dict(state_dict["grad_scaler"])
         self.log.bad_steps = state_dict["bad_steps"]
         if self.random_seed:

@@ -127,6 +127,12 @@ class RC2LTrainer(DefaultTrainer):
         if not (resume and self.checkpointer.has_checkpoint()):
             load_backbone(self.cfg, unwrap(self.model))
         super().resume_or_load(resume=resume)
+        starts = comm.all_gather(self.start_iter)
+        if len({*starts}) > 1:
+            raise InputError(
+                f"The ranks found checkpoints of different iterations in OUTPUT_DIR {self.cfg.OUTPUT_DIR} "
+                f"({', '.join(map(str, starts))}); give all machines one folder on a common file system."
+            )
         if self.start_iter > self.max_iter:
             raise InputError(
                 f"OUTPUT_DIR {self.cfg.OUTPUT_DIR} holds a run of {self.start_iter} iterations, more than "

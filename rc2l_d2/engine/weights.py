@@ -87,7 +87,7 @@ def read_weights(filename: str) -> dict[str, Any]:
 
     Returns:
         a dict with at least "model", tensors by name, also for a file that has them elsewhere; and "torchvision",
-        whether the backbone had torchvision's names.
+        whether the backbone is torchvision's.
 
     Raises:
         InputError: the file is not a checkpoint, holds more than data, has the names of Caffe2, or has several models.
@@ -103,8 +103,9 @@ def read_weights(filename: str) -> dict[str, Any]:
     if not weights:
         raise InputError(f'{filename} is not a checkpoint, it has no "model" weights; {_ADVICE}.')
     rest = {name: value for name, value in content.items() if name != key} if key else {}
-    torchvision = has_torchvision_names(weights)
-    if torchvision:
+    # Detectron2's zoo, and files that tools/convert_torchvision_weights.py wrote, name the author.
+    torchvision = has_torchvision_names(weights) or rest.get("__author__") == "torchvision"
+    if has_torchvision_names(weights):
         weights = from_torchvision(weights, filename)
     return {**rest, "model": weights, "torchvision": torchvision}
 

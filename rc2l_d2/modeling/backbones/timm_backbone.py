@@ -24,10 +24,8 @@ from .simple_pyramid import STRIDES, SimpleFeaturePyramid
 logger = logging.getLogger(__name__)
 # Detectron2's names of the maps of strides 4, 8, 16 and 32.
 MAPS = dict(zip(STRIDES, ("res2", "res3", "res4", "res5"), strict=True))
-# The map of a ViT's last block.
-BODY = "body"
-# Start of the names of other stages' maps.
-STAGE = "blocks."
+BODY = "body"  # the map of a ViT's last block
+STAGE = "blocks."  # start of the names of other stages' maps
 
 
 class TimmBackbone(Backbone):
@@ -101,6 +99,8 @@ class TimmBackbone(Backbone):
         names = [name for name, _ in self.body.named_parameters()]
         prefixes = [info[index]["module"].replace(".", "_") + "_" for index in self._levels.values()]
         plain = [name.replace(".", "_") for name in names]
+        if not all(any(name.startswith(prefix) for name in plain) for prefix in prefixes):
+            raise InputError(f"MODEL.TIMM.NAME is {self.name!r}, whose weights do not name its stages; choose another.")
         starts = [next(i for i, name in enumerate(plain) if name.startswith(prefix)) for prefix in prefixes]
         ends = [max(i for i, name in enumerate(plain) if name.startswith(prefix)) for prefix in prefixes]
         # Stem 0, then one depth for each map; what lies between two maps belongs to the later one.
@@ -111,20 +111,25 @@ class TimmBackbone(Backbone):
         self._add_stages({info[index]["module"] for index in self._levels.values()})
 
     def _add_stages(self, known: Collection[str]) -> None:
-        """Keep the maps of those stages that timm does not give."""
+        """Keep the maps of those stages that timm does not give; InputError if a small image has no usual maps."""
         blocks = getattr(self.body, "blocks", None)
-        if not isinstance(blocks, nn.Sequential):
-            return
         # Bound methods: in a copy of this module they are bound to the copy.
         hooks = {
             name: self.body.get_submodule(name).register_forward_hook(partial(self._keep, name))
-            for name in (f"{STAGE}{index}" for index in range(len(blocks)))
+            for name in (f"{STAGE}{index}" for index in range(len(blocks) if isinstance(blocks, nn.Sequential) else 0))
             if name not in known
         }
         size = 2 * STRIDES[-1]
-        with torch.no_grad():
-            self.body.eval()(torch.zeros(1, self.in_channels, size, size))
+        try:
+            with torch.no_grad():
+                maps = self.body.eval()(torch.zeros(1, self.in_channels, size, size))
+        except (AssertionError, RuntimeError) as error:
+            problem = f"which takes no small images ({first_line(error, 200)})"
+            raise InputError(f"MODEL.TIMM.NAME is {self.name!r}, {problem}; choose another.") from error
         self.body.train()
+        for name, index in self._levels.items():
+            if maps[index].shape[1] != self._shapes[name].channels:
+                raise InputError(f"MODEL.TIMM.NAME is {self.name!r}, whose maps have other channels; choose another.")
         stages, self._stages = self._stages, {}
         for name, x in stages.items():
             if (stride := size // x.shape[-1]) in STRIDES:
@@ -241,8 +246,8 @@ class PlainViTBackbone(TimmBackbone):
 
     def build_body(self, **weights) -> Any:
         body = _create(self.name, num_classes=0, dynamic_img_size=True, **self.options, **weights)
-        # Belongs to the classifier. Parameters without a gradient would stop DistributedDataParallel.
-        body.fc_norm = nn.Identity()
+        # They belong to the classifier. Parameters without a gradient would stop DistributedDataParallel.
+        body.fc_norm, body.attn_pool = nn.Identity(), None
         return body
 
     def _setup(self) -> None:
@@ -292,7 +297,7 @@ def build_timm_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> TimmBackbone:
     )
     backbone.freeze(settings.FREEZE_STAGES)
     if isinstance(backbone, PlainViTBackbone):
-        backbone.train_levels(_maps_with_gradient(cfg))
+        backbone.train_levels(_maps_with_gradient(cfg, backbone.output_shape()))
     if settings.GRAD_CHECKPOINTING:
         norms = [x for x in backbone.train().body.modules() if isinstance(x, nn.modules.batchnorm._BatchNorm)]
         if any(norm.training for norm in norms):
@@ -304,12 +309,12 @@ def build_timm_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> TimmBackbone:
     return backbone
 
 
-def _maps_with_gradient(cfg: CfgNode) -> set[str]:
+def _maps_with_gradient(cfg: CfgNode, shapes: dict[str, ShapeSpec]) -> set[str]:
     """Return the maps that the head passes a gradient to: ASPP reads the finest and the coarsest alone."""
     head, keys = cfg.MODEL.SEM_SEG_HEAD, cfg.MODEL.MASK_FORMER
     name = cfg.MODEL.META_ARCHITECTURE  # may be one of another project, or none
     per_pixel = name in META_ARCH_REGISTRY and getattr(META_ARCH_REGISTRY.get(name), "per_pixel", False)
-    names = sorted(head.IN_FEATURES)
+    names = sorted((name for name in head.IN_FEATURES if name in shapes), key=lambda name: shapes[name].stride)
     if per_pixel or head.PIXEL_DECODER_NAME == "ASPP":
         names = names[:1] + names[-1:]
     transformer = keys.MATCHING == "hungarian" and not per_pixel
@@ -368,8 +373,10 @@ def _create(name: str, **options) -> Any:
 
 def _require_model(name: str) -> None:
     timm = _timm()
-    if not timm.is_model(name):
-        near = difflib.get_close_matches(name, timm.list_models(), n=3, cutoff=0.5)
+    tagged = "." in name  # a name of weights, as resnet18.a1_in1k
+    if not (timm.is_model_pretrained(name) if tagged else timm.is_model(name)):
+        known = timm.list_pretrained() if tagged else timm.list_models()
+        near = difflib.get_close_matches(name, known, n=3, cutoff=0.5)
         advice = f"near ones are {', '.join(near)}" if near else "timm.list_models() lists its models"
         raise InputError(f"MODEL.TIMM.NAME is {name!r}, which timm {timm.__version__} does not have; {advice}.")
 
