@@ -55,7 +55,7 @@ def add_rc2l_config(cfg: CfgNode) -> CfgNode:
     cfg.SOLVER.SHARD_OPTIMIZER = False
     # Learning rate of the backbone relative to BASE_LR.
     cfg.SOLVER.BACKBONE_MULTIPLIER = 1.0
-    # Weight decay of embeddings (the queries).
+    # Weight decay of embeddings: the queries of MATCHING hungarian.
     cfg.SOLVER.WEIGHT_DECAY_EMBED = 0.0
     # The one schedule here: linear warm-up, then polynomial decay.
     cfg.SOLVER.LR_SCHEDULER_NAME = "WarmupPolyLR"
@@ -117,7 +117,7 @@ def add_rc2l_config(cfg: CfgNode) -> CfgNode:
     cfg.MODEL.MASK_FORMER.CLASS_DROPOUT = 0.5
     # For "class" alone: outside of training a classifier that was fitted to the regions of whole images predicts their
     # classes; factor of the similarities to mean regions in it. 0.0: no such classifier; 10.0 on frozen pretrained maps
-    # (docs/experiments.md).
+    # (docs/results.md).
     cfg.MODEL.MASK_FORMER.CLASS_MEANS = 0.0
     # Images are padded to a multiple of this many pixels.
     cfg.MODEL.MASK_FORMER.SIZE_DIVISIBILITY = 32

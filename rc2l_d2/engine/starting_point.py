@@ -168,7 +168,7 @@ def starting_config(
         frozen = settings.MODEL.TIMM.FREEZE_STAGES < 0
     elif backbone:
         model["BACKBONE"] = {"NAME": "build_timm_backbone"}
-        # Frozen: best on few labels of MSRC-21, and fastest (docs/results.md).
+        # Frozen: best on few labels of MSRC-21 (docs/experiments.md).
         model["TIMM"] = {"NAME": backbone, "PRETRAINED": not weights, "CHECKPOINT": weights, "FREEZE_STAGES": -1}
         model["MASK_FORMER"] = {"CLASS_PRIOR": 0.0, "CLASS_MEANS": 10.0}
         model["SEM_SEG_HEAD"]["IN_FEATURES"] = ["res2", "res3", "res4", "res5"]
