@@ -3,8 +3,8 @@
 
     python tools/dev/bench/backbone.py --name tf_efficientnet_lite0 [--images 16] [--height 128] [--width 160]
 
-Forward and backward in training mode (batch norms in eval mode) with random weights, in turn. Memory is the peak of what
-torch allocates.
+Forward and backward in training mode (batch norms in eval mode) with random weights, in turn. Memory is the peak of
+what torch allocates.
 """
 
 from __future__ import annotations
