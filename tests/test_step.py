@@ -7,7 +7,9 @@ import pytest
 import torch
 from step_cases import batch_after_burn_in, watched_step
 
-from rc2l_d2.engine.data_parallel import data_parallel
+from rc2l_d2.engine import load_config
+from rc2l_d2.engine.data_parallel import data_parallel, has_unread_stages
+from rc2l_d2.engine.setup import build_model_or_explain
 from rc2l_d2.errors import InputError
 
 
@@ -197,10 +199,26 @@ def test_ranks_that_found_other_checkpoints_do_not_train(make_trainer, monkeypat
         trainer.resume_or_load(resume=True)
 
 
-def test_synchronised_norms_on_cpu_ranks_are_refused(monkeypatch):
+def test_synchronised_norms_on_cpu_ranks_are_refused(monkeypatch, tiny_options):
     monkeypatch.setattr("rc2l_d2.engine.data_parallel.comm.get_world_size", lambda: 2)
     with pytest.raises(InputError, match="SyncBN averages over GPUs alone"):
-        data_parallel(torch.nn.Sequential(torch.nn.SyncBatchNorm(3)), "cpu")
+        cfg = load_config("configs/toy/rc2l_R18.yaml", [*tiny_options, "MODEL.RESNETS.NORM", "SyncBN"])
+        data_parallel(cfg, build_model_or_explain(cfg))
+
+
+@pytest.mark.parametrize("features", ["res2 res3 res4 res5", "res2 res5", "res2 res3 res4"])
+@pytest.mark.parametrize("matching", ["class", "hungarian"])
+def test_stages_without_a_gradient_are_known(tiny_options, features, matching):
+    names = tuple(features.split())
+    options = ["MODEL.META_ARCHITECTURE", "RegionSegmentor", "MODEL.MASK_FORMER.MATCHING", matching]
+    options += ["MODEL.SEM_SEG_HEAD.IN_FEATURES", names, "MODEL.MASK_FORMER.TRANSFORMER_IN_FEATURE", names[-1]]
+    options += ["MODEL.RESNETS.OUT_FEATURES", ("res2", "res3", "res4", "res5")]
+    cfg = load_config("configs/toy/supervised_R18.yaml", [*tiny_options, *options])
+    model = build_model_or_explain(cfg).train()
+    image = torch.randint(256, (3, 64, 64), dtype=torch.uint8)
+    sum(model([{"image": image, "sem_seg": image[0] % 8}] * 2).values()).backward()
+    unread = any(parameter.grad is None for parameter in model.backbone.parameters())
+    assert has_unread_stages(cfg, model) == unread == ("res5" not in features)
 
 
 @pytest.mark.parametrize("optimizer, clipped", [("ADAMW", "True"), ("SGD", "False")])

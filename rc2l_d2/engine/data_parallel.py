@@ -5,21 +5,19 @@ from __future__ import annotations
 from torch import nn
 
 from ..errors import InputError
-from ..host import comm
+from ..host import CfgNode, comm
+from ..modeling import RegionSegmentor
 
 
-def data_parallel(model: nn.Module, device: str) -> nn.Module:
+def data_parallel(cfg: CfgNode, model: RegionSegmentor) -> nn.Module:
     """Return ``model`` in DistributedDataParallel, or ``model`` itself if there is one rank.
-
-    Args:
-        device: MODEL.DEVICE.
 
     Raises:
         InputError: the model has norms that several ranks have on GPUs alone.
     """
     if comm.get_world_size() == 1:
         return model
-    on_cpu = device == "cpu"
+    on_cpu = cfg.MODEL.DEVICE == "cpu"
     if on_cpu and any(isinstance(module, nn.SyncBatchNorm) for module in model.modules()):
         raise InputError('SyncBN averages over GPUs alone; set MODEL.RESNETS.NORM to "BN" or "GN" on a CPU.')
     return nn.parallel.DistributedDataParallel(
@@ -30,5 +28,12 @@ def data_parallel(model: nn.Module, device: str) -> nn.Module:
         gradient_as_bucket_view=True,  # saves the memory of one gradient
         # Otherwise buckets change after the first iteration, and with them the order in which gloo adds the gradients
         # of more than two ranks: a resumed run would differ by rounding.
-        find_unused_parameters=on_cpu,
+        find_unused_parameters=on_cpu or has_unread_stages(cfg, model),
     )
+
+
+def has_unread_stages(cfg: CfgNode, model: RegionSegmentor) -> bool:
+    """Return whether the backbone has stages behind the last map that the head passes a gradient to."""
+    shapes, keys = model.backbone.output_shape(), cfg.MODEL.MASK_FORMER
+    read = [*cfg.MODEL.SEM_SEG_HEAD.IN_FEATURES, *[keys.TRANSFORMER_IN_FEATURE] * (keys.MATCHING == "hungarian")]
+    return max(shape.stride for shape in shapes.values()) > max(shapes[name].stride for name in read)

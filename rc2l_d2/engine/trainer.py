@@ -99,9 +99,7 @@ class RC2LTrainer(DefaultTrainer):
         optimizer = self.build_optimizer(cfg, student)
         self.teacher = EMATeacher.from_config(cfg, student)
         # resume_or_load builds the loader: evaluation alone needs no training data.
-        self._trainer = SemiSupervisedTrainer(
-            cfg, data_parallel(student, cfg.MODEL.DEVICE), None, optimizer, self.teacher
-        )
+        self._trainer = SemiSupervisedTrainer(cfg, data_parallel(cfg, student), None, optimizer, self.teacher)
         self.scheduler = self.build_lr_scheduler(cfg, optimizer)
         self.best = BestResults()
         self.checkpointer = RegionCheckpointer(

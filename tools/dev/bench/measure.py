@@ -66,7 +66,7 @@ def step_on_noise(cfg: CfgNode) -> tuple[SemiSupervisedTrainer, Callable[[], Non
     model = build_model(cfg).train()
     teacher = EMATeacher.from_config(cfg, model)
     batches = itertools.repeat(random_batch(cfg, model.uses_unlabeled))
-    optimizer, student = build_optimizer(cfg, model), data_parallel(model, cfg.MODEL.DEVICE)
+    optimizer, student = build_optimizer(cfg, model), data_parallel(cfg, model)
     trainer = SemiSupervisedTrainer(cfg, student, batches, optimizer, teacher)
     trainer.iter = cfg.MODEL.SEMI_SUPERVISED.BURN_IN_ITERS + cfg.MODEL.SEMI_SUPERVISED.RAMP_UP_ITERS
 
