@@ -33,9 +33,10 @@ from ..data.checks.check import remarks_on
 from ..data.checks.leaks import leaks, with_held_out_apart
 from ..data.checks.scan import ScanReport, Split, scan
 from ..data.checks.small_regions import shrinking_regions
-from ..data.datasets.image_lists import write_list
-from ..data.datasets.sampling import sample_held_out
-from ..data.labels.class_names import parse_class_names
+from ..data.datasets.image_lists import OTHER_SUFFIXES, list_text
+from ..data.datasets.image_search import images_below
+from ..data.datasets.sampling import split_held_out
+from ..data.labels.class_names import parse_class_names, refuse_equal_names
 from ..data.labels.found_labels import FoundLabels, find_annotations
 from ..data.labels.label_classes import IGNORE_VALUE, FoundClasses, IgnoredKeys, name_classes, no_data_notes, read_masks
 from ..data.labels.label_map import MAX_TOLERANCE
@@ -66,7 +67,8 @@ _DATASET, _CONFIG, _RUN = "dataset.yaml", "train.yaml", "run"
 _UNLABELED_SAMPLE = 100
 _FEW = 5
 _SHOWN_IGNORED = 20
-_NO_CLASS = {"void", "unlabeled", "unlabelled", "unknown", "undefined", "nodata", "unclassified", "unannotated"}
+_NO_CLASS = {"void", "unlabeled", "unlabelled", "unknown", "undefined", "nodata", "unclassified", "unannotated",
+             "ignore", "ignored", "dontcare", "none", "null", "invalid"}  # fmt: skip
 _DATASET_HEAD = """\
 # Written by rc2l-quickstart; datasets/README.md explains the keys. The lists below name the images and their labels.
 # Names of classes and colours may be changed here.
@@ -93,14 +95,16 @@ def quickstart(args: argparse.Namespace) -> None:
     for file in (_DATASET, _CONFIG, *_LISTS.values()):
         if not args.overwrite and os.path.lexists(_in(args.output, file)):
             raise InputError(f"{_in(args.output, file)} is there already; name another --output, or give --overwrite.")
-    folders = args.images, args.labels, args.unlabeled, args.label_suffix
-    annotations = find_annotations(*folders, args.outside, args.empty == "labelled")
+    annotations = find_annotations(
+        args.images, args.labels, args.unlabeled, args.label_suffix, args.outside, args.empty == "labelled"
+    )
     if annotations is not None:
         _refuse_value_options(args, "image_suffix")
         images, classes = annotations.images, annotations.classes
     else:
         images, classes = _label_images(args)
-    kept, held_out = _split(classes, args.held_out, args.seed)
+    refuse_equal_names(classes.names)
+    kept, held_out = split_held_out(images.images, classes.pixels > 0, args.held_out, args.seed)
     rule = BandRule.from_options(args.bands, args.range)
     bands = rule and rule.resolved([*images.images, *images.unlabeled])
     reports, warnings = _check_files(args, images, classes, annotations, bands)
@@ -125,6 +129,12 @@ def quickstart(args: argparse.Namespace) -> None:
     labelled, classes_of = reports[0].split.entries, classes.names
     if note := shrinking_regions(labelled, classes_of, round(5 / 3 * sizes.short_edge), round(5 / 3 * sizes.long_edge)):
         warnings.append(note)
+    folders = filter(None, dict.fromkeys([args.images, args.unlabeled]))
+    others = {path for folder in folders for path in images_below(folder, OTHER_SUFFIXES)} - {*images.labels}
+    if others:
+        warnings.append(
+            f"Files not used, of a format that data sets do not have: {_few(sorted(others))}; convert them."
+        )
     for note in [*_notes(images, classes, kept, held_out), *warnings]:
         print(f"Note: {note}")
     crop = f"{sizes.crop[1]}x{sizes.crop[0]}"
@@ -152,6 +162,7 @@ def _label_images(args: argparse.Namespace) -> tuple[PairedImages, FoundClasses]
     else:
         raw, names, notes = names_beside(read_raw_labels(images.labels), images.labels, args.labels, names)
         classes = name_classes(raw, names, args.labels, IgnoredKeys.parse(args.ignore), args.tolerance)
+        notes = (*raw.notes, *notes)
     return images, replace(classes, notes=(*notes, *no_data_notes(images.labels, classes)))
 
 
@@ -176,17 +187,6 @@ def _check_options(args: argparse.Namespace) -> None:
             raise InputError(f"--{name.replace('_', '-')} is {getattr(args, name)}; give {expected}.")
     if args.threshold is not None and (args.ignore or args.tolerance):
         raise InputError("--threshold gives every pixel a class; leave --ignore and --tolerance out.")
-
-
-def _split(classes: FoundClasses, fraction: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """Sample the held-out images; return the indices of training and held-out images, without those of no class."""
-    presence = classes.pixels > 0
-    useful = np.flatnonzero(presence.any(axis=1))
-    number = max(1, round(fraction * len(useful)))
-    held_out = useful[sample_held_out(presence[useful], number, seed)]
-    if not len(held_out):
-        raise InputError(f"Each of the {len(useful)} labelled images is the only one of some class; label more images.")
-    return np.setdiff1d(useful, held_out), held_out
 
 
 def _check_files(
@@ -251,18 +251,20 @@ def _write(
         "ignore_value": IGNORE_VALUE,
         "parts": {split: {"list": os.path.relpath(_in(output, file), root)} for split, file in _LISTS.items()},
     }
+    texts = {}
+    for split, indices in splits.items():
+        texts[_LISTS[split]] = list_text(relative([images.images[i] for i in indices]), [listed[i] for i in indices])
+    texts[_LISTS["unlabeled"]] = list_text(relative(images.unlabeled), [None] * len(images.unlabeled))
+    for file, head, content in (
+        (_DATASET, _DATASET_HEAD, definition),
+        (_CONFIG, _CONFIG_HEAD.format(device=args.device), config),
+    ):
+        text = yaml.safe_dump(content, sort_keys=False, default_flow_style=None, allow_unicode=True, width=110)
+        texts[file] = (head + text).encode()
     try:
         os.makedirs(output, exist_ok=True)
-        for split, indices in splits.items():
-            pair = relative([images.images[i] for i in indices]), [listed[i] for i in indices]
-            write_list(Path(output, _LISTS[split]), *pair)
-        write_list(Path(output, _LISTS["unlabeled"]), relative(images.unlabeled), [None] * len(images.unlabeled))
-        for file, head, content in (
-            (_DATASET, _DATASET_HEAD, definition),
-            (_CONFIG, _CONFIG_HEAD.format(device=args.device), config),
-        ):
-            text = yaml.safe_dump(content, sort_keys=False, default_flow_style=None, allow_unicode=True, width=110)
-            Path(output, file).write_text(head + text, encoding="utf-8")
+        for file, content in texts.items():  # None, or all but for a full disk.
+            Path(output, file).write_bytes(content)
     except OSError as error:
         raise InputError(f"--output {args.output} cannot be written ({error.strerror}); name another.") from error
 

@@ -10,14 +10,12 @@ from itertools import takewhile
 from pathlib import Path
 from typing import NamedTuple
 
-from ..data.datasets.image_lists import IMAGE_SUFFIXES
+from ..data.datasets.image_lists import IMAGE_SUFFIXES, OTHER_SUFFIXES
 from ..data.datasets.image_search import images_below
 from ..errors import InputError
 
 RESULTS = ("labels", "confidence", "comparison")  # folders below --output for everything but the overlays
 LEGEND = "legend.svg"  # in every output folder, by which results of an earlier call are known
-# Endings that data sets do not have by default, but the files of a folder may.
-_MORE_SUFFIXES = (".jfif", ".jpe", ".gif", ".jp2", ".ppm", ".pgm", ".avif", ".heic", ".heif")
 _LABEL_ENDS = (".png", ".tif")
 VIDEO_SUFFIXES = {".mp4", ".m4v", ".mov", ".avi", ".mkv", ".webm", ".mpg", ".mpeg"}
 
@@ -130,7 +128,7 @@ def _refuse_pair(one: Input, other: Input) -> None:
 def _files(given: str, output: Path) -> list[Input]:
     path = Path(given)
     if path.is_dir():
-        root, paths = path, map(Path, images_below(given, (*IMAGE_SUFFIXES, *_MORE_SUFFIXES, *VIDEO_SUFFIXES)))
+        root, paths = path, map(Path, images_below(given, (*IMAGE_SUFFIXES, *OTHER_SUFFIXES, *VIDEO_SUFFIXES)))
         # Results of an earlier call are no inputs of a folder around them.
         if output.resolve() not in (path.resolve(), *path.resolve().parents):
             paths = (file for file in paths if output.resolve() not in file.resolve().parents)

@@ -18,6 +18,7 @@ import numpy as np
 
 from ...errors import InputError, first_few
 from ..labels.drawn import DrawnLabel
+from ..loading.plain import stores_one_bit
 from ..loading.raster import large_image_size, large_label_counts
 from ..loading.reading import (
     ImageDepthError,
@@ -27,6 +28,7 @@ from ..loading.reading import (
     exif_orientation,
     read_image,
     read_label,
+    read_palette,
     turned_by_exif,
 )
 
@@ -57,6 +59,16 @@ class Kind(Enum):
         "labels with values that are no class",
         "correct the files, or classes, ignore_value and label_map in the data set's YAML file",
         True,
+    )
+    ONE_BIT = (
+        "labels of 1 bit in a data set of more than two classes, of which 1 may be white, 255",
+        "save them with 8 bits and the values that are meant",
+        True,
+    )
+    PALETTES_DIFFER = (
+        "labels whose palettes have other colours than others for the same values",
+        "if the colours are the classes, set 'label_map: palette' in the data set's YAML file",
+        False,
     )
     SIZES_DIFFER = ("labels of another size than their images", "give both the same size", True)
     TURNED = (
@@ -93,8 +105,10 @@ class _FileScan(NamedTuple):
     size: tuple[int, int] | None  # (h, w) of the image, None where it cannot be read.
     problems: list[tuple[Kind, str, str]]  # kind, file, detail
     counts: np.ndarray | None  # (256,) pixels of each value of a label that fits.
+    label: str = ""  # its file
     is_mapped: bool = False  # whether a label map gave these values
     fingerprint: bytes = b""  # see leaks.py; empty where the image cannot be read
+    palette: dict[int, tuple[int, ...]] = {}  # colours of the label's values, where it has some and no map
 
 
 @dataclass
@@ -113,6 +127,7 @@ class ScanReport:
     # The first ten of these files, in the order of the list, and what is wrong with each, "" for nothing more.
     examples: defaultdict[Kind, list[tuple[str, str]]] = field(default_factory=lambda: defaultdict(list))
     fingerprints: dict[str, bytes] = field(default_factory=dict)  # of the images that can be read
+    palette: dict[int, tuple[int, ...]] = field(default_factory=dict)  # the first colour of each value
     seconds: float = 0.0
 
     def __post_init__(self):
@@ -137,7 +152,9 @@ class ScanReport:
             self.fingerprints[scan.file] = scan.fingerprint
         if scan.size is not None:
             self.sizes[scan.size] += 1
-        for kind, file, detail in scan.problems:
+        other = [value for value, color in scan.palette.items() if self.palette.setdefault(value, color) != color]
+        differ = [(Kind.PALETTES_DIFFER, scan.label, f"value {other[0]}")] if other else []
+        for kind, file, detail in [*scan.problems, *differ]:
             self.problems[kind] += 1
             if len(self.examples[kind]) < _EXAMPLES:
                 self.examples[kind].append((file, detail))
@@ -195,6 +212,7 @@ def scan(
 
 def _scan_entry(entry: dict, labelled: bool, num_classes: int, ignore_value: int) -> _FileScan:
     file, size, problems, counts, printed = entry["file_name"], None, [], None, b""
+    label, palette, is_mapped = entry.get("sem_seg_file_name") or "", {}, entry.get("label_map") is not None
     try:
         size = large_image_size(file, entry.get("bands"))
         if size is None:
@@ -214,7 +232,13 @@ def _scan_entry(entry: dict, labelled: bool, num_classes: int, ignore_value: int
             problems.append((Kind.ALL_IGNORED, _label_name(entry), ""))
         else:
             problems += _turned(entry, size)
-    return _FileScan(file, size, problems, counts, entry.get("label_map") is not None, printed)
+        if counts is not None and not isinstance(entry.get("label_map"), DrawnLabel):
+            if num_classes > 2 and stores_one_bit(label):
+                problems.append((Kind.ONE_BIT, label, ""))
+            colors = None if is_mapped else read_palette(label)
+            values = np.flatnonzero(counts[: len(colors)]).tolist() if colors is not None else []
+            palette = {value: tuple(colors[value].tolist()) for value in values if value != ignore_value}
+    return _FileScan(file, size, problems, counts, label, is_mapped, printed, palette)
 
 
 def fingerprint(image: np.ndarray) -> bytes:

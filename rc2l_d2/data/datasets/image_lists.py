@@ -24,13 +24,17 @@ from .packed import PackedStrings
 
 # A field without any of these suffixes is a bare id.
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp")
+# Endings that data sets do not have by default, but the files of a folder may.
+OTHER_SUFFIXES = (".jfif", ".jpe", ".gif", ".jp2", ".ppm", ".pgm", ".avif", ".heic", ".heif")
 _BLANKS = " \t\r\n"
 # Names of columns, in lower case and without "_", " " and "-".
 _IMAGE_COLUMNS = {"image", "images", "img", "imagepath", "imgpath", "imagefile", "imagename", "imageid", "id", "file",
                   "filename", "filepath", "path"}  # fmt: skip
 _LABEL_COLUMNS = {"label", "labels", "mask", "masks", "annotation", "annotations", "target", "gt", "groundtruth",
                   "segmentation", "labelpath", "maskpath", "labelfile", "maskfile", "segmap"}  # fmt: skip
-_SPLIT_COLUMNS = {"split", "set", "fold", "subset", "partition", "phase", "usage", "isval", "isvalid", "istest"}
+_SPLIT_COLUMNS = {"split", "set", "fold", "subset", "partition", "phase", "usage", "isval", "isvalid", "istest",
+                  "istrain", "train", "val", "valid", "validation", "test"}  # fmt: skip
+_SPLITS = {"train", "training", "val", "valid", "validation", "test", "testing", "dev", "eval"}
 
 
 def read_list(file: Path, where: str) -> tuple[PackedStrings, PackedStrings | None]:
@@ -74,7 +78,12 @@ def _encoding(file: Path) -> str:
 
 
 def write_list(file: Path, images: Iterable[str], labels: Iterable[str | None]) -> None:
-    """Write an image and its label (None: the image alone) per line, a space between, or a tab if names have spaces.
+    """Write :func:`list_text`; raises as it."""
+    file.write_bytes(list_text(images, labels))
+
+
+def list_text(images: Iterable[str], labels: Iterable[str | None]) -> bytes:
+    """Return a list: per line an image and its label (None: the image alone), a space between, or a tab for spaces.
 
     Where the names would not be read back from that, the list is CSV with a header.
 
@@ -89,7 +98,7 @@ def write_list(file: Path, images: Iterable[str], labels: Iterable[str | None]) 
         csv.writer(table, quoting=csv.QUOTE_ALL, lineterminator="\n").writerows([header, *rows])
         text = table.getvalue()
     try:
-        file.write_text(text, encoding="utf-8", newline="")
+        return text.encode("utf-8")
     except UnicodeEncodeError as error:
         name = text[error.start : error.end].encode("utf-8", "backslashreplace").decode()
         raise InputError(f"A file name holds {name}, which is not UTF-8; rename the file.") from error
@@ -138,6 +147,8 @@ def _rows(text: Iterable[str], where: str, delimiter: str) -> Iterator[list[str]
     if len(places[0]) > 1 or len(places[1]) > 1:
         raise InputError(f"{where} has several columns of images or labels ({', '.join(header)}); keep one of each.")
     places = [place for found in places for place in found]
+    others = {place for place in range(len(header)) if place not in places}  # that name a split in each row so far
+    seen = False
     for row in rows:
         if len(row) != len(header):
             raise InputError(
@@ -146,7 +157,13 @@ def _rows(text: Iterable[str], where: str, delimiter: str) -> Iterator[list[str]
         fields = [_below_root(row[place].rstrip(_BLANKS), where) for place in places]
         if not all(fields):
             raise InputError(f"{where} has an empty image or label: {row}; complete it or take it out.")
+        others, seen = {place for place in others if row[place].strip(_BLANKS).lower() in _SPLITS}, True
         yield fields
+    if seen and others:
+        column = header[others.pop()]
+        raise InputError(
+            f"{where} has splits in the column '{column}', but all rows would be used; write one list each."
+        )
 
 
 def _below_root(field: str, where: str) -> str:

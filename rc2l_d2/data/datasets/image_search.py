@@ -10,15 +10,24 @@ from ...errors import InputError
 
 
 def images_below(folder: str, suffixes: Sequence[str]) -> Iterator[str]:
-    """Sorted paths of the images in a folder and its subfolders; links are followed, each real folder only once."""
+    """Sorted paths of the images in a folder and its subfolders; links are followed, each real folder only once.
+
+    Raises:
+        InputError: a subfolder cannot be read.
+    """
     endings, seen = tuple(suffix.lower() for suffix in suffixes), set()
-    for parent, folders, names in os.walk(folder, followlinks=True):
+    for parent, folders, names in os.walk(folder, onerror=_refuse, followlinks=True):
         real = os.path.realpath(parent)
         folders[:] = sorted(name for name in folders if not name.startswith(".")) if real not in seen else []
         if real not in seen:
             images = (name for name in sorted(names) if not name.startswith(".") and name.lower().endswith(endings))
             yield from (os.path.join(parent, name) for name in images)
         seen.add(real)
+
+
+def _refuse(error: OSError) -> None:
+    if not isinstance(error, FileNotFoundError):  # A search where nothing is finds nothing.
+        raise InputError(f"{error.filename}: the folder cannot be read ({error.strerror}); change that.") from error
 
 
 def fits(path: list[str], pattern: list[str]) -> bool:

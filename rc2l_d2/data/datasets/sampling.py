@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Sequence
+
 import numpy as np
 
 from ...errors import InputError
+
+_COPY = re.compile(r"\.rf\.[0-9A-Za-z]+\.\w+$")
 
 
 def sample_uniform(count: int, number: int, seed: int) -> np.ndarray:
@@ -36,6 +41,28 @@ def sample_held_out(presence: np.ndarray, number: int, seed: int) -> np.ndarray:
     The images held out have as many classes as possible. Arguments: :func:`sample_balanced`.
     """
     return _rarest_first(presence, number, seed, keep=1)
+
+
+def split_held_out(
+    images: Sequence[str], presence: np.ndarray, fraction: float, seed: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Hold out a fraction of the images; return the indices of training and held-out images, ascending.
+
+    Copies of one image by Roboflow's augmentation, NAME.rf.HASH.jpg, stay together. Images without a class are left
+    out. The other arguments: :func:`sample_balanced`.
+
+    Raises:
+        InputError: no image can be held out.
+    """
+    useful = np.flatnonzero(presence.any(axis=1))
+    place: dict[str, int] = {}
+    groups = np.array([place.setdefault(_COPY.sub("", images[index]), len(place)) for index in useful], np.int64)
+    grouped = np.zeros((len(place), presence.shape[1]), bool)
+    np.logical_or.at(grouped, groups, presence[useful])
+    held_out = useful[np.isin(groups, sample_held_out(grouped, max(1, round(fraction * len(place))), seed))]
+    if not len(held_out):
+        raise InputError(f"Each of the {len(useful)} labelled images is the only one of some class; label more images.")
+    return np.setdiff1d(useful, held_out), held_out
 
 
 def _rarest_first(presence: np.ndarray, number: int, seed: int, keep: int, fill: bool = True) -> np.ndarray:

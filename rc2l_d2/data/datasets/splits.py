@@ -266,6 +266,13 @@ def _entries(definition: DatasetDefinition, split: SplitImages, labels: Labels, 
     if missing and labels == "all":
         raise _missing(where, "label", missing, split)
     labels_found = PackedStrings.of(files, prefix=root)
+    if split.labels is not None:
+        others = [index for index, found in enumerate(files) if found and found != split.labels[index]]
+        if others:
+            _logger.warning(
+                "%s: %d labels of the list %s are not there, and %s is read instead of %s, by the key 'labels'.",
+                where, len(others), split.list_file, files[others[0]], split.labels[others[0]],
+            )  # fmt: skip
     if split.labels is None:
         is_file = (map_of_label >= 0) & ~np.array([isinstance(source, DrawnLabels) for source in maps])[map_of_label]
         _refuse_one_label(split.images.take(is_file), labels_found.take(is_file), where)

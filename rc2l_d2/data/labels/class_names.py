@@ -28,6 +28,20 @@ class ClassNames:
         return bool(self.ordered or self.by_key)
 
 
+def refuse_equal_names(names: Sequence[str]) -> None:
+    """Refuse classes without a name, and those that differ in case or blanks alone, as typed names do."""
+    known: dict[str, str] = {}
+    for name in names:
+        plain = " ".join(name.casefold().split())
+        if not plain:
+            raise InputError("The labels have a class without a name; give it one.")
+        if known.setdefault(plain, name) is not name:
+            raise InputError(
+                f"The labels have the classes '{known[plain]}' and '{name}', which differ in case or blanks alone; "
+                f"give both one name."
+            )
+
+
 def parse_class_names(text: str) -> ClassNames:
     """Read ``sky,road``, or ``0=sky,255=road`` or ``#804080=road,...``: fields of a line of CSV, with its quotes.
 

@@ -76,7 +76,8 @@ def read_text(path: str | os.PathLike, length: int = -1) -> str:
 
 def has_color_columns(text: str) -> bool:
     """Whether the first line of a CSV file is the titles of names and colours."""
-    return _color_columns([title.strip().lower() for title in text.split("\n", 1)[0].split(",")]) is not None
+    titles = next(csv.reader(text.splitlines()[:1], skipinitialspace=True), [])
+    return _color_columns([title.strip().lower() for title in titles]) is not None
 
 
 def _color_columns(titles: list[str]) -> tuple[int, list[int]] | None:

@@ -29,7 +29,8 @@ from .pairing import PairedImages, pair_images
 
 _BACKGROUND = "background"
 _LOOKED_AT = 20  # files that tell the format of a folder of JSON files
-_BRUSH = re.compile(r"task-\d+-annotation-\d+-by-[^-]*-([^-]+)-.+-\d+\.png")
+# The annotator is an e-mail address, which may contain "-", or a number.
+_BRUSH = re.compile(r"task-\d+-annotation-\d+-by-(?:.*@.*\.[A-Za-z]+|[^-]*)-([^-]+)-.+-\d+\.png")
 
 
 @dataclass(frozen=True)
@@ -134,7 +135,8 @@ def _coco(images: str, file: str, unlabeled: str | None, keep_empty: bool) -> _S
         raise InputError(f"{file} has no annotation; annotate images, or export the others too.")
     below = {os.path.relpath(path, folder): path for path in images_below(folder, IMAGE_SUFFIXES)}
     absent = [name for name in listed if name not in below]
-    by_name = bool(absent) and _by_name(opened, listed, below)
+    # In a file for another layout no image is in its place. If some are, the others are just missing.
+    by_name = len(absent) == len(listed) and _by_name(opened, listed, below)
     if absent and not by_name:
         raise InputError(
             f"{file}: {len(absent)} of {len(listed)} annotated images are not in {images}, neither at their paths nor "
@@ -150,7 +152,8 @@ def _coco(images: str, file: str, unlabeled: str | None, keep_empty: bool) -> _S
             f"there is nothing in them)."
         )
     if by_name:
-        notes.append(f"Images were found by their names without folders: {absent[0]} is {below[found[0]]}.")
+        first = next(path for name, path in below.items() if os.path.basename(name) == os.path.basename(absent[0]))
+        notes.append(f"Images were found by their names without folders: {absent[0]} is {first}.")
     rule = {"coco": os.path.abspath(file), "images": folder}
     rule |= {"match": "name"} if by_name else {}
     rule |= {"empty": "labelled"} if keep_empty else {}

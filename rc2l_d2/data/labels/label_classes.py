@@ -216,6 +216,7 @@ def _keys_with_class(
         check_instances(raw, keys, where)
     if not names.by_key and not tolerance:
         check_colors(raw, [*keys, *guessed], where)
+    if (not names.by_key or names.file) and not tolerance:  # A table beside the labels does not say which ones occur.
         check_smooth_edges(raw, [*keys, *guessed], where)
     if guessed:
         check_usual_ignore(raw, usual, names, where)

@@ -20,6 +20,7 @@ _CHANNELS = {"red": 16, "green": 8, "blue": 0}  # places of their bits
 # Fewer values, or files, do not tell instances from classes: if values count up in each file, and in general.
 _SOME_VALUES, _MANY_VALUES, _SOME_FILES = 5, 8, 4
 _SOME_NUMBERS = 3  # colours beside one class
+_MOST = 0.85  # of the files
 
 
 def check_usual_ignore(raw: RawLabels, usual: int, names: ClassNames, where: str) -> None:
@@ -100,10 +101,13 @@ def check_instances(raw: RawLabels, keys: Sequence[int], where: str) -> None:
     present = raw.pixels[:, [raw.keys.index(key) for key in keys]] > 0
     sign, kind = "", "colour" if raw.colors else "value"
     if len(keys) >= _SOME_VALUES and len(present) >= _SOME_FILES:
-        first_ones = np.sort(present, axis=1)[:, ::-1]
+        objects = present[:, int(keys[0] == 0) :]  # A file may be full of objects, without the background's 0.
+        counting = (objects == np.sort(objects, axis=1)[:, ::-1]).all(axis=1)
         # Of few classes, the last may be missing in some files.
-        different = len(np.unique(present.sum(axis=1))) >= (2 if len(keys) >= _MANY_VALUES else 3)
-        if not raw.colors and np.array_equal(present, first_ones) and different:
+        different = len(np.unique(objects[counting].sum(axis=1))) >= (2 if len(keys) >= _MANY_VALUES else 3)
+        # Few files may lack a number, if an object was removed.
+        least = _MOST if len(keys) >= _MANY_VALUES else 1
+        if not raw.colors and counting.mean() >= least and different:
             sign = "values that count up in each file"
         elif len(keys) >= _MANY_VALUES and (present.sum(axis=0) == 1).mean() > 0.75:
             sign = f"{kind}s of one file each"

@@ -15,6 +15,8 @@ from ..datasets.image_lists import IMAGE_SUFFIXES
 from ..datasets.image_search import images_below
 from .derived import companions, derived_images
 
+# Names of the folders of splits, in lower case.
+_TRAINING, _TEST = {"train", "training"}, {"val", "valid", "validation", "test", "testing"}
 # Where YAML files are explained.
 _YAML = "'Labels in several folders or under other names' in datasets/README.md"
 
@@ -84,6 +86,7 @@ def pair_images(
     with_label = [path for path in image_files if image_id(path, _inside(images), image_suffixes) in label_of]
     if not with_label:
         raise InputError(_no_pair(images, labels, image_files, label_files, image_suffixes))
+    _refuse_several_splits(images, image_files)
     image_of = _by_id(with_label, images, image_suffixes)
     bare = sorted(set(image_files) - set(with_label))
     more = [path for path in images_below(unlabeled, IMAGE_SUFFIXES) if path not in is_label] if separate else bare
@@ -111,6 +114,17 @@ def _check_folders(images: str, labels: str | None, unlabeled: str | None, label
             f"IMAGES and LABELS are one folder, {images}; give the ending of the labels' names (--label-suffix "
             f"_mask.png; --image-suffix _sat.jpg if images have one too), put the labels into a folder of their own, "
             f"or describe both in a YAML file ({_YAML})."
+        )
+
+
+def _refuse_several_splits(images: str, files: Iterable[str]) -> None:
+    """Refuse a folder with one subfolder for training and another for tests, whose images would be mixed."""
+    tops = {os.path.relpath(path, images).split(os.sep)[0] for path in files}
+    split = [sorted(top for top in tops if top.lower() in names) for names in (_TRAINING, _TEST)]
+    if all(split):
+        raise InputError(
+            f"{images} has the subfolders {split[0][0]} and {split[1][0]}, whose images would be mixed; name "
+            f"{os.path.join(images, split[0][0])} as IMAGES, or describe both splits in a YAML file ({_YAML})."
         )
 
 

@@ -18,6 +18,10 @@ from .label_map import channels_of, packed_colors
 
 Color = tuple[int, int, int]
 _GDAL_NODATA = 42113
+_BY_COLOR = (
+    "The palettes of the labels give the value {key} several colours, so that colours are the classes here; save all "
+    "labels with one palette, or without, if values are."
+)
 
 
 @dataclass(frozen=True)
@@ -29,6 +33,7 @@ class RawLabels:
     colors: bool  # whether the keys are colours
     palette: dict[int, Color]  # the colour of a key: itself, or that in the palettes, which all agree
     solid: frozenset[int]  # keys that fill a block of 2 x 2 pixels in some file
+    notes: tuple[str, ...] = ()  # on how the files were read
 
     @cached_property
     def totals(self) -> dict[int, int]:
@@ -42,10 +47,12 @@ def read_raw_labels(files: Sequence[str], colors: bool = False) -> RawLabels:
     ``colors`` reads every file so.
 
     Raises:
-        InputError: a file cannot be read, is a JPEG, or has neither colours nor values from 0 to 65535.
+        InputError: a file cannot be read, is a JPEG, or has neither colours nor values from 0 to 65535; or a palette
+            has one colour for two values where colours tell the classes.
     """
     palette: dict[int, Color] = {}
     as_colors = False
+    notes: tuple[str, ...] = ()
     with ThreadPoolExecutor() as pool:
         try:
             if colors:
@@ -55,6 +62,8 @@ def read_raw_labels(files: Sequence[str], colors: bool = False) -> RawLabels:
             for (found, _), own in zip(counts, palettes, strict=True):
                 for key in found if own is not None else ():
                     if key < len(own) and palette.setdefault(key, tuple(own[key].tolist())) != tuple(own[key]):
+                        _check_palettes(files, [found for found, _ in counts], palettes)
+                        notes = (_BY_COLOR.format(key=key),)
                         raise LabelColorError
             _check_grey_palettes(files, [found for found, _ in counts], palettes)
         except LabelColorError:
@@ -67,7 +76,7 @@ def read_raw_labels(files: Sequence[str], colors: bool = False) -> RawLabels:
             raise InputError(f"{path}: the label image has values from {min(found)} to {max(found)}; use 0 to 65535.")
     pixels = np.array([[found.get(key, 0) for key in keys] for found, _ in counts], np.int64)
     solid = frozenset().union(*(blocks for _, blocks in counts))
-    return RawLabels(tuple(keys), pixels.reshape(len(files), len(keys)), as_colors, palette, solid)
+    return RawLabels(tuple(keys), pixels.reshape(len(files), len(keys)), as_colors, palette, solid, notes)
 
 
 def marked_no_data(files: Sequence[str]) -> Counter[int]:
@@ -82,6 +91,19 @@ def marked_no_data(files: Sequence[str]) -> Counter[int]:
         with contextlib.suppress(ValueError):  # Without the tag, or of another form.
             counts.update([int(value)] if (value := float(text)).is_integer() else [])
     return counts
+
+
+def _check_palettes(
+    files: Sequence[str], found: Sequence[dict[int, int]], palettes: Sequence[np.ndarray | None]
+) -> None:
+    """Refuse to read colours instead of values where a palette has one colour for two values of its file."""
+    for path, keys, own in zip(files, found, palettes, strict=True):
+        colors = [tuple(own[key].tolist()) for key in keys if key < len(own)] if own is not None else []
+        if len({*colors}) < len(colors):
+            raise InputError(
+                f"{path}: the label image's palette has one colour for two of its values, and other files have other "
+                f"palettes, so that neither values nor colours are the same everywhere; save all with one palette."
+            )
 
 
 def _check_grey_palettes(

@@ -41,7 +41,7 @@ def number_of_pages(image: Image.Image) -> int:
 
 
 def hidden_color(colors: np.ndarray, alpha: np.ndarray) -> str:
-    """Return a colour other than black of transparent pixels that visible ones have too, as an eraser leaves it.
+    """Return a colour of transparent pixels that visible ones have too, as an eraser leaves it.
 
     Args:
         colors: uint8 (H, W, 3).
@@ -52,7 +52,7 @@ def hidden_color(colors: np.ndarray, alpha: np.ndarray) -> str:
     """
     red, green, blue = np.moveaxis(colors.astype(np.int32), -1, 0)
     packed = red << 16 | green << 8 | blue
-    found = np.intersect1d(packed[(alpha == 0) & (packed > 0)], packed[alpha > 0])
+    found = np.intersect1d(packed[alpha == 0], packed[alpha > 0])
     return f"#{found[0]:06x}" if len(found) else ""
 
 

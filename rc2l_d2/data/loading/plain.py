@@ -67,6 +67,15 @@ def frames(data: bytes) -> int:
         return 1
 
 
+def stores_one_bit(path: str | os.PathLike) -> bool:
+    """Return whether an image file has grey values of 1 bit, which PNG defines as black and white, 0 and 255."""
+    try:
+        with Image.open(path) as image:
+            return image.mode == "1"
+    except _ERRORS:
+        return False
+
+
 def tiff_orientation(path: str | os.PathLike) -> int:
     """Return the orientation that a TIFF's own tag gives, 1 to 8; 1 (upright) for other files."""
     try:
