@@ -27,12 +27,18 @@ def _in_a_folder_with_images(tmp_path, monkeypatch):
     write_images(Path("un"), NAMES[:3])
 
 
+def out() -> Path:
+    """The output folder, whose name is that of a data set, which all tests of a process know."""
+    return Path(f"{Path.cwd().name}_out")
+
+
 @pytest.fixture
 def start(monkeypatch):
     """Call rc2l-quickstart; without options after IMAGES and LABELS it has the folder ``un``."""
 
     def call(images="im", labels="lab", *options):
         words = (images, labels, *(options or ("un",)))
+        words += () if "--output" in words else ("--output", out())
         return call_command(monkeypatch, "rc2l-quickstart", quickstart.main, *words, "--seed", "1", folder=".")
 
     return call
@@ -41,7 +47,7 @@ def start(monkeypatch):
 def refused(result, *fragments):
     assert result.returncode == 2 and result.stderr.count("\n") == 1, result.stderr
     assert all(fragment in result.stderr for fragment in fragments), result.stderr
-    assert not os.path.exists("quickstart")
+    assert not out().exists()
 
 
 def write_labels(*labels, folder="lab"):
@@ -87,7 +93,7 @@ def test_palettes_that_differ(start, monkeypatch):
     white = ([0, 0, 0], [255, 255, 255], [255, 255, 255])
     for number in range(4, 8):
         with_palette(LABEL, *white)[1].save(f"lab/{number}.png")
-    again = start("im", "lab", "un", "--output", "again")
+    again = start("im", "lab", "un", "--output", f"{out()}_again")
     assert again.returncode == 2 and "4.png: the label image's palette has one colour for two" in again.stderr
 
 
@@ -142,8 +148,8 @@ def test_copies_of_an_image_are_held_out_together(start):
     for name in names:
         write_label(Path("lab", f"{name[:-4]}.png"), LABEL)
     assert start("copies").returncode == 0
-    held_out = {line.split("/")[1].split("_")[0] for line in Path("quickstart/val.txt").read_text().splitlines()}
-    learned = {line.split("/")[1].split("_")[0] for line in Path("quickstart/labeled.txt").read_text().splitlines()}
+    held_out = {line.split("/")[1].split("_")[0] for line in (out() / "val.txt").read_text().splitlines()}
+    learned = {line.split("/")[1].split("_")[0] for line in (out() / "labeled.txt").read_text().splitlines()}
     assert len(held_out) == 1 and held_out | learned == set("012345") and not held_out & learned
 
 
@@ -188,12 +194,12 @@ def test_coordinates_of_another_scale_are_refused(start, scale, problem):
 def test_nothing_is_replaced_by_a_call_that_fails(start):
     write_labels(*[LABEL] * 8)
     assert start().returncode == 0
-    before = {path: path.read_bytes() for path in Path("quickstart").iterdir()}
+    before = {path: path.read_bytes() for path in out().iterdir()}
     os.rename("un/0.jpg", os.fsencode("un/") + b"\xff.jpg")
     write_labels(*[LABEL[:, ::-1] * np.uint8(100)] * 8)
     failed = start("im", "lab", "un", "--overwrite")
     assert failed.returncode == 2 and "which is not UTF-8" in failed.stderr
-    assert {path: path.read_bytes() for path in Path("quickstart").iterdir()} == before
+    assert {path: path.read_bytes() for path in out().iterdir()} == before
 
 
 @pytest.mark.parametrize(("names", "problem"), [
@@ -215,7 +221,7 @@ def test_annotators_of_label_studio_may_have_hyphens(start):
             mask[columns] = 255
             write_label(Path(f"lab/task-{number}-annotation-{number}-by-jean-luc@x-y.org-tag-{name}-0.png"), mask)
     assert start().returncode == 0
-    assert load_definition("quickstart/dataset.yaml").classes == ("background", "car", "road")
+    assert load_definition(out() / "dataset.yaml").classes == ("background", "car", "road")
 
 
 def test_a_mask_that_a_threshold_would_make_empty_is_refused(start):
