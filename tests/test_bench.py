@@ -55,7 +55,8 @@ def test_peak_memory_is_the_largest_sum_at_one_time(monkeypatch):
 
 def test_matching(bench):
     rows = bench("matching.py", "--images", "2", "--queries", "8", "--classes", "5", "--size", "16", "--rounds", "1")
-    assert rows["matching"][0] > rows["matching"][1] >= 0  # milliseconds, rounded
+    hungarian, by_class, *_ = rows["matching"]  # milliseconds, rounded
+    assert hungarian > 0 and by_class >= 0
     assert len(rows) == (3 if NO_TRANSFORMERS else 5)
 
 
@@ -68,7 +69,6 @@ def test_step(bench, tiny):
     for name in parts[1:]:
         milliseconds, middle, low, high = rows[name]
         assert milliseconds > 0 and 0 < low <= middle <= high
-    assert rows["regions"][1] + rows["ema"][1] < 1 and rows["floor"][1] > 0.3
 
 
 @pytest.mark.slow

@@ -11,7 +11,16 @@ from comparison_cases import caller, description, finish, written
 from conftest import REPO
 
 from rc2l_d2.comparison import Comparison, load_comparison
-from rc2l_d2.comparison.report import collect, draw_bars, draw_curves, markdown, paired_differences
+from rc2l_d2.comparison.report import (
+    LAST,
+    collect,
+    draw_bars,
+    draw_curves,
+    draw_splits,
+    markdown,
+    paired_differences,
+    score_table,
+)
 from rc2l_d2.reporting.run_folder import collect_scalars, step_seconds
 
 MIOU = {"supervised": {1: 40.0, 2: 43.5}, "rc2l": {1: 46.25, 2: 45.0}}
@@ -127,3 +136,50 @@ def test_the_time_of_a_step_is_the_median_of_what_was_logged_after_burn_in():
     assert step_seconds(scalars, 40) == 3.0  # of 1, 70, 2 and 4
     assert step_seconds(scalars, 41) == 4.0, "the line at 59 has an iteration of the burn-in"
     assert step_seconds(scalars, 80) == 3.0 and step_seconds(scalars, 101) is None
+
+
+def test_differences_are_those_of_the_same_split_and_seed():
+    values = {("a", "base"): (10.0, 20.0), ("a", "ours"): (13.0, 24.0)}
+    values |= {("b", "base"): (50.0, 60.0), ("b", "ours"): (51.0, 61.0)}
+    rows = [
+        {"split": split, "method": method, "seed": seed, LAST: value}
+        for (split, method), of_seeds in values.items()
+        for seed, value in enumerate(of_seeds)
+    ]
+    found = paired_differences(pd.DataFrame(rows), "base")
+    assert found.loc[("a", "ours"), ["mean", "standard error", "seeds"]].tolist() == [3.5, 0.5, 2]
+    assert found.loc[("b", "ours"), ["mean", "standard error", "seeds"]].tolist() == [1.0, 0.0, 2]
+
+
+def test_columns_are_the_last_and_the_best_values_and_the_time(finished, monkeypatch):
+    file, out = finished
+    run = load_comparison(file, out).runs[0]
+    text = (run.folder / "metrics.json").read_text().replace('"sem_seg/mIoU": 38.0', '"sem_seg/mIoU": 47.0', 1)
+    (run.folder / "metrics.json").write_text(text)
+    monkeypatch.setattr("rc2l_d2.comparison.report.step_seconds", lambda scalars, burn_in: 0.25)
+    scores, curves, _ = collect(load_comparison(file, out))
+    first = scores.iloc[0]
+    assert (first["student, last"], first["student, best"]) == (38.0, 47.0)
+    assert (first["teacher, last"], first["teacher, best"]) == (40.0, 41.0)
+    assert score_table(scores)["ms per step"].tolist() == ["250", "250"]
+    own = curves[(curves["method"] == "supervised") & (curves["seed"] == 1)]
+    assert dict(zip(own["iteration"], own["mIoU"], strict=True)) == {3: 41.0, 6: 40.0}
+
+
+def test_figures_have_means_and_deviations(finished, monkeypatch):
+    file, out = finished
+    comparison, figures = load_comparison(file, out), []
+    monkeypatch.setattr("matplotlib.figure.Figure.savefig", lambda self, *args, **options: figures.append(self))
+    scores, curves, _ = collect(comparison)
+    draw_curves(comparison, curves, out / "a.png")
+    draw_bars(comparison, scores, out / "b.png")
+    draw_splits(comparison, scores, out / "c.png")
+    means, spread = {"supervised": 41.75, "RC²L": 45.625}, statistics.stdev([46.25, 45.0])
+    lines = {line.get_label(): line.get_ydata().tolist() for line in figures[0].axes[0].get_lines()}
+    assert lines == {label: [mean + 1, mean] for label, mean in means.items()}
+    band = figures[0].axes[0].collections[0].get_paths()[0].vertices[:, 1]  # methods in the alphabet's order
+    assert (band.min(), band.max()) == pytest.approx((45.625 - spread, 46.625 + spread))
+    assert [bar.get_width() for bar in figures[1].axes[0].patches] == [45.625, 41.75]
+    assert {line.get_label(): line.get_ydata().tolist() for line in figures[2].axes[0].get_lines()[::2]} == {
+        label: [mean] for label, mean in means.items()
+    }

@@ -298,3 +298,11 @@ def test_a_worker_that_dies_is_one_sentence(tmp_path, when):
     command = [sys.executable, "-c", program]
     result = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60)
     assert re.fullmatch(rf"{DEAD}\n", result.stdout), result
+
+
+def test_streams_have_random_numbers_of_their_own():
+    draw = lambda entry, rng: {"number": rng.random()}  # noqa: E731
+    entries = [{"file_name": "a"}]
+    dataset = loader._TrainDataset([entries, entries], [draw, draw], seed=1)
+    numbers = {dataset[stream, position, 0][1]["number"] for stream in range(2) for position in range(3)}
+    assert len(numbers) == 6 and dataset[1, 2, 0] == dataset[1, 2, 0]

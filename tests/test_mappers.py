@@ -179,3 +179,36 @@ def test_keys_out_of_range(key, value):
     cfg.merge_from_list([key, value])
     with pytest.raises(InputError, match=key.rsplit(".", 1)[0]):
         UnlabeledMapper(cfg)
+
+
+@pytest.mark.parametrize("format", ["RGB", "BGR"])
+def test_test_images_have_the_configured_channel_order(entry, format):
+    cfg = small_config()
+    cfg.INPUT.FORMAT, cfg.TEST.AUG.ENABLED, cfg.TEST.AUG.MIN_SIZES = format, True, (0,)
+    sample = TestMapper(cfg)(entry)
+    expected = torch.from_numpy(read_image(entry["file_name"], format).copy()).permute(2, 0, 1)
+    assert torch.equal(sample["image"], expected) and torch.equal(sample["scales"][0], expected)
+
+
+def test_ssds_distortion_changes_the_image_alone(entry):
+    plain = unchanged_size([32, 40])  # of an image of 24 x 32
+    distorted = plain.clone()
+    distorted.INPUT.COLOR_AUG_SSD = True
+    plain.INPUT.COLOR_AUG_SSD = False
+    changed = 0
+    for seed in range(8):
+        one, other = (LabeledMapper(cfg)(entry, np.random.default_rng(seed)) for cfg in (plain, distorted))
+        assert torch.equal(one["sem_seg"], other["sem_seg"])
+        assert (other["image"][:, 24:] == 128).all() and (other["image"][..., 32:] == 128).all()
+        changed += not torch.equal(one["image"], other["image"])
+    assert changed > 4
+
+
+def test_the_fraction_of_grey_strong_views_is_the_configured_one(entry):
+    cfg = small_config()
+    cfg.INPUT.STRONG_JITTER = (0.0, 0.0, 0.0, 0.0)
+    for fraction, is_grey in ((1.0, True), (0.0, False)):
+        cfg.INPUT.STRONG_GRAYSCALE = fraction
+        for seed in range(4):
+            red, green, blue = UnlabeledMapper(cfg)(entry, np.random.default_rng(seed))["strong"][0]
+            assert (torch.equal(red, green) and torch.equal(green, blue)) == is_grey

@@ -19,6 +19,7 @@ class Model(nn.Module):
         self.query_embed = nn.Embedding(2, 2)
         self.head = nn.Linear(2, 2)
         self.probe = ClassProbe(2, 2)
+        self.norms = nn.Sequential(nn.GroupNorm(1, 2), nn.LayerNorm(2))
         self.frozen = nn.Parameter(torch.zeros(1), requires_grad=False)
 
 
@@ -43,7 +44,14 @@ def test_each_parameter_has_its_rate_and_decay(cfg):
     assert found[id(model.query_embed.weight)] == (1.0, 0.125)
     assert found[id(model.head.bias)] == (1.0, 0.5)
     assert found[id(model.probe.weight)] == (2.0, 0.5)
+    assert {found[id(norm.weight)] for norm in model.norms} == {(1.0, 0.25)}
     assert id(model.frozen) not in found
+
+
+def test_sgd_has_the_configured_momentum(cfg):
+    cfg.merge_from_list(["SOLVER.OPTIMIZER", "SGD", "SOLVER.MOMENTUM", 0.75, "SOLVER.NESTEROV", True])
+    optimizer = build_optimizer(cfg, Model())
+    assert {(group["momentum"], group["nesterov"]) for group in optimizer.param_groups} == {(0.75, True)}
 
 
 def test_learning_rate_warms_up_and_decays(cfg):

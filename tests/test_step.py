@@ -94,6 +94,54 @@ def test_further_views_are_mixed_on_their_own_and_the_dropped_view_is_the_weak_o
         assert (empty[:10] < 0.1).all() and (empty[10:] > 0.2).all() and (empty[10:] < 0.8).all()
 
 
+def test_padding_is_no_pseudo_label(make_trainer):
+    """Of crops beyond the image, and of the batch up to a multiple of 32."""
+    trainer = make_trainer("INPUT.CROP.SIZE", "(72,80)", "MODEL.SEMI_SUPERVISED.MIX", "none")
+    labeled, unlabeled = batch = batch_after_burn_in(trainer)
+    inside = torch.zeros(2, 96, 96, dtype=torch.bool)
+    for place, sample in zip(inside, unlabeled, strict=True):
+        place[:72, :80] = sample["inside"]
+    inside = inside[:, ::4, ::4]
+    step = watched_step(trainer, batch)
+    teacher = step.pseudo.teacher
+    assert torch.equal(teacher.inside, inside) and not inside.all() and inside.any()
+    assert not (step.pseudo.valid & ~inside).any() and step.pseudo.valid.any()
+    expected = torch.full((8,), 0.7)
+    for label in range(8):
+        if len(values := teacher.confidence[inside & (teacher.label == label)]):
+            expected[label] = 0.98 * 0.7 + 0.02 * values.mean()
+    torch.testing.assert_close(trainer.teacher.labeler.kappa, expected)
+
+
+def test_thresholds_follow_the_confidence_of_the_same_step(make_trainer):
+    trainer = make_trainer(
+        "MODEL.RC2L.SELECTION", "pixel", "MODEL.RC2L.CONFIDENCE_THRESHOLD", "0.0", "MODEL.RC2L.CLASS_THRESHOLD_RATIO",
+        "0.95", "MODEL.SEMI_SUPERVISED.MIX", "none",
+    )  # fmt: skip
+    batch, labeler = batch_after_burn_in(trainer), trainer.teacher.labeler
+    # With this kappa no pixel is confident; with that after the step, which is smaller, the surest one is.
+    labeler.kappa.fill_(1.0001 * float(trainer.teacher.predict(batch[1]).confidence.max()) / 0.95)
+    assert not labeler.select(trainer.teacher.predict(batch[1])).valid.any()
+    assert watched_step(trainer, batch).pseudo.teacher.valid.any()
+
+
+def test_features_of_pasted_regions_are_the_teachers_of_their_image(make_trainer):
+    trainer = make_trainer("SOLVER.IMS_PER_BATCH_UNLABELED", "4", "MODEL.SEMI_SUPERVISED.MIX", "labeled")
+    with torch.no_grad():
+        for parameter in trainer.teacher.model.parameters():
+            parameter.mul_(1.1)
+    labeled, unlabeled = batch = batch_after_burn_in(trainer)
+    own = trainer.model.preprocess([sample["strong"][0] for sample in unlabeled]).tensor
+    step = watched_step(trainer, batch)
+    with torch.no_grad():
+        expected = trainer.teacher.model.regions(step.images[:2]).features
+    for index in (1, 3):
+        pasted = (step.images[2 + index] != own[index]).any(dim=0)[::4, ::4]
+        found = step.pseudo.teacher.features[index][:, pasted]
+        torch.testing.assert_close(found, expected[index // 2][:, pasted])
+        assert pasted.any()
+
+
 def test_regions_of_labelled_images_are_pasted_into_every_second_image(make_trainer):
     trainer = make_trainer("SOLVER.IMS_PER_BATCH_UNLABELED", "4", "MODEL.SEMI_SUPERVISED.MIX", "labeled")
     labeled, unlabeled = batch = batch_after_burn_in(trainer)

@@ -10,6 +10,7 @@ import shutil
 from pathlib import Path
 from xml.etree import ElementTree
 
+import numpy as np
 import pytest
 import torch
 import yaml
@@ -19,6 +20,8 @@ from PIL import Image
 from rc2l_d2.commands.report import main
 from rc2l_d2.engine import RC2LTrainer, load_config
 from rc2l_d2.errors import InputError
+from rc2l_d2.evaluation import predict_images
+from rc2l_d2.host import build_model
 from rc2l_d2.reporting import note_start, report_on, write_run_report
 from rc2l_d2.reporting.charts import line_chart
 from rc2l_d2.reporting.provenance import commit, read_starts
@@ -268,3 +271,10 @@ def test_a_chart_is_a_small_transparent_svg():
     svg = base64.b64decode(uri.removeprefix("data:image/svg+xml;base64,")).decode()
     assert "<svg" in svg and len(svg) < 60_000
     assert "#0072b2" in svg.lower() and "#e69f00" in svg.lower() and "#ffffff" not in svg
+
+
+def test_example_images_have_their_files_colours(tiny_options):
+    cfg = load_config(CONFIG, tiny_options)
+    (sample,) = predict_images(cfg, build_model(cfg).eval(), "tiny_val", [0])
+    expected = np.array(Image.open(sample.file).convert("RGB")).astype(int)
+    assert np.abs(sample.image - expected).mean() < 2 < np.abs(sample.image - expected[..., ::-1]).mean()

@@ -1,5 +1,6 @@
 """Views of images: sizes, alignment, and the photometric steps against values computed by hand."""
 
+import colorsys
 from functools import partial
 
 import numpy as np
@@ -21,6 +22,22 @@ from rc2l_d2.data.loading.transforms import (
 )
 
 JITTER = (0.5, 0.5, 0.5, 0.25)
+
+
+class Chosen:
+    """A generator of chosen numbers: which steps of SSD's distortion are done, each as strongly as possible."""
+
+    def __init__(self, *steps: bool):
+        self.steps = steps
+
+    def random(self, number):
+        return np.where(self.steps, 0.0, 1.0)
+
+    def uniform(self, low, high):
+        return high
+
+    def integers(self, low, high):
+        return high - 1
 
 
 @pytest.fixture
@@ -135,3 +152,53 @@ def test_strengths_bound_the_jitter():
     ratios = [view[..., 1].mean() / 90 for view in bright]
     assert 0.45 < min(ratios) < 0.6 and 1.4 < max(ratios) < 1.55
     assert np.ptp(strong_view(color, JITTER, 1.0, np.random.default_rng(0)), axis=2).max() == 0
+
+
+@pytest.mark.parametrize(("steps", "expected"), [
+    ((1, 0, 0, 0, 0), lambda x: x + 32.0),
+    ((0, 1, 0, 0, 0), lambda x: 1.5 * x),
+    ((0, 1, 0, 0, 1), lambda x: 1.5 * x),
+    ((0, 0, 1, 0, 0), lambda x: adjust_hsv(x, 1.5, 0.0)),
+    ((0, 0, 0, 1, 0), lambda x: adjust_hsv(x, 1.0, 0.1)),
+    ((0, 1, 1, 0, 0), lambda x: 1.5 * adjust_hsv(x, 1.5, 0.0)),
+    ((0, 1, 1, 0, 1), lambda x: adjust_hsv(np.minimum(1.5 * x, 255).round().astype(np.uint8), 1.5, 0.0)),
+    ((0, 0, 0, 0, 0), lambda x: x),
+])  # fmt: skip
+def test_each_step_of_ssds_distortion(image, steps, expected):
+    found = ssd_distortion(image, Chosen(*steps)).astype(float)
+    assert np.abs(found - np.clip(expected(image), 0, 255)).max() <= 1
+
+
+def test_contrast_is_scaled_around_the_mean_grey(image):
+    grey = (image @ np.array([0.114, 0.587, 0.299])).mean()
+    for seed in range(5):
+        rng = np.random.default_rng(seed)
+        factor = [rng.uniform(1 - strength, 1 + strength) for strength in (0, 0.5, 0)][1]
+        expected = np.clip(grey + factor * (image - grey), 0, 255)
+        # A hue that is not turned goes through HSV and back, which rounds.
+        error = np.abs(color_jitter(image, (0, 0.5, 0, 0), np.random.default_rng(seed)) - expected)
+        assert error.mean() < 1.5
+
+
+def test_hue_is_turned_by_the_sampled_part_of_a_circle():
+    blue = np.full((2, 2, 3), (255, 0, 0), np.uint8)  # BGR
+    for seed in range(5):
+        rng = np.random.default_rng(seed)
+        turn = [rng.uniform(-end, end) for end in (0, 0, 0, 0.25)][3]
+        expected = 255 * np.array(colorsys.hsv_to_rgb((2 / 3 + turn) % 1, 1, 1))[::-1]
+        assert np.abs(color_jitter(blue, (0, 0, 0, 0.25), np.random.default_rng(seed))[0, 0] - expected).max() < 12
+
+
+def test_blur_reaches_at_most_three_deviations():
+    edge = np.repeat(np.where(np.arange(60) < 30, 0, 200).astype(np.uint8)[None, :, None], 40, 0).repeat(3, 2)
+    views = [strong_view(edge, (0, 0, 0, 0), 0.0, np.random.default_rng(seed)) for seed in range(20)]
+    changed = [(view != edge)[..., 0] for view in views]
+    columns = np.flatnonzero(np.any(changed, axis=(0, 1)))
+    assert 24 <= columns.min() < 28 and 32 <= columns.max() < 36
+    assert 3 < sum(map(np.any, changed)) < 17
+
+
+def test_every_position_of_a_crop_occurs():
+    settings = GeometrySettings((0,), "choice", 1000, (64, 64), False)
+    found = [sample_geometry((65, 66), 0, settings, np.random.default_rng(seed)) for seed in range(60)]
+    assert {(one.top, one.left) for one in found} == {(top, left) for top in range(2) for left in range(3)}
