@@ -153,8 +153,17 @@ def test_results_replace_no_file_of_another_origin(demo, run, images, tmp_path):
     assert refused.returncode == 2 and "--coco would replace" in refused.stderr and not (out / "a.png").exists()
     assert (tmp_path / "c_dataset.json").read_text() == "annotations"
     assert all(path.read_bytes() == content for path, content in before.items())
+    (out / "legend.svg").write_text("<svg/>")  # also of the user
+    (out / "a.png").write_text("of the user")
+    assert demo(*weights, *sub, "--output", out).returncode == 2 and (out / "a.png").read_text() == "of the user"
+    (out / "a.png").unlink()
     for _ in range(2):  # Results of an earlier call are replaced.
-        assert demo(*weights, *sub, "--output", out).returncode == 0
+        assert demo(*weights, *sub, "--output", out, "--coco", tmp_path / "d.json").returncode == 0
+    (tmp_path / "truth").mkdir()
+    Image.fromarray(np.full((64, 64), 2, np.uint8)).save(tmp_path / "truth/a.png")
+    for _ in range(2):  # also in the folder of the labels
+        result = demo(*weights, *sub, "--output", tmp_path / "truth/out", "--compare", tmp_path / "truth")
+        assert result.returncode == 0, result.stderr
 
 
 def test_an_interrupted_call_keeps_what_it_has_finished(demo, run, images, tmp_path, monkeypatch):

@@ -255,11 +255,14 @@ def test_synchronised_norms_on_cpu_ranks_are_refused(monkeypatch, tiny_options):
 
 
 @pytest.mark.parametrize("features", ["res2 res3 res4 res5", "res2 res5", "res2 res3 res4"])
-@pytest.mark.parametrize("matching", ["class", "hungarian"])
-def test_stages_without_a_gradient_are_known(tiny_options, features, matching):
+@pytest.mark.parametrize(("architecture", "matching"), [
+    ("RegionSegmentor", "class"), ("RegionSegmentor", "hungarian"), ("PerPixelSegmentor", "hungarian"),
+])  # fmt: skip
+def test_stages_without_a_gradient_are_known(tiny_options, features, architecture, matching):
     names = tuple(features.split())
-    options = ["MODEL.META_ARCHITECTURE", "RegionSegmentor", "MODEL.MASK_FORMER.MATCHING", matching]
-    options += ["MODEL.SEM_SEG_HEAD.IN_FEATURES", names, "MODEL.MASK_FORMER.TRANSFORMER_IN_FEATURE", names[-1]]
+    options = ["MODEL.META_ARCHITECTURE", architecture, "MODEL.MASK_FORMER.MATCHING", matching]
+    read = names[-1] if architecture == "RegionSegmentor" else "res5"  # A per-pixel head has no transformer.
+    options += ["MODEL.SEM_SEG_HEAD.IN_FEATURES", names, "MODEL.MASK_FORMER.TRANSFORMER_IN_FEATURE", read]
     options += ["MODEL.RESNETS.OUT_FEATURES", ("res2", "res3", "res4", "res5")]
     cfg = load_config("configs/toy/supervised_R18.yaml", [*tiny_options, *options])
     model = build_model_or_explain(cfg).train()

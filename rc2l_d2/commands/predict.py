@@ -47,7 +47,7 @@ from ..data.loading.raster import RasterFile, georeference_of, header_size
 from ..errors import InputError
 from ..host import setup_logger
 from ..prediction import Segmenter, load_checkpoint, load_segmenter
-from ..prediction.coco_results import CocoResults
+from ..prediction.coco_results import CocoResults, check_coco_file
 from ..prediction.inputs import Input, find_inputs, is_video, refuse_lost_files, refuse_one_path
 from ..prediction.large import is_large
 from ..prediction.outputs import ResultWriter
@@ -110,6 +110,8 @@ def predict(args: argparse.Namespace) -> int:
         kinds = args.labels, args.confidence, args.compare is not None
         refuse_one_path(files, *kinds)
         refuse_lost_files(files, output, *kinds, args.compare)
+        if args.coco is not None:
+            check_coco_file(args.coco)
         if args.weights:
             segmenter = load_segmenter(args.weights, args.tile)
         else:

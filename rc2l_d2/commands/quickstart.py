@@ -40,7 +40,7 @@ from ..data.labels.class_names import parse_class_names, refuse_equal_names
 from ..data.labels.found_labels import FoundLabels, find_annotations
 from ..data.labels.label_classes import IGNORE_VALUE, FoundClasses, IgnoredKeys, name_classes, no_data_notes, read_masks
 from ..data.labels.label_map import MAX_TOLERANCE
-from ..data.labels.pairing import PairedImages, pair_images
+from ..data.labels.pairing import PairedImages, of_tests, pair_images
 from ..data.labels.raw_labels import read_raw_labels
 from ..data.labels.tabled_labels import find_table, read_tabled
 from ..data.labels.tables_beside import names_beside
@@ -129,7 +129,10 @@ def quickstart(args: argparse.Namespace) -> None:
     labelled, classes_of = reports[0].split.entries, classes.names
     if note := shrinking_regions(labelled, classes_of, round(5 / 3 * sizes.short_edge), round(5 / 3 * sizes.long_edge)):
         warnings.append(note)
-    folders = filter(None, dict.fromkeys([args.images, args.unlabeled]))
+    folders = [os.path.abspath(folder) for folder in (args.images, args.unlabeled) if folder]
+    if tests := of_tests(images.unlabeled, folders[-1]):
+        found = f"Unlabelled images in folders of tests: {_few(tests)}"
+        warnings.append(f"{found}; if results are measured on them, name another folder as UNLABELED.")
     others = {path for folder in folders for path in images_below(folder, OTHER_SUFFIXES)} - {*images.labels}
     if others:
         warnings.append(
@@ -163,7 +166,7 @@ def _label_images(args: argparse.Namespace) -> tuple[PairedImages, FoundClasses]
         raw, names, notes = names_beside(read_raw_labels(images.labels), images.labels, args.labels, names)
         classes = name_classes(raw, names, args.labels, IgnoredKeys.parse(args.ignore), args.tolerance)
         notes = (*raw.notes, *notes)
-    return images, replace(classes, notes=(*notes, *no_data_notes(images.labels, classes)))
+    return images, replace(classes, notes=(*notes, *classes.notes, *no_data_notes(images.labels, classes)))
 
 
 def _refuse_value_options(args: argparse.Namespace, *more: str) -> None:

@@ -7,6 +7,7 @@ from torch import nn
 from ..errors import InputError
 from ..host import CfgNode, comm
 from ..modeling import RegionSegmentor
+from ..modeling.pixel_decoder import maps_with_gradient
 
 
 def data_parallel(cfg: CfgNode, model: RegionSegmentor) -> nn.Module:
@@ -34,6 +35,6 @@ def data_parallel(cfg: CfgNode, model: RegionSegmentor) -> nn.Module:
 
 def has_unread_stages(cfg: CfgNode, model: RegionSegmentor) -> bool:
     """Return whether the backbone has stages behind the last map that the head passes a gradient to."""
-    shapes, keys = model.backbone.output_shape(), cfg.MODEL.MASK_FORMER
-    read = [*cfg.MODEL.SEM_SEG_HEAD.IN_FEATURES, *[keys.TRANSFORMER_IN_FEATURE] * (keys.MATCHING == "hungarian")]
+    shapes = model.backbone.output_shape()
+    read = maps_with_gradient(cfg, shapes)
     return max(shape.stride for shape in shapes.values()) > max(shapes[name].stride for name in read)

@@ -40,7 +40,6 @@ _RANGES = {
     "SOLVER.WEIGHT_DECAY_EMBED": (0, inf),
     "SOLVER.WEIGHT_DECAY_NORM": (0, inf),
     "SOLVER.MOMENTUM": (0, 1),
-    "SOLVER.CLIP_GRADIENTS.CLIP_VALUE": (1e-12, inf),
     "SOLVER.CHECKPOINT_PERIOD": (1, inf),
     "DATALOADER.MAX_BAD_SHARE": (0, 1),
     "SOLVER.CHECKPOINT_KEEP": (0, inf),
@@ -175,13 +174,13 @@ def load_backbone(cfg: CfgNode, model: RegionSegmentor) -> None:
         InputError: the weights cannot be read or fetched, or do not fit, or random ones (of any backbone) would be
             frozen.
     """
-    settings, norm = cfg.MODEL.TIMM, cfg.MODEL.RESNETS.NORM
-    if not isinstance(model.backbone, TimmBackbone):
-        frozen = any(not parameter.requires_grad for parameter in model.backbone.parameters())
-        if not cfg.MODEL.WEIGHTS and (frozen or norm == "FrozenBN"):
+    settings, backbone = cfg.MODEL.TIMM, model.backbone
+    if not isinstance(backbone, TimmBackbone):
+        frozen = any(not parameter.requires_grad for parameter in backbone.parameters())
+        if not cfg.MODEL.WEIGHTS and (frozen or any("FrozenBatchNorm" in type(x).__name__ for x in backbone.modules())):
             raise InputError(
-                f"MODEL.BACKBONE.FREEZE_AT is {cfg.MODEL.BACKBONE.FREEZE_AT} and MODEL.RESNETS.NORM {norm!r}, which "
-                f"would keep random weights; give MODEL.WEIGHTS a file, or set FREEZE_AT 0 and NORM BN."
+                "The backbone has random weights, of which MODEL.BACKBONE.FREEZE_AT or MODEL.RESNETS.NORM FrozenBN "
+                "would keep some; give MODEL.WEIGHTS a file, or set FREEZE_AT 0 and NORM BN."
             )
         return
     if settings.CHECKPOINT:
@@ -245,7 +244,7 @@ def _check_values(cfg: CfgNode) -> None:
         )
     for key, (low, high) in _RANGES.items():
         value = reduce(getattr, key.split("."), cfg)
-        if not low <= value <= high:
+        if value is None or not low <= value <= high:
             raise InputError(f"{key} is {value}; give a value from {low:g} to {high:g}.")
     for key, choices in _CHOICES.items():
         value = reduce(getattr, key.split("."), cfg)
@@ -254,7 +253,8 @@ def _check_values(cfg: CfgNode) -> None:
             listed = f"{', '.join(others)} or {last}" if others else last
             raise InputError(f'{key} is "{value}"; use {listed}.')
     mean, deviation = cfg.MODEL.PIXEL_MEAN, cfg.MODEL.PIXEL_STD
-    if len(mean) != len(deviation) or min(deviation) <= 0:
+    numbers = all(isinstance(x, (int, float)) for x in (*mean, *deviation))
+    if not numbers or len(mean) != len(deviation) or min(deviation) <= 0:
         raise InputError(
             f"MODEL.PIXEL_STD is {deviation}; give a number above 0 for each of the {len(mean)} of MODEL.PIXEL_MEAN."
         )
@@ -264,6 +264,9 @@ def _check_values(cfg: CfgNode) -> None:
             f"MODEL.SEM_SEG_HEAD.IGNORE_VALUE is {head.IGNORE_VALUE}; give a value from {head.NUM_CLASSES}, the number "
             "of classes, to 255."
         )
+    clip = cfg.SOLVER.CLIP_GRADIENTS
+    if clip.ENABLED and not clip.CLIP_VALUE > 0:
+        raise InputError(f"SOLVER.CLIP_GRADIENTS.CLIP_VALUE is {clip.CLIP_VALUE}; give a number above 0.")
     check_test_settings(cfg)
 
 

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..errors import InputError
-from ..host import CfgNode, Conv2d, ShapeSpec, configurable, get_norm
+from ..host import META_ARCH_REGISTRY, CfgNode, Conv2d, ShapeSpec, configurable, get_norm
 
 # Stride of the mask grid.
 FINEST_STRIDE = 4
@@ -105,3 +105,15 @@ def selected_features(cfg: CfgNode, input_shape: dict[str, ShapeSpec]) -> dict[s
             f"{FINEST_STRIDE}, that of the masks; name one that has, or choose a backbone that gives it."
         )
     return {name: input_shape[name] for name in names}
+
+
+def maps_with_gradient(cfg: CfgNode, shapes: dict[str, ShapeSpec]) -> set[str]:
+    """Return the maps that the head passes a gradient to: ASPP reads the finest and the coarsest alone."""
+    head, keys = cfg.MODEL.SEM_SEG_HEAD, cfg.MODEL.MASK_FORMER
+    name = cfg.MODEL.META_ARCHITECTURE  # may be one of another project, or none
+    per_pixel = name in META_ARCH_REGISTRY and getattr(META_ARCH_REGISTRY.get(name), "per_pixel", False)
+    names = sorted((name for name in head.IN_FEATURES if name in shapes), key=lambda name: shapes[name].stride)
+    if per_pixel or head.PIXEL_DECODER_NAME == "ASPP":
+        names = names[:1] + names[-1:]
+    transformer = keys.MATCHING == "hungarian" and not per_pixel
+    return {*names, keys.TRANSFORMER_IN_FEATURE} if transformer else set(names)

@@ -14,6 +14,34 @@ from pycocotools import mask as coco_mask
 from ..engine.whole_files import write_text
 from ..errors import InputError
 
+_DESCRIPTION = "predictions of rc2l-predict"
+_START = 200  # bytes of a data set's file that hold it
+
+
+def check_coco_file(file: Path) -> None:
+    """Create the folder of a file of results.
+
+    Raises:
+        InputError: it cannot be created, ``file`` is no name of a JSON file, or there is one that is no earlier result.
+    """
+    if file.suffix.lower() != ".json":
+        raise InputError(f"--coco is {file}; name a file that ends with .json.")
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        dataset = _dataset_file(file)
+        is_ours = file.is_file() and dataset.is_file() and _DESCRIPTION.encode() in dataset.read_bytes()[:_START]
+    except OSError as error:
+        raise InputError(f"--coco {file} cannot be written ({error.strerror}); name another.") from error
+    for one in (file, dataset):
+        if one.exists() and not is_ours:
+            raise InputError(
+                f"--coco would replace {one}, which is no earlier result; name another file, or remove it."
+            )
+
+
+def _dataset_file(file: Path) -> Path:
+    return file.with_name(f"{file.stem}_dataset.json")
+
 
 @dataclass
 class CocoResults:
@@ -31,21 +59,13 @@ class CocoResults:
     images: list[dict] = field(default_factory=list)
 
     def __post_init__(self):
-        """Create the folder; InputError if it cannot be, or if ``file`` is no name of a JSON file or a file exists."""
-        if self.file.suffix.lower() != ".json":
-            raise InputError(f"--coco is {self.file}; name a file that ends with .json.")
-        try:
-            self.file.parent.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise InputError(f"--coco {self.file} cannot be written ({error.strerror}); name another.") from error
-        for file in (self.file, self.dataset_file):
-            if file.exists():
-                raise InputError(f"--coco would replace {file}; name another file, or remove it.")
+        """Create the folder; InputError as :func:`check_coco_file`."""
+        check_coco_file(self.file)
 
     @property
     def dataset_file(self) -> Path:
         """The path of the COCO data set."""
-        return self.file.with_name(f"{self.file.stem}_dataset.json")
+        return _dataset_file(self.file)
 
     def add(self, file: Path, labels: np.ndarray) -> None:
         """Add the classes predicted for an image file, uint8 (H, W)."""
@@ -72,6 +92,7 @@ class CocoResults:
         entries = [{**entry, "file_name": below[entry["file_name"]]} for entry in self.entries]
         annotations = [self._annotation(number, entry) for number, entry in enumerate(entries, start=1)]
         dataset = {
+            "info": {"description": _DESCRIPTION},
             "images": [{**image, "file_name": below[image["file_name"]]} for image in self.images],
             "categories": [{"id": index, "name": name} for index, name in enumerate(self.classes)],
             "annotations": annotations,

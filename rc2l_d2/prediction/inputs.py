@@ -103,18 +103,25 @@ def refuse_lost_files(
         truth: folder of label images.
     """
     root, kept = output.resolve(), {one.file.resolve() for one in inputs}
-    is_ours, label_folder = (output / LEGEND).exists(), truth and truth.resolve()
+    is_ours, label_folder = _is_result(output / LEGEND), truth and truth.resolve()
     for one in inputs:
         labels_of = [f"labels/{one.name}"] if is_video(one.file) else [f"labels/{one.name}{end}" for end in _LABEL_ENDS]
         names = [one.overlay, *(labels_of if labels else ()), *[f"confidence/{one.name}"] * confidence]
         for path in (root / name for name in [*names, *[f"comparison/{one.name}.png"] * comparison]):
-            if path in kept or (label_folder in path.parents and path.exists()):
-                raise InputError(f"{path} is an input, which a result would replace; give another --output.")
+            is_label = label_folder in path.parents and path.exists() and not (is_ours and label_folder in root.parents)
+            if path in kept or is_label:
+                kind = "an input" if path in kept else "a label image"
+                raise InputError(f"{path} is {kind}, which a result would replace; give another --output.")
             if not is_ours and path.exists():
                 raise InputError(
                     f"{path} exists and is no result of an earlier call (there is no {LEGEND} in {output}); give "
                     f"another --output, or remove it."
                 )
+
+
+def _is_result(legend: Path) -> bool:
+    """Whether a file is a legend of an earlier call, as Matplotlib writes it, and not one of the user's."""
+    return legend.is_file() and b"matplotlib" in legend.read_bytes()[:4096].lower()
 
 
 def _refuse_pair(one: Input, other: Input) -> None:

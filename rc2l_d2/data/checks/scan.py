@@ -233,7 +233,7 @@ def _scan_entry(entry: dict, labelled: bool, num_classes: int, ignore_value: int
         else:
             problems += _turned(entry, size)
         if counts is not None and not isinstance(entry.get("label_map"), DrawnLabel):
-            if num_classes > 2 and stores_one_bit(label):
+            if num_classes > 2 and counts[1] and not is_mapped and stores_one_bit(label):
                 problems.append((Kind.ONE_BIT, label, ""))
             colors = None if is_mapped else read_palette(label)
             values = np.flatnonzero(counts[: len(colors)]).tolist() if colors is not None else []

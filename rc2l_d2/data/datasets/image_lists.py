@@ -32,8 +32,9 @@ _IMAGE_COLUMNS = {"image", "images", "img", "imagepath", "imgpath", "imagefile",
                   "filename", "filepath", "path"}  # fmt: skip
 _LABEL_COLUMNS = {"label", "labels", "mask", "masks", "annotation", "annotations", "target", "gt", "groundtruth",
                   "segmentation", "labelpath", "maskpath", "labelfile", "maskfile", "segmap"}  # fmt: skip
-_SPLIT_COLUMNS = {"split", "set", "fold", "subset", "partition", "phase", "usage", "isval", "isvalid", "istest",
-                  "istrain", "train", "val", "valid", "validation", "test"}  # fmt: skip
+_SPLIT_COLUMNS = {"split", "set", "fold", "subset", "partition", "phase", "usage", "isval", "isvalid", "istest"}
+# Of other columns, those with more than one of these values, or with these names and more than one value.
+_FLAG_COLUMNS = {"istrain", "train", "val", "valid", "validation", "test"}
 _SPLITS = {"train", "training", "val", "valid", "validation", "test", "testing", "dev", "eval"}
 
 
@@ -147,8 +148,7 @@ def _rows(text: Iterable[str], where: str, delimiter: str) -> Iterator[list[str]
     if len(places[0]) > 1 or len(places[1]) > 1:
         raise InputError(f"{where} has several columns of images or labels ({', '.join(header)}); keep one of each.")
     places = [place for found in places for place in found]
-    others = {place for place in range(len(header)) if place not in places}  # that name a split in each row so far
-    seen = False
+    others: dict[int, set[str]] = {place: set() for place in range(len(header)) if place not in places}
     for row in rows:
         if len(row) != len(header):
             raise InputError(
@@ -157,13 +157,16 @@ def _rows(text: Iterable[str], where: str, delimiter: str) -> Iterator[list[str]
         fields = [_below_root(row[place].rstrip(_BLANKS), where) for place in places]
         if not all(fields):
             raise InputError(f"{where} has an empty image or label: {row}; complete it or take it out.")
-        others, seen = {place for place in others if row[place].strip(_BLANKS).lower() in _SPLITS}, True
+        for place, values in others.items():
+            if len(values) <= len(_SPLITS):  # More are no splits.
+                values.add(row[place].strip(_BLANKS).lower())
         yield fields
-    if seen and others:
-        column = header[others.pop()]
-        raise InputError(
-            f"{where} has splits in the column '{column}', but all rows would be used; write one list each."
-        )
+    for place, values in others.items():
+        is_flag = _column(header[place]) in _FLAG_COLUMNS and len(values) <= len(_SPLITS)
+        if len(values) > 1 and (is_flag or values <= _SPLITS):
+            raise InputError(
+                f"{where} has splits in the column '{header[place]}', but all rows would be used; write one list each."
+            )
 
 
 def _below_root(field: str, where: str) -> str:

@@ -8,6 +8,9 @@ from collections.abc import Iterator, Sequence
 
 from ...errors import InputError
 
+# Folders of file systems, which their users cannot read.
+_SYSTEM = ("lost+found", "System Volume Information", "$RECYCLE.BIN")
+
 
 def images_below(folder: str, suffixes: Sequence[str]) -> Iterator[str]:
     """Sorted paths of the images in a folder and its subfolders; links are followed, each real folder only once.
@@ -18,11 +21,15 @@ def images_below(folder: str, suffixes: Sequence[str]) -> Iterator[str]:
     endings, seen = tuple(suffix.lower() for suffix in suffixes), set()
     for parent, folders, names in os.walk(folder, onerror=_refuse, followlinks=True):
         real = os.path.realpath(parent)
-        folders[:] = sorted(name for name in folders if not name.startswith(".")) if real not in seen else []
+        folders[:] = sorted(name for name in folders if not _is_hidden(name)) if real not in seen else []
         if real not in seen:
             images = (name for name in sorted(names) if not name.startswith(".") and name.lower().endswith(endings))
             yield from (os.path.join(parent, name) for name in images)
         seen.add(real)
+
+
+def _is_hidden(name: str) -> bool:
+    return name.startswith(".") or name in _SYSTEM
 
 
 def _refuse(error: OSError) -> None:

@@ -61,7 +61,8 @@ def split_held_out(
     np.logical_or.at(grouped, groups, presence[useful])
     held_out = useful[np.isin(groups, sample_held_out(grouped, max(1, round(fraction * len(place))), seed))]
     if not len(held_out):
-        raise InputError(f"Each of the {len(useful)} labelled images is the only one of some class; label more images.")
+        number = f"{len(useful)} labelled images" + f", copies of {len(place)}," * (len(place) < len(useful))
+        raise InputError(f"No image can be held out: of the {number} each is the only one of some class; label more.")
     return np.setdiff1d(useful, held_out), held_out
 
 

@@ -8,6 +8,7 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import lru_cache
+from itertools import chain
 from typing import Any
 
 from ...errors import InputError, first_few, one_line
@@ -112,6 +113,10 @@ def _checked(path: str, content: dict[str, Any]) -> CocoFile:
             f"{len(bare)} of {len(content['annotations'])} annotations have no segmentation (annotation "
             f"{bare[0].get('id')} is the first); export polygons or masks, not boxes alone"
         )
+    polygons = (polygon for part in content["annotations"] for polygon in _polygons(part))
+    first = next(polygons, None)
+    if first is not None and all(max(polygon) <= 1 for polygon in chain([first], polygons)):
+        raise ValueError("no polygon leaves the first pixel, as if coordinates were fractions; give them in pixels")
     bases: dict[str, int | None] = {}
     for place, name in enumerate(names):
         base = os.path.basename(name)
@@ -128,6 +133,13 @@ def _checked(path: str, content: dict[str, Any]) -> CocoFile:
         by_path={name: place for place, name in enumerate(names)},
         by_name=bases,
     )
+
+
+def _polygons(annotation: dict) -> list[list[float]]:
+    """The polygons of an annotation that are lists of numbers."""
+    found = annotation.get("segmentation")
+    lists = [polygon for polygon in found if isinstance(polygon, list) and polygon] if isinstance(found, list) else []
+    return [polygon for polygon in lists if all(type(x) in (int, float) for x in polygon)]
 
 
 def _segments(annotation: dict) -> list[dict]:

@@ -137,6 +137,11 @@ def _coco(images: str, file: str, unlabeled: str | None, keep_empty: bool) -> _S
     absent = [name for name in listed if name not in below]
     # In a file for another layout no image is in its place. If some are, the others are just missing.
     by_name = len(absent) == len(listed) and _by_name(opened, listed, below)
+    if absent and not by_name and _by_name(opened, listed, below):
+        raise InputError(
+            f"{file}: {len(absent)} of {len(listed)} annotated images are in {images} by name alone, and the others at "
+            f"their paths ({first_few(absent, 3)}); give all of them one layout."
+        )
     if absent and not by_name:
         raise InputError(
             f"{file}: {len(absent)} of {len(listed)} annotated images are not in {images}, neither at their paths nor "

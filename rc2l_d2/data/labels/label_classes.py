@@ -181,7 +181,17 @@ def name_classes(
         guessed=guessed,
         other=ignore.other,
         tolerance=tolerance,
+        notes=_edge_notes(raw, list(kept), where) if names.file and not tolerance else (),
     )
+
+
+def _edge_notes(raw: RawLabels, keys: list[int], where: str) -> tuple[str, ...]:
+    """A note where values that a table names look like edges; a thin class may look so too."""
+    try:
+        check_smooth_edges(raw, keys, where)
+    except InputError as doubt:
+        return (str(doubt),)
+    return ()
 
 
 def _keys_with_class(
@@ -216,7 +226,6 @@ def _keys_with_class(
         check_instances(raw, keys, where)
     if not names.by_key and not tolerance:
         check_colors(raw, [*keys, *guessed], where)
-    if (not names.by_key or names.file) and not tolerance:  # A table beside the labels does not say which ones occur.
         check_smooth_edges(raw, [*keys, *guessed], where)
     if guessed:
         check_usual_ignore(raw, usual, names, where)

@@ -105,9 +105,10 @@ def check_instances(raw: RawLabels, keys: Sequence[int], where: str) -> None:
         counting = (objects == np.sort(objects, axis=1)[:, ::-1]).all(axis=1)
         # Of few classes, the last may be missing in some files.
         different = len(np.unique(objects[counting].sum(axis=1))) >= (2 if len(keys) >= _MANY_VALUES else 3)
-        # Few files may lack a number, if an object was removed.
-        least = _MOST if len(keys) >= _MANY_VALUES else 1
-        if not raw.colors and counting.mean() >= least and different:
+        several = objects.sum(axis=1) > 1
+        # Of many numbers, a file may lack one whose object was removed.
+        most = len(keys) >= _MANY_VALUES and several.sum() >= _SOME_FILES and counting[several].mean() >= _MOST
+        if not raw.colors and (most or counting.all()) and different:
             sign = "values that count up in each file"
         elif len(keys) >= _MANY_VALUES and (present.sum(axis=0) == 1).mean() > 0.75:
             sign = f"{kind}s of one file each"

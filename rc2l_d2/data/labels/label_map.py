@@ -99,12 +99,9 @@ class LabelMap:
         return targets[found]
 
     def _above(self, raw: np.ndarray, threshold: float) -> np.ndarray:
-        level = int(raw.max()) if raw.size and raw.dtype.kind in "iu" else 0
-        # Up to 7 may be noise of a JPEG without an object.
-        if (level == 1 or 8 <= level) and level < threshold and np.isin(raw, (0, level)).all():
+        if 1 < threshold and raw.size and raw.max() == 1 and raw.dtype.kind in "iu":
             raise UnlistedValueError(
-                f"the mask holds 0 and {level}, which a threshold of {threshold:g} would make empty; set the threshold "
-                f"to {level}"
+                f"the mask holds 0 and 1, which a threshold of {threshold:g} would make empty; set the threshold to 1"
             )
         return (raw >= threshold).astype(np.uint8)
 

@@ -86,7 +86,7 @@ def pair_images(
     with_label = [path for path in image_files if image_id(path, _inside(images), image_suffixes) in label_of]
     if not with_label:
         raise InputError(_no_pair(images, labels, image_files, label_files, image_suffixes))
-    _refuse_several_splits(images, image_files)
+    _refuse_several_splits(images, labels, with_label)
     image_of = _by_id(with_label, images, image_suffixes)
     bare = sorted(set(image_files) - set(with_label))
     more = [path for path in images_below(unlabeled, IMAGE_SUFFIXES) if path not in is_label] if separate else bare
@@ -117,14 +117,21 @@ def _check_folders(images: str, labels: str | None, unlabeled: str | None, label
         )
 
 
-def _refuse_several_splits(images: str, files: Iterable[str]) -> None:
-    """Refuse a folder with one subfolder for training and another for tests, whose images would be mixed."""
+def of_tests(files: Iterable[str], folder: str) -> list[str]:
+    """Those of the files below a folder that lie in a subfolder named as a test split."""
+    below = ((path, os.path.relpath(path, folder).lower().split(os.sep)[:-1]) for path in files)
+    return [path for path, parents in below if not _TEST.isdisjoint(parents)]
+
+
+def _refuse_several_splits(images: str, labels: str, files: Iterable[str]) -> None:
+    """Refuse labelled images in one subfolder for training and in another for tests, which would be mixed."""
     tops = {os.path.relpath(path, images).split(os.sep)[0] for path in files}
     split = [sorted(top for top in tops if top.lower() in names) for names in (_TRAINING, _TEST)]
     if all(split):
         raise InputError(
-            f"{images} has the subfolders {split[0][0]} and {split[1][0]}, whose images would be mixed; name "
-            f"{os.path.join(images, split[0][0])} as IMAGES, or describe both splits in a YAML file ({_YAML})."
+            f"{images} has labelled images in {split[0][0]} and in {split[1][0]}, which would be mixed; name the "
+            f"folder {split[0][0]} in {images} as IMAGES and that in {labels} as LABELS, or describe both splits in a "
+            f"YAML file ({_YAML})."
         )
 
 

@@ -18,7 +18,8 @@ import torch
 from torch import Tensor, nn
 
 from ...errors import InputError, first_line, one_line
-from ...host import BACKBONE_REGISTRY, META_ARCH_REGISTRY, Backbone, CfgNode, ShapeSpec
+from ...host import BACKBONE_REGISTRY, Backbone, CfgNode, ShapeSpec
+from ..pixel_decoder import maps_with_gradient
 from .simple_pyramid import STRIDES, SimpleFeaturePyramid
 
 logger = logging.getLogger(__name__)
@@ -297,7 +298,7 @@ def build_timm_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> TimmBackbone:
     )
     backbone.freeze(settings.FREEZE_STAGES)
     if isinstance(backbone, PlainViTBackbone):
-        backbone.train_levels(_maps_with_gradient(cfg, backbone.output_shape()))
+        backbone.train_levels(maps_with_gradient(cfg, backbone.output_shape()))
     if settings.GRAD_CHECKPOINTING:
         norms = [x for x in backbone.train().body.modules() if isinstance(x, nn.modules.batchnorm._BatchNorm)]
         if any(norm.training for norm in norms):
@@ -307,18 +308,6 @@ def build_timm_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> TimmBackbone:
             )
         backbone.body.set_grad_checkpointing(True)
     return backbone
-
-
-def _maps_with_gradient(cfg: CfgNode, shapes: dict[str, ShapeSpec]) -> set[str]:
-    """Return the maps that the head passes a gradient to: ASPP reads the finest and the coarsest alone."""
-    head, keys = cfg.MODEL.SEM_SEG_HEAD, cfg.MODEL.MASK_FORMER
-    name = cfg.MODEL.META_ARCHITECTURE  # may be one of another project, or none
-    per_pixel = name in META_ARCH_REGISTRY and getattr(META_ARCH_REGISTRY.get(name), "per_pixel", False)
-    names = sorted((name for name in head.IN_FEATURES if name in shapes), key=lambda name: shapes[name].stride)
-    if per_pixel or head.PIXEL_DECODER_NAME == "ASPP":
-        names = names[:1] + names[-1:]
-    transformer = keys.MATCHING == "hungarian" and not per_pixel
-    return {*names, keys.TRANSFORMER_IN_FEATURE} if transformer else set(names)
 
 
 def preprocessing_of(name: str) -> tuple[list[float], list[float]]:
