@@ -61,8 +61,10 @@ def split_held_out(
     np.logical_or.at(grouped, groups, presence[useful])
     held_out = useful[np.isin(groups, sample_held_out(grouped, max(1, round(fraction * len(place))), seed))]
     if not len(held_out):
-        number = f"{len(useful)} labelled images" + f", copies of {len(place)}," * (len(place) < len(useful))
-        raise InputError(f"No image can be held out: of the {number} each is the only one of some class; label more.")
+        copies = " (copies counted as one)" if len(place) < len(useful) else ""
+        raise InputError(
+            f"Each of the {len(place)} labelled images{copies} is the only one of some class; label more images."
+        )
     return np.setdiff1d(useful, held_out), held_out
 
 
