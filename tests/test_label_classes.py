@@ -6,7 +6,7 @@ from data_files import write_label
 from PIL import Image, ImageDraw
 
 from rc2l_d2.data.datasets.description import voc_color_map
-from rc2l_d2.data.labels.class_names import ClassNames, parse_class_names
+from rc2l_d2.data.labels.class_names import ClassNames, may_be_none, parse_class_names
 from rc2l_d2.data.labels.label_classes import IgnoredKeys, name_classes, no_data_notes, read_masks
 from rc2l_d2.data.labels.raw_labels import read_raw_labels
 from rc2l_d2.data.loading.reading import read_label
@@ -311,3 +311,20 @@ def test_refused_labels_and_names(labels, tmp_path):
     refused([str(tmp_path / "label.jpg")], [], "label.jpg: the label file is a JPEG")
     Image.fromarray(np.full(SIZE, -1, np.int32)).save(tmp_path / "label.tif")
     refused([str(tmp_path / "label.tif")], [], "label.tif: the label image has values from -1 to -1; use 0 to 65535")
+
+
+def test_names_of_no_class():
+    names = (
+        "void",
+        "void--unlabeled",
+        "unlabeledArea",
+        "no data",
+        "No-Data",
+        "noData",
+        "NODATA",
+        "roof no_data",
+        "Ignored",
+        "none",
+    )
+    assert all(map(may_be_none, names))
+    assert not any(map(may_be_none, ("avoid", "database", "area", "no parking", "data", "node")))

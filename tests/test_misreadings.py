@@ -204,6 +204,10 @@ def test_nothing_is_replaced_by_a_call_that_fails(start):
     write_labels(*[LABEL] * 8)
     assert start().returncode == 0
     before = {path: path.read_bytes() for path in out().iterdir()}
+    (out() / "run").mkdir()
+    again = start("im", "lab", "un", "--overwrite")
+    assert again.returncode == 0 and f"{out() / 'run'} holds a training, which rc2l-train would replace" in again.stdout
+    (out() / "run").rmdir()
     os.rename("un/0.jpg", os.fsencode("un/") + b"\xff.jpg")
     write_labels(*[LABEL[:, ::-1] * np.uint8(100)] * 8)
     failed = start("im", "lab", "un", "--overwrite")

@@ -173,12 +173,6 @@ def test_images_beside_most_labelled_ones_are_used_without_others_and_noted(fold
     )
 
 
-def test_names_of_no_class():
-    names = ("void", "void--unlabeled", "unlabeledArea", "no data", "No-Data", "noData", "NODATA", "roof no_data")
-    assert all(map(quickstart._may_be_none, names))
-    assert not any(map(quickstart._may_be_none, ("avoid", "database", "area", "no parking", "data", "node")))
-
-
 @pytest.mark.filterwarnings("ignore:Dataset has no geotransform")
 def test_a_class_that_geotiffs_mark_as_no_data_is_noted(folder, output, run):
     rasterio = pytest.importorskip("rasterio")

@@ -18,7 +18,6 @@ import re
 import shlex
 from collections.abc import Sequence
 from dataclasses import replace
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +35,7 @@ from ..data.checks.small_regions import shrinking_regions
 from ..data.datasets.image_lists import OTHER_SUFFIXES, list_text
 from ..data.datasets.image_search import images_below
 from ..data.datasets.sampling import split_held_out
-from ..data.labels.class_names import parse_class_names, refuse_equal_names
+from ..data.labels.class_names import may_be_none, parse_class_names, refuse_equal_names
 from ..data.labels.found_labels import FoundLabels, find_annotations
 from ..data.labels.label_classes import IGNORE_VALUE, FoundClasses, IgnoredKeys, name_classes, no_data_notes, read_masks
 from ..data.labels.label_map import MAX_TOLERANCE
@@ -67,8 +66,6 @@ _DATASET, _CONFIG, _RUN = "dataset.yaml", "train.yaml", "run"
 _UNLABELED_SAMPLE = 100
 _FEW = 5
 _SHOWN_IGNORED = 20
-_NO_CLASS = {"void", "unlabeled", "unlabelled", "unknown", "undefined", "nodata", "unclassified", "unannotated",
-             "ignore", "ignored", "dontcare", "none", "null", "invalid"}  # fmt: skip
 _DATASET_HEAD = """\
 # Written by rc2l-quickstart; datasets/README.md explains the keys. The lists below name the images and their labels.
 # Names of classes and colours may be changed here.
@@ -138,6 +135,8 @@ def quickstart(args: argparse.Namespace) -> None:
         warnings.append(
             f"Files not used, of a format that data sets do not have: {_few(sorted(others))}; convert them."
         )
+    if (run := Path(args.output, _RUN)).exists():
+        warnings.append(f"{run} holds a training, which rc2l-train would replace; move it if it is needed.")
     for note in [*_notes(images, classes, kept, held_out), *warnings]:
         print(f"Note: {note}")
     crop = f"{sizes.crop[1]}x{sizes.crop[0]}"
@@ -311,7 +310,7 @@ def _notes(images: PairedImages, classes: FoundClasses, kept: np.ndarray, held_o
     rare = names(presence.sum(axis=0) < _FEW)
     without_label, without_image = images.without_label, images.without_image
     guessed = ", ".join(f"{classes.key_text(key)} ({classes.ignored_pixels[key]} pixels)" for key in classes.guessed)
-    doubtful = ", ".join(filter(_may_be_none, classes.names))
+    doubtful = ", ".join(filter(may_be_none, classes.names))
     notes = (
         (doubtful, f"Learned as classes, but by their names they may be none: {doubtful}; if so, give --ignore."),
         (guessed, f"Taken for 'no class', as in Pascal VOC: {guessed}; give --ignore or a name to be sure."),
@@ -331,12 +330,6 @@ def _notes(images: PairedImages, classes: FoundClasses, kept: np.ndarray, held_o
         (rare, f"Classes in fewer than {_FEW} labels, where more labels would help most: {rare}."),
     )
     return [*classes.notes, *(text for condition, text in notes if condition)]
-
-
-def _may_be_none(name: str) -> bool:
-    """Whether a class has one of _NO_CLASS in its name, as "void--unlabeled", "unlabeledArea" or "no data"."""
-    words = re.split(r"[\W_]+", re.sub(r"(?<=[a-z])(?=[A-Z])", " ", name).lower())
-    return not _NO_CLASS.isdisjoint([*words, *map("".join, pairwise(words))])
 
 
 def _few(files: Sequence[str]) -> str:

@@ -6,10 +6,13 @@ import csv
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 
 from ...errors import InputError, first_few
 
 IGNORE = "ignore"
+_NO_CLASS = {"void", "unlabeled", "unlabelled", "unknown", "undefined", "nodata", "unclassified", "unannotated",
+             "ignore", "ignored", "dontcare", "none", "null", "invalid"}  # fmt: skip
 _PAIR = re.compile(r"(\d{1,5}|#[0-9a-fA-F]{6})=(.*)", re.DOTALL)
 # Entries of labelme's lists of labels, which count from -1.
 _LABELME_FIRST, _LABELME_SECOND = "__ignore__", "_background_"
@@ -140,3 +143,9 @@ def quoted(text: str) -> str:
     """Return a field of a line of CSV, in quotes where it needs them."""
     doubled = text.replace('"', '""')
     return f'"{doubled}"' if set(text) & set(',"') else text
+
+
+def may_be_none(name: str) -> bool:
+    """Whether a class has one of _NO_CLASS in its name, as "void--unlabeled", "unlabeledArea" or "no data"."""
+    words = re.split(r"[\W_]+", re.sub(r"(?<=[a-z])(?=[A-Z])", " ", name).lower())
+    return not _NO_CLASS.isdisjoint([*words, *map("".join, pairwise(words))])
