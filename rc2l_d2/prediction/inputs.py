@@ -114,7 +114,7 @@ def refuse_lost_files(
                 raise InputError(f"{path} is {kind}, which a result would replace; give another --output.")
             if not is_ours and path.exists():
                 raise InputError(
-                    f"{path} exists and is no result of an earlier call (there is no {LEGEND} in {output}); give "
+                    f"{path} exists and is no result of an earlier call (no {LEGEND} of one is in {output}); give "
                     f"another --output, or remove it."
                 )
 
