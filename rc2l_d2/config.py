@@ -142,8 +142,8 @@ def add_rc2l_config(cfg: CfgNode) -> CfgNode:
 
     # --- semi-supervised training: RC2L and its baselines ---------------------------------------------------------
     cfg.MODEL.SEMI_SUPERVISED = CfgNode()
-    # Iterations on labelled images alone, before the first pseudo label. Until labels alone hardly gain any more: pseudo
-    # labels of a weaker model leave rare classes out, and teach that (docs/results.md, from scratch).
+    # Iterations on labelled images alone, before the first pseudo label: until labels alone hardly gain any more.
+    # Pseudo labels of a weaker model leave rare classes out, and teach that (docs/results.md, from scratch).
     cfg.MODEL.SEMI_SUPERVISED.BURN_IN_ITERS = 2000
     # Iterations after burn-in over which the weight of the unlabelled losses rises linearly from 0 to 1.
     cfg.MODEL.SEMI_SUPERVISED.RAMP_UP_ITERS = 2000
