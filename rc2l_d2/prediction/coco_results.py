@@ -40,6 +40,7 @@ def check_coco_file(file: Path) -> None:
 
 
 def _dataset_file(file: Path) -> Path:
+    """The path of the COCO data set beside a file of results."""
     return file.with_name(f"{file.stem}_dataset.json")
 
 
@@ -50,22 +51,13 @@ class CocoResults:
     ``file`` has the layout of Detectron2's ``sem_seg_predictions.json``: a list of {"file_name", "category_id",
     "segmentation": {"size": [h, w], "counts": text}}, one for each class in an image, with "image_id" besides. The
     second, ``<name>_dataset.json``, is a COCO data set of the same masks with images and categories, as labelling tools
-    read it; pycocotools loads it, and ``file`` as its results.
+    read it; pycocotools loads it, and ``file`` as its results. Call :func:`check_coco_file` first.
     """
 
     file: Path
     classes: Sequence[str]
     entries: list[dict] = field(default_factory=list)
     images: list[dict] = field(default_factory=list)
-
-    def __post_init__(self):
-        """Create the folder; InputError as :func:`check_coco_file`."""
-        check_coco_file(self.file)
-
-    @property
-    def dataset_file(self) -> Path:
-        """The path of the COCO data set."""
-        return _dataset_file(self.file)
 
     def add(self, file: Path, labels: np.ndarray) -> None:
         """Add the classes predicted for an image file, uint8 (H, W)."""
@@ -97,7 +89,7 @@ class CocoResults:
             "categories": [{"id": index, "name": name} for index, name in enumerate(self.classes)],
             "annotations": annotations,
         }
-        for file, content in ((self.file, entries), (self.dataset_file, dataset)):
+        for file, content in ((self.file, entries), (_dataset_file(self.file), dataset)):
             write_text(file, json.dumps(content))
 
     @staticmethod
