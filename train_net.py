@@ -10,9 +10,7 @@ exits with status 143 or 130; a second signal ends it at once.
 
 import sys
 
-from rc2l_d2.commands.train import main, run, setup
-
-__all__ = ["main", "run", "setup"]
+from rc2l_d2.commands.train import run
 
 if __name__ == "__main__":
     sys.exit(run())

@@ -10,7 +10,7 @@ from data_files import write_image
 from PIL import Image
 
 from rc2l_d2.data import read_label, stream_entries
-from rc2l_d2.data.datasets.description import voc_color_map
+from rc2l_d2.data.labels.label_map import voc_color_map
 from rc2l_d2.engine import load_config
 
 # Overrides for a small run. Losses are written every 20 iterations, when no class may have a high probability yet.

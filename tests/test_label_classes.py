@@ -5,9 +5,9 @@ import pytest
 from data_files import write_label
 from PIL import Image, ImageDraw
 
-from rc2l_d2.data.datasets.description import voc_color_map
 from rc2l_d2.data.labels.class_names import ClassNames, may_be_none, parse_class_names
 from rc2l_d2.data.labels.label_classes import IgnoredKeys, name_classes, no_data_notes, read_masks
+from rc2l_d2.data.labels.label_map import voc_color_map
 from rc2l_d2.data.labels.raw_labels import read_raw_labels
 from rc2l_d2.data.loading.reading import read_label
 from rc2l_d2.errors import InputError

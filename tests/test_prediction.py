@@ -2,6 +2,7 @@
 
 import ast
 import re
+from dataclasses import asdict
 from pathlib import Path
 
 import cv2
@@ -228,7 +229,7 @@ def test_folders_below_the_output_are_neither_inputs_nor_labels(tmp_path, where)
 
 def test_labels_are_found_by_the_data_sets_naming_rule(tmp_path):
     cityscapes = load_definition("rc2l_d2/data/datasets/definitions/cityscapes.yaml")
-    files = LabelFiles.from_plain(LabelFiles.of(cityscapes).plain())
+    files = LabelFiles.from_plain(asdict(LabelFiles.of(cityscapes)))
     image = tmp_path / "images" / "jena_000078_000019_leftImg8bit.png"
     with pytest.raises(InputError, match=r"no label for .*leftImg8bit\.png \(looked for jena_000078_000019_gtFine_"):
         files.find(tmp_path, image)

@@ -13,7 +13,8 @@ from rc2l_d2.data.checks.scan import Kind, Split, scan
 from rc2l_d2.data.labels.label_map import LabelMap
 from rc2l_d2.data.loading import mappers, raster
 from rc2l_d2.data.loading.bands import BandRule
-from rc2l_d2.data.loading.raster import RasterFile, header_size, open_windows, read_label_window
+from rc2l_d2.data.loading.plain import header
+from rc2l_d2.data.loading.raster import RasterFile, open_windows, read_label_window
 from rc2l_d2.errors import InputError
 
 RNG = np.random.default_rng(0)
@@ -48,7 +49,7 @@ def test_windows_equal_those_of_the_decoded_image(tmp_path, name):
         modes = {"grey": "L", "palette": "P", "alpha": "RGBA"}
         image.convert(modes.get(path.stem, "RGB")).save(path)
     whole = cv2.imread(str(path))
-    assert header_size(path) == whole.shape[:2]
+    assert header(path)[0] == whole.shape[:2]
     with RasterFile(path) as file:
         assert file.size == (70, 90) and file.georeference == {}
         assert np.array_equal(file.read(13, 5, 40, 61), whole[13:53, 5:66])
@@ -108,7 +109,7 @@ def test_windows_of_a_rule_equal_those_of_the_decoded_image(tmp_path, name):
     values, options, bands, range_ = BANDS[name]
     path, rule = write_tiff(tmp_path / "a.tif", values, **options), BandRule.from_yaml(bands, range_)
     whole = read_image(path, rule=rule)
-    assert header_size(path) == (70, 90) and whole.shape[2] == rule.channels
+    assert header(path)[0] == (70, 90) and whole.shape[2] == rule.channels
     with RasterFile(path, rule) as file:
         assert np.array_equal(file.read(13, 5, 40, 61), whole[13:53, 5:66])
         means = whole.reshape(35, 2, 45, 2, -1).mean(axis=(1, 3))

@@ -8,7 +8,8 @@ import pytest
 from conftest import REPO, call_command, load_script
 from PIL import Image
 
-from rc2l_d2.data.datasets.description import load_definition, voc_color_map
+from rc2l_d2.data.datasets.description import load_definition
+from rc2l_d2.data.labels.label_map import voc_color_map
 from rc2l_d2.data.toy.dataset import draw_image, draw_own_images, draw_toy_dataset
 from rc2l_d2.data.toy.landscape import draw_landscape
 from rc2l_d2.data.toy.scene import SHAPES, VOID

@@ -42,8 +42,8 @@ from pathlib import Path
 from PIL import Image
 from tqdm import tqdm
 
-from ..data.loading.plain import LARGEST_IMAGE
-from ..data.loading.raster import RasterFile, georeference_of, header_size
+from ..data.loading.plain import LARGEST_IMAGE, header
+from ..data.loading.raster import RasterFile, georeference_of
 from ..errors import InputError
 from ..host import setup_logger
 from ..prediction import Segmenter, load_checkpoint, load_segmenter
@@ -73,7 +73,7 @@ def segment_image(given: Input, segmenter: Segmenter, results: ResultWriter) -> 
 
 def _open_large(file: Path, segmenter: Segmenter, results: ResultWriter) -> RasterFile | None:
     """Return the file as windows; None where it has to be, and can be, decoded whole."""
-    whole = math.prod(header_size(file)) <= LARGEST_IMAGE and not segmenter.by_windows
+    whole = math.prod(header(file)[0]) <= LARGEST_IMAGE and not segmenter.by_windows
     if whole and results.needs_whole:
         return None
     try:

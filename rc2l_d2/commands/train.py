@@ -20,19 +20,12 @@ from ..config_files import find_config_file
 from ..data import check_batch_sizes
 from ..engine import RC2LTrainer, describe_plan, keep_freed_memory, load_config, signals_to_children
 from ..engine.resumed import changed_settings
-from ..engine.torchrun import run_under_torchrun, started_by_torchrun
+from ..engine.torchrun import run_under_torchrun
 from ..errors import InputError
 from ..host import HOST, HOST_REASON, CfgNode, comm, default_argument_parser, default_setup, launch, setup_logger
 from ..host.process import SIGNALLED
 from ..reporting import note_start, report_on
 from .cli import one_sentence_errors, print_error, run_cli
-
-
-def setup(args: argparse.Namespace) -> CfgNode:
-    """Load the configuration and set up logging, seeds and threads of this rank."""
-    cfg, warnings = _load(args)
-    _set_up(cfg, warnings, args)
-    return cfg
 
 
 def _load(args: argparse.Namespace) -> tuple[CfgNode, list[str]]:
@@ -129,7 +122,7 @@ def start(args: argparse.Namespace) -> int:
     if args.dry_run:
         print(describe_plan(load_config(args.config_file, args.opts)))
         return 0
-    if started_by_torchrun():
+    if torch.distributed.is_torchelastic_launched():
         run_under_torchrun(main, (args,))
         return 0
     gpus = torch.cuda.device_count()

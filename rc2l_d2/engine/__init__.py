@@ -10,7 +10,6 @@ from .setup import keep_freed_memory, load_config
 from .solver import build_lr_scheduler, build_optimizer, learning_rate
 from .step import SemiSupervisedTrainer
 from .step_log import NonFiniteError
-from .torchrun import run_under_torchrun, started_by_torchrun
 from .trainer import RC2LTrainer
 
 __all__ = [
@@ -29,7 +28,5 @@ __all__ = [
     "learning_rate",
     "load_config",
     "load_model_file",
-    "run_under_torchrun",
     "signals_to_children",
-    "started_by_torchrun",
 ]

@@ -63,19 +63,12 @@ class BestResultsHook(HookBase):
     def __init__(self, best: BestResults, checkpointer: RegionCheckpointer):
         self._best, self._checkpointer = best, checkpointer
 
-    def before_train(self) -> None:
-        """Save the results of an evaluation that an interruption prevented."""
-        self._save()
-
-    def after_step(self) -> None:
-        self._save()
-
-    def after_train(self) -> None:
-        self._save()
-
     def _save(self) -> None:
         if self._best.unsaved:
             iteration = self._best.evaluated
             name = "model_final" if iteration >= self.trainer.max_iter else f"model_{iteration:07d}"
             self._checkpointer.refresh(name, "best")
             self._best.unsaved = False
+
+    # Before training: the results of an evaluation after which the last run was interrupted.
+    before_train = after_step = after_train = _save

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from dataclasses import asdict
 from functools import reduce
 from pathlib import Path
 from typing import Any
@@ -47,8 +48,8 @@ def write_model_file(path: str, cfg: CfgNode, model: nn.Module, iteration: int) 
         "classes": list(metadata.stuff_classes),
         "palette": class_colors(cfg.DATASETS.TRAIN[0]).tolist(),
         "ignore_value": metadata.ignore_label,
-        "label_files": metadata.get("label_files", LabelFiles()).plain(),
-        "bands": bands and bands.plain(),
+        "label_files": asdict(metadata.get("label_files", LabelFiles())),
+        "bands": bands and asdict(bands),
         "iteration": iteration,
         "version": __version__,
     }
@@ -136,7 +137,7 @@ def load_model_file(path: str) -> tuple[nn.Module, CfgNode, Any]:
         stuff_classes=content["classes"],
         stuff_colors=content["palette"],
         ignore_label=content["ignore_value"],
-        label_files=LabelFiles.from_plain(content.get("label_files", LabelFiles().plain())),
+        label_files=LabelFiles.from_plain(content.get("label_files", asdict(LabelFiles()))),
         bands=bands and BandRule(**bands),
     )
     return model, cfg, metadata

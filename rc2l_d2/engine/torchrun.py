@@ -11,11 +11,6 @@ from ..host import comm
 from ..host.process import run_process
 
 
-def started_by_torchrun() -> bool:
-    """Return whether torchrun started this process."""
-    return dist.is_torchelastic_launched()
-
-
 def run_under_torchrun(main_func: Callable, args: tuple) -> None:
     """Call ``main_func(*args)`` on the rank that torchrun assigned to this process."""
     store, rank, world_size = next(dist.rendezvous("env://"))

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..data.datasets.description import voc_color_map
+from ..data.labels.label_map import voc_color_map
 from ..data.loading.transforms import resize_image, resize_label
 from ..evaluation import overlay
 from ..host import CfgNode, MetadataCatalog, comm, get_event_storage

@@ -82,7 +82,7 @@ def from_torchvision(weights: Mapping[str, Tensor], source: str) -> dict[str, Te
     """
     weights = {name.removeprefix(_BACKBONE): value for name, value in weights.items()}
     renamed = {_renamed(name) or name: value for name, value in weights.items()}
-    depth = resnet_depth({name.removeprefix(_BACKBONE): value for name, value in renamed.items()})
+    depth = resnet_depth(renamed)
     if any(name in weights for name in _DEEP_STEMS):
         other = f"resnet{depth}s" if depth and depth >= 50 else "a model with such a stem"
         raise InputError(

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from ..data.datasets.description import voc_color_map
+from ..data.labels.label_map import voc_color_map
 from ..data.loading.transforms import resize_image, resize_label, scaled_size
 from ..host import MetadataCatalog
 

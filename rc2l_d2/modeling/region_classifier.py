@@ -79,20 +79,17 @@ class RegionClassifier(nn.Module):
             unlabeled: regions of other images.
             dropout: fraction of the features that the linear layer does not see at each step.
         """
-        with torch.autocast(self.bias.device.type, enabled=False):
-            self._fit(labeled, unlabeled, dropout)
-
-    def _fit(self, labeled: RegionSample, unlabeled: RegionSample | None, dropout: float) -> None:
         classes = len(self.bias)
-        layer = _fitted_linear(labeled.features, labeled.query, classes, dropout)
+        features, counts = labeled.features, F.one_hot(labeled.query, classes) * labeled.area.sqrt().unsqueeze(1)
+        with torch.autocast(features.device.type, enabled=False):
+            layer = _fitted_linear(features, labeled.query, classes, dropout)
+            if unlabeled is not None:
+                probability, label = layer(unlabeled.features).softmax(dim=1).max(dim=1)
+                more = F.one_hot(label, classes) * (probability * unlabeled.area.sqrt()).unsqueeze(1)
+                features, counts = torch.cat([features, unlabeled.features]), torch.cat([counts, more])
+            sums, totals = counts.T @ features, counts.sum(dim=0)
         self.weight.copy_(layer.weight)
         self.bias.copy_(layer.bias)
-        features, counts = labeled.features, F.one_hot(labeled.query, classes) * labeled.area.sqrt().unsqueeze(1)
-        if unlabeled is not None:
-            probability, label = layer(unlabeled.features).softmax(dim=1).max(dim=1)
-            more = F.one_hot(label, classes) * (probability * unlabeled.area.sqrt()).unsqueeze(1)
-            features, counts = torch.cat([features, unlabeled.features]), torch.cat([counts, more])
-        sums, totals = counts.T @ features, counts.sum(dim=0)
         self.mean.copy_(sums.sum(dim=0) / totals.sum().clamp(min=1e-6))
         means = sums / totals.clamp(min=1e-6).unsqueeze(1)
         # No region is similar to a class without regions.

@@ -13,7 +13,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..data.loading.raster import CACHE, RasterFile, header_size, import_rasterio
+from ..data.loading.bands import import_rasterio
+from ..data.loading.plain import header
+from ..data.loading.raster import CACHE, RasterFile
 from ..errors import InputError, is_out_of_memory
 from ..evaluation.inference import window_starts
 from ..regions import most_probable
@@ -27,7 +29,7 @@ _ROWS = 512  # rows of labels that are enlarged at a time, and pixels of a block
 
 def is_large(file: Path) -> bool:
     """Return whether an image has more pixels than are segmented at once; False for files without a known header."""
-    return math.prod(header_size(file)) > MAX_PIXELS
+    return math.prod(header(file)[0]) > MAX_PIXELS
 
 
 def segment_by_windows(
@@ -124,7 +126,7 @@ class LabelFile:
             is_kept: False for a file that :meth:`read_reduced` alone reads: no file gets the name ``path``.
         """
         self._is_kept = is_kept
-        self._rasterio = rasterio = import_rasterio(stem)
+        self._rasterio = rasterio = import_rasterio(stem, "windows of a large image")
         self.path = stem.with_name(f"{stem.name}.{'tif' if georeference else 'png'}")
         self._part = stem.with_name(f"{stem.name}.part.tif")
         # Without a georeference there is nothing to keep in a file beside it.

@@ -9,6 +9,7 @@ from ...errors import InputError
 from ...host import MetadataCatalog
 from ..datasets.description import DatasetDefinition, load_definition
 from ..labels.class_json import COLORS, LIST, NUMBERS
+from ..labels.class_names import key_text
 from ..labels.class_tables import read_class_table
 from ..labels.label_files import LabelRule
 from ..labels.label_map import LabelMap
@@ -60,7 +61,7 @@ def _meaning(rule: LabelRule, classes: Sequence[str]) -> dict[int | str, str]:
     assert isinstance(label_map, LabelMap)
     pairs = sorted(zip(label_map.keys, label_map.targets, strict=label_map.threshold is None))
     named = ((key, classes[target]) for key, target in pairs if target < len(classes))
-    return {f"#{key:06x}" if label_map.colors else key: name for key, name in named}
+    return {key_text(key, label_map.colors): name for key, name in named}
 
 
 def _plain(name: str) -> str:

@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import yaml
 
 from ...errors import InputError
@@ -22,7 +21,7 @@ from ..labels.class_tables import TABLE_SUFFIXES, read_class_table
 from ..labels.coco import CocoLabels
 from ..labels.drawn import NamedClasses
 from ..labels.label_files import AnnotationRule, LabelRule
-from ..labels.label_map import LabelMap
+from ..labels.label_map import LabelMap, voc_color_map
 from ..labels.labelme import LabelmeLabels
 from ..labels.mask_files import MaskLabels
 from ..loading.bands import BandRule
@@ -183,14 +182,6 @@ def _definition(file: Path, raw: dict[str, Any]) -> DatasetDefinition:
         splits=_splits(raw["parts"]),
         bands=bands,
     )
-
-
-def voc_color_map(count: int) -> tuple[tuple[int, int, int], ...]:
-    """The first ``count`` (r, g, b) of the Pascal VOC colour map: the bits of the index, spread over the channels."""
-    colors = np.zeros((count, 3), int)
-    for bit in range(8):
-        colors[:, bit % 3] |= (np.arange(count) >> bit & 1) << (7 - bit // 3)
-    return tuple(map(tuple, colors.tolist()))
 
 
 def _first_folder(candidates: list[tuple[str, Path | None]]) -> Path | None:

@@ -9,13 +9,13 @@ from dataclasses import dataclass, field
 from itertools import pairwise
 
 from ...errors import InputError, first_few
+from .label_map import IGNORE, NO_CLASS
 
-IGNORE = "ignore"
 _NO_CLASS = {"void", "unlabeled", "unlabelled", "unknown", "undefined", "nodata", "unclassified", "unannotated",
              "ignore", "ignored", "dontcare", "none", "null", "invalid"}  # fmt: skip
 _PAIR = re.compile(r"(\d{1,5}|#[0-9a-fA-F]{6})=(.*)", re.DOTALL)
 # Entries of labelme's lists of labels, which count from -1.
-_LABELME_FIRST, _LABELME_SECOND = "__ignore__", "_background_"
+_LABELME_FIRST, _LABELME_SECOND = NO_CLASS, "_background_"
 
 
 @dataclass(frozen=True)

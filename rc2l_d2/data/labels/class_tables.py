@@ -10,7 +10,7 @@ from itertools import pairwise
 
 from ...errors import InputError
 from .class_json import read_json_rows
-from .label_map import color_text
+from .label_map import IGNORE, NO_CLASS, color_text
 
 LABELMAP, CLASSES_CSV = "labelmap.txt", "_classes.csv"
 TABLE_SUFFIXES = (".txt", ".csv", ".json")
@@ -26,7 +26,7 @@ _NAMES, _COLORS, _CHANNELS = (
     ("r", "g", "b"),
 )
 # Names that tools give to pixels of no class.
-_NO_CLASS = ("ignored", "__ignore__")
+_NO_CLASS = ("ignored", NO_CLASS)
 
 
 def read_class_table(path: str | os.PathLike) -> dict[int | str, str]:
@@ -60,7 +60,7 @@ def read_class_table(path: str | os.PathLike) -> dict[int | str, str]:
         table[key] = name
     if not table:
         raise InputError(f"{path}: the class table is empty; export it again.")
-    return {key: "ignore" if name in _NO_CLASS else name for key, name in table.items()}
+    return {key: IGNORE if name in _NO_CLASS else name for key, name in table.items()}
 
 
 def read_text(path: str | os.PathLike, length: int = -1) -> str:
@@ -126,7 +126,7 @@ def _listed(lines: list[str]) -> list[tuple[int, str, str]]:
     """The names of the values 0, 1, 2, ..., or of their own numbers; labelme's lists start with the value -1."""
     if is_numbered(lines):
         return [(int(match[1]), match[3], line) for line in lines if (match := _NUMBERED.fullmatch(line))]
-    names = lines[1:] if lines and lines[0] == "__ignore__" else lines
+    names = lines[1:] if lines and lines[0] == NO_CLASS else lines
     return [(value, name, name) for value, name in enumerate(names)]
 
 

@@ -14,6 +14,7 @@ from PIL import Image
 from pycocotools import mask as coco_mask
 
 from ...errors import InputError, one_line
+from ..loading.plain import PILLOW_ERRORS
 from .coco_file import open_coco
 from .drawn import DrawnLabel, DrawnLabels, inside, upright_size
 from .label_map import UnlistedValueError
@@ -171,6 +172,6 @@ def _segment_ids(png: str) -> np.ndarray:
         raise InputError(f"{png}: the file of panoptic segments does not exist; complete the data set.") from error
     except InputError:
         raise
-    except (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError) as error:
+    except PILLOW_ERRORS as error:
         raise InputError(f"{png}: the file of panoptic segments cannot be decoded; replace it.") from error
     return colors @ np.array([1, 256, 65536])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import lru_cache
@@ -165,19 +165,15 @@ def _plain(name: str) -> str:
 
 
 def _unique(kind: str, key: str, entries: Iterable[Any], types: tuple[type, ...]) -> None:
-    seen: defaultdict[Any, int] = defaultdict(int)
-    for entry in entries:
-        value = _hashable(entry, key, kind)
-        if type(value) not in types:
-            raise ValueError(f"one of {kind} has no {key} that is usable ({str(value)[:50]!r}); correct it")
-        seen[value] += 1
+    seen = Counter(_hashable(entry, key, kind, types) for entry in entries)
     twice = [value for value, count in seen.items() if count > 1]
     if twice:
         raise ValueError(f"the {key} of two {kind} is equal ({first_few(twice, 3)}); give each its own")
 
 
-def _hashable(entry: Any, key: str, kind: str) -> Any:
+def _hashable(entry: Any, key: str, kind: str, types: tuple[type, ...] = (int, str)) -> Any:
     value = entry.get(key) if isinstance(entry, dict) else None
-    if type(value) not in (int, str):
-        raise ValueError(f"one of {kind} has no {key}; correct it")
+    if type(value) not in types:
+        given = "" if value is None else f" that is usable ({str(value)[:50]!r})"
+        raise ValueError(f"one of {kind} has no {key}{given}; correct it")
     return value

@@ -12,11 +12,8 @@ import numpy as np
 from PIL import Image, ImageOps
 
 from ...errors import InputError
-from ..loading.plain import LARGEST_IMAGE
-from .label_map import IGNORE, OTHER, UnlistedValueError, class_index
-
-# labelme's name for regions of no class.
-NO_CLASS = "__ignore__"
+from ..loading.plain import LARGEST_IMAGE, PILLOW_ERRORS
+from .label_map import IGNORE, NO_CLASS, OTHER, UnlistedValueError, class_index
 
 
 @dataclass(frozen=True)
@@ -113,7 +110,7 @@ def upright_size(image: str) -> tuple[int, int]:
         with Image.open(image) as opened:
             orientation = opened.getexif().get(ImageOps.ExifTags.Base.Orientation, 1)
             return opened.size if orientation in (5, 6, 7, 8) else opened.size[::-1]
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+    except PILLOW_ERRORS as error:
         raise InputError(f"{image}: the image file cannot be read; replace it.") from error
 
 

@@ -13,16 +13,15 @@ from typing import Any
 import numpy as np
 
 from ...errors import InputError, first_few
-from ..datasets.description import voc_color_map
 from ..datasets.entries import image_id
 from ..datasets.image_lists import IMAGE_SUFFIXES
 from ..datasets.image_search import images_below
 from .coco import CocoLabels
 from .coco_file import CocoFile, is_coco, open_coco
-from .drawn import NO_CLASS, DrawnLabel, DrawnLabels, NamedClasses
+from .drawn import DrawnLabel, DrawnLabels, NamedClasses
 from .json_file import read_json
 from .label_classes import IGNORE_VALUE, FoundClasses
-from .label_map import IGNORE
+from .label_map import IGNORE, NO_CLASS, voc_color_map
 from .labelme import LabelmeLabels, read_labelme, shape_name
 from .mask_files import MaskLabels, find_masks
 from .pairing import PairedImages, pair_images

@@ -9,11 +9,10 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from ...errors import InputError
-from ..datasets.description import voc_color_map
 from ..loading.reading import read_label
-from .class_names import IGNORE, ClassNames, key_text, match_names, parse_key
+from .class_names import ClassNames, key_text, match_names, parse_key
 from .label_doubts import check_colors, check_instances, check_smooth_edges, check_usual_ignore, merged_keys
-from .label_map import LabelMap, channels_of
+from .label_map import IGNORE, OTHER, LabelMap, channels_of, voc_color_map
 from .raw_labels import Color, RawLabels, marked_no_data
 
 # Usual value of "no class", and its colour in Pascal VOC's labels (borders).
@@ -21,7 +20,6 @@ IGNORE_VALUE, IGNORE_COLOR = 255, 0xE0E0C0
 # More unnamed values than this come from masks that were resized smoothly or were JPEGs.
 _MAX_UNNAMED = 40
 _MAX_CLASSES = 254
-_OTHER = "other"
 
 
 @dataclass(frozen=True)
@@ -36,10 +34,10 @@ class IgnoredKeys:
         """Read ``255``, ``#e0e0c0`` or ``other``, or several with commas; InputError for anything else."""
         words = [word.strip() for word in text.split(",") if word.strip()]
         try:
-            keys = tuple(parse_key(word.lower()) for word in words if word != _OTHER)
+            keys = tuple(parse_key(word.lower()) for word in words if word != OTHER)
         except ValueError as error:
             raise InputError(f"--ignore is {text}; give values, colours as '#e0e0c0', or the word other.") from error
-        return cls(keys, _OTHER in words)
+        return cls(keys, OTHER in words)
 
 
 @dataclass(frozen=True)
@@ -70,7 +68,7 @@ class FoundClasses:
         written = {self.key_text(key): name for key, name in zip(self.keys, self.names, strict=True)}
         written |= {self.key_text(key): IGNORE for key in self.ignored if not self.other}
         written |= {"tolerance": self.tolerance} if self.tolerance else {}
-        return {"label_map": written | ({_OTHER: IGNORE} if self.other else {})}
+        return {"label_map": written | ({OTHER: IGNORE} if self.other else {})}
 
     def read_map(self) -> LabelMap | None:
         """The map that reads the label files; None if values are class indices already."""
@@ -242,9 +240,5 @@ def _columns(raw: RawLabels, keys: tuple[int, ...], tolerance: int) -> np.ndarra
     """The place in ``keys`` of each value or colour that occurs, len(keys) for what is no class: (len(raw.keys),)."""
     targets = tuple(range(len(keys)))
     label_map = LabelMap(keys, targets, len(keys), raw.colors, tolerance)
-    found = np.array(raw.keys)
-    if raw.colors:
-        return label_map.apply(np.stack([found >> 16, found >> 8 & 255, found & 255], axis=-1).astype(np.uint8)[None])[
-            0
-        ]
+    found = np.array([*map(channels_of, raw.keys)], np.uint8).reshape(-1, 3) if raw.colors else np.array(raw.keys)
     return label_map.apply(found[None])[0]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -80,13 +80,9 @@ class LabelFiles:
         further = [LabelRule("", suffix, definition.label_map) for suffix in {definition.label_suffix: 0, ".png": 0}]
         return cls(definition.image_suffixes, (*rules, *further))
 
-    def plain(self) -> dict[str, Any]:
-        """The same as dicts, tuples, texts and numbers."""
-        return asdict(self)
-
     @classmethod
     def from_plain(cls, plain: dict[str, Any]) -> LabelFiles:
-        """The inverse of :meth:`plain`."""
+        """The inverse of :func:`dataclasses.asdict`."""
         maps = [rule["label_map"] and LabelMap(**rule["label_map"]) for rule in plain["rules"]]
         rules = [LabelRule(**{**rule, "label_map": known}) for rule, known in zip(plain["rules"], maps, strict=True)]
         return cls(plain["image_suffixes"], tuple(rules))

@@ -22,6 +22,8 @@ _COLOR = re.compile(r"#[0-9a-fA-F]{6}")
 OTHER = "other"
 _TOLERANCE = "tolerance"
 IGNORE = "ignore"
+# labelme's name for regions of no class.
+NO_CLASS = "__ignore__"
 MAX_TOLERANCE = 64
 _MAX_VALUE = 2**16 - 1
 
@@ -112,6 +114,14 @@ class LabelMap:
             f"the label has {kind} that label_map does not list ({len(values)}): {shown}; list them in the data set's "
             f"YAML file as classes or as ignore, or add 'other: ignore' there"
         )
+
+
+def voc_color_map(count: int) -> tuple[tuple[int, int, int], ...]:
+    """The first ``count`` (r, g, b) of the Pascal VOC colour map: the bits of the index, spread over the channels."""
+    colors = np.zeros((count, 3), int)
+    for bit in range(8):
+        colors[:, bit % 3] |= (np.arange(count) >> bit & 1) << (7 - bit // 3)
+    return tuple(map(tuple, colors.tolist()))
 
 
 def channels_of(color: int) -> tuple[int, int, int]:

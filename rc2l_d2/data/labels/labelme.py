@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import binascii
 import io
 import math
 import os
@@ -14,6 +13,7 @@ import numpy as np
 from PIL import Image, ImageDraw
 
 from ...errors import InputError, one_line
+from ..loading.plain import PILLOW_ERRORS
 from .drawn import DrawnLabel, DrawnLabels, stated_size, upright_size
 from .json_file import read_json
 from .label_map import UnlistedValueError
@@ -137,7 +137,7 @@ def _pasted(canvas: Image.Image, raw: Any, points: list[tuple[float, float]], va
     try:
         with Image.open(io.BytesIO(base64.b64decode(raw, validate=True))) as image:
             mask = np.array(image).astype(bool)
-    except (TypeError, OSError, SyntaxError, ValueError, binascii.Error, Image.DecompressionBombError) as error:
+    except PILLOW_ERRORS as error:
         raise ValueError("has a mask that cannot be decoded") from error
     label = np.array(canvas)
     (left, top), (right, bottom) = ((int(x), int(y)) for x, y in points)

@@ -8,11 +8,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from ...errors import InputError, first_few
-from ..datasets.description import voc_color_map
 from ..loading.reading import read_palette
+from .class_names import key_text
 from .class_tables import CLASSES_CSV, LABELMAP, read_class_table
 from .label_classes import FoundClasses
-from .label_map import IGNORE, channels_of
+from .label_map import IGNORE, channels_of, voc_color_map
 from .raw_labels import RawLabels, read_raw_labels
 
 _CVAT_MASKS, _ROBOFLOW_SUFFIX = "SegmentationClass", "_mask.png"
@@ -59,7 +59,7 @@ def name_by_table(raw: RawLabels, labels: TabledLabels) -> FoundClasses:
         InputError: a value or colour is not in the table, or fewer than two classes occur.
     """
     names = {int(str(key).removeprefix("#"), 16 if isinstance(key, str) else 10): n for key, n in labels.table.items()}
-    strange = [f"#{key:06x}" if raw.colors else key for key in raw.keys if key not in names]
+    strange = [key_text(key, raw.colors) for key in raw.keys if key not in names]
     if strange:
         raise InputError(
             f"{labels.file} has no class for {first_few(strange)}, which labels in {labels.folder} hold; correct it, "

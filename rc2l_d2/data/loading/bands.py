@@ -8,7 +8,8 @@ from __future__ import annotations
 import os
 import warnings
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
+from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -84,10 +85,6 @@ class BandRule:
         written = {"bands": list(self.bands)} if self.bands else {}
         return written | ({"range": pairs if len(pairs) > 1 else pairs[0]} if pairs else {})
 
-    def plain(self) -> dict[str, Any]:
-        """The same as a dict of tuples and numbers."""
-        return asdict(self)
-
     @property
     def channels(self) -> int:
         """Channels of an image: one band gives three equal ones."""
@@ -144,13 +141,7 @@ def read_bands(path: str | os.PathLike, rule: BandRule, orientation: int = 1) ->
 
 def _read(path: str | os.PathLike, rule: BandRule, side: int | None = None) -> np.ndarray:
     """The rule's bands as stored (B, H, W), with ``side`` shrunk to at most that; nodata as NaN."""
-    try:
-        import rasterio
-        from rasterio.errors import NotGeoreferencedWarning, RasterioError
-    except ImportError as error:
-        raise InputError(
-            f"{path}: the keys bands and range need rasterio ({error}); install it by pip install 'rc2l_d2[raster]'."
-        ) from error
+    rasterio = import_rasterio(path, "the keys bands and range")
     try:
         with open(path, "rb") as opened:
             driver = _DRIVERS.get(opened.read(2))
@@ -159,21 +150,34 @@ def _read(path: str | os.PathLike, rule: BandRule, side: int | None = None) -> n
     if driver is None:
         raise InputError(f"{path}: the image file is no TIFF, PNG, JPEG, WebP or BMP; replace it.")
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", NotGeoreferencedWarning)
-            with rasterio.open(os.fspath(path), driver=driver) as file:
-                if file.width * file.height > LARGEST_IMAGE:
-                    raise InputError(
-                        f"{path}: the image has more than {LARGEST_IMAGE // 10**6} million pixels; cut or shrink it."
-                    )
-                bands = checked_bands(path, file, rule)
-                shape = None if side is None else (min(file.height, side), min(file.width, side))
-                return stored_values(file, bands, rule, out_shape=shape and (len(bands), *shape))
-    except RasterioError as error:
+        with rasterio.open(os.fspath(path), driver=driver) as file:
+            if file.width * file.height > LARGEST_IMAGE:
+                raise InputError(
+                    f"{path}: the image has more than {LARGEST_IMAGE // 10**6} million pixels; cut or shrink it."
+                )
+            bands = checked_bands(path, file, rule)
+            shape = None if side is None else (min(file.height, side), min(file.width, side))
+            return stored_values(file, bands, rule, out_shape=shape and (len(bands), *shape))
+    except rasterio.errors.RasterioError as error:
         raise InputError(
             f"{path}: the image file cannot be decoded ({one_line(error, 200)}); replace it or take it out of the data "
             "set."
         ) from error
+
+
+def import_rasterio(path: str | os.PathLike, need: str) -> ModuleType:
+    """Return rasterio; InputError, for the file ``path`` and the ``need`` for it, if it cannot be imported."""
+    try:
+        import rasterio
+        import rasterio.errors
+        import rasterio.shutil
+    except ImportError as error:
+        raise InputError(
+            f"{path}: {need} need rasterio ({one_line(error)}); install it by pip install 'rc2l_d2[raster]'."
+        ) from error
+    # Photographs have no place on the earth.
+    warnings.filterwarnings("ignore", category=rasterio.errors.NotGeoreferencedWarning)
+    return rasterio
 
 
 def stored_values(file: Any, bands: Sequence[int], rule: BandRule, **part: Any) -> np.ndarray:

@@ -10,13 +10,13 @@ from collections.abc import Iterator
 from itertools import islice
 from typing import Any, BinaryIO
 
-from PIL import Image, TiffImagePlugin
+from PIL import Image, JpegImagePlugin, PngImagePlugin, TiffImagePlugin
 from PIL.TiffTags import TAGS_V2
 
 # Pixels. A larger file is damaged or has to be cut: an image takes three bytes per pixel, a label one. Pillow has the
 # same bound.
 LARGEST_IMAGE = 2 * Image.MAX_IMAGE_PIXELS
-_PNG_START = b"\x89PNG\r\n\x1a\n"
+PNG_START = b"\x89PNG\r\n\x1a\n"
 _TIFF_STARTS = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 _PLAIN_MODES = ("1", "L", "P", "RGB", "RGBA", "LA", "PA", "La", "RGBa", "RGBX", "CMYK", "YCbCr")
 # Numbers of the tags, of sample formats and of photometric interpretations in TIFF 6.0.
@@ -27,8 +27,10 @@ REDUCED_OR_MASK = 1 | 4
 _PAGES = 16  # that are looked at
 # Netpbm's header, with comments: kind, width, height, and the largest value, group 1.
 _PNM = re.compile(rb"P[2356](?:\s+(?:#[^\n]*\n\s*)*\d+){2}\s+(?:#[^\n]*\n\s*)*(\d+)\s")
+# Pillow's readers of headers; Image.open would refuse large images.
+_HEADERS = {b"\xff\xd8": JpegImagePlugin.JpegImageFile, b"\x89P": PngImagePlugin.PngImageFile}
 # Of Pillow, for damaged files.
-_ERRORS = (
+PILLOW_ERRORS = (
     OSError, SyntaxError, ValueError, EOFError, struct.error, TypeError, KeyError, IndexError,
     Image.DecompressionBombError,
 )  # fmt: skip
@@ -40,7 +42,7 @@ def not_plain(data: bytes) -> str:
     Plain are 8-bit grey, palette and colour, grey and colour with alpha in other formats than TIFF, where a further
     band may hold anything, and 1 to 4 bits.
     """
-    if data.startswith(_PNG_START):
+    if data.startswith(PNG_START):
         return "a PNG with 16-bit values" if len(data) > 24 and data[24] == 16 else ""
     if data.startswith(_TIFF_STARTS):
         return _tiff(data)
@@ -51,19 +53,19 @@ def not_plain(data: bytes) -> str:
     try:
         with Image.open(io.BytesIO(data)) as image:
             return "" if image.mode in _PLAIN_MODES else f"a {image.format} with values of type {image.mode}"
-    except _ERRORS:
+    except PILLOW_ERRORS:
         return ""
 
 
 def frames(data: bytes) -> int:
     """Return how many frames an image file's content has: an animated GIF, PNG or WebP more than one."""
-    animated_png = data.startswith(_PNG_START) and b"acTL" in data[: max(0, data.find(b"IDAT"))]
-    if not animated_png and data.startswith((_PNG_START, *_TIFF_STARTS, b"\xff\xd8")):
+    animated_png = data.startswith(PNG_START) and b"acTL" in data[: max(0, data.find(b"IDAT"))]
+    if not animated_png and data.startswith((PNG_START, *_TIFF_STARTS, b"\xff\xd8")):
         return 1
     try:
         with Image.open(io.BytesIO(data)) as image:
             return getattr(image, "n_frames", 1)
-    except _ERRORS:
+    except PILLOW_ERRORS:
         return 1
 
 
@@ -72,18 +74,30 @@ def stores_one_bit(path: str | os.PathLike) -> bool:
     try:
         with Image.open(path) as image:
             return image.mode == "1"
-    except _ERRORS:
+    except PILLOW_ERRORS:
         return False
 
 
-def tiff_orientation(path: str | os.PathLike) -> int:
-    """Return the orientation that a TIFF's own tag gives, 1 to 8; 1 (upright) for other files."""
+def header(path: str | os.PathLike) -> tuple[tuple[int, int], int]:
+    """Return height and width, and the orientation, 1 (upright) to 8, in the header of a TIFF, JPEG or PNG.
+
+    Of images of any size and bands. Zeros and 1 for other files and without a readable header.
+    """
     try:
         with open(path, "rb") as file:
-            orientation = next(tiff_pages(file), {}).get(TAG["Orientation"], 1)
-    except (OSError, TypeError):  # TypeError: an image in a tar shard
-        return 1
-    return orientation if orientation in range(1, 9) else 1
+            start = file.read(2)
+            file.seek(0)
+            if start in (b"II", b"MM"):  # Pillow knows few kinds of bands.
+                tags = next(tiff_pages(file))
+                size, orientation = (tags[TAG["ImageLength"]], tags[TAG["ImageWidth"]]), tags.get(TAG["Orientation"], 1)
+            elif start in _HEADERS:
+                image = _HEADERS[start](file)
+                size, orientation = (image.height, image.width), image.getexif().get(TAG["Orientation"], 1)
+            else:
+                return (0, 0), 1
+    except (*PILLOW_ERRORS, StopIteration):
+        return (0, 0), 1
+    return size, orientation if orientation in range(1, 9) else 1
 
 
 def _tiff(data: bytes) -> str:

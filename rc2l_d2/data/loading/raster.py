@@ -5,18 +5,16 @@ from __future__ import annotations
 import logging
 import math
 import os
-import warnings
-from types import ModuleType, TracebackType
+from types import TracebackType
 from typing import Any
 
 import cv2
 import numpy as np
-from PIL import JpegImagePlugin, PngImagePlugin
 
 from ...errors import InputError, one_line
 from ..labels.label_map import LabelMap, UnlistedValueError
-from .bands import BandRule, checked_bands, stored_values
-from .plain import TAG, tiff_pages
+from .bands import BandRule, checked_bands, import_rasterio, stored_values
+from .plain import header, tiff_pages
 from .reading import swapped
 from .transforms import resize_bands
 
@@ -31,9 +29,6 @@ _STRIP = 2**24  # pixels of an image that are shrunk at a time
 # rasterio's names of compressions that change no value.
 _LOSSLESS = {"lzw", "deflate", "packbits", "zstd", "lzma"}
 _GEO_TAGS = (33550, 33922, 34264, 50844)  # GeoTIFF's ModelPixelScale, -Tiepoint and -Transformation; RPCs
-_ORIENTATION = 274  # EXIF's key
-# Pillow's readers of headers; Image.open would refuse large images.
-_HEADERS = {b"\xff\xd8": JpegImagePlugin.JpegImageFile, b"\x89P": PngImagePlugin.PngImageFile}
 
 
 class RasterFile:
@@ -54,7 +49,7 @@ class RasterFile:
                 not plain 8-bit grey, palette or RGB.
         """
         self.path, self._rule = path, rule
-        self._rasterio = import_rasterio(path)
+        self._rasterio = import_rasterio(path, "windows of a large image")
         self._env = self._rasterio.Env(GDAL_CACHEMAX=CACHE)
         try:
             self._file = self._rasterio.open(path)
@@ -67,7 +62,7 @@ class RasterFile:
         try:
             if rule is None:
                 self._bands = self._plain_bands(colors)
-            elif _header(path)[1] != 1:
+            elif header(path)[1] != 1:
                 raise InputError(f"{path}: the file is stored turned; save it upright.")
             else:
                 self._bands = checked_bands(path, self._file, rule)
@@ -102,7 +97,7 @@ class RasterFile:
             return f"has {len(bands)} bands"
         if len(bands) == 3 and interpretation != [colors.red, colors.green, colors.blue]:
             return f"has the bands {', '.join(color.name for color in interpretation)}"
-        if self._file.tags(ns="IMAGE_STRUCTURE").get("MINISWHITE") == "YES" or _header(self.path)[1] != 1:
+        if self._file.tags(ns="IMAGE_STRUCTURE").get("MINISWHITE") == "YES" or header(self.path)[1] != 1:
             return "is stored turned or inverted"
         return ""
 
@@ -167,7 +162,7 @@ def georeference_of(path: str | os.PathLike) -> dict[str, Any]:
         if file.read(2) not in _TIFF_STARTS:
             return {}
     try:
-        with import_rasterio(path).open(path) as image:
+        with import_rasterio(path, "windows of a large image").open(path) as image:
             place = _georeference(image)
     except InputError:
         with open(path, "rb") as file:
@@ -177,7 +172,7 @@ def georeference_of(path: str | os.PathLike) -> dict[str, Any]:
         return {}
     except OSError:  # rasterio's errors are of this kind; reading the image says more.
         return {}
-    if place and _header(path)[1] != 1:
+    if place and header(path)[1] != 1:
         raise InputError(f"{path}: the file is stored turned, and its georeference is not; save it upright.")
     return place
 
@@ -199,7 +194,7 @@ def open_windows(path: str | os.PathLike, rule: BandRule | None = None) -> Raste
     try:
         with open(path, "rb") as file:
             is_tiff = file.read(2) in _TIFF_STARTS
-        return RasterFile(path, rule) if is_tiff and math.prod(header_size(path)) >= _SMALL else None
+        return RasterFile(path, rule) if is_tiff and math.prod(header(path)[0]) >= _SMALL else None
     except (OSError, InputError):  # Reading it whole says what is wrong, or reads it.
         return None
 
@@ -263,7 +258,7 @@ def large_label_counts(
     Raises:
         InputError: the file is damaged.
     """
-    height, width = header_size(path)
+    height, width = header(path)[0]
     if height * width < _SMALL:
         return None
     counts = np.zeros(256, np.int64)
@@ -273,42 +268,3 @@ def large_label_counts(
             return None
         counts += np.bincount(part[0].ravel(), minlength=256)
     return counts, (height, width)
-
-
-def header_size(path: str | os.PathLike) -> tuple[int, int]:
-    """Return height and width in the header of a TIFF, JPEG or PNG; zeros for other files."""
-    return _header(path)[0]
-
-
-def _header(path: str | os.PathLike) -> tuple[tuple[int, int], int]:
-    """Return height and width, and the EXIF orientation; zeros and 1 where Pillow does not know them."""
-    try:
-        with open(path, "rb") as file:
-            start = file.read(2)
-            file.seek(0)
-            if start in _TIFF_STARTS:  # Pillow knows few kinds of bands.
-                tags = next(tiff_pages(file))
-                return (tags[TAG["ImageLength"]], tags[TAG["ImageWidth"]]), tags.get(_ORIENTATION, 1)
-            reader = _HEADERS.get(start)
-            if reader is None:
-                return (0, 0), 1
-            image = reader(file)
-            return (image.height, image.width), image.getexif().get(_ORIENTATION, 1)
-    except (OSError, SyntaxError, ValueError, EOFError, KeyError, TypeError, StopIteration):
-        return (0, 0), 1
-
-
-def import_rasterio(path: str | os.PathLike) -> ModuleType:
-    """Return rasterio; InputError, for the file ``path``, if it cannot be imported."""
-    try:
-        import rasterio
-        import rasterio.errors
-        import rasterio.shutil
-    except ImportError as error:
-        raise InputError(
-            f"{path}: the image is too large to be decoded whole, and rasterio, which reads windows, cannot be "
-            f"imported ({one_line(error)}); install it by pip install 'rc2l_d2[raster]', or cut the image."
-        ) from error
-    # Photographs have no place on the earth.
-    warnings.filterwarnings("ignore", category=rasterio.errors.NotGeoreferencedWarning)
-    return rasterio

@@ -24,7 +24,7 @@ from ..labels.drawn import DrawnLabel
 from ..labels.label_map import LabelMap, UnlistedValueError, color_text
 from .bands import BandRule, read_bands
 from .masks import hidden_color, is_mask_in_alpha, lossy_format, mask_levels, number_of_pages, stores_white_as_0
-from .plain import LARGEST_IMAGE, frames, not_plain, tiff_orientation
+from .plain import LARGEST_IMAGE, PNG_START, frames, header, not_plain
 
 _Read = TypeVar("_Read")
 IMAGE_FORMATS = ("BGR", "RGB")
@@ -32,7 +32,7 @@ IMAGE_FORMATS = ("BGR", "RGB")
 cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
 _JPEG_START, _JPEG_END, _JPEG_SCAN = b"\xff\xd8", b"\xff\xd9", 0xDA
 _JPEG_FRAMES = set(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}  # SOF markers, whose segments hold the size
-_PNG_START, _PNG_END = b"\x89PNG\r\n\x1a\n", b"IEND"
+_PNG_END = b"IEND"
 # Divisor of height and width -> OpenCV's flag.
 _REDUCED = {8: cv2.IMREAD_REDUCED_COLOR_8, 4: cv2.IMREAD_REDUCED_COLOR_4, 2: cv2.IMREAD_REDUCED_COLOR_2}
 # Pillow's modes whose one channel holds the values themselves; "P" holds palette indices, which are the labels.
@@ -281,7 +281,7 @@ def exif_orientation(path: str | os.PathLike) -> int:
         with _opened(path) as image:
             return orientation_of(image)
     except _DECODING_ERRORS:
-        return tiff_orientation(path)  # Pillow knows few kinds of bands.
+        return header(path)[1]  # Pillow knows few kinds of bands.
 
 
 def turned_by_exif(image: str | os.PathLike, label: str | os.PathLike) -> str:
@@ -365,7 +365,7 @@ def _header(data: bytes) -> tuple[int, bool]:
         scan, size = _jpeg_header(data)
         # A thumbnail before the scan may have an end marker of its own.
         return math.prod(size), data.rfind(_JPEG_END, scan) < 0
-    if data.startswith(_PNG_START):
+    if data.startswith(PNG_START):
         size = struct.unpack(">II", data[16:24]) if len(data) >= 24 else (0,)
         return math.prod(size), _png_lacks_its_end(data)
     try:
@@ -390,7 +390,7 @@ def _jpeg_header(data: bytes) -> tuple[int, tuple[int, int]]:
 
 def _png_lacks_its_end(data: bytes) -> bool:
     """Whether a chunk exceeds the file or the last one is missing: OpenCV allocates the size that a chunk claims."""
-    place = len(_PNG_START)
+    place = len(PNG_START)
     while place + 12 <= len(data):  # length, type, content, checksum
         if data[place + 4 : place + 8] == _PNG_END:
             return False

@@ -16,7 +16,7 @@ import numpy as np
 from PIL import Image
 
 from ...errors import InputError
-from ..datasets.description import voc_color_map
+from ..labels.label_map import voc_color_map
 from .scene import Scene, draw_scene
 
 # Increase it with every change that changes a pixel, so that existing sets are drawn again.
