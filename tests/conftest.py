@@ -106,6 +106,19 @@ def give_regions_classes(model: torch.nn.Module) -> None:
 
 
 @pytest.fixture
+def make_model(tiny_options):
+    """Build a model of configs/toy/rc2l_R18.yaml with an architecture, the tiny options and ``options``."""
+    from rc2l_d2.engine import RC2LTrainer, load_config
+
+    def make(architecture: str, *options: str) -> torch.nn.Module:
+        overrides = [*tiny_options, "MODEL.META_ARCHITECTURE", architecture, *options]
+        torch.manual_seed(0)
+        return RC2LTrainer.build_model(load_config("configs/toy/rc2l_R18.yaml", overrides))
+
+    return make
+
+
+@pytest.fixture
 def make_trainer(tiny_options):
     """Build a trainer of configs/toy/rc2l_R18.yaml with the tiny options and ``options``, ready to train."""
     from rc2l_d2.engine import RC2LTrainer, load_config

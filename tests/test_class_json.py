@@ -4,13 +4,10 @@ import json
 
 import numpy as np
 import pytest
-from conftest import call_command
-from data_files import write_dataset, write_definition, write_image
+from data_files import write_dataset, write_definition
 from PIL import Image
 
-from rc2l_d2.commands import quickstart
 from rc2l_d2.data import load_definition
-from rc2l_d2.data.checks.tables import contradicting_tables
 from rc2l_d2.data.labels.class_json import COLORS, LIST, NUMBERS, VALUES, is_json_table, read_json_rows
 from rc2l_d2.data.labels.class_names import ClassNames, parse_class_names
 from rc2l_d2.data.labels.class_tables import read_class_table
@@ -130,37 +127,8 @@ def test_values_name_labels_and_the_rest_is_asked_about(label, tmp_path):
     assert path != certain
 
 
-def test_tables_that_contradict_the_yaml_file_are_reported(tmp_path):
-    content = write_dataset(tmp_path / "data") | {"classes": ["background", "road", "sky"]}
-    path = write_definition(tmp_path / "set.yaml", content)
-    for name, table, expected in (
-        ("id2label.json", {"0": "background", "1": "sky", "2": "road"}, ["1 is road, there sky"]),
-        ("id2label.json", {"0": "background", "1": "road", "2": "sky"}, []),
-        ("id2label.json", ["sky", "road"], ["lists the classes in another order"]),
-        ("notes.json", {"categories": [{"id": 0, "name": "sky"}, {"id": 1, "name": "road"}]}, []),
-    ):
-        (tmp_path / "data/id2label.json").unlink(missing_ok=True)
-        written(tmp_path / "data" / name, table)
-        remarks = contradicting_tables(load_definition(path))
-        assert len(remarks) == len(expected) and all(map(lambda part, r: part in str(r), expected, remarks)), table
-
-
-def test_a_yaml_file_and_quickstart_use_them(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
+def test_a_yaml_file_uses_them(tmp_path):
     content = write_dataset(tmp_path / "data") | {"classes": ["road", "sky", "background"]}
     written(tmp_path / "data/classes.json", {"road": 1, "sky": 2, "background": 0})
     definition = load_definition(write_definition(tmp_path / "set.yaml", content | {"label_map": "classes.json"}))
     assert definition.labels[-1].label_map.keys == (1, 2, 0)
-    rng = np.random.default_rng(0)
-    for split in ("more", "photos"):
-        for index in range(8):
-            write_image(tmp_path / f"{split}/{index}.jpg", rng.integers(0, 256, (48, 64, 3)).astype(np.uint8))
-    for index in range(8):
-        path = tmp_path / f"masks/{index}.png"
-        path.parent.mkdir(exist_ok=True)
-        Image.fromarray(np.roll(np.repeat(np.uint8([[0] * 32 + [1] * 32]), 48, axis=0), index, axis=1)).save(path)
-    written(tmp_path / "masks/classes.json", {"road": 0, "sky": 1})
-    words = ("photos", "masks", "more", "--iterations", 10, "--output", "own")
-    result = call_command(monkeypatch, "rc2l-quickstart", quickstart.main, *words, folder=".")
-    assert result.returncode == 0, result.stderr
-    assert "Note: The classes have their names from masks/classes.json." in result.stdout

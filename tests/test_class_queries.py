@@ -5,7 +5,6 @@ import pytest
 import torch
 from scipy.special import expit, softmax
 
-from rc2l_d2.engine import RC2LTrainer, load_config
 from rc2l_d2.errors import InputError
 from rc2l_d2.host import ShapeSpec
 from rc2l_d2.modeling.class_queries import ClassQueryPredictor
@@ -166,17 +165,9 @@ def test_every_parameter_gets_a_gradient_in_bfloat16(images):
         assert parameter.grad is not None and parameter.grad.isfinite().all(), name
 
 
-@pytest.fixture
-def make_model(tiny_options):
-    def make(*options: str):
-        return RC2LTrainer.build_model(load_config("configs/toy/rc2l_R18.yaml", [*tiny_options, *options]))
-
-    return make
-
-
 @pytest.mark.parametrize("decoder", ["FPN", "ASPP"])
 def test_every_parameter_of_the_model_is_trained(make_model, decoder):
-    model = make_model("MODEL.SEM_SEG_HEAD.PIXEL_DECODER_NAME", decoder).train()
+    model = make_model("RC2L", "MODEL.SEM_SEG_HEAD.PIXEL_DECODER_NAME", decoder).train()
     images = torch.randint(256, (2, 3, 64, 64), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
     losses = model([{"image": image, "sem_seg": image[0] % 8} for image in images])
     assert set(losses) == {"loss_ce", "loss_mask", "loss_dice"}
@@ -187,4 +178,4 @@ def test_every_parameter_of_the_model_is_trained(make_model, decoder):
 @pytest.mark.parametrize("key, value", [("PIXEL_DECODER_NAME", "BasePixelDecoder"), ("CONVS_DIM", "40")])
 def test_impossible_decoders_are_refused_with_their_key(make_model, key, value):
     with pytest.raises(InputError, match=f"MODEL.SEM_SEG_HEAD.{key}"):
-        make_model(f"MODEL.SEM_SEG_HEAD.{key}", value)
+        make_model("RC2L", f"MODEL.SEM_SEG_HEAD.{key}", value)

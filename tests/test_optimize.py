@@ -1,5 +1,7 @@
 """One update of the weights: clipping, its norm, the gradient scaler, and the seeds of a step."""
 
+import itertools
+
 import pytest
 import torch
 
@@ -38,12 +40,11 @@ def test_a_scaled_gradient_is_unscaled_before_it_is_measured_and_clipped(make_tr
     assert float(gradient.double().norm()) == pytest.approx(0.5, rel=1e-4)
 
 
-def test_ranks_and_iterations_have_seeds_of_their_own(make_trainer, monkeypatch):
+def test_seeds_ranks_and_iterations_have_random_numbers_of_their_own(make_trainer, monkeypatch):
     step = make_trainer()._trainer
     seeds = set()
-    for rank in range(3):
+    for rank, step.seed, step.iter in itertools.product(range(3), (5, 6), range(3)):
         monkeypatch.setattr("rc2l_d2.engine.step.comm.get_rank", lambda rank=rank: rank)
-        for step.iter in range(3):
-            seeds.update(step.seeds())
-            assert step.seeds() == step.seeds()
-    assert len(seeds) == 18
+        seeds.update(step.seeds())
+        assert step.seeds() == step.seeds()
+    assert len(seeds) == 36

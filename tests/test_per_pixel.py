@@ -8,9 +8,7 @@ import torch
 from scipy.special import log_softmax
 from torch.nn import functional as F
 
-from rc2l_d2.engine import RC2LTrainer, load_config
 from rc2l_d2.errors import InputError
-from rc2l_d2.modeling import PerPixelSegmentor
 from rc2l_d2.modeling.per_pixel import PixelCriterion
 from rc2l_d2.regions import Regions, semantic_probabilities
 
@@ -42,17 +40,8 @@ def test_no_labelled_pixel_gives_zero_with_a_graph():
     assert loss == 0 and not regions.mask_logits.grad.any()
 
 
-@pytest.fixture
-def make_model(tiny_options):
-    def make(*options: str) -> PerPixelSegmentor:
-        overrides = [*tiny_options, "MODEL.META_ARCHITECTURE", "PerPixelSegmentor", *options]
-        return RC2LTrainer.build_model(load_config("configs/toy/rc2l_R18.yaml", overrides))
-
-    return make
-
-
 def test_scores_are_the_softmax_of_resized_logits(make_model):
-    model = make_model().eval()
+    model = make_model("PerPixelSegmentor").eval()
     image = torch.randint(256, (3, 50, 70), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
         (result,) = model([{"image": image}])
@@ -72,7 +61,7 @@ def test_scores_are_the_softmax_of_resized_logits(make_model):
 
 @pytest.mark.parametrize("dilations", [[1, 2, 3], [6]])
 def test_every_parameter_is_trained_and_dilations_are_read(make_model, dilations):
-    model = make_model("MODEL.SEM_SEG_HEAD.ASPP_DILATIONS", str(dilations)).train()
+    model = make_model("PerPixelSegmentor", "MODEL.SEM_SEG_HEAD.ASPP_DILATIONS", str(dilations)).train()
     images = torch.randint(256, (2, 3, 64, 64), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
     torch.nn.init.normal_(model.sem_seg_head.predictor.weight, std=0.001)  # close to equal scores
     torch.nn.init.zeros_(model.sem_seg_head.predictor.bias)
@@ -88,4 +77,4 @@ def test_every_parameter_is_trained_and_dilations_are_read(make_model, dilations
 
 def test_a_backbone_without_fine_maps_is_refused(make_model):
     with pytest.raises(InputError, match="IN_FEATURES"):
-        make_model("MODEL.SEM_SEG_HEAD.IN_FEATURES", "['res4']")
+        make_model("PerPixelSegmentor", "MODEL.SEM_SEG_HEAD.IN_FEATURES", "['res4']")

@@ -4,23 +4,12 @@ import pytest
 import torch
 from method_cases import in_order, leaves, pixel_consistency, random_case, rcc, reached, rfc, rmc, semantic_map, smc
 
-from rc2l_d2.engine import RC2LTrainer, load_config
+from rc2l_d2.engine import load_config
 from rc2l_d2.errors import InputError
-from rc2l_d2.modeling import SemiSupervisedSegmentor
 from rc2l_d2.modeling.hungarian import assign_regions
 from rc2l_d2.regions import Selection, pixel_contrastive
 
 ARCHITECTURES = ["RC2L", "PixelConsistency", "PixelContrast"]
-
-
-@pytest.fixture
-def make_model(tiny_options):
-    def make(architecture: str, *options: str) -> SemiSupervisedSegmentor:
-        overrides = [*tiny_options, "MODEL.META_ARCHITECTURE", architecture, *options]
-        torch.manual_seed(0)
-        return RC2LTrainer.build_model(load_config("configs/toy/rc2l_R18.yaml", overrides))
-
-    return make
 
 
 @pytest.fixture

@@ -184,14 +184,6 @@ def test_mixing_depends_on_its_seed_alone(make_trainer, kind):
     assert torch.equal(mixed(3, 1), mixed(3, 2)) and not torch.equal(mixed(3, 1), mixed(4, 1))
 
 
-def test_seeds_depend_on_seed_and_iteration(make_trainer):
-    step = make_trainer("SEED", "5")._trainer
-    found = []
-    for step.iter, step.seed in ((7, 5), (8, 5), (7, 6), (7, 5)):
-        found.append(step.seeds())
-    assert len(set(found)) == 3 and found[0] == found[-1]
-
-
 def test_mixed_precision_trains(make_trainer, losses_of_each_step):
     make_trainer("SOLVER.AMP.ENABLED", "True", "SOLVER.MAX_ITER", "3", "DATASETS.TEST", "()").train()
     assert all(torch.isfinite(loss) for losses in losses_of_each_step for loss in losses.values())

@@ -178,6 +178,10 @@ def test_quickstart_uses_a_table_of_colours(tmp_path, monkeypatch):
          ["other classes than the data set's YAML file: #ff0000 is sky, there road, #0ac807 is road, there sky;"]),
         ("_classes.csv", "0,background\n1,sky\n2,road\n", {}, ["1 is road, there sky, 2 is sky, there road; correct"]),
         ("_classes.csv", "0,background\n1,sky\n2,road\n", {"threshold": 128, "classes": ["sky", "road"]}, []),
+        ("id2label.json", '{"0": "background", "1": "sky", "2": "road"}', {}, ["1 is road, there sky"]),
+        ("id2label.json", '{"0": "background", "1": "road", "2": "sky"}', {}, []),
+        ("id2label.json", '["sky", "road"]', {}, ["lists the classes in another order"]),
+        ("notes.json", '{"categories": [{"id": 0, "name": "sky"}, {"id": 1, "name": "road"}]}', {}, []),
     ],
 )  # fmt: skip
 def test_tables_that_contradict_the_yaml_file_are_reported(tmp_path, monkeypatch, table, text, keys, expected):

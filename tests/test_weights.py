@@ -47,6 +47,8 @@ def test_weights_are_found_wherever_projects_store_them(content, tmp_path):
 def test_safetensors_are_read_as_torch_files(tmp_path):
     save_file(PLAIN, tmp_path / "a.safetensors")
     assert torch.equal(read_weights(str(tmp_path / "a.safetensors"))["model"]["head.bias"], PLAIN["head.bias"])
+    backbone = read_backbone_weights(str(tmp_path / "a.safetensors"))
+    assert backbone.keys() == PLAIN.keys() and torch.equal(backbone["head.bias"], PLAIN["head.bias"])
 
 
 def test_a_file_with_several_models_is_refused(tmp_path):
