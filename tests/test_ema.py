@@ -15,7 +15,7 @@ def student(value: float) -> nn.Module:
 
 
 def teacher_of(model: nn.Module) -> EMATeacher:
-    return EMATeacher(model, max_decay=0.6, labeler=PseudoLabeler(3, Selection("region", 0.0, 0.9), 1))
+    return EMATeacher(model, max_decay=0.6, labeler=PseudoLabeler(3, Selection("region", 0.0, 0.9)))
 
 
 def test_average_by_hand():

@@ -98,7 +98,7 @@ def test_values_against_loops(size, unit):
         teacher = random_prediction(size, seed, sharpness=2.0)
         values = arrays(teacher)
         generator = torch.Generator().manual_seed(seed)
-        labeler = PseudoLabeler(size[2], Selection(unit, 0.5, 0.8), min_area)
+        labeler = PseudoLabeler(size[2], Selection(unit, 0.5, 0.8, min_area))
         assert_allclose(labeler.kappa, [0.7] * size[2], rtol=1e-6)
         labeler.kappa = 0.5 + 0.5 * torch.rand(size[2], generator=generator, dtype=torch.float64)
         before = labeler.kappa.numpy()

@@ -32,7 +32,7 @@ def chain(classes, masks, features, teacher_classes, teacher_masks, teacher_feat
         regions.semantic_probabilities(teacher_classes, teacher_masks), teacher_features, inside
     )
     labeler, by_pixel = (
-        regions.PseudoLabeler(len(kappa), regions.Selection(unit, 0.3, 0.5), 2) for unit in ("region", "pixel")
+        regions.PseudoLabeler(len(kappa), regions.Selection(unit, 0.3, 0.5, 2)) for unit in ("region", "pixel")
     )
     labeler.kappa = by_pixel.kappa = kappa
     labeler.observe(teacher)

@@ -59,10 +59,14 @@ def test_pixel_losses_use_their_settings(make_model, case, samples):
     assert model.loss_weights == {"loss_pixel_consistency": 0.5}
 
 
-def test_unimatch_weights_its_views_by_half_and_selects_by_its_own_key(make_model):
+def test_unimatch_weights_its_views_by_half_and_selects_by_its_own_key(make_model, caplog):
     """Two images with two strong views and a dropped one; the logits are those of a per-pixel head."""
+    make_model("UniMatch", "MODEL.SEMI_SUPERVISED.MIX", "labeled")
+    assert "STRONG_VIEWS 1, FEATURE_DROPOUT 0.0, MIX labeled, the recipe 2, 0.5 and cutmix" in caplog.text
+    caplog.clear()
     options = "MODEL.SEMI_SUPERVISED.STRONG_VIEWS 2 MODEL.SEMI_SUPERVISED.FEATURE_DROPOUT 0.5".split()
     model = make_model("UniMatch", *options, "MODEL.UNIMATCH.CONFIDENCE_THRESHOLD", "0.9")
+    assert not caplog.text
     assert model.selection == Selection("pixel", 0.9, 0.0) and model.uses_unlabeled
     assert model.loss_weights == {"loss_strong": 0.5, "loss_dropped": 0.5}
     regions, pseudo = random_case((6, 8, 8, 4, 6, 5), 0, threshold=0.3, dtype=torch.float32)
@@ -79,6 +83,7 @@ def test_each_method_selects_by_its_own_keys_and_reaches_the_student(make_model,
     options = """
         MODEL.RC2L.SELECTION pixel MODEL.RC2L.CONFIDENCE_THRESHOLD 0.11 MODEL.RC2L.CLASS_THRESHOLD_RATIO 0.12
         MODEL.PIXEL.SELECTION region MODEL.PIXEL.CONFIDENCE_THRESHOLD 0.21 MODEL.PIXEL.CLASS_THRESHOLD_RATIO 0.22
+        MODEL.SEMI_SUPERVISED.MIN_REGION_AREA 7
     """.split()
     model, student = make_model(architecture), leaves(case[0])
     changed, default = make_model(architecture, *options).selection, model.selection
@@ -86,9 +91,9 @@ def test_each_method_selects_by_its_own_keys_and_reaches_the_student(make_model,
     features = set() if architecture == "PixelConsistency" else {"features"}
     assert reached(student) == {"class_logits", "mask_logits"} | features
     if architecture == "RC2L":
-        assert changed == Selection("pixel", 0.11, 0.12) and default.unit == "region"
-    else:
-        assert changed == Selection("region", 0.21, 0.22) and default.unit == "pixel"
+        assert changed == Selection("pixel", 0.11, 0.12, 7) and default.unit == "region"
+    else:  # Pixel-level methods have no smallest region.
+        assert changed == Selection("region", 0.21, 0.22, 1) and default.unit == "pixel"
 
 
 @pytest.mark.parametrize("given, used", [(32, 32), (8, 8), (0, 4), (-1, 4)])

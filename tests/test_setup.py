@@ -64,6 +64,8 @@ def test_wrong_files_are_refused_without_running_them(tmp_path, text, fragment):
         (["MODEL.MASK_FORMER.MATCHING", "greedy"], 'MATCHING is "greedy"; use "class" or "hungarian"'),
         (["MODEL.RC2L.SELECTION", "object"], 'RC2L.SELECTION is "object"'),
         (["MODEL.SEMI_SUPERVISED.MIN_REGION_AREA", "0"], "MIN_REGION_AREA is 0; give a value from 1 to inf"),
+        (["MODEL.SEMI_SUPERVISED.BURN_IN_ITERS", "-5"], "BURN_IN_ITERS is -5; give a value from 0 to inf"),
+        (["MODEL.UNIMATCH.CONFIDENCE_THRESHOLD", "95.0"], "CONFIDENCE_THRESHOLD is 95.0; give a value from 0 to 1"),
         (["MODEL.RC2L.LOSS_WEIGHT", "-1.0"], "LOSS_WEIGHT is -1.0; give a value from 0 to inf"),
         (["SOLVER.CLIP_GRADIENTS.CLIP_VALUE", "-1.0", "SOLVER.CLIP_GRADIENTS.ENABLED", "True"], "CLIP_VALUE is -1.0"),
         (["SOLVER.WEIGHT_DECAY_NORM", "None"], "WEIGHT_DECAY_NORM is None; give a value from 0"),

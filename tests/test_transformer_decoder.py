@@ -6,16 +6,16 @@ import pytest
 import torch
 
 from rc2l_d2.errors import InputError
-from rc2l_d2.modeling.transformer_decoder import RegionPredictor, sine_position_embedding
+from rc2l_d2.modeling.transformer_decoder import TransformerPredictor, sine_position_embedding
 
 
-def predictor(mask_dim: int = 8, **changes) -> RegionPredictor:
+def predictor(mask_dim: int = 8, **changes) -> TransformerPredictor:
     options = dict(
         num_classes=3, num_queries=5, hidden_dim=16, heads=4, feedforward_dim=32, layers=3, dropout=0.0,
         pre_norm=False, deep_supervision=True,
     )  # fmt: skip
     torch.manual_seed(0)
-    return RegionPredictor("res5", 12, mask_dim, **options | changes)
+    return TransformerPredictor("res5", 12, mask_dim, **options | changes)
 
 
 def inputs() -> tuple[dict[str, torch.Tensor], torch.Tensor]:

@@ -71,9 +71,9 @@ class Advice:
         if confident < _MIN_CONFIDENT:
             return (
                 f"Only {confident:.1%} of the pixels of the unlabelled images have a confident pseudo label, so these "
-                "images contribute almost nothing; lower CLASS_THRESHOLD_RATIO and CONFIDENCE_THRESHOLD (of MODEL.RC2L,"
-                " of MODEL.PIXEL for the pixel-level methods, or of MODEL.UNIMATCH), or restart with a longer "
-                "MODEL.SEMI_SUPERVISED.BURN_IN_ITERS."
+                "images contribute almost nothing; lower CLASS_THRESHOLD_RATIO and CONFIDENCE_THRESHOLD of MODEL.RC2L "
+                "(of MODEL.PIXEL for the pixel-level methods; for UniMatch MODEL.UNIMATCH.CONFIDENCE_THRESHOLD), or "
+                "restart with a longer MODEL.SEMI_SUPERVISED.BURN_IN_ITERS."
             )
         pseudo, labels = (
             counts[name].double() / counts[name].sum().clamp_min(1) for name in ("pseudo_area", "label_area")

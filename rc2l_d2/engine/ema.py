@@ -41,11 +41,10 @@ class EMATeacher:
     @classmethod
     def from_config(cls, cfg: CfgNode, student: RegionSegmentor) -> EMATeacher:
         """Build the teacher of ``student`` with the labeler of its architecture."""
-        settings, labeler = cfg.MODEL.SEMI_SUPERVISED, None
+        labeler = None
         if isinstance(student, SemiSupervisedSegmentor):
-            classes = cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES
-            labeler = PseudoLabeler(classes, student.selection, settings.MIN_REGION_AREA, student.device)
-        return cls(student, settings.EMA_DECAY, labeler)
+            labeler = PseudoLabeler(cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES, student.selection, student.device)
+        return cls(student, cfg.MODEL.SEMI_SUPERVISED.EMA_DECAY, labeler)
 
     @torch.no_grad()
     def update(self, student: RegionSegmentor) -> None:

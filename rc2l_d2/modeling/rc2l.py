@@ -47,7 +47,7 @@ class RC2L(SemiSupervisedSegmentor):
                 "loss_rcc": settings.RCC_WEIGHT,
                 "loss_smc": settings.SMC_WEIGHT,
             },
-            "selection": cls.selection_from(settings),
+            "selection": cls.selection_from(settings, cfg.MODEL.SEMI_SUPERVISED.MIN_REGION_AREA),
             "mask_temperature": settings.MASK_TEMPERATURE,
             "feature_temperature": settings.FEATURE_TEMPERATURE,
         }

@@ -1,4 +1,4 @@
-"""The region head: pixel decoder and transformer decoder behind Detectron2's segmentation-head registry."""
+"""The region head: pixel decoder and predictor of regions behind Detectron2's segmentation-head registry."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from ..regions.types import Regions
 from .aspp_decoder import ASPPDecoder
 from .class_queries import ClassQueryPredictor
 from .pixel_decoder import PixelDecoder
-from .transformer_decoder import RegionPredictor
+from .transformer_decoder import TransformerPredictor
 
 _DECODERS = {"FPN": PixelDecoder, "ASPP": ASPPDecoder}
-_PREDICTORS = {"class": ClassQueryPredictor, "hungarian": RegionPredictor}
+_PREDICTORS = {"class": ClassQueryPredictor, "hungarian": TransformerPredictor}
 
 
 @SEM_SEG_HEADS_REGISTRY.register()

@@ -34,9 +34,9 @@ class SemiSupervisedSegmentor(RegionSegmentor, ABC):
         self.selection = selection
 
     @staticmethod
-    def selection_from(settings: CfgNode) -> Selection:
-        """Return the selection of MODEL.RC2L or MODEL.PIXEL."""
-        return Selection(settings.SELECTION, settings.CONFIDENCE_THRESHOLD, settings.CLASS_THRESHOLD_RATIO)
+    def selection_from(settings: CfgNode, min_area: int = 1) -> Selection:
+        """Return the selection of MODEL.RC2L or MODEL.PIXEL, and the smallest region."""
+        return Selection(settings.SELECTION, settings.CONFIDENCE_THRESHOLD, settings.CLASS_THRESHOLD_RATIO, min_area)
 
     @abstractmethod
     def unlabeled_losses(self, regions: Regions, semantic_map: Tensor, pseudo: PseudoRegions) -> dict[str, Tensor]:

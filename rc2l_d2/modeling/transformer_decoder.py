@@ -126,7 +126,7 @@ class MLP(nn.Module):
         return self.layers[-1](x)
 
 
-class RegionPredictor(nn.Module):
+class TransformerPredictor(nn.Module):
     """MaskFormer's predictor, with its parameter names: class and mask logits of learned queries."""
 
     @configurable

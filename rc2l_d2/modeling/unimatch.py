@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import logging
+
 from torch import Tensor
 
 from ..host import META_ARCH_REGISTRY, CfgNode, configurable
 from ..regions import PseudoRegions, Regions, Selection, confident_cross_entropy
 from .per_pixel import PerPixelSegmentor
 from .semi_supervised import SemiSupervisedSegmentor
+
+logger = logging.getLogger(__name__)
 
 
 @META_ARCH_REGISTRY.register()
@@ -32,13 +36,16 @@ class UniMatch(PerPixelSegmentor, SemiSupervisedSegmentor):
 
     @classmethod
     def from_config(cls, cfg: CfgNode) -> dict:
+        settings = cfg.MODEL.SEMI_SUPERVISED
+        if (settings.STRONG_VIEWS, settings.MIX) != (2, "cutmix") or not settings.FEATURE_DROPOUT:
+            logger.warning(
+                "This is not UniMatch's whole recipe: MODEL.SEMI_SUPERVISED has STRONG_VIEWS %d, FEATURE_DROPOUT %s, "
+                "MIX %s, the recipe 2, 0.5 and cutmix.", settings.STRONG_VIEWS, settings.FEATURE_DROPOUT, settings.MIX,
+            )  # fmt: skip
         return {
             **super().from_config(cfg),
-            "views": cfg.MODEL.SEMI_SUPERVISED.STRONG_VIEWS,
-            "loss_weights": {
-                "loss_strong": 0.5,
-                "loss_dropped": 0.5 if cfg.MODEL.SEMI_SUPERVISED.FEATURE_DROPOUT else 0.0,
-            },
+            "views": settings.STRONG_VIEWS,
+            "loss_weights": {"loss_strong": 0.5, "loss_dropped": 0.5 if settings.FEATURE_DROPOUT else 0.0},
             "selection": Selection("pixel", cfg.MODEL.UNIMATCH.CONFIDENCE_THRESHOLD, ratio=0.0),
         }
 

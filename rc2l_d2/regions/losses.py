@@ -3,7 +3,7 @@
 RMC  region mask contrastive       a query's mask is close to its region and far from other regions
 RFC  region feature contrastive    features of one class agree across images and differ from those of other classes
 RCC  region class consistency      the query of a region predicts its class
-SMC  semantic mask consistency     the union of the queries of a class covers the union of its regions
+SMC  semantic mask consistency     the student's semantic map agrees with the regions, pixel by pixel and as areas
 
 The paper names the terms; the formulas are our reading (docs/method.md). Each loss returns a scalar in at least
 float32. Means over regions run over the present regions of the batch, weighted by the teacher's confidence except in
@@ -108,7 +108,8 @@ def region_class_consistency(class_logits: Tensor, match: Tensor, pseudo: Pseudo
     """
     pseudo = pseudo.detach()
     log_class = at_least_float32(class_logits).log_softmax(dim=-1)[..., :-1]
-    # In log space a class that the query does not predict still has a gradient. The floor bounds the loss.
+    # log(P + floor) in log space, where P itself may be too small for float32. The floor bounds the loss, and fades the
+    # gradient of a class with a probability far below it.
     log_class = torch.logaddexp(log_class, torch.full_like(log_class, _FLOOR).log())
     return _weighted_mean(-log_class, match * pseudo.weights.unsqueeze(1))
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from .ranks import mean_over_ranks
 from .semantic import at_least_float32, normalised
 from .types import TeacherPrediction
 
@@ -27,8 +28,9 @@ def pixel_contrastive(
 
         loss of x = -log [exp(z_xx) / (exp(z_xx) + sum_y!=x (1 - s'(x) . s'(y)) exp(z_xy))]
 
-    Time and memory grow with the square of the number of pixels. The value, the mean over the anchors, is in at least
-    float32. Without any pixel inside the images it is exactly zero and still has a graph.
+    Time and memory grow with the square of the number of pixels. The value, the mean over the anchors of all
+    ranks, is in at least float32; the keys are the rank's own. Without any pixel inside the images it is exactly zero
+    and still has a graph.
 
     Args:
         features: (B, C, h, w), F of the mixed strong views.
@@ -60,4 +62,4 @@ def pixel_contrastive(
     # The logarithm of a zero, minus infinity, removes the negative from the sum. Rounding may give less than zero.
     weights = (of_another_class * inside).fill_diagonal_(1).clamp_min(0)
     losses = (similarity + weights.log().to(similarity.dtype)).logsumexp(dim=1) - similarity.diagonal()
-    return (losses * inside).sum() / inside.sum().clamp_min(1)
+    return (losses * inside).sum() / mean_over_ranks(inside.sum().float()).clamp_min(1e-6)

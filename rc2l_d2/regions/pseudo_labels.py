@@ -130,13 +130,11 @@ class PseudoLabeler:
     Attributes:
         kappa: (K,), running mean confidence of each class, the same on all ranks.
         selection: the rule.
-        min_area: smallest region, in pixels of the mask grid.
     """
 
-    def __init__(self, num_classes: int, selection: Selection, min_area: int, device: torch.device | str = "cpu"):
+    def __init__(self, num_classes: int, selection: Selection, device: torch.device | str = "cpu"):
         self.kappa = torch.full((num_classes,), INITIAL_CONFIDENCE, device=device)
         self.selection = selection
-        self.min_area = min_area
 
     def observe(self, teacher: TeacherPrediction) -> None:
         """Update kappa by the confidence of ``teacher`` on all ranks."""
@@ -149,7 +147,7 @@ class PseudoLabeler:
 
     def regions(self, teacher: TeacherPrediction) -> PseudoRegions:
         """Return the pseudo regions of a selected, possibly mixed prediction."""
-        return pseudo_regions(teacher, self.min_area)
+        return pseudo_regions(teacher, self.selection.min_area)
 
 
 def _of_class(teacher: TeacherPrediction) -> Tensor:
