@@ -66,7 +66,7 @@ def test_the_teacher_predicts_for_weak_views_and_the_student_for_mixed_strong_on
     assert len(step.regions.mask_logits) == len(step.semantic_map) == 4
     labeler = trainer.teacher.labeler
     assert (labeler.kappa != 0.7).any() and labeler.selection == trainer.model.selection
-        assert labeler.selection.min_area == 4
+    assert labeler.selection.min_area == 4
 
 
 def test_further_views_are_mixed_on_their_own_and_the_dropped_view_is_the_weak_one(make_trainer):
