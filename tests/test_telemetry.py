@@ -71,7 +71,7 @@ def test_accuracy_is_that_of_the_pseudo_labels_before_mixing(make_trainer):
 
 
 def test_pasted_labels_do_not_hide_that_nothing_is_confident(make_trainer):
-    trainer = make_trainer("MODEL.SEMI_SUPERVISED.MIX", "labeled", "MODEL.RC2L.CONFIDENCE_THRESHOLD", "2.0")
+    trainer = make_trainer("MODEL.SEMI_SUPERVISED.MIX", "labeled", "MODEL.RC2L.CONFIDENCE_THRESHOLD", "1.0")
     pseudo = watched_step(trainer).pseudo
     assert pseudo.valid.any(), "labelled regions are in the mixed images"
     shares = read(trainer._trainer.log.telemetry)

@@ -2,7 +2,8 @@
 
     python tools/dev/fake_cuda.py --config-file configs/toy/rc2l_R18.yaml [KEY VALUE ...]
 
-Needs a torch that is built with CUDA, but no GPU: a fake tensor has a shape and a device, and no values. Runs each
+Needs a torch that is built with CUDA, but no GPU: a fake tensor has a shape and a device, and no values. Needs the
+embedded host: Detectron2's ImageList reads the sizes of images from tensors. Runs each
 architecture, whole and in micro-batches, on the backbone of the configuration and, if timm is installed, on a
 convolutional one and a ViT of timm; then each mixing. The backward pass needs a driver, and Hungarian matching needs
 values: both are left out. Exit status 1 after a failure.
@@ -21,7 +22,7 @@ from rc2l_d2.commands.cli import run_cli
 from rc2l_d2.engine import EMATeacher, SemiSupervisedTrainer, build_optimizer, load_config
 from rc2l_d2.engine.setup import build_model_or_explain
 from rc2l_d2.errors import InputError
-from rc2l_d2.host import EventStorage
+from rc2l_d2.host import HOST, EventStorage
 
 LABELS_ALONE = ("RegionSegmentor", "PerPixelSegmentor")
 SEMI_SUPERVISED = ("PixelConsistency", "PixelContrast", "UniMatch", "RC2L")
@@ -93,6 +94,8 @@ def check(args: argparse.Namespace) -> int:
     """Print a table with one row for each case."""
     if not torch.backends.cuda.is_built():
         raise InputError(f"torch {torch.__version__} is built without CUDA; install a build with CUDA (no GPU needed).")
+    if HOST != "embedded":
+        raise InputError("Detectron2's ImageList reads values, which fake tensors lack; set RC2L_HOST=embedded.")
     rows = []
     for case in cases():
         try:
