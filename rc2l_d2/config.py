@@ -157,7 +157,7 @@ def add_rc2l_config(cfg: CfgNode) -> CfgNode:
     # Adds the weak view without this fraction of the channels of each backbone map (UniMatch's feature perturbation:
     # 0.5). 0.0: no such view.
     cfg.MODEL.SEMI_SUPERVISED.FEATURE_DROPOUT = 0.0
-    # Smallest pseudo region of RC2L, in pixels of the mask grid (stride 4).
+    # Smallest pseudo region of RC2L, in pixels of the mask grid (stride 4); pixel-level methods do not read it.
     cfg.MODEL.SEMI_SUPERVISED.MIN_REGION_AREA = 4
     # Log precision and recall of the pseudo labels where unlabelled images have labels on disk. Training does not use
     # these labels.

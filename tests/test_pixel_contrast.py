@@ -34,6 +34,14 @@ def test_by_hand(case, expected):
     assert pixel_contrastive(*row(*case), UNUSED).item() == pytest.approx(expected, rel=1e-9, abs=1e-9)
 
 
+def test_the_mean_is_over_the_anchors_of_all_ranks(monkeypatch):
+    given, of_all_ranks = ([[1.0, 1.0]], [[1.0, 1.0]], [[1, 0.25], [0, 0.75]]), 10
+    monkeypatch.setattr("rc2l_d2.regions.pixel_contrast.mean_over_ranks", lambda count: 0 * count + of_all_ranks / 2)
+    # Two anchors of ten, and two ranks, whose gradients are averaged.
+    expected = math.log(1.75) * 2 / (of_all_ranks / 2)
+    assert pixel_contrastive(*row(*given), UNUSED).item() == pytest.approx(expected, rel=1e-9)
+
+
 def test_what_weighs_nothing_changes_nothing_at_a_low_temperature():
     rows = [[1.0, 0.0, 0.0], [0.0, 1.0, 1.0]], [[1, 0, 0], [0, 1, 1]], [True, True, False]
     losses = [

@@ -1,5 +1,8 @@
 """Windows of large files: equal to what OpenCV decodes whole; other files are refused by name."""
 
+import struct
+import zlib
+
 import cv2
 import numpy as np
 import pytest
@@ -15,6 +18,7 @@ from rc2l_d2.data.loading import mappers, raster
 from rc2l_d2.data.loading.bands import BandRule
 from rc2l_d2.data.loading.plain import header
 from rc2l_d2.data.loading.raster import RasterFile, open_windows, read_label_window
+from rc2l_d2.data.loading.reading import turned_by_exif
 from rc2l_d2.errors import InputError
 
 RNG = np.random.default_rng(0)
@@ -116,6 +120,31 @@ def test_windows_of_a_rule_equal_those_of_the_decoded_image(tmp_path, name):
         assert np.abs(file.read_reduced((35, 45)) - means).max() <= 1
     with pytest.raises(InputError, match=r"a.tif: the image has \d bands, but the key bands of the data set names 7"):
         RasterFile(path, BandRule.from_yaml([7, 1, 2], [0, 1]))
+
+
+@pytest.mark.parametrize(
+    ("name", "orientation", "expected"), [("a.tif", 6, 6), ("a.tif", 0, 1), ("a.jpg", 8, 8), ("a.png", 3, 3)]
+)
+def test_the_header_has_the_orientation_of_any_image(tmp_path, name, orientation, expected):
+    exif = Image.Exif()
+    exif[274] = orientation
+    Image.fromarray(IMAGE).save(tmp_path / name, exif=exif)
+    assert header(tmp_path / name) == ((70, 90), expected)
+    (tmp_path / name).write_bytes((tmp_path / name).read_bytes()[:12])
+    assert header(tmp_path / name) == header(tmp_path / "nothing") == ((0, 0), 1)
+
+
+def test_a_small_file_of_a_huge_png_is_not_decoded_for_its_header(tmp_path):
+    """Its pixels would take 6 TB."""
+    chunk = b"IHDR" + struct.pack(">IIBBBBB", 2_000_000, 1_000_000, 8, 2, 0, 0, 0)
+    start = b"\x89PNG\r\n\x1a\n" + struct.pack(">I", 13) + chunk + struct.pack(">I", zlib.crc32(chunk))
+    pixels = b"IDAT" + zlib.compress(b"0")
+    end = struct.pack(">I", len(pixels) - 4) + pixels + struct.pack(">I", zlib.crc32(pixels))
+    path = tmp_path / "a.png"
+    path.write_bytes(start + end + b"\0\0\0\0IEND\xae\x42\x60\x82")
+    assert header(path) == ((1_000_000, 2_000_000), 1) and turned_by_exif(path, path) == ""
+    with pytest.raises(InputError, match="a.png"):
+        read_image(path, rule=BandRule.from_yaml([1], [0, 255]))
 
 
 def test_a_turned_file_is_not_read_by_windows(tmp_path, everything_is_large):

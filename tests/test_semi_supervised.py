@@ -59,14 +59,10 @@ def test_pixel_losses_use_their_settings(make_model, case, samples):
     assert model.loss_weights == {"loss_pixel_consistency": 0.5}
 
 
-def test_unimatch_weights_its_views_by_half_and_selects_by_its_own_key(make_model, caplog):
+def test_unimatch_weights_its_views_by_half_and_selects_by_its_own_key(make_model):
     """Two images with two strong views and a dropped one; the logits are those of a per-pixel head."""
-    make_model("UniMatch", "MODEL.SEMI_SUPERVISED.MIX", "labeled")
-    assert "STRONG_VIEWS 1, FEATURE_DROPOUT 0.0, MIX labeled, the recipe 2, 0.5 and cutmix" in caplog.text
-    caplog.clear()
     options = "MODEL.SEMI_SUPERVISED.STRONG_VIEWS 2 MODEL.SEMI_SUPERVISED.FEATURE_DROPOUT 0.5".split()
     model = make_model("UniMatch", *options, "MODEL.UNIMATCH.CONFIDENCE_THRESHOLD", "0.9")
-    assert "recipe" not in caplog.text
     assert model.selection == Selection("pixel", 0.9, 0.0) and model.uses_unlabeled
     assert model.loss_weights == {"loss_strong": 0.5, "loss_dropped": 0.5}
     regions, pseudo = random_case((6, 8, 8, 4, 6, 5), 0, threshold=0.3, dtype=torch.float32)
@@ -76,6 +72,17 @@ def test_unimatch_weights_its_views_by_half_and_selects_by_its_own_key(make_mode
     loss = -of_label.double().log().mean(dim=(1, 2)).float()
     expected = {"loss_strong": loss[:4].mean(), "loss_dropped": loss[4:].mean()}
     torch.testing.assert_close(model.unlabeled_losses(regions, semantic, pseudo), expected, rtol=1e-4, atol=1e-5)
+
+
+def test_training_says_where_a_recipe_is_not_whole(make_trainer, caplog):
+    make_trainer("MODEL.META_ARCHITECTURE", "UniMatch", "MODEL.SEMI_SUPERVISED.MIX", "labeled")
+    assert "not UniMatch's whole recipe: MODEL.SEMI_SUPERVISED has STRONG_VIEWS 1, FEATURE_DROPOUT 0.0, " in caplog.text
+    assert "MIX labeled, the recipe STRONG_VIEWS 2, FEATURE_DROPOUT 0.5, MIX cutmix." in caplog.text
+    caplog.clear()
+    keys = "MODEL.SEMI_SUPERVISED.STRONG_VIEWS 2 MODEL.SEMI_SUPERVISED.FEATURE_DROPOUT 0.5".split()
+    make_trainer("MODEL.META_ARCHITECTURE", "UniMatch", *keys)
+    make_trainer()
+    assert "recipe" not in caplog.text
 
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)

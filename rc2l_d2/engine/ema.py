@@ -43,7 +43,7 @@ class EMATeacher:
         """Build the teacher of ``student`` with the labeler of its architecture."""
         labeler = None
         if isinstance(student, SemiSupervisedSegmentor):
-            labeler = PseudoLabeler(cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES, student.selection, student.device)
+            labeler = PseudoLabeler(cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES, student.selection, device=student.device)
         return cls(student, cfg.MODEL.SEMI_SUPERVISED.EMA_DECAY, labeler)
 
     @torch.no_grad()

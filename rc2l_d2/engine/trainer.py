@@ -160,6 +160,15 @@ class RC2LTrainer(DefaultTrainer):
                 "MODEL.SEMI_SUPERVISED.BURN_IN_ITERS is %d and SOLVER.MAX_ITER %d: this run ends before it uses an "
                 "unlabelled image.", burn_in, self.max_iter,
             )  # fmt: skip
+        recipe = self._trainer.student.recipe if use_unlabeled else {}
+        given, published = (
+            ", ".join(f"{key} {values[key]}" for key in recipe) for values in (cfg.MODEL.SEMI_SUPERVISED, recipe)
+        )
+        if given != published:
+            logger.warning(
+                "This is not %s's whole recipe: MODEL.SEMI_SUPERVISED has %s, the recipe %s.",
+                cfg.MODEL.META_ARCHITECTURE, given, published,
+            )  # fmt: skip
         if use_unlabeled and batch // ranks < 2:
             logger.warning(
                 "SOLVER.IMS_PER_BATCH_UNLABELED is %d for %d rank(s): an image without a neighbour in its batch is not "

@@ -15,9 +15,13 @@ class SemiSupervisedSegmentor(RegionSegmentor, ABC):
     """A :class:`RegionSegmentor` with losses on the pseudo regions of unlabelled images.
 
     The trainer holds the teacher, so that a state dict of this class is that of a plain region predictor.
+
+    Attributes:
+        recipe: published values of keys of MODEL.SEMI_SUPERVISED; training warns of others.
     """
 
     uses_unlabeled = True
+    recipe: dict[str, object] = {}
 
     @configurable
     def __init__(self, *, loss_weights: dict[str, float], selection: Selection, loss_weight: float = 1.0, **segmentor):

@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-import logging
-
 from torch import Tensor
 
 from ..host import META_ARCH_REGISTRY, CfgNode, configurable
 from ..regions import PseudoRegions, Regions, Selection, confident_cross_entropy
 from .per_pixel import PerPixelSegmentor
 from .semi_supervised import SemiSupervisedSegmentor
-
-logger = logging.getLogger(__name__)
 
 
 @META_ARCH_REGISTRY.register()
@@ -23,6 +19,8 @@ class UniMatch(PerPixelSegmentor, SemiSupervisedSegmentor):
     L_sup + 0.5 * (mean over both strong views) + 0.5 * L_fp. Different here, among others: the pseudo labels are those
     of the EMA teacher, as in UniMatch V2; burn-in, ramp and mixing are those of the other methods.
     """
+
+    recipe = {"STRONG_VIEWS": 2, "FEATURE_DROPOUT": 0.5, "MIX": "cutmix"}
 
     @configurable
     def __init__(self, *, views: int, **segmentor):
@@ -37,11 +35,6 @@ class UniMatch(PerPixelSegmentor, SemiSupervisedSegmentor):
     @classmethod
     def from_config(cls, cfg: CfgNode) -> dict:
         settings = cfg.MODEL.SEMI_SUPERVISED
-        if (settings.STRONG_VIEWS, settings.MIX) != (2, "cutmix") or not settings.FEATURE_DROPOUT:
-            logger.warning(
-                "This is not UniMatch's whole recipe: MODEL.SEMI_SUPERVISED has STRONG_VIEWS %d, FEATURE_DROPOUT %s, "
-                "MIX %s, the recipe 2, 0.5 and cutmix.", settings.STRONG_VIEWS, settings.FEATURE_DROPOUT, settings.MIX,
-            )  # fmt: skip
         return {
             **super().from_config(cfg),
             "views": settings.STRONG_VIEWS,

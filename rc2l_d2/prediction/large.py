@@ -126,7 +126,7 @@ class LabelFile:
             is_kept: False for a file that :meth:`read_reduced` alone reads: no file gets the name ``path``.
         """
         self._is_kept = is_kept
-        self._rasterio = rasterio = import_rasterio(stem, "windows of a large image")
+        self._rasterio = rasterio = import_rasterio(stem, "windows of a large image (or cut it)")
         self.path = stem.with_name(f"{stem.name}.{'tif' if georeference else 'png'}")
         self._part = stem.with_name(f"{stem.name}.part.tif")
         # Without a georeference there is nothing to keep in a file beside it.

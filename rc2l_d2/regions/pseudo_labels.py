@@ -132,7 +132,7 @@ class PseudoLabeler:
         selection: the rule.
     """
 
-    def __init__(self, num_classes: int, selection: Selection, device: torch.device | str = "cpu"):
+    def __init__(self, num_classes: int, selection: Selection, *, device: torch.device | str = "cpu"):
         self.kappa = torch.full((num_classes,), INITIAL_CONFIDENCE, device=device)
         self.selection = selection
 

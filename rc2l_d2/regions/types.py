@@ -83,7 +83,7 @@ class Selection:
         unit: "region": a region is selected as a whole, by its mean confidence; "pixel": each pixel by its confidence.
         floor: smallest threshold, a probability.
         ratio: the threshold of class c is at least this fraction of kappa_c, the running mean confidence of the class.
-        min_area: smallest region, in pixels of the mask grid. For pixels it is 1, as in FixMatch.
+        min_area: smallest region, in pixels of the mask grid; 1 leaves none out.
     """
 
     unit: str

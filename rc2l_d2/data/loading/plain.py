@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import math
 import os
 import re
 import struct
@@ -81,7 +82,8 @@ def stores_one_bit(path: str | os.PathLike) -> bool:
 def header(path: str | os.PathLike) -> tuple[tuple[int, int], int]:
     """Return height and width, and the orientation, 1 (upright) to 8, in the header of a TIFF, JPEG or PNG.
 
-    Of images of any size and bands. Zeros and 1 for other files and without a readable header.
+    Of images of any size and bands; of a PNG it may take as long as decoding it. Zeros and 1 for other files and
+    without a readable header.
     """
     try:
         with open(path, "rb") as file:
@@ -92,7 +94,11 @@ def header(path: str | os.PathLike) -> tuple[tuple[int, int], int]:
                 size, orientation = (tags[TAG["ImageLength"]], tags[TAG["ImageWidth"]]), tags.get(TAG["Orientation"], 1)
             elif start in _HEADERS:
                 image = _HEADERS[start](file)
-                size, orientation = (image.height, image.width), image.getexif().get(TAG["Orientation"], 1)
+                size = image.height, image.width
+                # Of a PNG without EXIF before its pixels, Pillow decodes these to find EXIF behind them.
+                small = math.prod(size) <= LARGEST_IMAGE
+                exif = image.getexif() if small else Image.Image.getexif(image)
+                orientation = exif.get(TAG["Orientation"], 1)
             else:
                 return (0, 0), 1
     except (*PILLOW_ERRORS, StopIteration):
@@ -128,8 +134,8 @@ def _number(page: dict[int, Any], name: str, default: int) -> int:
 def tiff_pages(file: BinaryIO) -> Iterator[dict[int, Any]]:
     """Yield the tags of each page of a TIFF by their numbers; none from the first that cannot be read on."""
     try:
-        header = file.read(16)
-        directory = TiffImagePlugin.ImageFileDirectory_v2(header if b"+" in header[2:4] else header[:8])
+        start = file.read(16)
+        directory = TiffImagePlugin.ImageFileDirectory_v2(start if b"+" in start[2:4] else start[:8])
         while directory.next:
             file.seek(directory.next)
             directory.load(file)

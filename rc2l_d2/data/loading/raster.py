@@ -28,6 +28,7 @@ _ROWS = 1024  # of a label that are read at a time
 _STRIP = 2**24  # pixels of an image that are shrunk at a time
 # rasterio's names of compressions that change no value.
 _LOSSLESS = {"lzw", "deflate", "packbits", "zstd", "lzma"}
+_NEED = "windows of a large image (or cut it)"
 _GEO_TAGS = (33550, 33922, 34264, 50844)  # GeoTIFF's ModelPixelScale, -Tiepoint and -Transformation; RPCs
 
 
@@ -49,7 +50,7 @@ class RasterFile:
                 not plain 8-bit grey, palette or RGB.
         """
         self.path, self._rule = path, rule
-        self._rasterio = import_rasterio(path, "windows of a large image")
+        self._rasterio = import_rasterio(path, _NEED)
         self._env = self._rasterio.Env(GDAL_CACHEMAX=CACHE)
         try:
             self._file = self._rasterio.open(path)
@@ -162,7 +163,7 @@ def georeference_of(path: str | os.PathLike) -> dict[str, Any]:
         if file.read(2) not in _TIFF_STARTS:
             return {}
     try:
-        with import_rasterio(path, "windows of a large image").open(path) as image:
+        with import_rasterio(path, _NEED).open(path) as image:
             place = _georeference(image)
     except InputError:
         with open(path, "rb") as file:
