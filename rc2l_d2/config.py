@@ -100,7 +100,8 @@ def add_rc2l_config(cfg: CfgNode) -> CfgNode:
     # --- the region predictor (MaskFormer's keys) -----------------------------------------------------------------
     cfg.MODEL.SEM_SEG_HEAD.NAME = "RegionHead"
     # Computes per-pixel features F from backbone maps: "FPN", MaskFormer's pyramid that ends in MASK_DIM channels, or
-    # "ASPP", DeepLabV3+'s decoder of CONVS_DIM channels. PerPixelSegmentor has "ASPP" always.
+    # "ASPP", DeepLabV3+'s decoder of CONVS_DIM channels, which uses the finest and the coarsest map alone: with a
+    # coarsest map of stride 32, try FPN (docs/experiments.md). PerPixelSegmentor has "ASPP" always.
     cfg.MODEL.SEM_SEG_HEAD.PIXEL_DECODER_NAME = "ASPP"
     cfg.MODEL.SEM_SEG_HEAD.MASK_DIM = 256
     # ASPP (Detectron2's keys of DeepLabV3+): dilations of its convolutions, and dropout after it.
