@@ -7,6 +7,7 @@ def add_rc2l_config(cfg: CfgNode) -> CfgNode:
     """Add our keys to a Detectron2 configuration, in place, and return it.
 
     Keys that MaskFormer also has keep its names and its meaning, so that its configuration files are familiar here.
+    Only PIXEL_DECODER_NAME has other values.
     """
     # --- data ---------------------------------------------------------------------------------------------------
     # YAML files, one for each data set (datasets/README.md); their splits can be named in TRAIN, UNLABELED and TEST.
@@ -50,7 +51,7 @@ def add_rc2l_config(cfg: CfgNode) -> CfgNode:
     cfg.SOLVER.AMP.DTYPE = "auto"
     # "ADAMW" or "SGD".
     cfg.SOLVER.OPTIMIZER = "ADAMW"
-    # Whether each rank stores the optimizer's state of its share of the parameters only (ZeRO stage 1). Saves memory
+    # Whether each rank stores the optimizer's state of its part of the parameters only (ZeRO stage 1). Saves memory
     # with several ranks; weights and checkpoints are the same.
     cfg.SOLVER.SHARD_OPTIMIZER = False
     # Learning rate of the backbone relative to BASE_LR.

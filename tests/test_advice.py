@@ -6,7 +6,7 @@ import torch
 from rc2l_d2.engine.advice import Advice
 
 NAMES = ["road", "car", "sky"]
-WELL = {"images": 320, "positions": 1000, "confident": 800, "pseudo_area": [500, 200, 100], "label_area": [60, 30, 10]}
+WELL = {"images": 320, "pixels": 1000, "confident": 800, "pseudo_area": [500, 200, 100], "label_area": [60, 30, 10]}
 UNSURE = {**WELL, "confident": 9, "pseudo_area": [4, 3, 2]}
 ONE_CLASS = {**WELL, "pseudo_area": [798, 2, 0]}
 

@@ -138,6 +138,21 @@ def test_a_band_without_values_has_no_percentiles(tmp_path):
         BandRule.from_yaml([1, 2, 3], {"percentiles": [2, 98]}).resolved([str(tmp_path / "a.tif")])
 
 
+@pytest.mark.filterwarnings("error")
+def test_percentiles_without_named_bands(tmp_path):
+    """A band without values, files of one and of three bands, and a constant one."""
+    percentiles = BandRule.from_yaml(None, {"percentiles": [2, 98]})
+    names = [str(tmp_path / name) for name in ("nan.tif", "grey.tif", "colour.tif")]
+    tifffile.imwrite(names[0], np.full((8, 8), np.nan, np.float32))
+    tifffile.imwrite(names[1], np.full((8, 8), 300, np.uint16))
+    tifffile.imwrite(names[2], VALUES[..., :3].astype(np.uint16), **RGB)
+    with pytest.raises(InputError, match="^Band 1 has no value"):
+        percentiles.resolved(names[:1])
+    with pytest.raises(InputError, match=r"grey.tif and .*colour.tif have 1 and 3 bands, .*; name the bands"):
+        percentiles.resolved(names[1:])
+    assert (read_image(names[1], "RGB", percentiles.resolved(names[1:2])) == 0).all()
+
+
 def test_compression_missing_values_and_orientation(tmp_path):
     rasterio = pytest.importorskip("rasterio")
     values = np.random.default_rng(1).integers(0, 4000, (5, 96, 128)).astype(np.float32)

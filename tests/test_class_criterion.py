@@ -7,7 +7,6 @@ import method_reference as reference
 import numpy as np
 import pytest
 import torch
-from method_cases import leaves, random_case
 from test_set_criterion import IGNORE, random_labels, values
 from test_set_criterion import random_regions as regions_of_queries
 
@@ -106,10 +105,3 @@ def test_no_labelled_pixel_is_zero_and_connected(dtype):
     sum(losses.values()).backward()
     for leaf in (regions.class_logits, regions.mask_logits):
         assert leaf.grad is not None and not leaf.grad.any()
-
-
-def test_pseudo_regions_are_matched_to_the_query_of_their_class():
-    regions, pseudo = random_case((2, CLASSES, CLASSES, 3, 5, 4), 0)
-    match = ClassCriterion(CLASSES).match_regions(leaves(regions), pseudo)
-    for b, i, c in np.ndindex(*match.shape):
-        assert match[b, i, c] == (i == c and bool(pseudo.present[b, c]))

@@ -165,9 +165,9 @@ def test_every_parameter_gets_a_gradient_in_bfloat16(images):
         assert parameter.grad is not None and parameter.grad.isfinite().all(), name
 
 
-@pytest.mark.parametrize("decoder", ["FPN", "ASPP"])
-def test_every_parameter_of_the_model_is_trained(make_model, decoder):
-    model = make_model("RC2L", "MODEL.SEM_SEG_HEAD.PIXEL_DECODER_NAME", decoder).train()
+def test_every_parameter_of_a_model_with_a_pyramid_is_trained(make_model):
+    """tests/test_regions_compile.py shows it for the other decoder."""
+    model = make_model("RC2L", "MODEL.SEM_SEG_HEAD.PIXEL_DECODER_NAME", "FPN").train()
     images = torch.randint(256, (2, 3, 64, 64), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
     losses = model([{"image": image, "sem_seg": image[0] % 8} for image in images])
     assert set(losses) == {"loss_ce", "loss_mask", "loss_dice"}

@@ -207,6 +207,7 @@ def test_mistakes_give_one_sentence(demo, run, images, tmp_path):
         ((*checkpoint, *given), "MODEL.WEIGHTS is empty"),
         ((*checkpoint, *given, "--opts", "MODEL.WEIGHTS", "gone.pth"), "gone.pth does not exist"),
         ((*checkpoint, *given, "--opts", "DATASETS.TEST", "('tiny_wal',)"), "did you mean tiny_val"),
+        ((*checkpoint, *given, "--opts", "MODEL.WEIGHTS", "a.pth", "MODEL.RESNETS.DEPTH", "51"), "No model can be"),
         ((*final, "--input", tmp_path / "text.png"), "text.png"),
         ((*final, *given, tmp_path / image.name), "would both be written"),
         ((*final, *given, "--compare", tmp_path / "gone"), "gone is not a folder"),

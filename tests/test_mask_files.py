@@ -51,7 +51,9 @@ def test_other_patterns(tmp_path, pattern, file):
 
 def test_one_class_may_be_given_for_all_masks(tmp_path):
     write_label(tmp_path / "1.png", mask(3))
+    write_label(tmp_path / "1²3.png", mask(2))  # A digit that is no decimal.
     assert drawn(tmp_path, "{id}.png", "1", class_name="car")[0].tolist() == [0, 0, 0, 1, 0, 0]
+    assert drawn(tmp_path, "{id}.png", "1²3", class_name="car")[0].tolist() == [0, 0, 1, 0, 0, 0]
 
 
 def test_what_is_refused(tmp_path):

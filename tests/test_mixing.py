@@ -101,7 +101,7 @@ def test_labels_as_a_prediction_are_certain_and_unlabelled_pixels_are_outside():
     """A label of one row: class 2, 0, no class (255 and 3), with three classes."""
     labels = torch.tensor([[[2, 0, 255, 3]]], dtype=torch.uint8)
     like = random_prediction(SIZES[0], 0)
-    prediction = labeled_prediction(labels, torch.full((1, 2, 1, 4), 0.5), 3, like)
+    prediction = labeled_prediction(labels, torch.full((1, 2, 1, 4), 0.5), like)
     labelled = [True, True, False, False]
     assert prediction.label[0, 0, :2].tolist() == [2, 0] and prediction.confidence[0, 0].tolist() == [1, 1, 0, 0]
     assert prediction.inside[0, 0].tolist() == labelled and prediction.valid[0, 0].tolist() == labelled

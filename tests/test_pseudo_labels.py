@@ -45,7 +45,6 @@ def test_thresholds_by_hand():
     old = torch.tensor([0.7, 0.7, 0.6], dtype=torch.float64)
     sums, counts = torch.tensor([9.0, 1.0, 0.0]).double(), torch.tensor([10.0, 2.0, 0.0]).double()
     assert_allclose(update_class_confidence(old, sums, counts), [0.704, 0.696, 0.6], rtol=1e-12)
-    assert_allclose(update_class_confidence(old, sums, counts, momentum=0.5), [0.8, 0.6, 0.6], rtol=1e-12)
     kappa = torch.tensor([0.7, 0.4, 1.0], dtype=torch.float64)
     assert_allclose(class_thresholds(kappa, Selection("pixel", 0.5, 0.95)), [0.665, 0.5, 0.95])
 

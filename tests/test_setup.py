@@ -70,9 +70,12 @@ def test_wrong_files_are_refused_without_running_them(tmp_path, text, fragment):
         (["SOLVER.CLIP_GRADIENTS.CLIP_VALUE", "-1.0", "SOLVER.CLIP_GRADIENTS.ENABLED", "True"], "CLIP_VALUE is -1.0"),
         (["SOLVER.WEIGHT_DECAY_NORM", "None"], "WEIGHT_DECAY_NORM is None; give a value from 0"),
         (["MODEL.PIXEL_STD", "['a', 'b', 'c']"], "give a number above 0 for each"),
-        (["SEED", "5000000000"], "SEED is 5000000000"),
+        (["SEED", "4294967295"], "SEED is 4294967295"),  # numpy cannot take it for the second rank
         (["MODEL.PIXEL_STD", "[58.0, 57.0]"], r"PIXEL_STD is \[58.0, 57.0\]; give a number above 0 for each of the 3"),
         (["MODEL.PIXEL_STD", "[58.0, 57.0, 0.0]"], "give a number above 0 for each"),
+        (["SOLVER.CLIP_GRADIENTS.CLIP_TYPE", "value"], 'CLIP_TYPE is "value"; use "full_model"'),
+        (["SOLVER.OPTIMIZER", "LION"], 'OPTIMIZER is "LION"; use "ADAMW" or "SGD"'),
+        (["SOLVER.LR_SCHEDULER_NAME", "WarmupCosineLR"], 'LR_SCHEDULER_NAME is "WarmupCosineLR"; use "WarmupPolyLR"'),
         (["SOLVER.WARMUP_METHOD", "constant"], 'WARMUP_METHOD is "constant"; use "linear"'),
         (["MODEL.PIXEL.SELECTION", "none"], 'PIXEL.SELECTION is "none"'),
         (["MODEL.SEMI_SUPERVISED.MIX", "mixup"], 'MIX is "mixup"; use "cutmix", "classmix", "labeled" or "none"'),

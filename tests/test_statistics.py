@@ -43,7 +43,7 @@ def test_counts_against_loops(size, threshold):
     counts = agreement | quality_counts(pseudo, labels) | coverage_counts(pseudo)
     assert {name: count.tolist() for name, count in counts.items()} == {
         "compared": compared, "agreed": agreed, "labelled": labelled, "claimed": claimed, "correct": correct,
-        "positions": int(pseudo.teacher.inside.sum()), "confident": compared, "pseudo_area": area,
+        "pixels": int(pseudo.teacher.inside.sum()), "confident": compared, "pseudo_area": area,
         "images": size[0], "regions": int(pseudo.present.sum()), "classes": size[2],
         "classes_present": sum(bool(pseudo.present[:, c].any()) for c in range(size[2])),
     }  # fmt: skip

@@ -191,11 +191,6 @@ def test_mixed_precision_trains(make_trainer, losses_of_each_step):
     assert "loss_rmc" in losses_of_each_step[-1]
 
 
-def test_an_unknown_way_of_clipping_is_refused(make_trainer):
-    with pytest.raises(InputError, match=r"SOLVER\.CLIP_GRADIENTS\.CLIP_TYPE.*value"):
-        make_trainer("SOLVER.CLIP_GRADIENTS.CLIP_TYPE", "value")
-
-
 @pytest.mark.parametrize("optimizer", ["ADAMW", "SGD"])
 def test_a_skipped_first_update_leaves_nothing_behind(make_trainer, optimizer):
     step, other = (make_trainer("SOLVER.OPTIMIZER", optimizer)._trainer for _ in range(2))

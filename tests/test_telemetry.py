@@ -7,7 +7,7 @@ from step_cases import batch_after_burn_in, watched_step
 from rc2l_d2.engine.telemetry import PseudoLabelTelemetry
 
 NAMES = ["road", "car", "sky", "pole"]
-COVERAGE = {"confident": 3, "positions": 4, "regions": 5, "images": 2, "classes_present": 2, "classes": 4}
+COVERAGE = {"confident": 3, "pixels": 4, "regions": 5, "images": 2, "classes_present": 2, "classes": 4}
 STUDENT = {"compared": 4, "agreed": 1}
 QUALITY = {"labelled": [4, 2, 0, 2], "claimed": [2, 0, 1, 4], "correct": [1, 0, 0, 1]}
 MEASURED = ("MODEL.SEMI_SUPERVISED.MEASURE_PSEUDO_LABELS", "True")
@@ -18,7 +18,7 @@ def counts(values: dict) -> dict[str, torch.Tensor]:
 
 
 def read(telemetry: PseudoLabelTelemetry) -> dict[str, float]:
-    return telemetry.shares(telemetry.take())
+    return telemetry.fractions(telemetry.take())
 
 
 def test_fractions_by_hand():
@@ -55,7 +55,7 @@ def test_accuracy_is_that_of_the_pseudo_labels_before_mixing(make_trainer):
         torch.nn.init.normal_(parameter)  # Untrained, it would predict one class alone.
     batch = batch_after_burn_in(trainer)
     pseudo = watched_step(trainer, batch).pseudo
-    shares = read(trainer._trainer.log.telemetry)
+    fractions = read(trainer._trainer.log.telemetry)
     # The teacher has seen the batch, so its thresholds are those of the step.
     teacher = trainer.teacher
     expected = teacher.labeler.regions(teacher.labeler.select(teacher.predict(batch[1])))
@@ -63,19 +63,19 @@ def test_accuracy_is_that_of_the_pseudo_labels_before_mixing(make_trainer):
     claimed = expected.valid & (truth != 255)
     right = (expected.masks.argmax(dim=1) == truth)[claimed]
     assert len(right) > 100 and not torch.equal(expected.masks, pseudo.masks)
-    assert shares["pseudo/accuracy"] == pytest.approx(right.double().mean().item(), abs=1e-9)
+    assert fractions["pseudo/accuracy"] == pytest.approx(right.double().mean().item(), abs=1e-9)
     # The other fractions are of the same regions.
     confident = (expected.valid.sum() / expected.teacher.inside.sum()).item()
-    assert shares["pseudo/confident_share"] == pytest.approx(confident)
-    assert shares["pseudo/regions_per_image"] == pytest.approx(expected.present.sum(1).double().mean().item())
+    assert fractions["pseudo/confident_share"] == pytest.approx(confident)
+    assert fractions["pseudo/regions_per_image"] == pytest.approx(expected.present.sum(1).double().mean().item())
 
 
 def test_pasted_labels_do_not_hide_that_nothing_is_confident(make_trainer):
     trainer = make_trainer("MODEL.SEMI_SUPERVISED.MIX", "labeled", "MODEL.RC2L.CONFIDENCE_THRESHOLD", "1.0")
     pseudo = watched_step(trainer).pseudo
     assert pseudo.valid.any(), "labelled regions are in the mixed images"
-    shares = read(trainer._trainer.log.telemetry)
-    assert shares["pseudo/confident_share"] == shares["pseudo/regions_per_image"] == 0
+    fractions = read(trainer._trainer.log.telemetry)
+    assert fractions["pseudo/confident_share"] == fractions["pseudo/regions_per_image"] == 0
 
 
 def test_agreement_is_the_students(make_trainer):

@@ -15,11 +15,9 @@ from pathlib import Path
 import torch
 
 from rc2l_d2.commands.cli import run_cli
-from rc2l_d2.engine.weight_names import resnet_depth
+from rc2l_d2.engine.weight_names import of_backbone, resnet_depth
 from rc2l_d2.engine.weights import read_weights
 from rc2l_d2.errors import InputError
-
-_PREFIX = "backbone."  # of a backbone's weights in a model; files of backbones alone do not have it
 
 
 def run(source: str, target: str) -> str:
@@ -38,14 +36,14 @@ def run(source: str, target: str) -> str:
             f"{source} is not the state dict of a torchvision ResNet-18, -34, -50, -101 or -152; give one of these."
         )
     weights = content["model"]
-    converted = {name.removeprefix(_PREFIX): value for name, value in weights.items() if name.startswith(_PREFIX)}
+    converted = of_backbone(weights)
     zoo_format = {"__author__": "torchvision", "matching_heuristics": True}
     if target.endswith(".pkl"):
         arrays = {name: value.numpy() for name, value in converted.items()}
         Path(target).write_bytes(pickle.dumps({"model": arrays, **zoo_format}))
     else:
         torch.save({"model": converted, **zoo_format}, target)
-    unused = ", ".join(name for name in weights if not name.startswith(_PREFIX))
+    unused = ", ".join(name for name in weights if not name.startswith("backbone."))
     return (
         f"ResNet-{resnet_depth(converted)}: {len(converted)} weights written to {target}; not used: {unused or 'none'}"
     )

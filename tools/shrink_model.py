@@ -13,6 +13,7 @@ import torch
 from rc2l_d2.commands.cli import run_cli
 from rc2l_d2.engine import load_model_file
 from rc2l_d2.engine.model_file import find_known_file, without_paths
+from rc2l_d2.engine.weights import read_file
 from rc2l_d2.engine.whole_files import write_checkpoint
 from rc2l_d2.errors import InputError
 from rc2l_d2.host import CfgNode
@@ -33,7 +34,7 @@ def halved(weights: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
 def shrink(args: argparse.Namespace) -> int:
     """Write the smaller file and return 0; InputError if ``args.file`` is no model file."""
     load_model_file(args.file)  # A file that does not fit this version is refused.
-    content = torch.load(find_known_file(args.file), weights_only=True)
+    content = read_file(find_known_file(args.file))
     config = without_paths(CfgNode.load_cfg(content["config"])).dump()  # Earlier versions wrote paths.
     write_checkpoint({**content, "config": config, "model": halved(content["model"])}, args.output)
     return 0

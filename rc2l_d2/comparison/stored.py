@@ -14,7 +14,7 @@ import yaml
 from ..config import add_rc2l_config
 from ..engine import RC2LTrainer, learning_rate
 from ..engine.resumed import WITHOUT_EFFECT
-from ..engine.setup import flat_settings
+from ..engine.setup import plain_settings
 from ..engine.whole_files import write_text
 from ..errors import InputError
 from ..host import CfgNode, get_cfg
@@ -104,7 +104,7 @@ def compared_settings(cfg: CfgNode) -> dict[str, Any]:
     """Return the keys of a configuration that influence its results: "SOLVER.MAX_ITER" -> value."""
     everything = RC2LTrainer.uses_unlabeled(cfg)
     # SOLVER.BASE_LR is compared after scaling with the reference batch.
-    settings = flat_settings(yaml.safe_load(cfg.dump())) | {"SOLVER.BASE_LR": learning_rate(cfg)}
+    settings = plain_settings(cfg) | {"SOLVER.BASE_LR": learning_rate(cfg)}
     return {
         key: value
         for key, value in settings.items()
@@ -120,7 +120,7 @@ def check_settings(stored: StoredRun, settings: Mapping[str, Any]) -> None:
     """
     before = dict(stored.settings)
     if settings.keys() - before.keys():
-        before = flat_settings(yaml.safe_load(add_rc2l_config(get_cfg()).dump())) | before
+        before = plain_settings(add_rc2l_config(get_cfg())) | before
     for key, value in settings.items():
         if before.get(key) != value:
             raise InputError(

@@ -60,14 +60,14 @@ class Advice:
 
     def _find_collapse(self, counts: Mapping[str, Tensor]) -> str | None:
         if "images" in counts:
-            names = ("images", "positions", "confident", "pseudo_area", "label_area")
+            names = ("images", "pixels", "confident", "pseudo_area", "label_area")
             self._counts = {name: self._counts.get(name, 0) + counts[name] for name in names}
             if self._counts["images"] >= _MIN_IMAGES:
                 self._collapse, self._counts = self._describe_collapse(self._counts), {}
         return self._collapse
 
     def _describe_collapse(self, counts: Mapping[str, Tensor]) -> str | None:
-        confident = (counts["confident"] / counts["positions"].clamp_min(1)).item()
+        confident = (counts["confident"] / counts["pixels"].clamp_min(1)).item()
         if confident < _MIN_CONFIDENT:
             return (
                 f"Only {confident:.1%} of the pixels of the unlabelled images have a confident pseudo label, so these "

@@ -10,8 +10,8 @@ from torch import nn
 
 from ..data import build_whole_image_loader, classes_in_label
 from ..errors import InputError
-from ..host import META_ARCH_REGISTRY, CfgNode, HookBase, comm
-from ..modeling import RegionClassifier, RegionSample, RegionSegmentor
+from ..host import CfgNode, HookBase, comm
+from ..modeling import RegionClassifier, RegionSample, RegionSegmentor, is_per_pixel
 
 logger = logging.getLogger(__name__)
 # Images of a stream that are enough. Regions of unlabelled images below this fraction of the image hardly count.
@@ -27,8 +27,7 @@ def region_classifier(model: nn.Module) -> RegionClassifier | None:
 def fits_whole_images(cfg: CfgNode) -> bool:
     """Return whether the classes of regions are fitted to whole images, and suit windows of them less."""
     keys = cfg.MODEL.MASK_FORMER
-    per_pixel = getattr(META_ARCH_REGISTRY.get(cfg.MODEL.META_ARCHITECTURE), "per_pixel", False)
-    return keys.MATCHING == "class" and keys.CLASS_MEANS > 0 and not per_pixel
+    return keys.MATCHING == "class" and keys.CLASS_MEANS > 0 and not is_per_pixel(cfg)
 
 
 def check_whole_images(cfg: CfgNode, eval_only: bool = False) -> None:

@@ -8,7 +8,7 @@ import yaml
 
 from ..errors import InputError, first_few
 from ..host import CfgNode
-from .setup import flat_settings
+from .setup import flat_settings, plain_settings
 
 # These keys change no result.
 WITHOUT_EFFECT = frozenset(
@@ -38,7 +38,7 @@ def changed_settings(cfg: CfgNode) -> str:
         before = flat_settings(yaml.safe_load(file.read_text(encoding="utf-8")))
     except (yaml.YAMLError, AttributeError, ValueError, OSError):  # A killed start may have left a part of it.
         return f"{file} cannot be read, so the run resumes without a comparison of its settings with the present ones."
-    now = flat_settings(yaml.safe_load(cfg.dump()))
+    now = plain_settings(cfg)
     changed = [key for key in now if key in before and before[key] != now[key] and key not in _MAY_CHANGE]
     for key in _MUST_STAY:
         if key in changed:

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import ctypes
 import difflib
+import json
 import logging
 import os
 import re
 from collections.abc import Callable, Mapping, Sequence
-from functools import reduce
 from math import inf
 from typing import Any
 
@@ -31,7 +31,7 @@ logger = logging.getLogger(__name__)
 _M_MMAP_MAX, _M_TRIM_THRESHOLD = -4, -1
 
 _RANGES = {
-    "SEED": (-inf, 2**32 - 1),
+    "SEED": (-inf, 2**31 - 1),  # numpy takes SEED + rank below 2**32
     "SOLVER.MAX_ITER": (1, inf),
     "SOLVER.BASE_LR": (0, inf),
     "SOLVER.BACKBONE_MULTIPLIER": (0, inf),
@@ -79,6 +79,8 @@ _RANGES = {
     "MODEL.UNIMATCH.CONFIDENCE_THRESHOLD": (0, 1),
 }
 _CHOICES = {
+    "SOLVER.OPTIMIZER": ("ADAMW", "SGD"),
+    "SOLVER.LR_SCHEDULER_NAME": ("WarmupPolyLR",),
     "SOLVER.WARMUP_METHOD": ("linear",),
     "SOLVER.AMP.DTYPE": ("auto", "bfloat16", "float16"),
     "MODEL.RC2L.SELECTION": ("region", "pixel"),
@@ -149,8 +151,9 @@ def _complete_preprocessing(cfg: CfgNode) -> None:
         InputError: with a backbone of timm, something sets one or two of the three.
     """
     keys, default = ("MODEL.PIXEL_MEAN", "MODEL.PIXEL_STD", "INPUT.FORMAT"), get_cfg()
-    unset = [key for key in keys if not reduce(getattr, key.split("."), cfg)]
-    filled = {key: reduce(getattr, key.split("."), default) for key in unset}
+    given, defaults = flat_settings(cfg), flat_settings(default)
+    unset = [key for key in keys if not given[key]]
+    filled = {key: defaults[key] for key in unset}
     if unset and cfg.MODEL.BACKBONE.NAME == "build_timm_backbone":
         if len(unset) < len(keys):
             raise InputError(
@@ -249,12 +252,13 @@ def _check_values(cfg: CfgNode) -> None:
             '"PerPixelSegmentor", "PixelConsistency", "PixelContrast" or "UniMatch" (most files for --config-file set '
             "it)."
         )
+    settings = flat_settings(cfg)
     for key, (low, high) in _RANGES.items():
-        value = reduce(getattr, key.split("."), cfg)
+        value = settings[key]
         if value is None or not low <= value <= high:
             raise InputError(f"{key} is {value}; give a value from {low:g} to {high:g}.")
     for key, choices in _CHOICES.items():
-        value = reduce(getattr, key.split("."), cfg)
+        value = settings[key]
         if value not in choices:
             *others, last = [f'"{choice}"' for choice in choices]
             listed = f"{', '.join(others)} or {last}" if others else last
@@ -272,6 +276,8 @@ def _check_values(cfg: CfgNode) -> None:
             "of classes, to 255."
         )
     clip = cfg.SOLVER.CLIP_GRADIENTS
+    if clip.ENABLED and clip.CLIP_TYPE != "full_model":
+        raise InputError(f'SOLVER.CLIP_GRADIENTS.CLIP_TYPE is "{clip.CLIP_TYPE}"; use "full_model".')
     if clip.ENABLED and not clip.CLIP_VALUE > 0:
         raise InputError(f"SOLVER.CLIP_GRADIENTS.CLIP_VALUE is {clip.CLIP_VALUE}; give a number above 0.")
     check_test_settings(cfg)
@@ -305,6 +311,11 @@ def _refuse_repeated_keys(file: str) -> None:
         path = os.path.join(os.path.dirname(file), os.path.expanduser(name))
         if os.path.isfile(path):  # Merging finds all others.
             _refuse_repeated_keys(path)
+
+
+def plain_settings(cfg: CfgNode) -> dict[str, Any]:
+    """Return the settings as a file of them gives them back: "SOLVER.MAX_ITER" -> value, lists instead of tuples."""
+    return json.loads(json.dumps(flat_settings(cfg)))
 
 
 def flat_settings(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

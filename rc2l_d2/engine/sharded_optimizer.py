@@ -12,7 +12,7 @@ from ..host import comm
 
 
 class ShardedOptimizer(ZeroRedundancyOptimizer):
-    """Torch's ZeroRedundancyOptimizer for fused optimizers: each rank updates and stores its share of the parameters.
+    """Torch's ZeroRedundancyOptimizer for fused optimizers: each rank updates and stores its part of the parameters.
 
     Differences: an update can be skipped on the device (``found_inf``), the state fits a fused optimizer on a GPU after
     loading, and gathering it for a checkpoint takes little time and memory.
@@ -56,9 +56,9 @@ class ShardedOptimizer(ZeroRedundancyOptimizer):
         return state
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Load this rank's share of the state of all parameters."""
+        """Load this rank's part of the state of all parameters."""
         super().load_state_dict(state_dict)
-        # Torch keeps a second copy of the share, and counters of steps on the CPU, where a fused optimizer cannot use
+        # Torch keeps a second copy of the part, and counters of steps on the CPU, where a fused optimizer cannot use
         # them on a GPU.
         self.state.clear()
         self.optim.load_state_dict(self.optim.state_dict())

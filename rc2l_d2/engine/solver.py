@@ -7,7 +7,6 @@ import logging
 import torch
 from torch import nn
 
-from ..errors import InputError
 from ..host import CfgNode, comm
 from ..modeling.backbones import TimmBackbone
 
@@ -33,9 +32,6 @@ def build_optimizer(cfg: CfgNode, model: nn.Module) -> torch.optim.Optimizer:
     the rest. The backbone learns at BACKBONE_MULTIPLIER times :func:`learning_rate`, each stage of a backbone of timm
     also at MODEL.TIMM.LAYER_DECAY times the rate of the next one. A module with a ``rate_factor`` learns at that many
     times the rate. With SOLVER.SHARD_OPTIMIZER its state is sharded over the ranks.
-
-    Raises:
-        InputError: SOLVER.OPTIMIZER is neither "ADAMW" nor "SGD".
     """
     base, solver = learning_rate(cfg), cfg.SOLVER
     if base != solver.BASE_LR:
@@ -61,8 +57,6 @@ def build_optimizer(cfg: CfgNode, model: nn.Module) -> torch.optim.Optimizer:
     if solver.OPTIMIZER == "SGD":
         kind = torch.optim.SGD
         settings |= {"momentum": solver.MOMENTUM, "nesterov": solver.NESTEROV}
-    elif solver.OPTIMIZER != "ADAMW":
-        raise InputError(f'SOLVER.OPTIMIZER is "{solver.OPTIMIZER}", which is unknown; use "ADAMW" or "SGD".')
     optimizer, local = _optimizer(kind, parameters, settings, solver.SHARD_OPTIMIZER)
     if settings.get("momentum"):
         # Torch leaves its momentum buffers uninitialised if the first update is skipped.
@@ -101,16 +95,8 @@ def _rate_factor(cfg: CfgNode, model: nn.Module, parameter: str) -> float:
 
 
 def build_lr_scheduler(cfg: CfgNode, optimizer: torch.optim.Optimizer) -> torch.optim.lr_scheduler.LRScheduler:
-    """Return a linear warm-up (SOLVER.WARMUP_ITERS, WARMUP_FACTOR) times a polynomial decay to zero at MAX_ITER.
-
-    Raises:
-        InputError: SOLVER.LR_SCHEDULER_NAME is not "WarmupPolyLR".
-    """
+    """Return a linear warm-up (SOLVER.WARMUP_ITERS, WARMUP_FACTOR) times a polynomial decay to zero at MAX_ITER."""
     solver = cfg.SOLVER
-    if solver.LR_SCHEDULER_NAME != "WarmupPolyLR":
-        raise InputError(
-            f'SOLVER.LR_SCHEDULER_NAME is "{solver.LR_SCHEDULER_NAME}", which is unknown; use "WarmupPolyLR".'
-        )
 
     def factor(iteration: int) -> float:
         warmup = 1.0

@@ -15,7 +15,8 @@ import numpy as np
 from ..config import add_rc2l_config
 from ..config_files import find_config_file, find_model_file, find_weights_file
 from ..errors import InputError
-from ..host import META_ARCH_REGISTRY, CfgNode, get_cfg
+from ..host import CfgNode, get_cfg
+from ..modeling import is_per_pixel
 from ..modeling.backbones import TimmBackbone, cached_weights, preprocessing_of
 from .model_file import find_known_file, is_model_file, load_model_file
 from .weight_names import resnet_depth
@@ -131,7 +132,7 @@ def check_pretrained(backbone: str, weights: str) -> Pretrained:
         if backbone:
             raise InputError(whole_model)
         cfg = load_model_file(weights)[1]
-        if getattr(META_ARCH_REGISTRY.get(cfg.MODEL.META_ARCHITECTURE), "per_pixel", False):
+        if is_per_pixel(cfg):
             raise InputError(f"--weights {weights} is a model with a per-pixel head; give one that predicts regions.")
         note = f"Training starts from {weights}; its weights of classes are used only for as many classes as it has."
         return Pretrained(weights, model=cfg, note=note)

@@ -14,7 +14,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..errors import InputError
 from ..host import CfgNode, SimpleTrainer, comm
 from ..modeling import SemiSupervisedSegmentor
 from ..regions import (
@@ -57,9 +56,6 @@ class SemiSupervisedTrainer(SimpleTrainer):
             data_loader: yields (labelled samples, unlabelled samples); may be set later, before the first step.
             optimizer: over the student's parameters.
             teacher: predicts pseudo labels; not updated here.
-
-        Raises:
-            InputError: a key has an unknown value.
         """
         super().__init__(model, data_loader, optimizer)
         self.student = cast(SemiSupervisedSegmentor, unwrap(model))
@@ -70,8 +66,6 @@ class SemiSupervisedTrainer(SimpleTrainer):
         self.seed = comm.shared_random_seed() if self.random_seed else cfg.SEED
         self.max_iter, self.checkpoint_period = cfg.SOLVER.MAX_ITER, cfg.SOLVER.CHECKPOINT_PERIOD
         clip = cfg.SOLVER.CLIP_GRADIENTS
-        if clip.ENABLED and clip.CLIP_TYPE != "full_model":
-            raise InputError(f'SOLVER.CLIP_GRADIENTS.CLIP_TYPE is "{clip.CLIP_TYPE}"; set it to "full_model".')
         self.clip_norm, self.norm_type = clip.CLIP_VALUE if clip.ENABLED else None, float(clip.NORM_TYPE)
         self.device = self.student.device
         self.amp_dtype = mixed_precision_dtype(cfg)

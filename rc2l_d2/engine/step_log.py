@@ -91,7 +91,7 @@ class StepLog:
         get_event_storage().put_scalars(**scalars)
         totals = {name: sum(of_rank[name] for of_rank in counts_by_rank) for name in counts}
         # Already means over the period, so the writers must not smooth them.
-        get_event_storage().put_scalars(**self.telemetry.shares(totals), smoothing_hint=False)
+        get_event_storage().put_scalars(**self.telemetry.fractions(totals), smoothing_hint=False)
         for sentence in self.advice.check(steps[-1].iteration, totals, scalars):
             if comm.is_main_process():
                 logger.warning(sentence)

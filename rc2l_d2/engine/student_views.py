@@ -108,7 +108,7 @@ class StudentViews:
         """Return the labels of the labelled batch as a prediction, with the teacher's features."""
         with torch.no_grad():
             features = self.teacher.model.regions(images).features
-        return labeled_prediction(on_mask_grid(labels, features), features, like.semantic_map.shape[1], like)
+        return labeled_prediction(on_mask_grid(labels, features), features, like)
 
 
 def on_mask_grid(labels: Tensor, like: Tensor) -> Tensor:

@@ -7,8 +7,8 @@ from collections.abc import Mapping, Sequence
 from torch import Tensor
 
 # Name in the log -> the counts whose quotient it is; for counts of each class, the mean of the quotients.
-SHARES = {
-    "pseudo/confident_share": ("confident", "positions"),
+FRACTIONS = {
+    "pseudo/confident_share": ("confident", "pixels"),
     "pseudo/regions_per_image": ("regions", "images"),
     "pseudo/classes_present": ("classes_present", "classes"),
     "pseudo/agreement": ("agreed", "compared"),
@@ -39,7 +39,7 @@ class PseudoLabelTelemetry:
         sums, self._sums = self._sums, {}
         return sums
 
-    def shares(self, sums: Mapping[str, Tensor]) -> dict[str, float]:
+    def fractions(self, sums: Mapping[str, Tensor]) -> dict[str, float]:
         """Return the fractions by their names in the log.
 
         Args:
@@ -47,12 +47,12 @@ class PseudoLabelTelemetry:
         """
         totals = {name: total.double() for name, total in sums.items()}
         totals |= {f"{name}_of_all": total.sum() for name, total in totals.items()}
-        shares = {}
-        for name, (counted, base) in SHARES.items():
+        fractions = {}
+        for name, (counted, base) in FRACTIONS.items():
             if counted in totals and totals[base].any():
                 known = totals[base] > 0
-                shares[name] = (totals[counted][known] / totals[base][known]).mean().item()
+                fractions[name] = (totals[counted][known] / totals[base][known]).mean().item()
                 if known.numel() > 1:
                     by_class = zip(self.class_names, (totals[counted] / totals[base]).tolist(), known, strict=True)
-                    shares |= {f"{name}-{label}": share for label, share, is_known in by_class if is_known}
-        return shares
+                    fractions |= {f"{name}-{label}": fraction for label, fraction, is_known in by_class if is_known}
+        return fractions

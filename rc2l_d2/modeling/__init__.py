@@ -4,6 +4,7 @@ from .backbones import build_timm_backbone
 from .meta_arch import RegionSegmentor
 from .per_pixel import PerPixelSegmentor
 from .pixel_baselines import PixelConsistency, PixelContrast
+from .pixel_decoder import is_per_pixel
 from .rc2l import RC2L
 from .region_classifier import RegionClassifier, RegionSample
 from .region_head import RegionHead
@@ -12,5 +13,5 @@ from .unimatch import UniMatch
 
 __all__ = [
     "RC2L", "PerPixelSegmentor", "PixelConsistency", "PixelContrast", "RegionClassifier", "RegionHead",
-    "RegionSample", "RegionSegmentor", "SemiSupervisedSegmentor", "UniMatch", "build_timm_backbone",
+    "RegionSample", "RegionSegmentor", "SemiSupervisedSegmentor", "UniMatch", "build_timm_backbone", "is_per_pixel",
 ]  # fmt: skip

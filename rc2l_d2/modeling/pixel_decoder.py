@@ -107,13 +107,17 @@ def selected_features(cfg: CfgNode, input_shape: dict[str, ShapeSpec]) -> dict[s
     return {name: input_shape[name] for name in names}
 
 
+def is_per_pixel(cfg: CfgNode) -> bool:
+    """Return whether the architecture has a per-pixel head, without queries."""
+    name = cfg.MODEL.META_ARCHITECTURE  # may be one of another project, or none
+    return name in META_ARCH_REGISTRY and getattr(META_ARCH_REGISTRY.get(name), "per_pixel", False)
+
+
 def maps_with_gradient(cfg: CfgNode, shapes: dict[str, ShapeSpec]) -> set[str]:
     """Return the maps that the head passes a gradient to: ASPP reads the finest and the coarsest alone."""
     head, keys = cfg.MODEL.SEM_SEG_HEAD, cfg.MODEL.MASK_FORMER
-    name = cfg.MODEL.META_ARCHITECTURE  # may be one of another project, or none
-    per_pixel = name in META_ARCH_REGISTRY and getattr(META_ARCH_REGISTRY.get(name), "per_pixel", False)
     names = sorted((name for name in head.IN_FEATURES if name in shapes), key=lambda name: shapes[name].stride)
-    if per_pixel or head.PIXEL_DECODER_NAME == "ASPP":
+    if is_per_pixel(cfg) or head.PIXEL_DECODER_NAME == "ASPP":
         names = names[:1] + names[-1:]
-    transformer = keys.MATCHING == "hungarian" and not per_pixel
+    transformer = keys.MATCHING == "hungarian" and not is_per_pixel(cfg)
     return {*names, keys.TRANSFORMER_IN_FEATURE} if transformer else set(names)

@@ -19,9 +19,10 @@ from ..data.loading.reading import ImageDepthError
 from ..data.loading.transforms import resize_image, resize_label
 from ..engine import RegionCheckpointer, load_config, load_model_file
 from ..engine.region_classes import fits_whole_images
+from ..engine.setup import build_model_or_explain
 from ..errors import InputError, is_out_of_memory
 from ..evaluation import Predictor, class_colors
-from ..host import CfgNode, MetadataCatalog, Visualizer, build_model
+from ..host import CfgNode, MetadataCatalog, Visualizer
 from ..regions import most_probable
 
 logger = logging.getLogger(__name__)
@@ -194,7 +195,7 @@ def load_checkpoint(config_file: str, overrides: Sequence[str], student: bool = 
     require_registered(cfg.DATASETS.TEST[0], "DATASETS.TEST")
     if not cfg.MODEL.WEIGHTS:
         raise InputError("MODEL.WEIGHTS is empty; name a checkpoint with --opts MODEL.WEIGHTS FILE.")
-    model = build_model(cfg).eval()
+    model = build_model_or_explain(cfg).eval()
     rest = RegionCheckpointer(model, data_sets=cfg.DATASETS.TEST[:1], cfg=cfg).load(cfg.MODEL.WEIGHTS)
     if "ema" in rest and not student:
         model.load_state_dict(rest["ema"]["model"])

@@ -19,18 +19,15 @@ def neighbours(images: Tensor, teacher: TeacherPrediction) -> tuple[Tensor, Teac
 
 
 @torch.no_grad()
-def labeled_prediction(
-    labels: Tensor, features: Tensor, num_classes: int, like: TeacherPrediction
-) -> TeacherPrediction:
+def labeled_prediction(labels: Tensor, features: Tensor, like: TeacherPrediction) -> TeacherPrediction:
     """Return labels as a prediction that is certain; pixels without a label are outside of the image.
 
     Args:
         labels: (B, h, w), integer, on the mask grid; values outside 0, ..., K-1 are no class.
         features: (B, C, h, w), F' of the labelled images.
-        num_classes: K.
-        like: a prediction of the teacher, whose number types are used.
+        like: a prediction of the teacher with K classes, whose number types are used.
     """
-    of_class = one_hot(labels, num_classes)
+    of_class = one_hot(labels, like.semantic_map.shape[1])
     labeled = of_class.any(dim=1)
     return TeacherPrediction(
         semantic_map=of_class.to(like.semantic_map.dtype),

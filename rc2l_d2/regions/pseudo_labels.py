@@ -16,6 +16,8 @@ from .types import PseudoRegions, Selection, TeacherPrediction
 
 # kappa_c before the first prediction (our reading).
 INITIAL_CONFIDENCE = 0.7
+# Of the running mean kappa_c (our reading).
+MOMENTUM = 0.98
 
 
 @torch.no_grad()
@@ -61,8 +63,8 @@ def class_confidence_sums(teacher: TeacherPrediction) -> tuple[Tensor, Tensor]:
 
 
 @torch.no_grad()
-def update_class_confidence(kappa: Tensor, sums: Tensor, counts: Tensor, momentum: float = 0.98) -> Tensor:
-    """Running mean confidence kappa_c <- momentum * kappa_c + (1 - momentum) * mean v where the label is c.
+def update_class_confidence(kappa: Tensor, sums: Tensor, counts: Tensor) -> Tensor:
+    """Running mean confidence kappa_c <- 0.98 * kappa_c + 0.02 * mean v where the label is c.
 
     Our reading: rare classes are less confident everywhere, and one threshold for all would never select them.
 
@@ -70,7 +72,7 @@ def update_class_confidence(kappa: Tensor, sums: Tensor, counts: Tensor, momentu
         kappa: (K,).
         sums, counts: (K,), from :func:`class_confidence_sums`. A class without pixels keeps its kappa.
     """
-    updated = torch.lerp(sums / counts.clamp_min(1.0), kappa, momentum)
+    updated = torch.lerp(sums / counts.clamp_min(1.0), kappa, MOMENTUM)
     return torch.where(counts > 0, updated, kappa)
 
 

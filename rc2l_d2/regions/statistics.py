@@ -17,7 +17,7 @@ def coverage_counts(pseudo: PseudoRegions) -> dict[str, Tensor]:
     """Count confident pixels and regions.
 
     Returns:
-        Scalars: "positions", pixels inside the images; "confident", those in a pseudo region; "images"; "regions";
+        Scalars: "pixels", those inside the images; "confident", those in a pseudo region; "images"; "regions";
         "classes", K; "classes_present", classes with a region in the batch. And (K,): "pseudo_area", the confident
         pixels of each class.
     """
@@ -25,7 +25,7 @@ def coverage_counts(pseudo: PseudoRegions) -> dict[str, Tensor]:
     images, classes = pseudo.present.shape
     confident = pseudo.valid.sum()
     return {
-        "positions": pseudo.teacher.inside.sum(),
+        "pixels": pseudo.teacher.inside.sum(),
         "confident": confident,
         "images": torch.full_like(confident, images),
         "regions": pseudo.present.sum(),

@@ -14,7 +14,7 @@ import torch
 
 from ..command_words import command_words
 from ..engine import EMATeacher, RC2LTrainer
-from ..engine.telemetry import SHARES
+from ..engine.telemetry import FRACTIONS
 from ..engine.whole_files import write_text
 from ..errors import InputError, one_line
 from ..evaluation import class_colors
@@ -72,7 +72,7 @@ def write_run_report(folder: Path, baseline: Path | None = None, teacher: EMATea
     test_images, unlabeled_images, problem = _example_images(run, teacher)
     classes = _classes(run.cfg.DATASETS.TRAIN[0])
     telemetry, by_class = [], []
-    for name in SHARES:
+    for name in FRACTIONS:
         if name in run.scalars:
             telemetry.append(_chart(run, name, {name: run.scalars[name]}))
         labels = [label for label, _ in classes if f"{name}-{label}" in run.scalars]

@@ -225,7 +225,7 @@ def _require_same_classes(first: str, other: str) -> None:
     names, others = (MetadataCatalog.get(name).get("stuff_classes") or () for name in (first, other))
     if not names or not others or list(names) == list(others):
         return
-    index = next((i for i, pair in enumerate(zip(names, others, strict=False)) if pair[0] != pair[1]), 0)
+    index = next(i for i, pair in enumerate(zip(names, others, strict=True)) if pair[0] != pair[1])
     raise InputError(
         f"The classes of '{first}' and '{other}' differ (class {index} is '{names[index]}' and '{others[index]}'); "
         "give both the same names in the same order in their YAML files."

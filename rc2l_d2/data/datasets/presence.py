@@ -18,7 +18,6 @@ def class_presence(entries: Sequence[dict], num_classes: int, ignore_value: int)
     Raises:
         InputError: a label cannot be read or has an invalid value.
     """
-
     with ThreadPoolExecutor() as pool:
         labels = pool.map(lambda entry: classes_in_label(entry, num_classes, ignore_value), entries)
         rows = tqdm(labels, total=len(entries), unit="label", disable=None)

@@ -117,7 +117,7 @@ def _expression(pattern: str, classes: tuple[str, ...] | None) -> re.Pattern:
 
 
 def _natural(path: str) -> list:
-    return [int(part) if part.isdigit() else part for part in _DIGITS.split(path)]
+    return [int(part) if part.isdecimal() else part for part in _DIGITS.split(path)]
 
 
 def read_mask(path: str) -> np.ndarray:

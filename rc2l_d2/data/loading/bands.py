@@ -103,16 +103,23 @@ class BandRule:
         values = [_read(path, replace(self, ranges=((0.0, 1.0),)), _SIDE) for path in sample]
         if not values:
             raise InputError("range names percentiles, but the data set has no image to compute them from.")
+        other = next((place for place, bands in enumerate(values) if len(bands) != len(values[0])), None)
+        if other is not None:
+            raise InputError(
+                f"{sample[0]} and {sample[other]} have {len(values[0])} and {len(values[other])} bands, so that range "
+                "cannot take percentiles of both; name the bands in the key bands, or give the range in numbers."
+            )
         flat = np.concatenate([bands.reshape(len(bands), -1).astype(np.float32) for bands in values], axis=1)
         finite = [band[np.isfinite(band)] for band in flat]
-        empty = [self.bands[place] for place, band in enumerate(finite) if not band.size]
+        empty = [(self.bands or range(1, 1 + len(flat)))[place] for place, band in enumerate(finite) if not band.size]
         if empty:
             raise InputError(
                 f"Band {empty[0]} has no value but no data in {len(sample)} images, {sample[0]} among them, so that "
                 f"range cannot take percentiles of it; give its range in numbers, or leave the band out."
             )
-        pairs = [np.percentile(band, self.percentiles) for band in finite]
-        ranges = tuple((float(low), float(max(high, np.nextafter(low, np.inf)))) for low, high in pairs)
+        pairs = [np.percentile(band, self.percentiles).astype(np.float32) for band in finite]
+        # A constant band gets a range that is not empty, in the number type of ``stretch``.
+        ranges = tuple((float(low), float(max(high, np.nextafter(low, np.float32(np.inf))))) for low, high in pairs)
         return replace(self, ranges=ranges, percentiles=None)
 
     def stretch(self, values: np.ndarray) -> np.ndarray:

@@ -7,6 +7,7 @@ from itertools import islice
 import numpy as np
 from PIL import Image, TiffImagePlugin
 
+from ..labels.label_map import packed_colors
 from .plain import REDUCED_OR_MASK, TAG, tiff_pages
 
 # Pillow's formats that change values, or may: of the last three, files without loss cannot be told from others.
@@ -50,8 +51,7 @@ def hidden_color(colors: np.ndarray, alpha: np.ndarray) -> str:
     Returns:
         ``#rrggbb``, or "" without.
     """
-    red, green, blue = np.moveaxis(colors.astype(np.int32), -1, 0)
-    packed = red << 16 | green << 8 | blue
+    packed = packed_colors(colors)
     found = np.intersect1d(packed[alpha == 0], packed[alpha > 0])
     return f"#{found[0]:06x}" if len(found) else ""
 

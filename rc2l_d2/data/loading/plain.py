@@ -17,7 +17,7 @@ from PIL.TiffTags import TAGS_V2
 # Pixels. A larger file is damaged or has to be cut: an image takes three bytes per pixel, a label one. Pillow has the
 # same bound.
 LARGEST_IMAGE = 2 * Image.MAX_IMAGE_PIXELS
-PNG_START = b"\x89PNG\r\n\x1a\n"
+PNG_START, JPEG_START = b"\x89PNG\r\n\x1a\n", b"\xff\xd8"
 _TIFF_STARTS = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 _PLAIN_MODES = ("1", "L", "P", "RGB", "RGBA", "LA", "PA", "La", "RGBa", "RGBX", "CMYK", "YCbCr")
 # Numbers of the tags, of sample formats and of photometric interpretations in TIFF 6.0.
@@ -29,7 +29,7 @@ _PAGES = 16  # that are looked at
 # Netpbm's header, with comments: kind, width, height, and the largest value, group 1.
 _PNM = re.compile(rb"P[2356](?:\s+(?:#[^\n]*\n\s*)*\d+){2}\s+(?:#[^\n]*\n\s*)*(\d+)\s")
 # Pillow's readers of headers; Image.open would refuse large images.
-_HEADERS = {b"\xff\xd8": JpegImagePlugin.JpegImageFile, b"\x89P": PngImagePlugin.PngImageFile}
+_HEADERS = {JPEG_START: JpegImagePlugin.JpegImageFile, b"\x89P": PngImagePlugin.PngImageFile}
 # Of Pillow, for damaged files.
 PILLOW_ERRORS = (
     OSError, SyntaxError, ValueError, EOFError, struct.error, TypeError, KeyError, IndexError,
@@ -47,7 +47,7 @@ def not_plain(data: bytes) -> str:
         return "a PNG with 16-bit values" if len(data) > 24 and data[24] == 16 else ""
     if data.startswith(_TIFF_STARTS):
         return _tiff(data)
-    if data.startswith(b"\xff\xd8"):
+    if data.startswith(JPEG_START):
         return ""
     if (levels := _PNM.match(data)) and int(levels[1]) != 255:
         return f"a {'PGM' if data[1] in b'25' else 'PPM'} with values up to {int(levels[1])}"
@@ -61,7 +61,7 @@ def not_plain(data: bytes) -> str:
 def frames(data: bytes) -> int:
     """Return how many frames an image file's content has: an animated GIF, PNG or WebP more than one."""
     animated_png = data.startswith(PNG_START) and b"acTL" in data[: max(0, data.find(b"IDAT"))]
-    if not animated_png and data.startswith((PNG_START, *_TIFF_STARTS, b"\xff\xd8")):
+    if not animated_png and data.startswith((PNG_START, *_TIFF_STARTS, JPEG_START)):
         return 1
     try:
         with Image.open(io.BytesIO(data)) as image:

@@ -24,13 +24,13 @@ from ..labels.drawn import DrawnLabel
 from ..labels.label_map import LabelMap, UnlistedValueError, color_text
 from .bands import BandRule, read_bands
 from .masks import hidden_color, is_mask_in_alpha, lossy_format, mask_levels, number_of_pages, stores_white_as_0
-from .plain import LARGEST_IMAGE, PNG_START, frames, header, not_plain
+from .plain import JPEG_START, LARGEST_IMAGE, PNG_START, frames, header, not_plain
 
 _Read = TypeVar("_Read")
 IMAGE_FORMATS = ("BGR", "RGB")
 # OpenCV would print its own messages about damaged TIFF and WebP files, without their names.
 cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
-_JPEG_START, _JPEG_END, _JPEG_SCAN = b"\xff\xd8", b"\xff\xd9", 0xDA
+_JPEG_END, _JPEG_SCAN = b"\xff\xd9", 0xDA
 _JPEG_FRAMES = set(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}  # SOF markers, whose segments hold the size
 _PNG_END = b"IEND"
 # Divisor of height and width -> OpenCV's flag.
@@ -121,7 +121,7 @@ def read_image_reduced(
         image = read_image(path, rule=rule)
         return image, image.shape[:2]
     data = _read_bytes(path)
-    height, width = _jpeg_header(data)[1] if data.startswith(_JPEG_START) else (0, 0)
+    height, width = _jpeg_header(data)[1] if data.startswith(JPEG_START) else (0, 0)
     for divisor, flag in _REDUCED.items():
         # A remainder at the edges would be stretched to a whole pixel, and shift the image against its label.
         divides = height % divisor == width % divisor == 0
@@ -361,7 +361,7 @@ def _header(data: bytes) -> tuple[int, bool]:
 
     OpenCV fills a truncated image with grey and, before version 5, reports no error.
     """
-    if data.startswith(_JPEG_START):
+    if data.startswith(JPEG_START):
         scan, size = _jpeg_header(data)
         # A thumbnail before the scan may have an end marker of its own.
         return math.prod(size), data.rfind(_JPEG_END, scan) < 0
@@ -379,7 +379,7 @@ def _header(data: bytes) -> tuple[int, bool]:
 
 def _jpeg_header(data: bytes) -> tuple[int, tuple[int, int]]:
     """Return where the first scan begins; height and width, before any rotation."""
-    place, size = len(_JPEG_START), (0, 0)
+    place, size = len(JPEG_START), (0, 0)
     while place + 4 <= len(data) and data[place] == 0xFF and data[place + 1] != _JPEG_SCAN:
         marker = data[place + 1]
         if marker in _JPEG_FRAMES and place + 9 <= len(data):

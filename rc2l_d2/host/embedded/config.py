@@ -24,8 +24,8 @@ class CfgNode(_CfgNode):
 def get_cfg() -> CfgNode:
     """Return a new configuration with the default values.
 
-    Names and values are Detectron2's. The keys marked "MaskFormer" are not read here; they let MaskFormer's
-    configuration files for semantic segmentation load.
+    Names and values are Detectron2's. The keys marked "MaskFormer" are not read here: they may stay in a file that was
+    written for MaskFormer.
     """
     return CfgNode(
         {
