@@ -36,7 +36,7 @@ def test_by_hand(case, expected):
 
 def test_the_mean_is_over_the_anchors_of_all_ranks(monkeypatch):
     given, of_all_ranks = ([[1.0, 1.0]], [[1.0, 1.0]], [[1, 0.25], [0, 0.75]]), 10
-    monkeypatch.setattr("rc2l_d2.regions.pixel_contrast.mean_over_ranks", lambda count: 0 * count + of_all_ranks / 2)
+    monkeypatch.setattr("rc2l_d2.regions.ranks.mean_over_ranks", lambda count: 0 * count + of_all_ranks / 2)
     # Two anchors of ten, and two ranks, whose gradients are averaged.
     expected = math.log(1.75) * 2 / (of_all_ranks / 2)
     assert pixel_contrastive(*row(*given), UNUSED).item() == pytest.approx(expected, rel=1e-9)

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from ..regions import Regions, mean_over_ranks
+from ..regions import Regions, batch_mean
 from .criterion import Criterion
 
 # Fraction of a query's target that is spread over all classes: a few labelled regions are soon overfitted.
@@ -36,15 +36,10 @@ class ClassCriterion(Criterion):
         own_class = log_class.diagonal(dim1=1, dim2=2)
         class_loss = -(1 - _SMOOTHING) * own_class - _SMOOTHING * log_class.mean(dim=-1)
         return {
-            "loss_ce": _mean((class_loss * present).sum(), present.sum()),
-            "loss_mask": _mean(cross_entropy.sum(), inside.sum()),
-            "loss_dice": _mean((dice * present).sum(), present.sum()),
+            "loss_ce": batch_mean((class_loss * present).sum(), present.sum()),
+            "loss_mask": batch_mean(cross_entropy.sum(), inside.sum()),
+            "loss_dice": batch_mean((dice * present).sum(), present.sum()),
         }
-
-
-def _mean(total: Tensor, count: Tensor) -> Tensor:
-    """Return total / count over all ranks; zero with a graph where nothing is counted."""
-    return total / mean_over_ranks(count.float()).clamp(min=1e-6)
 
 
 def class_fractions(slots: Tensor, num_classes: int, regions: Regions) -> Tensor:

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..host import META_ARCH_REGISTRY, CfgNode, Conv2d, ShapeSpec, configurable
-from ..regions import Regions, mean_over_ranks
+from ..regions import Regions, batch_mean
 from .aspp_decoder import ASPPDecoder
 from .criterion import Criterion
 from .meta_arch import RegionSegmentor, resized
@@ -58,7 +58,7 @@ class PixelCriterion(Criterion):
         valid = self.valid(labels)
         logits = resized(regions.mask_logits, labels.shape[-2:])
         loss = F.cross_entropy(logits, labels.long().masked_fill(~valid, 0), reduction="none")
-        return {"loss_sem_seg": (loss * valid).sum() / mean_over_ranks(valid.sum().float()).clamp(min=1)}
+        return {"loss_sem_seg": batch_mean((loss * valid).sum(), valid.sum())}
 
 
 @META_ARCH_REGISTRY.register()

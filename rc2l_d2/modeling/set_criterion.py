@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from ..regions import PseudoRegions, Regions, mean_over_ranks, one_hot
+from ..regions import PseudoRegions, Regions, batch_mean, mean_over_ranks, one_hot
 from ..regions.ranks import world_size
 from .criterion import Criterion
 from .hungarian import FOCAL_ALPHA, assign_regions, hungarian_match, matching_cost
@@ -78,7 +78,7 @@ class SetCriterion(Criterion):
         """
         loss = F.cross_entropy(class_logits.float().flatten(0, 1), target.flatten(), self.empty_weight, reduction="sum")
         # The sum of weights is zero if the "no object" weight is and no query is matched.
-        return loss / mean_over_ranks(self.empty_weight[target].sum()).clamp(min=1e-6)
+        return batch_mean(loss, self.empty_weight[target].sum())
 
     def _match(self, layers: list[tuple[str, Tensor, Tensor]], labels: Tensor, present: Tensor) -> Tensor:
         """Match at the resolution of the masks; returns (L, 3, M), see :func:`hungarian_match`."""

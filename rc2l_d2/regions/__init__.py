@@ -20,7 +20,7 @@ from .pseudo_labels import (
     teacher_prediction,
     update_class_confidence,
 )
-from .ranks import gather_over_ranks, mean_over_ranks, sum_over_ranks
+from .ranks import batch_mean, gather_over_ranks, mean_over_ranks, sum_over_ranks
 from .semantic import competing, most_probable, one_hot, semantic_probabilities, semantic_scores
 from .statistics import agreement_counts, coverage_counts, label_counts, quality_counts
 from .types import PseudoRegions, Regions, Selection, TeacherPrediction, concatenated, map_fields
@@ -32,6 +32,7 @@ __all__ = [
     "Selection",
     "TeacherPrediction",
     "agreement_counts",
+    "batch_mean",
     "class_confidence_sums",
     "class_thresholds",
     "classmix_mask",

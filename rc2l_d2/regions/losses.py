@@ -7,7 +7,7 @@ SMC  semantic mask consistency     the student's semantic map agrees with the re
 
 The paper names the terms; the formulas are our reading (docs/method.md). Each loss returns a scalar in at least
 float32. Means over regions run over the present regions of the batch, weighted by the teacher's confidence except in
-RFC. Normalisers are averaged over ranks (:func:`mean_over_ranks`). Without any region the value is exactly zero and
+RFC. Normalisers are averaged over ranks (:func:`batch_mean`). Without any region the value is exactly zero and
 still has a graph, since every rank needs a backward pass.
 """
 
@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from .pseudo_labels import masked_average_pool
-from .ranks import gather_over_ranks, mean_over_ranks
+from .ranks import batch_mean, gather_over_ranks
 from .semantic import at_least_float32, normalised
 from .types import PseudoRegions
 
@@ -30,7 +30,7 @@ _FLOOR = 1e-6
 def _weighted_mean(values: Tensor, weights: Tensor) -> Tensor:
     """Return sum(values * weights) / sum(weights), or a zero with a graph if all weights are zero."""
     weights = at_least_float32(weights)
-    return (values * weights).sum() / mean_over_ranks(weights.sum()).clamp_min(1e-12)
+    return batch_mean((values * weights).sum(), weights.sum())
 
 
 def _log_softmax_over_present(similarity: Tensor, present: Tensor) -> Tensor:

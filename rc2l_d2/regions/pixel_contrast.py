@@ -8,7 +8,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from .ranks import mean_over_ranks
+from .ranks import batch_mean
 from .semantic import at_least_float32, normalised
 from .types import TeacherPrediction
 
@@ -62,4 +62,4 @@ def pixel_contrastive(
     # The logarithm of a zero, minus infinity, removes the negative from the sum. Rounding may give less than zero.
     weights = (of_another_class * inside).fill_diagonal_(1).clamp_min(0)
     losses = (similarity + weights.log().to(similarity.dtype)).logsumexp(dim=1) - similarity.diagonal()
-    return (losses * inside).sum() / mean_over_ranks(inside.sum().float()).clamp_min(1e-6)
+    return batch_mean((losses * inside).sum(), inside.sum())

@@ -21,12 +21,16 @@ def sum_over_ranks(x: Tensor) -> Tensor:
 
 
 def mean_over_ranks(x: Tensor) -> Tensor:
-    """Return the mean of ``x`` over all ranks, without gradient.
-
-    Losses divide by the mean of their normaliser over ranks. DistributedDataParallel averages gradients over ranks, and
-    the averaged gradient is then that of the global batch.
-    """
+    """Return the mean of ``x`` over all ranks, without gradient."""
     return sum_over_ranks(x) / world_size() if world_size() > 1 else x
+
+
+def batch_mean(total: Tensor, count: Tensor) -> Tensor:
+    """Return the loss ``total`` divided by the mean of ``count`` over all ranks; zero with a graph if that is zero.
+
+    DistributedDataParallel averages gradients over ranks, and the averaged gradient is then that of the global batch.
+    """
+    return total / mean_over_ranks(count.to(total.dtype)).clamp_min(1e-12)
 
 
 def gather_over_ranks(x: Tensor) -> Tensor:
