@@ -11,10 +11,13 @@ class _UniqueKeysLoader(yaml.SafeLoader):
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict:
         seen = set()
         for key, _ in node.value if isinstance(node, yaml.MappingNode) else ():
-            if isinstance(key, yaml.ScalarNode) and (key.tag, key.value) in seen:
+            if not isinstance(key, yaml.ScalarNode):
+                continue
+            value = self.construct_object(key)  # 1, 01 and 0x1 are one key.
+            if value in seen:
                 problem = f"the key '{key.value}' is there a second time"
                 raise yaml.MarkedYAMLError(problem=problem, problem_mark=key.start_mark, note="remove one")
-            seen.add((key.tag, str(key.value)))
+            seen.add(value)
         return super().construct_mapping(node, deep)
 
 

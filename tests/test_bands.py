@@ -13,6 +13,7 @@ from timm_import import timm
 from rc2l_d2.commands import check, predict, quickstart, train
 from rc2l_d2.data import load_dataset, load_definition, read_image, register_definition
 from rc2l_d2.data.checks.check import config_splits
+from rc2l_d2.data.checks.scan import Kind, Split, scan
 from rc2l_d2.data.loading import plain
 from rc2l_d2.data.loading.bands import BandRule
 from rc2l_d2.data.loading.reading import ImageDepthError
@@ -151,6 +152,20 @@ def test_percentiles_without_named_bands(tmp_path):
     with pytest.raises(InputError, match=r"grey.tif and .*colour.tif have 1 and 3 bands, .*; name the bands"):
         percentiles.resolved(names[1:])
     assert (read_image(names[1], "RGB", percentiles.resolved(names[1:2])) == 0).all()
+
+
+def test_a_range_far_from_the_values_is_refused_or_found(tmp_path):
+    """8-bit values, integers and reflectances from 0 to 0.3, in a range of 0 to 3000 and in one of 0 to 1."""
+    for dtype, scale in ((np.uint8, 1), (np.uint16, 10), (np.float32, 0.001)):
+        tifffile.imwrite(tmp_path / f"{np.dtype(dtype)}.tif", (VALUES[..., :3] * scale).astype(dtype), **RGB)
+    with pytest.raises(InputError, match="uint8 values, of which a range up to 3000 would leave a dark image; give"):
+        read_image(tmp_path / "uint8.tif", "RGB", rule([1, 2, 3], [0, 3000]))
+    for pair, expected in (([0, 3000], "float32.tif"), ([0, 1], "uint16.tif")):
+        entries = [{"file_name": str(file), "image_id": file.stem, "bands": rule([1, 2, 3], pair)}
+                   for file in (tmp_path / "uint16.tif", tmp_path / "float32.tif")]  # fmt: skip
+        found = scan(Split("all", entries, False, ("a", "b"), 255))
+        ((file, detail),) = found.examples.pop(Kind.OUT_OF_RANGE)
+        assert file.endswith(expected) and detail.endswith(" of the values") and not found.examples
 
 
 def test_compression_missing_values_and_orientation(tmp_path):

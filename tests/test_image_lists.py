@@ -103,6 +103,7 @@ def test_empty_lists(tmp_path, content):
         ("image,label,split\na.jpg,b.png,train\n", "the column 'split', but all rows would be used"),
         ("image,file\na.jpg,b.jpg\n", "several columns of images or labels"),
         ("image,label\na.jpg\n", "a row of 1 columns below a header of 2"),
+        ("image,label_image\na.jpg,b.png\n", "files in the column 'label_image', which is not used; call it 'label'"),
         ("image,label\na.jpg,\n", "an empty image or label"),
         ("image,label\n../a.jpg,b.png\n", "outside"),
         (b"caf\xe9.jpg\n", "is not UTF-8 text"),

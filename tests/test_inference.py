@@ -153,7 +153,7 @@ def test_scales_are_averaged_at_the_original_size(tmp_path, flip, window):
         ("TEST.SLIDING_WINDOW.CROP_SIZE", [0, 16]), ("TEST.SLIDING_WINDOW.CROP_SIZE", [16]),
         ("TEST.SLIDING_WINDOW.STRIDE", [8, -1]), ("TEST.SLIDING_WINDOW.STRIDE", [8, 7.5]),
         ("TEST.SLIDING_WINDOW.STRIDE", [8, 513]), ("TEST.AUG.MIN_SIZES", ()), ("TEST.AUG.MIN_SIZES", (100, -1)),
-        ("TEST.AUG.MIN_SIZES", (100, 20.5)), ("TEST.AUG.MAX_SIZE", 0),
+        ("TEST.AUG.MIN_SIZES", (100, 20.5)),
     ],
 )  # fmt: skip
 def test_impossible_sizes_are_refused_if_they_are_used(key, value):

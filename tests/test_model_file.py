@@ -97,6 +97,9 @@ def test_files_that_do_not_fit_are_refused_in_one_sentence(written, tmp_path):
         load_model_file(str(tmp_path / "model_final.pth"))
     with pytest.raises(InputError, match=r"gone.pth cannot be read \(No such file or directory\); correct the path"):
         load_model_file(str(tmp_path / "gone.pth"))
+    torch.save({**content, "palette": content["palette"][1:]}, tmp_path / "short.pth")
+    with pytest.raises(InputError, match=r"short.pth names other classes than its weights have; use the file as"):
+        load_model_file(str(tmp_path / "short.pth"))
     content["config"] = content["config"].replace("CONVS_DIM: 32", "CONVS_DIM: 64")
     torch.save({**content, "version": "9.0"}, tmp_path / "other.pth")
     with pytest.raises(InputError, match=r"other.pth was written by version 9.0 and does not fit .* \(.*size"):

@@ -157,6 +157,9 @@ def test_a_damaged_video_raises_after_its_last_frame(tmp_path):
     read = []
     with pytest.raises(InputError, match=r"film\.avi: the video is damaged after \d+ of 40 frames"):
         read.extend(frame for frame in VideoReader(tmp_path / "film.avi"))
+    (tmp_path / "film.avi").write_bytes(whole[: len(whole) * 6 // 7])  # less than a second is missing
+    with pytest.raises(InputError, match=r"damaged after 3\d of 40 frames"):
+        list(VideoReader(tmp_path / "film.avi"))
     (tmp_path / "text.mp4").write_text("no video")
     with pytest.raises(InputError, match=r"text\.mp4: the file is not a video"):
         VideoReader(tmp_path / "text.mp4")

@@ -97,7 +97,7 @@ def ranks(folder) -> list[dict]:
 def test_checkpoints_are_those_of_a_run_that_is_not_sharded(folder, name, file):
     """Weights, teacher and optimizer, bit by bit and in the same form: a run may resume with or without sharding."""
     whole, other = (torch.load(folder / run / file, weights_only=True) for run in ("whole", name))
-    for key in ("classes", "pixels"):
+    for key in ("classes", "settings"):
         assert whole.pop(key) == other.pop(key)
     torch.testing.assert_close(other, whole, rtol=0, atol=0)
     steps = {state["step"].item() for state in whole["trainer"]["_trainer"]["optimizer"]["state"].values()}

@@ -126,14 +126,11 @@ def test_every_method_logs_its_losses_and_telemetry(
 
 
 @pytest.mark.slow
-def test_two_ranks_and_a_folder_with_another_run(tiny_options, tmp_path):
+def test_two_ranks(tiny_options, tmp_path):
     # test_distributed.py compares the parameters of the ranks.
-    (tmp_path / "out").mkdir()
-    (tmp_path / "out" / "last_checkpoint").write_text("model_0000001.pth")  # of another run
     result = start_script("train_net.py", *CONFIG, "--num-gpus", "2", "--dist-url", "auto", *tiny_options)
     assert result.returncode == 0, result.stderr
     assert "World size: 2" in result.stdout
-    assert result.stdout.count(f"OUTPUT_DIR {tmp_path / 'out'} holds a run already") == 1
     assert torch.load(tmp_path / "out" / "model_final.pth", weights_only=True)["iteration"] == 5
 
 
@@ -236,6 +233,19 @@ def test_weights_meet_the_pixel_values_that_they_were_trained_on(command_line, t
     assert "was trained with MODEL.PIXEL_STD [58.395, 57.12, 57.375], and this configuration has" in result.stdout
 
 
+def test_an_evaluation_names_what_differs_from_training(command_line, trained_run, tmp_path):
+    """Images that the weights were trained on, and a setting of predictions that no weight shows."""
+    own = ("--eval-only", "--config-file", str(trained_run / "config.yaml"), "OUTPUT_DIR", str(tmp_path))
+    labeled, prior = ("DATASETS.TEST", "('tiny_labeled',)"), ("MODEL.MASK_FORMER.CLASS_PRIOR", "0.5")
+    for file in ("teacher_final.pth", "model_final.pth"):
+        weights = ("MODEL.WEIGHTS", str(trained_run / file))
+        log = command_line(*own, *weights, *labeled, *prior).stdout
+        assert "6 of the 6 images of 'tiny_labeled' are labelled images that these weights were trained on" in log
+        assert "was trained with MODEL.MASK_FORMER.CLASS_PRIOR 2.0, and this configuration has 0.5: its pred" in log
+        log = command_line(*own, *weights).stdout
+        assert "were trained on" not in log and "was trained with" not in log and "mIoU" in log
+
+
 def test_a_run_is_resumed_as_what_it_is(command_line, trained_run):
     resume = ("--config-file", str(trained_run / "config.yaml"), "--resume", "OUTPUT_DIR", str(trained_run))
     before = (trained_run / "config.yaml").read_bytes()
@@ -243,6 +253,8 @@ def test_a_run_is_resumed_as_what_it_is(command_line, trained_run):
     assert_one_sentence(refused, f"{trained_run} holds a run of MODEL.META_ARCHITECTURE RC2L, which --resume cannot")
     refused = command_line(*resume, "SOLVER.OPTIMIZER", "SGD")
     assert_one_sentence(refused, f"{trained_run} holds a run of SOLVER.OPTIMIZER ADAMW, which --resume cannot")
+    refused = command_line(*resume[:2], *resume[3:])
+    assert_one_sentence(refused, f"OUTPUT_DIR {trained_run} holds a run already, whose files would be replaced; give")
     refused = command_line(*resume, "SOLVER.MAX_ITER", "1")
     assert_one_sentence(refused, f"OUTPUT_DIR {trained_run} holds a run of 6 iterations, more than SOLVER.MAX_ITER 1")
     # An evaluation in the run's folder leaves its configuration as it is.

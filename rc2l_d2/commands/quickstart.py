@@ -122,6 +122,8 @@ def quickstart(args: argparse.Namespace) -> None:
     config["DATASETS"] = {**streams, "DEFINITIONS": [_in(args.output, _DATASET)]}
     _write(args, images, classes, annotations, bands, {"labeled": kept, "val": held_out}, config)
     print(f"{len(kept)} labelled images to train on, {len(held_out)} held out, {len(images.unlabeled)} unlabelled.\n")
+    if rule and bands and rule.percentiles:
+        print(f"--range {args.range} of the images is {bands.keys()['range']}.\n")
     print(_class_table(classes, kept, held_out), end="\n\n")
     labelled, classes_of = reports[0].split.entries, classes.names
     if note := shrinking_regions(labelled, classes_of, round(5 / 3 * sizes.short_edge), round(5 / 3 * sizes.long_edge)):

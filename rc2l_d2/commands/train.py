@@ -32,8 +32,15 @@ def _load(args: argparse.Namespace) -> tuple[CfgNode, list[str]]:
     args.config_file = find_config_file(args.config_file)  # The host logs the file.
     warnings: list[str] = []
     cfg = load_config(args.config_file, args.opts, warnings.append)
-    if args.resume and not args.eval_only and (changed := changed_settings(cfg)):
+    if args.eval_only:
+        return cfg, warnings
+    if args.resume and (changed := changed_settings(cfg)):
         warnings.append(changed)
+    if not args.resume and os.path.exists(os.path.join(cfg.OUTPUT_DIR, "last_checkpoint")):
+        raise InputError(
+            f"OUTPUT_DIR {cfg.OUTPUT_DIR} holds a run already, whose files would be replaced; give --resume to "
+            "continue it, or another OUTPUT_DIR."
+        )
     return cfg, warnings
 
 
@@ -102,11 +109,6 @@ def main(args: argparse.Namespace) -> dict:
         if args.eval_only:
             trainer.load_for_evaluation(resume=args.resume)
             return trainer.evaluate()
-        if not args.resume and os.path.exists(os.path.join(cfg.OUTPUT_DIR, "last_checkpoint")):
-            logging.getLogger(__name__).warning(
-                "OUTPUT_DIR %s holds a run already. This run replaces its checkpoints and appends to its metrics.json; "
-                "give --resume to continue that run, or another OUTPUT_DIR to keep it.", cfg.OUTPUT_DIR,
-            )  # fmt: skip
         trainer.resume_or_load(resume=args.resume)
     note_start(trainer)
     trainer.train()

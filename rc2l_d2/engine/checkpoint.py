@@ -27,15 +27,20 @@ from .whole_files import is_whole, write_checkpoint, write_text
 logger = logging.getLogger(__name__)
 _NUMBERED = "model_" + 7 * "[0-9]"  # the checkpoint of an iteration
 _FEW = 3  # names in a message
-# What decides which values the first layer sees.
+# What decides which values the first layer sees: others make every prediction wrong.
 _PIXELS = ("INPUT.FORMAT", "MODEL.PIXEL_MEAN", "MODEL.PIXEL_STD")
+# What else decides about predictions, and cannot be told from the names and shapes of weights.
+_FORWARD = (
+    "MODEL.MASK_FORMER.CLASS_PRIOR", "MODEL.MASK_FORMER.CLASS_MEANS", "MODEL.MASK_FORMER.NHEADS",
+    "MODEL.SEM_SEG_HEAD.ASPP_DILATIONS", "MODEL.RESNETS.STRIDE_IN_1X1", "MODEL.TIMM.NAME",
+)  # fmt: skip
 
 
 class RegionCheckpointer(DetectionCheckpointer):
     """Detectron2's checkpointer with atomic writes, safe reads, a damage check and one-sentence errors.
 
     A checkpoint holds ``model`` (the student), ``ema`` (the teacher), ``best``, the trainer's state, class names, and
-    ``pixels``, the settings of the values that the model sees.
+    ``settings``, those of the values that the model sees and of its predictions.
 
     Attributes:
         torchvision: whether the backbone of the file that was loaded last is torchvision's.
@@ -58,7 +63,8 @@ class RegionCheckpointer(DetectionCheckpointer):
             save_dir: folder of the checkpoints.
             keep: number of the newest checkpoints of iterations that are kept; 0 keeps all.
             data_sets: registered data sets whose classes the model has; a file for other classes is refused.
-            cfg: configuration whose channels, mean and deviation the weights of a file must have.
+            cfg: configuration whose channels, mean and deviation the weights of a file must have; warnings name other
+                differences.
             gather: called on all ranks before each write; collects state of other ranks on the main rank.
             checkpointables: other contents of a checkpoint by name.
         """
@@ -67,7 +73,7 @@ class RegionCheckpointer(DetectionCheckpointer):
         self.gather = gather
         known = {name: MetadataCatalog.get(name).get("stuff_classes") for name in data_sets}
         self.classes = {name: list(classes) for name, classes in known.items() if classes}
-        self.pixels = {} if cfg is None else _pixel_settings(cfg.dump())
+        self.settings = {} if cfg is None else _settings(cfg.dump())
         self.torchvision = False
         self._source, self._must_be_complete = "", True
 
@@ -87,8 +93,8 @@ class RegionCheckpointer(DetectionCheckpointer):
             return
         states = {key: value.state_dict() for key, value in self.checkpointables.items()}
         classes = {"classes": next(iter(self.classes.values()))} if self.classes else {}
-        pixels = {"pixels": self.pixels} if self.pixels else {}
-        data = {"model": self.model.state_dict(), **states, **classes, **pixels, **kwargs}
+        settings = {"settings": self.settings} if self.settings else {}
+        data = {"model": self.model.state_dict(), **states, **classes, **settings, **kwargs}
         path = os.path.join(self.save_dir, f"{name}.pth")
         self.logger.info("Saving checkpoint to %s", path)
         write_checkpoint(data, path)
@@ -183,7 +189,7 @@ class RegionCheckpointer(DetectionCheckpointer):
         self.torchvision = checkpoint.pop("torchvision", False)
         if self.classes and "classes" in checkpoint:
             self._compare_classes(checkpoint["classes"])
-        self._compare_pixels(checkpoint)
+        self._compare_settings(checkpoint)
         model = self.model.state_dict()
         given = checkpoint["model"] = with_names_of(model, checkpoint["model"])
         shapes = {name: tuple(value.shape) for name, value in given.items()}
@@ -255,24 +261,30 @@ class RegionCheckpointer(DetectionCheckpointer):
             logger.warning("%s: what it has learned of the classes is of little use.", what)
             return
 
-    def _compare_pixels(self, content: dict[str, Any]) -> None:
-        """Refuse a checkpoint or model file that was trained on other pixel values; warn if it is a starting point."""
-        stored = content.get("pixels")
+    def _compare_settings(self, content: dict[str, Any]) -> None:
+        """Refuse a file that was trained on other pixel values; warn of other settings, and if it is a starting point.
+
+        A starting point may have other settings of predictions.
+        """
+        stored = content.get("settings", content.get("pixels"))  # of development versions
         if not isinstance(stored, dict):
-            stored = _pixel_settings(content["config"]) if is_model_file(content) else {}
-        for key, value in self.pixels.items():
+            stored = _settings(content["config"]) if is_model_file(content) else {}
+        for key, value in self.settings.items():
             if stored.get(key, value) == value:
                 continue
             what = f"{self._source} was trained with {key} {stored[key]}, and this configuration has {value}"
-            if self._must_be_complete:
+            if key in _PIXELS and self._must_be_complete:
                 raise InputError(f"{what}; give it the same value.")
-            logger.warning("%s: its first layers see other values than they were trained on.", what)
+            if key in _PIXELS:
+                logger.warning("%s: its first layers see other values than they were trained on.", what)
+            elif self._must_be_complete:
+                logger.warning("%s: its predictions are other ones than in training.", what)
 
 
-def _pixel_settings(config: str) -> dict[str, Any]:
-    """Return the values of _PIXELS in a configuration, YAML."""
+def _settings(config: str) -> dict[str, Any]:
+    """Return the values of _PIXELS and _FORWARD in a configuration, YAML."""
     settings = flat_settings(yaml.safe_load(config))
-    return {key: settings[key] for key in _PIXELS if key in settings}
+    return {key: settings[key] for key in (*_PIXELS, *_FORWARD) if key in settings}
 
 
 def _is_learned(name: str) -> bool:

@@ -18,7 +18,7 @@ from ..data import BandRule, LabelFiles, dataset_bands
 from ..errors import InputError, one_line
 from ..evaluation import class_colors
 from ..host import CfgNode, MetadataCatalog, build_model, get_cfg
-from .weights import read_file
+from .weights import read_file, require_finite
 from .whole_files import write_checkpoint
 
 # Files and folders of the machine that trained; prediction needs none of them.
@@ -29,14 +29,15 @@ _PATHS = (
 _KEYS = {"model", "config", "classes", "palette", "ignore_value", "iteration", "version"}
 
 
-def write_model_file(path: str, cfg: CfgNode, model: nn.Module, iteration: int) -> None:
+def write_model_file(path: str, cfg: CfgNode, model: nn.Module, iteration: int, **rest: Any) -> None:
     """Write ``model`` (not wrapped) with all that prediction needs, atomically.
 
     The file can be read with ``torch.load(..., weights_only=True)``: "model", weights by name; "config", YAML
     without paths;
     "classes", names, of the first training data set; "palette", one (r, g, b) per class; "ignore_value";
     "label_files", how label files are named and encoded (optional); "bands", how images that are not plain 8-bit colour
-    are read (optional); "iteration", the number of trained iterations; "version".
+    are read (optional); "iteration", the number of trained iterations; "version"; and the contents of a checkpoint that
+    ``rest`` names.
 
     Raises:
         InputError: the file cannot be written.
@@ -52,6 +53,7 @@ def write_model_file(path: str, cfg: CfgNode, model: nn.Module, iteration: int) 
         "bands": bands and asdict(bands),
         "iteration": iteration,
         "version": __version__,
+        **rest,
     }
     write_checkpoint(content, path)
 
@@ -130,6 +132,9 @@ def load_model_file(path: str) -> tuple[nn.Module, CfgNode, Any]:
             f"{path} was written by version {content['version']} and does not fit this one ({reason.rstrip('.')}); use "
             "the version or commit that wrote it, or train again."
         ) from error
+    require_finite(content["model"], path)
+    if not len(content["classes"]) == len(content["palette"]) == cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES:
+        raise InputError(f"{path} names other classes than its weights have; use the file as training wrote it.")
     bands = content.get("bands")
     name = f"classes of {path}"
     MetadataCatalog.pop(name, None)  # of an earlier file with this path

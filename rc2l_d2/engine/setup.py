@@ -47,6 +47,10 @@ _RANGES = {
     "SOLVER.IMS_PER_PASS": (0, inf),
     "SOLVER.REFERENCE_IMS_PER_BATCH": (0, inf),
     "VIS_PERIOD": (0, inf),
+    "INPUT.MIN_SIZE_TEST": (0, inf),
+    "INPUT.MAX_SIZE_TEST": (8, inf),  # not 0, which could be meant as no limit
+    "INPUT.MAX_SIZE_TRAIN": (8, inf),
+    "TEST.AUG.MAX_SIZE": (8, inf),
     "MODEL.SEM_SEG_HEAD.NUM_CLASSES": (1, 254),
     "MODEL.SEM_SEG_HEAD.CONVS_DIM": (1, inf),
     "MODEL.SEM_SEG_HEAD.MASK_DIM": (1, inf),
@@ -275,12 +279,32 @@ def _check_values(cfg: CfgNode) -> None:
             f"MODEL.SEM_SEG_HEAD.IGNORE_VALUE is {head.IGNORE_VALUE}; give a value from {head.NUM_CLASSES}, the number "
             "of classes, to 255."
         )
+    for key, default in flat_settings(add_rc2l_config(get_cfg())).items():
+        wrong = _wrong_element(key, settings[key], default)
+        if wrong:
+            raise InputError(
+                f"{key} is {list(settings[key])}, in which {wrong} has the wrong type; write it as {default}."
+            )
     clip = cfg.SOLVER.CLIP_GRADIENTS
     if clip.ENABLED and clip.CLIP_TYPE != "full_model":
         raise InputError(f'SOLVER.CLIP_GRADIENTS.CLIP_TYPE is "{clip.CLIP_TYPE}"; use "full_model".')
     if clip.ENABLED and not clip.CLIP_VALUE > 0:
         raise InputError(f"SOLVER.CLIP_GRADIENTS.CLIP_VALUE is {clip.CLIP_VALUE}; give a number above 0.")
     check_test_settings(cfg)
+
+
+def _wrong_element(key: str, value: Any, default: Any) -> str:
+    """Return an element of a list that is no number where the default has numbers, or no text where it has texts."""
+    if not isinstance(value, (list, tuple)) or not isinstance(default, (list, tuple)):
+        return ""
+    kinds, numbers = {type(element) for element in default}, {int, float}
+    if not default and key.startswith("DATASETS."):  # of names and files
+        kinds = {str}
+    if kinds and kinds <= numbers:
+        kinds = numbers
+    elif kinds != {str}:
+        return ""
+    return next((repr(element) for element in value if type(element) not in kinds), "")
 
 
 def _merge(cfg: CfgNode, merge: Callable[[], None], source: str) -> None:

@@ -17,6 +17,8 @@ from ..data import (
     check_test_data,
     check_training_data,
     dead_worker,
+    load_dataset,
+    stream_entries,
 )
 from ..errors import InputError
 from ..evaluation import Predictor, SemanticEvaluator
@@ -37,6 +39,7 @@ from .best import BestResults, BestResultsHook
 from .checkpoint import RegionCheckpointer, unwrap
 from .data_parallel import data_parallel
 from .ema import EMAHook, EMATeacher
+from .learned_images import LearnedImages
 from .model_file import write_model_file
 from .preemption import Interrupted, StopOnSignal
 from .progress import ProgressLine
@@ -102,11 +105,12 @@ class RC2LTrainer(DefaultTrainer):
         self._trainer = SemiSupervisedTrainer(cfg, data_parallel(cfg, student), None, optimizer, self.teacher)
         self.scheduler = self.build_lr_scheduler(cfg, optimizer)
         self.best = BestResults()
+        self.learned = LearnedImages()
         self.checkpointer = RegionCheckpointer(
             student, cfg.OUTPUT_DIR, keep=cfg.SOLVER.CHECKPOINT_KEEP,
             data_sets=(*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST), cfg=cfg,
             gather=getattr(optimizer, "gather_state", None),
-            trainer=weakref.proxy(self), ema=self.teacher, best=self.best,
+            trainer=weakref.proxy(self), ema=self.teacher, best=self.best, learned=self.learned,
         )  # fmt: skip
         self.start_iter = 0
         self.max_iter = cfg.SOLVER.MAX_ITER
@@ -136,6 +140,8 @@ class RC2LTrainer(DefaultTrainer):
                 f"OUTPUT_DIR {self.cfg.OUTPUT_DIR} holds a run of {self.start_iter} iterations, more than "
                 f"SOLVER.MAX_ITER {self.max_iter}; give --resume at least as many, or another OUTPUT_DIR."
             )
+        self.learned.add(stream_entries(self.cfg, "TRAIN"))
+        self._warn_of_learned_images()
         if self.checkpointer.torchvision:
             check_torchvision_settings(self.cfg)
         classifier = region_classifier(unwrap(self.model))
@@ -192,7 +198,7 @@ class RC2LTrainer(DefaultTrainer):
             loop.removeFilter(_is_unexpected)
         if comm.is_main_process():
             path = os.path.join(self.cfg.OUTPUT_DIR, "teacher_final.pth")
-            write_model_file(path, self.cfg, self.teacher.model, self.max_iter)
+            write_model_file(path, self.cfg, self.teacher.model, self.max_iter, learned=self.learned.state_dict())
 
     def load_for_evaluation(self, resume: bool = False) -> None:
         """Load student and teacher from MODEL.WEIGHTS, or from OUTPUT_DIR's last checkpoint; no training state.
@@ -205,10 +211,15 @@ class RC2LTrainer(DefaultTrainer):
             path = self.checkpointer.get_checkpoint_file()
         if not path:
             raise InputError("There are no weights to evaluate; give MODEL.WEIGHTS the path of a checkpoint.")
-        rest = self.checkpointer.load(path, checkpointables=["ema"])
+        rest = self.checkpointer.load(path, checkpointables=["ema", "learned"])
+        self._warn_of_learned_images()
         if self.teacher.updates == 0:
             self.teacher.reset(unwrap(self.model))
         logger.info("Evaluating %s (iteration %s)", path, rest.get("iteration", "unknown"))
+
+    def _warn_of_learned_images(self) -> None:
+        for name in self.cfg.DATASETS.TEST:
+            self.learned.warn_of_test(name, load_dataset(name, "none", "DATASETS.TEST"))
 
     def build_hooks(self) -> list:
         """Return Detectron2's hooks in their order, with the teacher's before the checkpointer's."""

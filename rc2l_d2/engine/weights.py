@@ -6,6 +6,7 @@ import argparse
 import pickle
 import re
 from collections import OrderedDict
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -136,7 +137,16 @@ def _find_weights(content: dict, filename: str) -> tuple[str, dict[str, Tensor]]
         )
     if not key and tables:
         (key,) = tables
-    return key, without_wrappers(tables[key] if key else _tensors(content))
+    weights = without_wrappers(tables[key] if key else _tensors(content))
+    require_finite(weights, filename)
+    return key, weights
+
+
+def require_finite(weights: Mapping[str, Tensor], filename: str) -> None:
+    """Refuse weights with NaN or infinity, from which every prediction would be the same class."""
+    broken = next((name for name, x in weights.items() if not x.isfinite().all()), None)
+    if broken is not None:
+        raise InputError(f"{filename} has non-finite values in {broken}; use an earlier checkpoint or train again.")
 
 
 def _tensors(value: Any) -> dict[str, Tensor]:

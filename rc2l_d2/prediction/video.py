@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,6 +15,7 @@ import numpy as np  # noqa: E402
 
 from ..errors import InputError  # noqa: E402
 
+logger = logging.getLogger(__name__)
 _USUAL_RATE = 25.0  # of files without a plausible rate
 
 
@@ -36,14 +38,16 @@ class VideoReader:
         self.frames = max(0, int(self._capture.get(cv2.CAP_PROP_FRAME_COUNT)))
 
     def __iter__(self) -> Iterator[np.ndarray]:
-        """Yield the frames; InputError after the last one if more than a second of the video is missing, or all."""
+        """Yield the frames; InputError after the last one if more than a second or a tenth is missing, or all."""
         count = 0
         while (frame := self._capture.read()[1]) is not None:
             count += 1
             yield frame
         # The number in the header is approximate in some files.
-        if not count or self.frames - count > self.rate:
+        if not count or self.frames - count > min(self.rate, max(2, self.frames / 10)):
             raise InputError(f"{self.file}: the video is damaged after {count} of {self.frames} frames; replace it.")
+        if count < self.frames:
+            logger.warning("%s has %d frames, and its header says %d.", self.file, count, self.frames)
 
 
 class VideoWriter:

@@ -33,6 +33,7 @@ from ..loading.reading import (
 )
 
 SMALLEST_SIDE = 32
+_MOST = 0.95  # of the values of an image at the ends of its range
 _EXAMPLES = 10
 _CHUNK, _BLOCK = 8, 4096  # Files per task; files whose results may wait in memory.
 _THREADS = 8
@@ -80,6 +81,11 @@ class Kind(Enum):
     ALL_IGNORED = (
         "labels with the ignore value on every pixel", "complete them or leave them out: they teach nothing", False
     )  # fmt: skip
+    OUT_OF_RANGE = (
+        "images that are black or white nearly everywhere after the key range",
+        "correct range in the data set's YAML file (--range), or take out images with values of another scale",
+        False,
+    )
     TINY = (f"images with a side below {SMALLEST_SIDE} pixels", "leave them out if they are icons", False)
 
     def __init__(self, title: str, advice: str, fatal: bool):
@@ -212,12 +218,16 @@ def scan(
 
 def _scan_entry(entry: dict, labelled: bool, num_classes: int, ignore_value: int) -> _FileScan:
     file, size, problems, counts, printed = entry["file_name"], None, [], None, b""
+    rule = entry.get("bands")
     label, palette, is_mapped = entry.get("sem_seg_file_name") or "", {}, entry.get("label_map") is not None
     try:
-        size = large_image_size(file, entry.get("bands"))
+        size = large_image_size(file, rule)
         if size is None:
-            image = read_image(file, rule=entry.get("bands"))
+            image = read_image(file, rule=rule)
             size, printed = image.shape[:2], fingerprint(image)
+            ends = ((image == 0) | (image == 255)).mean() if rule and rule.ranges else 0.0
+            if ends > _MOST:
+                problems.append((Kind.OUT_OF_RANGE, file, f"{ends:.0%} of the values"))
         if min(size) < SMALLEST_SIDE:
             problems.append((Kind.TINY, file, f"{size[1]}x{size[0]}"))
     except InputError as error:

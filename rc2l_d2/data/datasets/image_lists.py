@@ -149,6 +149,7 @@ def _rows(text: Iterable[str], where: str, delimiter: str) -> Iterator[list[str]
         raise InputError(f"{where} has several columns of images or labels ({', '.join(header)}); keep one of each.")
     places = [place for found in places for place in found]
     others: dict[int, set[str]] = {place: set() for place in range(len(header)) if place not in places}
+    only_files = set(others)
     for row in rows:
         if len(row) != len(header):
             raise InputError(
@@ -157,10 +158,16 @@ def _rows(text: Iterable[str], where: str, delimiter: str) -> Iterator[list[str]
         fields = [_below_root(row[place].rstrip(_BLANKS), where) for place in places]
         if not all(fields):
             raise InputError(f"{where} has an empty image or label: {row}; complete it or take it out.")
+        only_files -= {place for place in only_files if not is_path(row[place].strip(_BLANKS))}
         for place, values in others.items():
             if len(values) <= len(_SPLITS):  # More are no splits.
                 values.add(row[place].strip(_BLANKS).lower())
         yield fields
+    if rest := [header[place] for place in sorted(only_files)]:
+        raise InputError(
+            f"{where} has files in the column '{rest[0]}', which is not used; call it 'label' if these are the labels, "
+            "or take it out."
+        )
     for place, values in others.items():
         is_flag = _column(header[place]) in _FLAG_COLUMNS and len(values) <= len(_SPLITS)
         if len(values) > 1 and (is_flag or values <= _SPLITS):

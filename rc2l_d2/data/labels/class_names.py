@@ -35,7 +35,7 @@ def refuse_equal_names(names: Sequence[str]) -> None:
     """Refuse classes without a name, and those that differ in case or blanks alone, as typed names do."""
     known: dict[str, str] = {}
     for name in names:
-        plain = " ".join(name.casefold().split())
+        plain = plain_name(name)
         if not plain:
             raise InputError("The labels have a class without a name; give it one.")
         if known.setdefault(plain, name) is not name:
@@ -43,6 +43,11 @@ def refuse_equal_names(names: Sequence[str]) -> None:
                 f"The labels have the classes '{known[plain]}' and '{name}', which differ in case or blanks alone; "
                 f"give both one name."
             )
+
+
+def plain_name(name: str) -> str:
+    """Return a name in lower case and with single blanks: names that are equal then are taken for one."""
+    return " ".join(name.casefold().split())
 
 
 def parse_class_names(text: str) -> ClassNames:
@@ -60,7 +65,7 @@ def parse_class_names(text: str) -> ClassNames:
         ) from error
     fields = [name.strip() for name in fields]
     pairs = [_PAIR.fullmatch(name) for name in fields]
-    keys = [pair[1].lower() for pair in pairs if pair]
+    keys = [parse_key(pair[1]) for pair in pairs if pair]
     if keys and len(keys) < len(fields):
         raise InputError("--classes gives some names a value and others none; write all of them as VALUE=NAME.")
     names = [pair[2].strip() for pair in pairs if pair] or fields
@@ -71,7 +76,7 @@ def parse_class_names(text: str) -> ClassNames:
     if not keys:
         _check_labelme(names)
         return ClassNames(tuple(names))
-    colors = [key.startswith("#") for key in keys]
+    colors = [name.startswith("#") for name in fields]
     if len(set(keys)) < len(keys) or len(set(colors)) > 1:
         raise InputError("--classes has a value twice, or values and colours; give each value or colour one name.")
     if twice:
@@ -79,7 +84,7 @@ def parse_class_names(text: str) -> ClassNames:
             f"--classes gives several values the name '{twice[0]}'; give each its own, and join them in label_map of "
             f"the data set's YAML file."
         )
-    return ClassNames((), dict(zip(map(parse_key, keys), names, strict=True)), colors[0])
+    return ClassNames((), dict(zip(keys, names, strict=True)), colors[0])
 
 
 def parse_key(text: str) -> int:

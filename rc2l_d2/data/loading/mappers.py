@@ -157,7 +157,6 @@ def augmented_sizes(cfg: CfgNode) -> tuple[tuple[int, int], ...]:
     are_sizes = sizes and all(isinstance(size, int) and size >= 0 for size in sizes)
     advice = "give one or several lengths of the shortest edge in whole pixels (0: the image's own size)"
     _require(are_sizes, f"TEST.AUG.MIN_SIZES is {sizes}; {advice}.")
-    _require(limit >= 1, f"TEST.AUG.MAX_SIZE is {limit}; give the limit of the longest edge in pixels.")
     return tuple((size, limit) for size in sizes)
 
 
