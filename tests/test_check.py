@@ -97,6 +97,16 @@ def test_warnings(cfg, folder, caplog):
     assert "labels with the ignore value on every pixel (1 of 4 read)" in caplog.text
 
 
+def test_labels_of_other_images_are_a_warning(cfg, folder, caplog, monkeypatch):
+    """A list whose rows are shifted by one: each label has the name of another image, the last of none."""
+    names = LABELLED
+    rows = [f"images/{name}.png labels/{label}.png" for name, label in zip(names, [*names[1:], "val_000"], strict=True)]
+    (folder / "shifted.txt").write_text("\n".join(rows) + "\n")
+    cfg.DATASETS.LABELED_LIST = str(folder / "shifted.txt")
+    check_training_data(cfg)
+    assert f"{len(names) - 1} labels with the name of another of its images" in caplog.text
+
+
 def test_a_copy_of_a_test_image_is_a_warning(cfg, folder, caplog):
     Image.open(folder / "images/val_001.png").save(folder / "images/train_000.png", compress_level=1)
     with caplog.at_level(logging.WARNING):

@@ -35,6 +35,10 @@ def test_colours_of_csv_files_and_lists_of_names(tmp_path):
     }.items():
         (tmp_path / name).write_text(text)
         assert read_class_table(tmp_path / name) == expected, name
+    for delimiter, encoding in ((";", "utf-8-sig"), ("\t", "utf-16")):  # of Excel
+        text = "name,r,g,b\nsky,128,64,128\nignored,0,0,142\n".replace(",", delimiter)
+        (tmp_path / "excel.csv").write_text(text, encoding=encoding)
+        assert read_class_table(tmp_path / "excel.csv") == {**expected, "#804080": "sky"}
     (tmp_path / "classes.txt").write_text("# names\n sea\nroad: wide\n")
     assert read_class_table(tmp_path / "classes.txt") == {0: "sea", 1: "road: wide"}
     for text in (

@@ -155,8 +155,10 @@ def segmentation(value):
         (segmentation([]), "1 of 2 annotations have no segmentation .annotation 1 is the first.; export polygons"),
         (segmentation([[1, 1, 5, 5]]), "image a.jpg: annotation 1 has a polygon that is not x and y of three points"),
         (segmentation([[1, 1, 5, 5, 9]]), "annotation 1 has a polygon that is not x and y"),
-        (segmentation([[1, 1, 5, 5, 9, float("nan")]]), "annotation 1 has a polygon that lies far outside"),
-        (segmentation([[1, 1, 5, 5, 9, 1e9]]), "annotation 1 has a polygon that lies far outside"),
+        (segmentation([[1, 1, 5, 5, 9, float("nan")]]), "annotation 1 has a polygon outside of its image"),
+        (segmentation([[1, 1, 5, 5, 9, 1e9]]), "annotation 1 has a polygon outside of its image"),
+        (segmentation([[70, 5, 90, 5, 90, 9]]), r"a polygon outside of its image of \d+x\d+ pixels \(was that shrunk"),
+        (segmentation([[1, -9, 5, -9, 9, -1]]), r"a polygon outside of its image of \d+x\d+ pixels \(was that shrunk"),
         (segmentation("words"), "annotation 1 has neither polygons nor run lengths"),
         (segmentation({"size": [3, 3], "counts": [9]}), r"run lengths of the size \[3, 3\], its image \[48, 64\]"),
         # pycocotools would leave the rest of the pixels as they happen to lie in memory.

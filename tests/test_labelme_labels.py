@@ -48,6 +48,7 @@ def test_shapes_are_drawn_as_labelme_exports_them(tmp_path, kind):
         shapes, expected = [], np.zeros(SIZE, np.uint8)
         for _ in range(6):
             points = rng.uniform(-6, 66, (KINDS[kind], 2))
+            points[0] %= SIZE[::-1]  # A shape outside of the image is refused.
             points = (points.round() if whole else points).tolist()
             name = CLASSES[rng.integers(1, 4)]
             shapes.append((name, kind, points))
@@ -99,6 +100,7 @@ def test_without_a_size_the_images_counts(tmp_path):
         (lambda c: c["shapes"][0].update(points=[[1, 1]]), "shape 1 is a rectangle without its points"),
         (lambda c: c["shapes"][0].update(points=[[1, 1], [5, 1e30]]), "shape 1 is a rectangle without its points"),
         (lambda c: c["shapes"][0].update(points="x"), "shape 1 is a rectangle without its points"),
+        (lambda c: c["shapes"][0].update(points=[[70, 1], [90, 9]]), "shape 1 is a rectangle outside of its image of"),
         (lambda c: c["shapes"][0].update(shape_type="mask", mask="no"), "shape 1 has a mask that cannot be decoded"),
     ],
 )

@@ -14,6 +14,7 @@ from ..datasets.shards import ShardImages
 from ..datasets.splits import split_entries
 from ..labels.label_doubts import MAX_GUESSED
 from .leaks import leaks
+from .pairs import crossed_labels
 from .remark import Remark
 from .scan import Kind, ScanReport, Split, scan
 from .small_regions import shrinking_training_regions
@@ -134,7 +135,7 @@ def shared_images(cfg: CfgNode, splits: dict[str, Split]) -> list[Remark]:
 
 
 def remarks_on(report: ScanReport) -> list[Remark]:
-    """Return the findings in the files of a split, and as a warning the classes that none of its labels has."""
+    """Return the findings in a split, with warnings of classes that no label has and of labels of other images."""
     split, remarks = report.split, []
     read = "read" if report.complete else f"read, of {len(split.entries)} in all"
     for kind in [kind for kind in Kind if report.problems[kind]]:
@@ -162,7 +163,7 @@ def remarks_on(report: ScanReport) -> list[Remark]:
         what = f"{split.name} has no pixel of {count} of {len(split.classes)} classes ({report.labels} labels {read})"
         advice = f"if they are in the files, {_values_advice(split)}"
         remarks.append(Remark(False, what, tuple(report.absent), count, advice))
-    return remarks
+    return remarks + crossed_labels(split)
 
 
 def class_problems(reports: Sequence[ScanReport], absent_too: bool = True) -> list[Remark]:

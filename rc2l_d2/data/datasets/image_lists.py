@@ -54,7 +54,7 @@ def read_list(file: Path, where: str) -> tuple[PackedStrings, PackedStrings | No
     """
     try:
         # Lines end with "\n" alone: names may contain other characters that str.splitlines splits at.
-        with open(file, encoding=_encoding(file), newline="\n") as text:
+        with open(file, encoding=text_encoding(file), newline="\n") as text:
             delimiter = _header_delimiter(text)
             text.seek(0)
             parse = _parsed if delimiter is None else partial(_rows, delimiter=delimiter)
@@ -72,7 +72,7 @@ def read_list(file: Path, where: str) -> tuple[PackedStrings, PackedStrings | No
     return (fields.take(np.s_[::2]), fields.take(np.s_[1::2])) if len(first) == 2 else (fields, None)
 
 
-def _encoding(file: Path) -> str:
+def text_encoding(file: str | os.PathLike) -> str:
     """UTF-16 where its byte order mark says so, as Windows' editors and shells write; it is no UTF-8."""
     with open(file, "rb") as raw:
         return "utf-16" if raw.read(2) in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE) else "utf-8-sig"

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from itertools import pairwise
 
 from ...errors import InputError
+from ..datasets.image_lists import text_encoding
 from .class_json import read_json_rows
 from .label_map import IGNORE, NO_CLASS, color_text
 
@@ -66,7 +67,7 @@ def read_class_table(path: str | os.PathLike) -> dict[int | str, str]:
 def read_text(path: str | os.PathLike, length: int = -1) -> str:
     """Return the content of a class table, or its first ``length`` characters; InputError if it cannot be read."""
     try:
-        with open(path, encoding="utf-8-sig", newline="") as file:
+        with open(path, encoding=text_encoding(path), newline="") as file:
             return file.read(length)
     except OSError as error:
         raise InputError(f"{path}: the class table cannot be read ({error.strerror}); put it there.") from error
@@ -76,8 +77,16 @@ def read_text(path: str | os.PathLike, length: int = -1) -> str:
 
 def has_color_columns(text: str) -> bool:
     """Whether the first line of a CSV file is the titles of names and colours."""
-    titles = next(csv.reader(text.splitlines()[:1], skipinitialspace=True), [])
-    return _color_columns([title.strip().lower() for title in titles]) is not None
+    return _color_delimiter(text) is not None
+
+
+def _color_delimiter(text: str) -> str | None:
+    """What separates the columns of a CSV file with names and colours; None for other text."""
+    for delimiter in ",;\t":
+        titles = next(csv.reader(text.splitlines()[:1], delimiter=delimiter, skipinitialspace=True), [])
+        if _color_columns([title.strip().lower() for title in titles]) is not None:
+            return delimiter
+    return None
 
 
 def _color_columns(titles: list[str]) -> tuple[int, list[int]] | None:
@@ -91,7 +100,8 @@ def _color_columns(titles: list[str]) -> tuple[int, list[int]] | None:
 
 def _fields(path: str | os.PathLike, text: str) -> list[list[str]]:
     try:
-        rows = list(csv.reader(text.splitlines(), skipinitialspace=True, strict=True))
+        delimiter = _color_delimiter(text) or ","
+        rows = list(csv.reader(text.splitlines(), delimiter=delimiter, skipinitialspace=True, strict=True))
     except csv.Error as error:
         raise InputError(f"{path}: the class table is no CSV file ({error}); correct it.") from error
     return [fields for row in rows if any(fields := [field.strip() for field in row])]

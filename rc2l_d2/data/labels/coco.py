@@ -16,7 +16,7 @@ from pycocotools import mask as coco_mask
 from ...errors import InputError, one_line
 from ..loading.plain import PILLOW_ERRORS
 from .coco_file import open_coco
-from .drawn import DrawnLabel, DrawnLabels, inside, upright_size
+from .drawn import DrawnLabel, DrawnLabels, inside, lies_outside, upright_size
 from .label_map import UnlistedValueError
 
 
@@ -116,7 +116,7 @@ def run_lengths(segmentation: Any, size: tuple[int, int]) -> dict:
     height, width = size
     if isinstance(segmentation, list) and segmentation:
         for polygon in segmentation:
-            _check_polygon(polygon, max(height, width))
+            _check_polygon(polygon, size)
         return coco_mask.merge(coco_mask.frPyObjects(segmentation, height, width))
     if not isinstance(segmentation, dict) or not isinstance(segmentation.get("counts"), (str, list)):
         raise ValueError("has neither polygons nor run lengths")
@@ -130,7 +130,7 @@ def run_lengths(segmentation: Any, size: tuple[int, int]) -> dict:
     return coco_mask.frPyObjects({"size": [height, width], "counts": lengths}, height, width)
 
 
-def _check_polygon(polygon: Any, longest: int) -> None:
+def _check_polygon(polygon: Any, size: tuple[int, int]) -> None:
     try:
         array = np.array(polygon, np.float64)
     except (TypeError, ValueError, OverflowError):
@@ -138,8 +138,8 @@ def _check_polygon(polygon: Any, longest: int) -> None:
     # pycocotools would read four numbers as a box, and an odd one as none.
     if array.ndim != 1 or len(array) < 6 or len(array) % 2:
         raise ValueError("has a polygon that is not x and y of three points at least")
-    if not (np.abs(array) <= 16 * longest + 1024).all():
-        raise ValueError("has a polygon that lies far outside the image")
+    if not (np.abs(array) <= 16 * max(size) + 1024).all() or lies_outside(array.reshape(-1, 2), size):
+        raise ValueError(f"has a polygon outside of its image of {size[1]}x{size[0]} pixels (was that shrunk or cut?)")
 
 
 def _decoded(text: str) -> list[int]:

@@ -98,6 +98,12 @@ class DrawnLabels(ABC):
         """
 
 
+def lies_outside(points: np.ndarray, size: tuple[int, int]) -> bool:
+    """Return whether all points (n, 2), x and y in pixels, lie on one side of an image of (H, W) pixels."""
+    lowest, highest = points.min(axis=0), points.max(axis=0)
+    return bool((highest < 0).any() or lowest[0] > size[1] or lowest[1] > size[0])
+
+
 def inside(name: str, folder: str) -> str | None:
     """The path ``name`` without ``folder`` ("": any), in which it lies; else None."""
     prefix = os.path.join(folder, "")

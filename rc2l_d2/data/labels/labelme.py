@@ -14,7 +14,7 @@ from PIL import Image, ImageDraw
 
 from ...errors import InputError, one_line
 from ..loading.plain import PILLOW_ERRORS
-from .drawn import DrawnLabel, DrawnLabels, stated_size, upright_size
+from .drawn import DrawnLabel, DrawnLabels, lies_outside, stated_size, upright_size
 from .json_file import read_json
 from .label_map import UnlistedValueError
 
@@ -98,6 +98,10 @@ def draw_shape(canvas: Image.Image, shape: dict[str, Any], value: int) -> Image.
     if not isinstance(kind, str) or kind not in _POINTS:
         raise ValueError(f"is of the type {kind!r}, which labelme does not export")
     points = _points(shape.get("points"), kind)
+    if kind != "circle" and lies_outside(np.array(points), canvas.size[::-1]):
+        raise ValueError(
+            f"is a {kind} outside of its image of {canvas.width}x{canvas.height} pixels (was that shrunk or cut?)"
+        )
     draw = ImageDraw.Draw(canvas)
     match kind:
         case "circle":
