@@ -170,6 +170,12 @@ def test_a_range_far_from_the_values_is_refused_or_found(tmp_path):
 
 def test_compression_missing_values_and_orientation(tmp_path):
     rasterio = pytest.importorskip("rasterio")
+    with rasterio.open(tmp_path / "z.tif", "w", driver="GTiff", width=8, height=8, count=3, dtype="uint8",
+                       photometric="rgb", compress="zstd") as file:  # fmt: skip
+        file.write(VALUES[:8, :8, :3].transpose(2, 0, 1))
+    with pytest.raises(InputError, match="z.tif: .* not an image that can be decoded; read it by the key bands"):
+        read_image(tmp_path / "z.tif", "RGB")
+    assert (read_image(tmp_path / "z.tif", "RGB", rule([1, 2, 3])) == VALUES[:8, :8, :3]).all()
     values = np.random.default_rng(1).integers(0, 4000, (5, 96, 128)).astype(np.float32)
     values[0, :4] = np.nan
     values[:, -4:] = -9999

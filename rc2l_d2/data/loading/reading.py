@@ -352,7 +352,8 @@ def _decode(path: str | os.PathLike, data: bytes, flag: int = cv2.IMREAD_COLOR) 
             pass
     if image is None:
         reason = "ends too early" if is_truncated else "is not an image that can be decoded" if data else "is empty"
-        raise InputError(f"{path}: the image file {reason}; replace it or take it out of the data set.")
+        other = "read it by the key bands (rasterio knows more compressions), " if data[:2] in (b"II", b"MM") else ""
+        raise InputError(f"{path}: the image file {reason}; {other}replace it or take it out of the data set.")
     return image
 
 
