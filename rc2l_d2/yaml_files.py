@@ -6,12 +6,15 @@ from typing import Any
 
 import yaml
 
+# The keys "<<", which merges another mapping, and "=".
+_WITHOUT_VALUE = ("tag:yaml.org,2002:merge", "tag:yaml.org,2002:value")
+
 
 class _UniqueKeysLoader(yaml.SafeLoader):
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict:
         seen = set()
         for key, _ in node.value if isinstance(node, yaml.MappingNode) else ():
-            if not isinstance(key, yaml.ScalarNode):
+            if not isinstance(key, yaml.ScalarNode) or key.tag in _WITHOUT_VALUE:
                 continue
             value = self.construct_object(key)  # 1, 01 and 0x1 are one key.
             if value in seen:

@@ -78,8 +78,8 @@ LIST = {"a": {"list": "a.txt"}}
 INVALID = [
     ("classes", None, "'classes' is missing"),
     ("image_sufix", ".png", "unknown key 'image_sufix'"),
-    ("classes", ["a", "b", "a"], r"different names \('a' is there twice, or with other case or blanks\)"),
-    ("classes", ["a", "car", "Car "], r"different names \('car' is there twice, or with"),
+    ("classes", ["a", "b", "a"], r"different names \('a' is there twice, perhaps with other blanks\)"),
+    ("classes", ["a", "car", "car "], r"different names \('car' is there twice, perhaps"),
     ("classes", ["yes", True], "quotes"),
     ("classes", [f"c{number}" for number in range(256)], "at most 255"),
     ("image_suffix", "jpg", r"with the dot: '\.jpg' or '_rgb\.jpg'"),

@@ -12,6 +12,7 @@ import torch
 from torch import nn
 
 from rc2l_d2.engine import EMATeacher, RegionCheckpointer
+from rc2l_d2.engine.learned_images import LearnedImages
 from rc2l_d2.engine.weight_names import with_names_of
 from rc2l_d2.engine.whole_files import write_checkpoint
 from rc2l_d2.errors import InputError
@@ -41,6 +42,42 @@ def with_teacher(model: nn.Module, folder: Path) -> RegionCheckpointer:
 def pickled(path: Path, weights: dict, protocol: int = 4, **more) -> str:
     path.write_bytes(pickle.dumps({"model": weights, **more}, protocol=protocol))
     return str(path)
+
+
+@pytest.mark.parametrize("part", ["model", "ema"])
+def test_weights_that_are_no_numbers_are_refused(tmp_path, part):
+    with_teacher(Segmentor(), tmp_path).save("a")
+    content = torch.load(tmp_path / "a.pth", weights_only=True)
+    weights = content["model"] if part == "model" else content["ema"]["model"]
+    weights["other.weight"] = torch.tensor([float("nan")])  # which no model uses
+    torch.save(content, tmp_path / "a.pth")
+    checkpointer = with_teacher(Segmentor(), tmp_path)
+    if part == "model":
+        checkpointer.load(str(tmp_path / "a.pth"))
+    weights["head.bias"] = torch.tensor([1.0, float("nan"), 2.0])
+    torch.save(content, tmp_path / "a.pth")
+    with pytest.raises(InputError, match=r"a\.pth has non-finite values in head\.bias; use an earlier checkpoint"):
+        checkpointer.load(str(tmp_path / "a.pth"))
+
+
+def test_images_that_a_starting_point_has_learned_stay_known(tmp_path, logged):
+    """Through a link too, and beside those of the run itself."""
+    names = [str(tmp_path / f"images/{number}.png") for number in range(4)]
+    (tmp_path / "images").mkdir()
+    (tmp_path / "link").symlink_to("images")
+    first = RegionCheckpointer(Segmentor(), str(tmp_path), learned=LearnedImages())
+    first.checkpointables["learned"].add([{"file_name": names[0]}])
+    first.save("first")
+    learned = LearnedImages()
+    RegionCheckpointer(Segmentor(), str(tmp_path), learned=learned).load(str(tmp_path / "first.pth"), [])
+    learned.add([{"file_name": names[1]}])
+    learned.warn_of_test("test", [{"file_name": name} for name in (names[2], names[3])])
+    assert not any("were trained on" in message for _, message in logged)
+    linked = str(tmp_path / "link/0.png")
+    learned.warn_of_test("test", [{"file_name": name} for name in (linked, names[1], names[2])])
+    assert (
+        f"2 of the 3 images of 'test' are labelled images that these weights were trained on ({linked}, " in logged.text
+    )
 
 
 @pytest.mark.skipif(not os.path.exists("/proc/self/maps"), reason="needs /proc")

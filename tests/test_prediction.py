@@ -147,7 +147,7 @@ def test_a_video_that_is_interrupted_replaces_none(tmp_path, error):
     assert cv2.VideoCapture(str(tmp_path / "film.mp4")).isOpened() == (error is InputError)
 
 
-def test_a_damaged_video_raises_after_its_last_frame(tmp_path):
+def test_a_damaged_video_raises_after_its_last_frame(tmp_path, caplog):
     writer = cv2.VideoWriter(str(tmp_path / "film.avi"), cv2.VideoWriter_fourcc(*"MJPG"), 10, (48, 32))
     for frame in np.random.default_rng(0).integers(0, 256, (40, 32, 48, 3), np.uint8):
         writer.write(frame)
@@ -158,8 +158,8 @@ def test_a_damaged_video_raises_after_its_last_frame(tmp_path):
     with pytest.raises(InputError, match=r"film\.avi: the video is damaged after \d+ of 40 frames"):
         read.extend(frame for frame in VideoReader(tmp_path / "film.avi"))
     (tmp_path / "film.avi").write_bytes(whole[: len(whole) * 6 // 7])  # less than a second is missing
-    with pytest.raises(InputError, match=r"damaged after 3\d of 40 frames"):
-        list(VideoReader(tmp_path / "film.avi"))
+    frames = len(list(VideoReader(tmp_path / "film.avi")))
+    assert 30 < frames < 40 and f"film.avi has {frames} frames, and its header says 40." in caplog.text
     (tmp_path / "text.mp4").write_text("no video")
     with pytest.raises(InputError, match=r"text\.mp4: the file is not a video"):
         VideoReader(tmp_path / "text.mp4")

@@ -9,6 +9,7 @@ import pytest
 from rc2l_d2.engine import load_config
 from rc2l_d2.engine.setup import build_model_or_explain, load_backbone
 from rc2l_d2.errors import InputError
+from rc2l_d2.yaml_files import parse_yaml
 
 
 @pytest.mark.parametrize(
@@ -45,6 +46,10 @@ def test_wrong_files_are_refused_without_running_them(tmp_path, text, fragment):
     assert "broken.yaml" in message and fragment in message
     assert "used: None" not in message and "\n" not in message
     assert not (tmp_path / "ran").exists()
+
+
+def test_keys_that_merge_another_mapping_stay_allowed():
+    assert parse_yaml("a: &a {x: 1, y: 2}\nb: {<<: *a, y: 3}\n")["b"] == {"x": 1, "y": 3}
 
 
 @pytest.mark.parametrize(

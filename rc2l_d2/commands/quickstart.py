@@ -138,7 +138,7 @@ def quickstart(args: argparse.Namespace) -> None:
             f"Files not used, of a format that data sets do not have: {_few(sorted(others))}; convert them."
         )
     if (run := Path(args.output, _RUN)).exists():
-        warnings.append(f"{run} holds a training, which rc2l-train would replace; move it if it is needed.")
+        warnings.append(f"{run} holds a training, which rc2l-train does not replace; move or delete it.")
     for note in [*_notes(images, classes, kept, held_out), *warnings]:
         print(f"Note: {note}")
     crop = f"{sizes.crop[1]}x{sizes.crop[0]}"

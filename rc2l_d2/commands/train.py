@@ -135,7 +135,7 @@ def start(args: argparse.Namespace) -> int:
     ranks = args.num_gpus * args.num_machines
     if ranks > 1 and not args.eval_only:
         # Here, because each rank would find the same mistakes after a minute of starting, and report them.
-        cfg = load_config(args.config_file, args.opts, lambda warning: None)
+        cfg, _ = _load(args)
         check_batch_sizes(cfg, RC2LTrainer.uses_unlabeled(cfg), ranks)
     try:
         # A single rank trains in this process and handles its own signals.

@@ -21,7 +21,7 @@ from ..modeling import RegionSegmentor
 from .model_file import is_model_file
 from .setup import flat_settings
 from .weight_names import is_counter, with_names_of
-from .weights import read_weights
+from .weights import read_weights, require_finite
 from .whole_files import is_whole, write_checkpoint, write_text
 
 logger = logging.getLogger(__name__)
@@ -31,8 +31,8 @@ _FEW = 3  # names in a message
 _PIXELS = ("INPUT.FORMAT", "MODEL.PIXEL_MEAN", "MODEL.PIXEL_STD")
 # What else decides about predictions, and cannot be told from the names and shapes of weights.
 _FORWARD = (
-    "MODEL.MASK_FORMER.CLASS_PRIOR", "MODEL.MASK_FORMER.CLASS_MEANS", "MODEL.MASK_FORMER.NHEADS",
-    "MODEL.SEM_SEG_HEAD.ASPP_DILATIONS", "MODEL.RESNETS.STRIDE_IN_1X1", "MODEL.TIMM.NAME",
+    "MODEL.MASK_FORMER.CLASS_PRIOR", "MODEL.MASK_FORMER.CLASS_MEANS", "MODEL.SEM_SEG_HEAD.ASPP_DILATIONS",
+    "MODEL.RESNETS.STRIDE_IN_1X1",
 )  # fmt: skip
 
 
@@ -190,8 +190,12 @@ class RegionCheckpointer(DetectionCheckpointer):
         if self.classes and "classes" in checkpoint:
             self._compare_classes(checkpoint["classes"])
         self._compare_settings(checkpoint)
+        if not self._must_be_complete and {"learned"} <= checkpoint.keys() & self.checkpointables.keys():
+            self.checkpointables["learned"].load_state_dict(checkpoint["learned"])
         model = self.model.state_dict()
         given = checkpoint["model"] = with_names_of(model, checkpoint["model"])
+        for weights in (given, checkpoint.get("ema", {}).get("model", {})):
+            require_finite({name: x for name, x in weights.items() if name in model}, self._source)
         shapes = {name: tuple(value.shape) for name, value in given.items()}
         wanted = [name for name in model if _is_learned(name)]
         missing = [name for name in wanted if shapes.get(name) != tuple(model[name].shape)]

@@ -133,7 +133,7 @@ def load_model_file(path: str) -> tuple[nn.Module, CfgNode, Any]:
             "the version or commit that wrote it, or train again."
         ) from error
     require_finite(content["model"], path)
-    if not len(content["classes"]) == len(content["palette"]) == cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES:
+    if not len(content["palette"]) >= len(content["classes"]) == cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES:
         raise InputError(f"{path} names other classes than its weights have; use the file as training wrote it.")
     bands = content.get("bands")
     name = f"classes of {path}"

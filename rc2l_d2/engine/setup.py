@@ -125,7 +125,7 @@ def load_config(
     _merge(cfg, lambda: cfg.merge_from_list(list(overrides)), "the command line")
     cfg.MODEL.DEVICE = _usable_device(cfg.MODEL.DEVICE, warn)
     _complete_preprocessing(cfg)
-    _check_values(cfg)
+    check_values(cfg)
     register_definitions(cfg)
     cfg.freeze()
     return cfg
@@ -246,7 +246,7 @@ def build_model_or_explain(cfg: CfgNode) -> RegionSegmentor:
         ) from error
 
 
-def _check_values(cfg: CfgNode) -> None:
+def check_values(cfg: CfgNode) -> None:
     """Refuse values that would fail later, or fail silently."""
     name = cfg.MODEL.META_ARCHITECTURE
     # Detectron2's registry also has other architectures.
@@ -260,7 +260,7 @@ def _check_values(cfg: CfgNode) -> None:
     for key, (low, high) in _RANGES.items():
         value = settings[key]
         if value is None or not low <= value <= high:
-            raise InputError(f"{key} is {value}; give a value from {low:g} to {high:g}.")
+            raise InputError(f"{key} is {value}; give a value from {low:.10g} to {high:.10g}.")
     for key, choices in _CHOICES.items():
         value = settings[key]
         if value not in choices:
@@ -280,11 +280,9 @@ def _check_values(cfg: CfgNode) -> None:
             "of classes, to 255."
         )
     for key, default in flat_settings(add_rc2l_config(get_cfg())).items():
-        wrong = _wrong_element(key, settings[key], default)
-        if wrong:
-            raise InputError(
-                f"{key} is {list(settings[key])}, in which {wrong} has the wrong type; write it as {default}."
-            )
+        if wrong := _wrong_element(key, settings[key], default):
+            given, form = list(settings[key]), default or '("name",)'
+            raise InputError(f"{key} is {given}, in which {wrong} has the wrong type; write it as {form}.")
     clip = cfg.SOLVER.CLIP_GRADIENTS
     if clip.ENABLED and clip.CLIP_TYPE != "full_model":
         raise InputError(f'SOLVER.CLIP_GRADIENTS.CLIP_TYPE is "{clip.CLIP_TYPE}"; use "full_model".')

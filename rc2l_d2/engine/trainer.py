@@ -44,7 +44,7 @@ from .model_file import write_model_file
 from .preemption import Interrupted, StopOnSignal
 from .progress import ProgressLine
 from .region_classes import RegionClassHook, check_whole_images, region_classifier
-from .setup import build_model_or_explain, check_torchvision_settings, load_backbone
+from .setup import build_model_or_explain, check_torchvision_settings, check_values, load_backbone
 from .solver import build_lr_scheduler, build_optimizer
 from .step import SemiSupervisedTrainer
 from .step_log import LOG_PERIOD
@@ -98,6 +98,7 @@ class RC2LTrainer(DefaultTrainer):
     def __init__(self, cfg: CfgNode):
         # DefaultTrainer's constructor builds DistributedDataParallel with device ids, which fails on CPU.
         super(DefaultTrainer, self).__init__()
+        check_values(cfg)  # Another script may have made it.
         student = self.build_model(cfg)
         optimizer = self.build_optimizer(cfg, student)
         self.teacher = EMATeacher.from_config(cfg, student)

@@ -123,7 +123,9 @@ def read_backbone_weights(filename: str) -> dict[str, Tensor]:
     weights = _find_weights(content, filename)[1] if isinstance(content, dict) else {}
     if not weights:
         raise InputError(f"MODEL.TIMM.CHECKPOINT {filename} is not a file of weights by name; give another one.")
-    return of_backbone(weights)
+    backbone = of_backbone(weights)
+    require_finite(backbone, filename)
+    return backbone
 
 
 def _find_weights(content: dict, filename: str) -> tuple[str, dict[str, Tensor]]:
@@ -137,9 +139,7 @@ def _find_weights(content: dict, filename: str) -> tuple[str, dict[str, Tensor]]
         )
     if not key and tables:
         (key,) = tables
-    weights = without_wrappers(tables[key] if key else _tensors(content))
-    require_finite(weights, filename)
-    return key, weights
+    return key, without_wrappers(tables[key] if key else _tensors(content))
 
 
 def require_finite(weights: Mapping[str, Tensor], filename: str) -> None:

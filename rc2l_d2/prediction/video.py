@@ -38,13 +38,13 @@ class VideoReader:
         self.frames = max(0, int(self._capture.get(cv2.CAP_PROP_FRAME_COUNT)))
 
     def __iter__(self) -> Iterator[np.ndarray]:
-        """Yield the frames; InputError after the last one if more than a second or a tenth is missing, or all."""
+        """Yield the frames; InputError after the last one if more than a second of the video is missing, or all."""
         count = 0
         while (frame := self._capture.read()[1]) is not None:
             count += 1
             yield frame
-        # The number in the header is approximate in some files.
-        if not count or self.frames - count > min(self.rate, max(2, self.frames / 10)):
+        # The number in the header is approximate in some files, and counts frames that were cut off.
+        if not count or self.frames - count > self.rate:
             raise InputError(f"{self.file}: the video is damaged after {count} of {self.frames} frames; replace it.")
         if count < self.frames:
             logger.warning("%s has %d frames, and its header says %d.", self.file, count, self.frames)

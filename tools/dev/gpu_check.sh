@@ -70,6 +70,7 @@ check "Growth" python $bench/growth.py --device $device "${growth[@]}"
 if [ $device = cuda ]; then
     check "Supervised step" python $bench/supervised_step.py --images 8 --size 512
     check "Memory" python $bench/memory.py --config-file configs/voc2012/rc2l_R101.yaml --passes 0,4,2,1 --rounds 3
+    rm -rf "$out/msrc21"  # Training does not replace a run.
     check "300 iterations on MSRC-21" python train_net.py --config-file configs/msrc21/rc2l_effnet_lite0.yaml \
         SOLVER.MAX_ITER 300 MODEL.SEMI_SUPERVISED.BURN_IN_ITERS 100 MODEL.SEMI_SUPERVISED.RAMP_UP_ITERS 100 \
         OUTPUT_DIR "$out/msrc21"

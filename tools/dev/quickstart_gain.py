@@ -126,7 +126,7 @@ def compare(args: argparse.Namespace) -> None:
         command("rc2l-quickstart", "photos", "masks", "more", "--seed", args.seed, "--ignore", NO_CLASS, *backbone)
     for run, options in (("rc2l", ()), ("labels_alone", ("MODEL.META_ARCHITECTURE", "RegionSegmentor"))):
         if not (args.folder / run / "teacher_final.pth").exists():
-            command("rc2l-train", "--config-file", "quickstart/train.yaml", *options, "OUTPUT_DIR", run)
+            command("rc2l-train", "--config-file", "quickstart/train.yaml", "--resume", *options, "OUTPUT_DIR", run)
         print(f"{run}: mIoU {measure(args.folder, args.folder / run / 'teacher_final.pth'):.1f}", flush=True)
 
 

@@ -12,7 +12,7 @@ _EXAMPLES = 10
 
 
 def crossed_labels(split: Split) -> list[Remark]:
-    """Return a warning if labels have the name of another image of the split, as in a list with shifted rows."""
+    """Return a warning if most labels have the name of another image of the split, as in a list with shifted rows."""
     pairs = [
         (PurePath(entry["file_name"]).stem, entry["sem_seg_file_name"])
         for entry in (split.entries if split.labelled else ())
@@ -21,6 +21,8 @@ def crossed_labels(split: Split) -> list[Remark]:
     images = {image for image, _ in pairs}
     stems = [(image, PurePath(label).stem, label) for image, label in pairs]
     crossed = [label for image, stem, label in stems if stem != image and stem in images]
+    if 2 * len(crossed) <= len(pairs):
+        return []
     what = f"{split.name} has {len(crossed)} labels with the name of another of its images"
     advice = "look at some with rc2l-predict --compare; if the rows of a list are shifted, correct it"
-    return [Remark(False, what, tuple(crossed[:_EXAMPLES]), len(crossed), advice)] if crossed else []
+    return [Remark(False, what, tuple(crossed[:_EXAMPLES]), len(crossed), advice)]

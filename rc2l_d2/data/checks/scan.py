@@ -83,7 +83,7 @@ class Kind(Enum):
     )  # fmt: skip
     OUT_OF_RANGE = (
         "images that are black or white nearly everywhere after the key range",
-        "correct range in the data set's YAML file (--range), or take out images with values of another scale",
+        "correct range in the data set's YAML file (--range) unless they are mostly empty",
         False,
     )
     TINY = (f"images with a side below {SMALLEST_SIDE} pixels", "leave them out if they are icons", False)

@@ -17,7 +17,6 @@ import yaml
 from ...errors import InputError
 from ...yaml_files import parse_yaml
 from ..labels.class_json import NUMBERS, read_json_rows
-from ..labels.class_names import plain_name
 from ..labels.class_tables import TABLE_SUFFIXES, read_class_table
 from ..labels.coco import CocoLabels
 from ..labels.drawn import NamedClasses
@@ -121,9 +120,9 @@ def _definition(file: Path, raw: dict[str, Any]) -> DatasetDefinition:
     classes = _texts(raw["classes"], "classes")
     ignore_value = raw.get("ignore_value", 255)
     _require(_is_whole(ignore_value, 255), "ignore_value", "a whole number from 0 to 255")
-    plain = [plain_name(name) for name in classes]
-    twice = next((name for name in classes if plain.count(plain_name(name)) > 1), None)
-    _require(twice is None, "classes", f"different names ('{twice}' is there twice, or with other case or blanks)")
+    plain = [" ".join(name.split()) for name in classes]
+    twice = next((name for name in plain if plain.count(name) > 1), None)
+    _require(twice is None, "classes", f"different names ('{twice}' is there twice, perhaps with other blanks)")
     _require(len(classes) <= 255, "classes", "at most 255 names")
     _require(ignore_value >= len(classes), "ignore_value", f"outside the {len(classes)} class indices")
     palette = _palette(raw.get("palette"), len(classes))

@@ -147,15 +147,17 @@ def _rows(text: Iterable[str], where: str, delimiter: str) -> Iterator[list[str]
             raise InputError(f"{where} has the column '{cell}', but all rows would be used; write one list per split.")
     if len(places[0]) > 1 or len(places[1]) > 1:
         raise InputError(f"{where} has several columns of images or labels ({', '.join(header)}); keep one of each.")
-    places = [place for found in places for place in found]
-    others: dict[int, set[str]] = {place: set() for place in range(len(header)) if place not in places}
-    only_files = set(others)
+    fields_at = [place for found in places for place in found]
+    others: dict[int, set[str]] = {place: set() for place in range(len(header)) if place not in fields_at}
+    # One of them may have the labels, if no other column has.
+    only_files = set() if places[1] else {*others}
+    fields: list[str] = []
     for row in rows:
         if len(row) != len(header):
             raise InputError(
                 f"{where} has a row of {len(row)} columns below a header of {len(header)}: {row}; correct it."
             )
-        fields = [_below_root(row[place].rstrip(_BLANKS), where) for place in places]
+        fields = [_below_root(row[place].rstrip(_BLANKS), where) for place in fields_at]
         if not all(fields):
             raise InputError(f"{where} has an empty image or label: {row}; complete it or take it out.")
         only_files -= {place for place in only_files if not is_path(row[place].strip(_BLANKS))}
@@ -163,7 +165,7 @@ def _rows(text: Iterable[str], where: str, delimiter: str) -> Iterator[list[str]
             if len(values) <= len(_SPLITS):  # More are no splits.
                 values.add(row[place].strip(_BLANKS).lower())
         yield fields
-    if rest := [header[place] for place in sorted(only_files)]:
+    if fields and (rest := [header[place] for place in sorted(only_files)]):
         raise InputError(
             f"{where} has files in the column '{rest[0]}', which is not used; call it 'label' if these are the labels, "
             "or take it out."

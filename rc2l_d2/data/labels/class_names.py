@@ -35,7 +35,7 @@ def refuse_equal_names(names: Sequence[str]) -> None:
     """Refuse classes without a name, and those that differ in case or blanks alone, as typed names do."""
     known: dict[str, str] = {}
     for name in names:
-        plain = plain_name(name)
+        plain = " ".join(name.casefold().split())
         if not plain:
             raise InputError("The labels have a class without a name; give it one.")
         if known.setdefault(plain, name) is not name:
@@ -43,11 +43,6 @@ def refuse_equal_names(names: Sequence[str]) -> None:
                 f"The labels have the classes '{known[plain]}' and '{name}', which differ in case or blanks alone; "
                 f"give both one name."
             )
-
-
-def plain_name(name: str) -> str:
-    """Return a name in lower case and with single blanks: names that are equal then are taken for one."""
-    return " ".join(name.casefold().split())
 
 
 def parse_class_names(text: str) -> ClassNames:

@@ -115,8 +115,9 @@ def run_lengths(segmentation: Any, size: tuple[int, int]) -> dict:
     """
     height, width = size
     if isinstance(segmentation, list) and segmentation:
-        for polygon in segmentation:
-            _check_polygon(polygon, size)
+        points = [_polygon(polygon, max(size)) for polygon in segmentation]
+        if all(lies_outside(polygon, size) for polygon in points):
+            raise ValueError(f"lies outside of its image of {width}x{height} pixels (was that shrunk or cut?)")
         return coco_mask.merge(coco_mask.frPyObjects(segmentation, height, width))
     if not isinstance(segmentation, dict) or not isinstance(segmentation.get("counts"), (str, list)):
         raise ValueError("has neither polygons nor run lengths")
@@ -130,7 +131,8 @@ def run_lengths(segmentation: Any, size: tuple[int, int]) -> dict:
     return coco_mask.frPyObjects({"size": [height, width], "counts": lengths}, height, width)
 
 
-def _check_polygon(polygon: Any, size: tuple[int, int]) -> None:
+def _polygon(polygon: Any, longest: int) -> np.ndarray:
+    """Return the points (n, 2), x and y in pixels, of a polygon; ValueError if it has none."""
     try:
         array = np.array(polygon, np.float64)
     except (TypeError, ValueError, OverflowError):
@@ -138,8 +140,9 @@ def _check_polygon(polygon: Any, size: tuple[int, int]) -> None:
     # pycocotools would read four numbers as a box, and an odd one as none.
     if array.ndim != 1 or len(array) < 6 or len(array) % 2:
         raise ValueError("has a polygon that is not x and y of three points at least")
-    if not (np.abs(array) <= 16 * max(size) + 1024).all() or lies_outside(array.reshape(-1, 2), size):
-        raise ValueError(f"has a polygon outside of its image of {size[1]}x{size[0]} pixels (was that shrunk or cut?)")
+    if not (np.abs(array) <= 16 * longest + 1024).all():
+        raise ValueError("has a polygon that lies far outside the image")
+    return array.reshape(-1, 2)
 
 
 def _decoded(text: str) -> list[int]:

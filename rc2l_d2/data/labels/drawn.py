@@ -99,9 +99,9 @@ class DrawnLabels(ABC):
 
 
 def lies_outside(points: np.ndarray, size: tuple[int, int]) -> bool:
-    """Return whether all points (n, 2), x and y in pixels, lie on one side of an image of (H, W) pixels."""
+    """Return whether points (n, 2), x and y in pixels, lie a pixel or more outside one side of an image of (H, W)."""
     lowest, highest = points.min(axis=0), points.max(axis=0)
-    return bool((highest < 0).any() or lowest[0] > size[1] or lowest[1] > size[0])
+    return bool((highest <= -1).any() or lowest[0] >= size[1] + 1 or lowest[1] >= size[0] + 1)
 
 
 def inside(name: str, folder: str) -> str | None:

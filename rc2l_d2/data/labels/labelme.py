@@ -98,7 +98,8 @@ def draw_shape(canvas: Image.Image, shape: dict[str, Any], value: int) -> Image.
     if not isinstance(kind, str) or kind not in _POINTS:
         raise ValueError(f"is of the type {kind!r}, which labelme does not export")
     points = _points(shape.get("points"), kind)
-    if kind != "circle" and lies_outside(np.array(points), canvas.size[::-1]):
+    filled = kind not in ("circle", "point", "line", "linestrip")  # The others may reach into the image.
+    if filled and lies_outside(np.array(points), canvas.size[::-1]):
         raise ValueError(
             f"is a {kind} outside of its image of {canvas.width}x{canvas.height} pixels (was that shrunk or cut?)"
         )

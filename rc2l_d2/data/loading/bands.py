@@ -224,7 +224,7 @@ def checked_bands(path: str | os.PathLike, file: Any, rule: BandRule) -> list[in
         raise InputError(f"{path}: the image has {kind} values; save their magnitudes.")
     for band, (_, high) in zip(bands, rule.ranges * (len(bands) if len(rule.ranges) == 1 else 1), strict=False):
         dtype = np.dtype(file.dtypes[band - 1])
-        if dtype.kind in "iu" and high > 2 * np.iinfo(dtype).max:
+        if dtype.kind in "iu" and high > 2 * (np.iinfo(dtype).max + 1):
             raise InputError(
                 f"{path}: the image has {dtype} values, of which a range up to {high:g} would leave a dark image; give "
                 "images of the kind that the key range is for, or correct it."
