@@ -76,7 +76,7 @@ def test_images_that_a_starting_point_has_learned_stay_known(tmp_path, logged):
     linked = str(tmp_path / "link/0.png")
     learned.warn_of_test("test", [{"file_name": name} for name in (linked, names[1], names[2])])
     level, message = logged[-1]
-    assert level == "WARNING" and message.startswith("2 of the 3 images of 'test' are labelled images that these weights")
+    assert level == "WARNING" and message.startswith("2 of the 3 images of 'test' are labelled images")
 
 
 @pytest.mark.skipif(not os.path.exists("/proc/self/maps"), reason="needs /proc")
