@@ -253,8 +253,9 @@ def test_a_run_is_resumed_as_what_it_is(command_line, trained_run):
     assert_one_sentence(refused, f"{trained_run} holds a run of MODEL.META_ARCHITECTURE RC2L, which --resume cannot")
     refused = command_line(*resume, "SOLVER.OPTIMIZER", "SGD")
     assert_one_sentence(refused, f"{trained_run} holds a run of SOLVER.OPTIMIZER ADAMW, which --resume cannot")
-    refused = command_line(*resume[:2], *resume[3:])
-    assert_one_sentence(refused, f"OUTPUT_DIR {trained_run} holds a run already, whose files would be replaced; give")
+    for ranks in ("1", "2"):  # Two are not even started.
+        refused = command_line("--num-gpus", ranks, *resume[:2], *resume[3:])
+        assert_one_sentence(refused, f"OUTPUT_DIR {trained_run} holds a run already, whose files would be replaced")
     refused = command_line(*resume, "SOLVER.MAX_ITER", "1")
     assert_one_sentence(refused, f"OUTPUT_DIR {trained_run} holds a run of 6 iterations, more than SOLVER.MAX_ITER 1")
     # An evaluation in the run's folder leaves its configuration as it is.

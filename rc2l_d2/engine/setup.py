@@ -292,7 +292,7 @@ def check_values(cfg: CfgNode) -> None:
 
 
 def _wrong_element(key: str, value: Any, default: Any) -> str:
-    """Return an element of a list that is no number where the default has numbers, or no text where it has texts."""
+    """Return the first element of a list with another type than those of the default (numbers or text); "" without."""
     if not isinstance(value, (list, tuple)) or not isinstance(default, (list, tuple)):
         return ""
     kinds, numbers = {type(element) for element in default}, {int, float}
