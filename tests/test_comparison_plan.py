@@ -114,4 +114,6 @@ def test_the_projects_comparisons_can_be_planned_and_share_their_equal_runs():
             assert settings.setdefault(run.folder, run.settings) == run.settings, f"two different runs in {run.folder}"
     shared = {f"{method}, 1_16, seed {seed}" for method in ("supervised", "pixel", "rc2l") for seed in (1, 2, 3)}
     assert runs["toy"] & runs["toy_ablations"] == shared
+    shared = {f"{method}, 1_8, seed {seed}" for method in ("supervised", "rc2l", "smc_alone") for seed in (0, 1, 2)}
+    assert runs["msrc21"] & runs["msrc21_ablations"] == shared
     assert runs["camvid"] == runs["camvid_R50_gpu"] and len(runs["camvid"]) == 21
