@@ -2,6 +2,7 @@
 
 import os
 from dataclasses import replace
+from unittest.mock import patch
 
 import pytest
 import torch
@@ -141,6 +142,24 @@ def test_features_of_pasted_regions_are_the_teachers_of_their_image(make_trainer
         found = step.pseudo.teacher.features[index][:, pasted]
         torch.testing.assert_close(found, expected[index // 2][:, pasted])
         assert pasted.any()
+
+
+@pytest.mark.parametrize("method", ["RC2L", "PixelConsistency"])
+def test_features_that_no_loss_reads_are_not_computed(make_trainer, monkeypatch, method):
+    """Losses and gradients are those of a step that computes them."""
+    trainer = make_trainer(
+        "MODEL.META_ARCHITECTURE", method, "MODEL.RC2L.RFC_WEIGHT", "0.0", "MODEL.SEMI_SUPERVISED.MIX", "labeled"
+    )
+    batch, student, found = batch_after_burn_in(trainer), trainer.model, []
+    for read in (False, True):
+        assert student.reads_teacher_features == read
+        with patch.object(trainer.teacher.model, "regions", wraps=trainer.teacher.model.regions) as passes:
+            step = watched_step(trainer, batch)
+        found.append((passes.call_count, step.losses, [p.grad.clone() for p in student.parameters()]))
+        monkeypatch.setattr(type(student), "reads_teacher_features", True)
+    (without, *losses), (computed, *expected) = found
+    assert computed == without + 1
+    torch.testing.assert_close(losses, expected, rtol=0, atol=0)
 
 
 def test_regions_of_labelled_images_are_pasted_into_every_second_image(make_trainer):

@@ -28,7 +28,7 @@ class StudentViews:
         Args:
             settings: MODEL.SEMI_SUPERVISED; STRONG_VIEWS, FEATURE_DROPOUT and MIX are read.
             student: normalises the views.
-            teacher: gives the features of labelled images, for MIX "labeled".
+            teacher: gives the features of labelled images, for MIX "labeled" and losses that read them.
         """
         self.settings = settings
         self.student = student
@@ -105,9 +105,11 @@ class StudentViews:
         return mix(strong, prediction, masks, partner_images, map_fields(every_second, labeled, partners[1]))
 
     def _labeled(self, images: Tensor, labels: Tensor, like: TeacherPrediction) -> TeacherPrediction:
-        """Return the labels of the labelled batch as a prediction, with the teacher's features."""
-        with torch.no_grad():
-            features = self.teacher.model.regions(images).features
+        """Return the labels of the labelled batch as a prediction; its features are zero where no loss reads them."""
+        features = torch.zeros_like(like.features[: len(images)])
+        if self.student.reads_teacher_features:
+            with torch.no_grad():
+                features = self.teacher.model.regions(images).features
         return labeled_prediction(on_mask_grid(labels, features), features, like)
 
 

@@ -32,6 +32,8 @@ class PixelConsistency(SemiSupervisedSegmentor):
 class PixelContrast(PixelConsistency):
     """Pixel-level consistency and contrast (the scheme of PC2Seg): InfoNCE between the two views' pixel features."""
 
+    feature_losses = ("loss_pixel_contrast",)
+
     @configurable
     def __init__(self, *, contrast_temperature: float, contrast_samples: int, **segmentor):
         """

@@ -22,6 +22,7 @@ class RC2L(SemiSupervisedSegmentor):
     """The region predictor with RMC, RFC, RCC and SMC on unlabelled images."""
 
     fits_unlabeled_regions = True
+    feature_losses = ("loss_rfc",)
 
     @configurable
     def __init__(self, *, mask_temperature: float, feature_temperature: float, **segmentor):

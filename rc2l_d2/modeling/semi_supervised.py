@@ -18,10 +18,12 @@ class SemiSupervisedSegmentor(RegionSegmentor, ABC):
 
     Attributes:
         recipe: published values of keys of MODEL.SEMI_SUPERVISED; training warns of others.
+        feature_losses: names of the unlabelled losses that read the teacher's features F'.
     """
 
     uses_unlabeled = True
     recipe: dict[str, object] = {}
+    feature_losses: tuple[str, ...] = ()
 
     @configurable
     def __init__(self, *, loss_weights: dict[str, float], selection: Selection, loss_weight: float = 1.0, **segmentor):
@@ -36,6 +38,11 @@ class SemiSupervisedSegmentor(RegionSegmentor, ABC):
         self.loss_weight = loss_weight
         self.loss_weights = loss_weights
         self.selection = selection
+
+    @property
+    def reads_teacher_features(self) -> bool:
+        """Whether a loss that is on reads the teacher's features F'."""
+        return any(self.loss_weights[name] > 0 for name in self.feature_losses)
 
     @staticmethod
     def selection_from(settings: CfgNode, min_area: int = 1) -> Selection:
