@@ -12,7 +12,6 @@ import torch
 from torch import nn
 
 from rc2l_d2.engine import EMATeacher, RegionCheckpointer
-from rc2l_d2.engine.learned_images import LearnedImages
 from rc2l_d2.engine.weight_names import with_names_of
 from rc2l_d2.engine.whole_files import write_checkpoint
 from rc2l_d2.errors import InputError
@@ -58,25 +57,6 @@ def test_weights_that_are_no_numbers_are_refused(tmp_path, part):
     torch.save(content, tmp_path / "a.pth")
     with pytest.raises(InputError, match=r"a\.pth has non-finite values in head\.bias; use an earlier checkpoint"):
         checkpointer.load(str(tmp_path / "a.pth"))
-
-
-def test_images_that_a_starting_point_has_learned_stay_known(tmp_path, logged):
-    """Through a link too, and beside those of the run itself."""
-    names = [str(tmp_path / f"images/{number}.png") for number in range(4)]
-    (tmp_path / "images").mkdir()
-    (tmp_path / "link").symlink_to("images")
-    first = RegionCheckpointer(Segmentor(), str(tmp_path), learned=LearnedImages())
-    first.checkpointables["learned"].add([{"file_name": names[0]}])
-    first.save("first")
-    learned = LearnedImages()
-    RegionCheckpointer(Segmentor(), str(tmp_path), learned=learned).load(str(tmp_path / "first.pth"), [])
-    learned.add([{"file_name": names[1]}])
-    learned.warn_of_test("test", [{"file_name": name} for name in (names[2], names[3])])
-    assert not any("were trained on" in message for _, message in logged)
-    linked = str(tmp_path / "link/0.png")
-    learned.warn_of_test("test", [{"file_name": name} for name in (linked, names[1], names[2])])
-    level, message = logged[-1]
-    assert level == "WARNING" and message.startswith("2 of the 3 images of 'test' are labelled images")
 
 
 @pytest.mark.skipif(not os.path.exists("/proc/self/maps"), reason="needs /proc")

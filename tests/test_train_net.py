@@ -13,6 +13,7 @@ import yaml
 from conftest import start_script
 
 from rc2l_d2.commands import train
+from rc2l_d2.data.checks.check import definition_splits
 from rc2l_d2.engine import load_config
 from rc2l_d2.engine.resumed import changed_settings
 from rc2l_d2.errors import InputError
@@ -246,7 +247,7 @@ def test_an_evaluation_names_what_differs_from_training(command_line, trained_ru
         assert "were trained on" not in log and "was trained with" not in log and "mIoU" in log
 
 
-def test_a_run_is_resumed_as_what_it_is(command_line, trained_run):
+def test_a_run_is_resumed_as_what_it_is(command_line, trained_run, tmp_path):
     resume = ("--config-file", str(trained_run / "config.yaml"), "--resume", "OUTPUT_DIR", str(trained_run))
     before = (trained_run / "config.yaml").read_bytes()
     refused = command_line(*resume, "MODEL.META_ARCHITECTURE", "RegionSegmentor")
@@ -263,9 +264,14 @@ def test_a_run_is_resumed_as_what_it_is(command_line, trained_run):
     evaluated = command_line("--eval-only", *resume[:2], *resume[3:], *weights)
     assert evaluated.returncode == 0, evaluated.stderr
     assert (trained_run / "config.yaml").read_bytes() == before
-    result = command_line(*resume, "SOLVER.MAX_ITER", "7", "MODEL.RC2L.RMC_WEIGHT", "0.5", "VIS_PERIOD", "9")
+    fewer = tmp_path / "fewer.txt"
+    (labeled,), _ = definition_splits(load_config(resume[1]).DATASETS.DEFINITIONS[0], ["labeled"])
+    fewer.write_text("\n".join(entry["file_name"] for entry in [*labeled.entries][1:]))
+    changes = ("MODEL.RC2L.RMC_WEIGHT", "0.5", "VIS_PERIOD", "9", "DATASETS.LABELED_LIST", str(fewer))
+    result = command_line(*resume, "SOLVER.MAX_ITER", "7", *changes)
     assert result.returncode == 0, result.stderr
-    assert "resumes with other settings than before: MODEL.RC2L.RMC_WEIGHT was 0.2, is now 0.5." in result.stdout
+    assert "other labelled images than before: 0 of 5 are new, and 1 are no longer used." in result.stdout
+    assert "resumes with other settings than before: MODEL.RC2L.RMC_WEIGHT was 0.2, is now 0.5, DATA" in result.stdout
     cfg = load_config(str(trained_run / "config.yaml"))
     (trained_run / "config.yaml").write_text("MODEL: [")  # as a killed start may leave it
     assert changed_settings(cfg).startswith(f"{trained_run}/config.yaml cannot be read, so the run resumes without a")

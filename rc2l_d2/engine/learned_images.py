@@ -1,4 +1,7 @@
-"""The labelled images that a model has learned from, stored with its weights: a test on them is noticed."""
+"""The labelled images that a model has learned from, stored with its weights.
+
+A test on them is noticed, and a resumed run that reads others, or reads them otherwise.
+"""
 
 from __future__ import annotations
 
@@ -15,6 +18,8 @@ from ..errors import first_few
 
 logger = logging.getLogger(__name__)
 
+_OF_LAST_RUN = ("names", "readings")
+
 
 class LearnedImages:
     """Hashes of the paths of labelled training images, those of resumed runs included.
@@ -25,10 +30,32 @@ class LearnedImages:
 
     def __init__(self) -> None:
         self._hashes: set[int] = set()
+        # Of the last run, by names below the image folder, since a resumed run may find its images elsewhere.
+        self._names: set[int] = set()
+        self._readings: set[int] = set()
 
-    def add(self, entries: Iterable[Mapping]) -> None:
-        """Add the images of dataset dicts."""
+    def add(self, entries: Iterable[Mapping], resumed: bool = False) -> None:
+        """Add the images of dataset dicts.
+
+        With ``resumed``, log a warning if they are not those of the run so far, or have another label map or bands.
+        """
+        entries = list(entries)
         self._hashes |= {_hash(entry["file_name"]) for entry in entries}
+        names = {_digest(str(entry["image_id"])): entry["file_name"] for entry in entries}
+        readings = {_digest(repr(_reading(entry))) for entry in entries}
+        new, gone = [name for key, name in names.items() if key not in self._names], self._names - {*names}
+        if resumed and self._names and (new or gone):
+            logger.warning(
+                "The run resumes with other labelled images than before: %d of %d are new%s, and %d are no longer "
+                "used.",
+                len(new), len(names), f" ({first_few(new, 3)})" if new else "", len(gone),
+            )  # fmt: skip
+        if resumed and self._readings and readings != self._readings:
+            logger.warning(
+                "The run resumes with another label map, other bands or another range of DATASETS.TRAIN than before, "
+                "and keeps what it has learned with these; start a new run if they were wrong."
+            )
+        self._names, self._readings = {*names}, readings
 
     def warn_of_test(self, name: str, entries: Sequence[Mapping]) -> None:
         """Log a warning if some of the ``entries`` of the test data set ``name`` are among the images."""
@@ -41,16 +68,28 @@ class LearnedImages:
             )  # fmt: skip
 
     def state_dict(self) -> dict[str, Tensor]:
-        return {"hashes": torch.tensor(sorted(self._hashes), dtype=torch.int64)}
+        parts = {"hashes": self._hashes, "names": self._names, "readings": self._readings}
+        return {key: torch.tensor(sorted(part), dtype=torch.int64) for key, part in parts.items()}
 
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
         self._hashes |= set(state["hashes"].tolist())
+        # An earlier version of the project stored the hashes alone.
+        self._names, self._readings = (set(state[key].tolist()) if key in state else set() for key in _OF_LAST_RUN)
+
+
+def _reading(entry: Mapping) -> object:
+    """What tells how the files of an entry are read; annotations of images differ, their classes should not."""
+    label_map = entry.get("label_map")
+    return getattr(label_map, "classes", label_map), entry.get("bands")
 
 
 def _hash(path: str) -> int:
     folder, name = os.path.split(path)
-    real = os.path.join(_real_path(folder), name).encode(errors="surrogateescape")
-    return int.from_bytes(blake2b(real, digest_size=8).digest(), "big", signed=True)
+    return _digest(os.path.join(_real_path(folder), name))
+
+
+def _digest(text: str) -> int:
+    return int.from_bytes(blake2b(text.encode(errors="surrogateescape"), digest_size=8).digest(), "big", signed=True)
 
 
 @lru_cache(maxsize=4096)

@@ -141,7 +141,7 @@ class RC2LTrainer(DefaultTrainer):
                 f"OUTPUT_DIR {self.cfg.OUTPUT_DIR} holds a run of {self.start_iter} iterations, more than "
                 f"SOLVER.MAX_ITER {self.max_iter}; give --resume at least as many, or another OUTPUT_DIR."
             )
-        self.learned.add(stream_entries(self.cfg, "TRAIN"))
+        self.learned.add(stream_entries(self.cfg, "TRAIN"), resumed=self.start_iter > 0)
         self._warn_of_learned_images()
         if self.checkpointer.torchvision:
             check_torchvision_settings(self.cfg)
