@@ -31,17 +31,19 @@ def test_finished_runs_on_drawn_images_are_measured_on_the_others(tiny_options, 
     MetadataCatalog.get("gain").set(stuff_classes=["class2", "class4", "class1"], ignore_label=255)
     cfg.defrost()
     cfg.DATASETS.TRAIN = ("gain",)
-    for run in ("rc2l", "labels_alone"):
+    runs = ("rc2l", "labels_alone", "changed")
+    for run in runs:
         (folder / run).mkdir(parents=True)
         write_model_file(str(folder / run / "teacher_final.pth"), cfg, build_model(cfg), 1)
     (folder / "quickstart").mkdir()
     arguments = ("landscapes", folder, "--labeled", 2, "--unlabeled", 1, "--size", 48)
+    arguments += ("--also", "changed", "MODEL.RC2L.RMC_WEIGHT", "0.0")
     result = call_command(monkeypatch, "quickstart_gain.py", tool.main, *arguments)
     assert result.returncode == 0, result.stderr
     assert names(folder, "photos") == names(folder, "masks") == ["00000", "00001"]
     assert names(folder, "more") == ["00002"]
     assert names(folder, "test/photos") == names(folder, "test/masks") == ["00003", "00004", "00005"]
-    for run, line in zip(("rc2l", "labels_alone"), result.stdout.splitlines(), strict=True):
+    for run, line in zip(runs, result.stdout.splitlines(), strict=True):
         segmenter = load_segmenter(str(folder / run / "teacher_final.pth"))
         both = []
         for name in names(folder, "test/photos"):

@@ -6,7 +6,7 @@
 The images are drawn (landscapes or shapes; 128 more of them for the test) or photographs of a folder in Pascal VOC's
 layout: a random sample in which every class occurs is labelled, and all others of its train.txt and val.txt are for the
 test. FOLDER gets photos, masks, more and the test's images, quickstart's files, and the runs rc2l and labels_alone;
-finished runs are kept. Prints the mIoU of both teachers. The project has to be installed (pip install -e .).
+finished runs are kept. Prints the mIoU of their teachers. The project has to be installed (pip install -e .).
 """
 
 import argparse
@@ -124,7 +124,8 @@ def compare(args: argparse.Namespace) -> None:
     if not (args.folder / "quickstart").exists():
         backbone = ["--backbone", args.backbone] if args.backbone else []
         command("rc2l-quickstart", "photos", "masks", "more", "--seed", args.seed, "--ignore", NO_CLASS, *backbone)
-    for run, options in (("rc2l", ()), ("labels_alone", ("MODEL.META_ARCHITECTURE", "RegionSegmentor"))):
+    labels_alone = ["labels_alone", "MODEL.META_ARCHITECTURE", "RegionSegmentor"]
+    for run, *options in (["rc2l"], labels_alone, *args.also):
         if not (args.folder / run / "teacher_final.pth").exists():
             command("rc2l-train", "--config-file", "quickstart/train.yaml", "--resume", *options, "OUTPUT_DIR", run)
         print(f"{run}: mIoU {measure(args.folder, args.folder / run / 'teacher_final.pth'):.1f}", flush=True)
@@ -140,6 +141,8 @@ def main() -> int:
     parser.add_argument("--size", type=int, default=64, help="height and width of drawn images (%(default)s)")
     parser.add_argument("--seed", type=int, default=0, help="of images, held-out part and training (%(default)s)")
     parser.add_argument("--backbone", help="as in rc2l-quickstart; resnet: random weights")
+    also = "another run of RC2L, the folder NAME, with other settings; may be repeated"
+    parser.add_argument("--also", nargs="+", action="append", default=[], metavar=("NAME", "KEY VALUE"), help=also)
     return run_cli(parser, compare)
 
 
