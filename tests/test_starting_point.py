@@ -52,10 +52,12 @@ def test_weights_set_the_depth_and_a_lower_rate_of_the_backbone(machine, depth, 
 
 
 @pytest.mark.parametrize(("machine", "width"), [(CPU, 128), (GPU, 256)])
-def test_a_pretrained_backbone_of_timm_gets_a_decoder_of_at_least_128_channels(machine, width):
+def test_a_pretrained_backbone_of_timm_gets_a_pyramid_of_at_least_128_channels(machine, width):
     start = Pretrained(backbone="tf_efficientnet_lite0")
     config = starting_config(machine, Sizes(120, 360, (128, 160)), 11, 3000, start)
     model, sizes = config["MODEL"], config["INPUT"]
     assert (sizes["MIN_SIZE_TRAIN"], sizes["MIN_SIZE_TEST"], sizes["MAX_SIZE_TEST"]) == ([120, 200], 200, 600)
-    assert model["SEM_SEG_HEAD"]["CONVS_DIM"] == width
+    head = model["SEM_SEG_HEAD"]
+    assert (head["PIXEL_DECODER_NAME"], head["CONVS_DIM"], head["MASK_DIM"]) == ("FPN", width, width)
+    assert head["IN_FEATURES"] == ["res2", "res3", "res4", "res5"]
     assert model["TIMM"] == {"NAME": "tf_efficientnet_lite0", "PRETRAINED": True, "CHECKPOINT": "", "FREEZE_STAGES": -1}

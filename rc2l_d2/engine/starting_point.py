@@ -172,8 +172,11 @@ def starting_config(
         # Frozen: best on few labels of MSRC-21 (docs/experiments.md).
         model["TIMM"] = {"NAME": backbone, "PRETRAINED": not weights, "CHECKPOINT": weights, "FREEZE_STAGES": -1}
         model["MASK_FORMER"] = {"CLASS_PRIOR": 0.0, "CLASS_MEANS": 10.0}
-        model["SEM_SEG_HEAD"]["IN_FEATURES"] = ["res2", "res3", "res4", "res5"]
-        model["SEM_SEG_HEAD"]["CONVS_DIM"] = max(model["SEM_SEG_HEAD"]["CONVS_DIM"], _PRETRAINED_WIDTH)
+        head = model["SEM_SEG_HEAD"]
+        width = max(head["CONVS_DIM"], _PRETRAINED_WIDTH)
+        # The default, ASPP, would leave out the maps of strides 8 and 16.
+        head |= {"PIXEL_DECODER_NAME": "FPN", "CONVS_DIM": width, "MASK_DIM": width}
+        head["IN_FEATURES"] = ["res2", "res3", "res4", "res5"]
     if not backbone:
         model["WEIGHTS"] = weights
     if depth is not None:
