@@ -39,23 +39,28 @@ class LearnedImages:
 
         With ``resumed``, log a warning if they are not those of the run so far, or have another label map or bands.
         """
-        entries = list(entries)
-        self._hashes |= {_hash(entry["file_name"]) for entry in entries}
-        names = {_digest(str(entry["image_id"])): entry["file_name"] for entry in entries}
-        readings = {_digest(repr(_reading(entry))) for entry in entries}
-        new, gone = [name for key, name in names.items() if key not in self._names], self._names - {*names}
+        names, readings, new, previous = set[int](), set[int](), dict[int, str](), None
+        for entry in entries:
+            self._hashes.add(_hash(entry["file_name"]))
+            names.add(name := _digest(str(entry["image_id"])))
+            if resumed and name not in self._names:
+                new[name] = entry["file_name"]
+            if (reading := _reading(entry)) != previous:  # A long label map takes time.
+                readings.add(_digest(repr(reading)))
+                previous = reading
+        gone = self._names - names
         if resumed and self._names and (new or gone):
             logger.warning(
                 "The run resumes with other labelled images than before: %d of %d are new%s, and %d are no longer "
                 "used.",
-                len(new), len(names), f" ({first_few(new, 3)})" if new else "", len(gone),
+                len(new), len(names), f" ({first_few([*new.values()], 3)})" if new else "", len(gone),
             )  # fmt: skip
         if resumed and self._readings and readings != self._readings:
             logger.warning(
                 "The run resumes with another label map, other bands or another range of DATASETS.TRAIN than before, "
                 "and keeps what it has learned with these; start a new run if they were wrong."
             )
-        self._names, self._readings = {*names}, readings
+        self._names, self._readings = names, readings
 
     def warn_of_test(self, name: str, entries: Sequence[Mapping]) -> None:
         """Log a warning if some of the ``entries`` of the test data set ``name`` are among the images."""
