@@ -1,10 +1,11 @@
 """The labelled images that checkpoints remember: of a starting point, and of a resumed run."""
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import pytest
 from torch import nn
 
+from rc2l_d2.data.labels.drawn import DrawnLabel, NamedClasses
 from rc2l_d2.data.labels.label_map import LabelMap
 from rc2l_d2.data.loading.bands import BandRule
 from rc2l_d2.engine import RegionCheckpointer
@@ -35,7 +36,20 @@ def labelled(*numbers, folder="a", label_map=None) -> list[dict]:
 
 
 FIRST_MAP = LabelMap((0, 9), (0, 1), None, False)
-OTHER_IMAGES = "The run resumes with other labelled images than before: {}, and {} no longer used."
+OTHER_IMAGES = "The run resumes with other labelled images than before: of {}; and {} are no longer used."
+OTHER_MAP = "The run resumes with another label map, other bands or another range for {} of its labelled images, "
+
+
+@dataclass(frozen=True)
+class Drawn(DrawnLabel):
+    points: tuple[int, ...] = ()
+
+    def draw(self, file):
+        raise NotImplementedError
+
+
+def drawn(points, *targets) -> list[dict]:
+    return labelled(1, 2, label_map=Drawn(NamedClasses(("a", "b"), targets, None, 255), points))
 
 
 @pytest.mark.parametrize(
@@ -43,13 +57,16 @@ OTHER_IMAGES = "The run resumes with other labelled images than before: {}, and 
     [
         (labelled(2, 1, label_map=FIRST_MAP), []),
         (labelled(1, 2, folder="moved", label_map=FIRST_MAP), []),
-        (labelled(1, 2, 3, label_map=FIRST_MAP), [OTHER_IMAGES.format("1 of 3 are new (/a/3.png)", "0 are")]),
-        (labelled(1, label_map=FIRST_MAP), [OTHER_IMAGES.format("0 of 1 are new", "1 are")]),
-        (labelled(1, 2, label_map=replace(FIRST_MAP, targets=(1, 0))), ["The run resumes with another label map, oth"]),
-        ([{**entry, "bands": BandRule((3, 2, 1))} for entry in labelled(1, 2)], ["The run resumes with another label"]),
+        (labelled(1, 2, label_map=replace(FIRST_MAP, keys=(9, 0), targets=(1, 0))), []),
+        (labelled(1, 2, 3, label_map=FIRST_MAP), [OTHER_IMAGES.format("3, 1 are new (/a/3.png)", 0)]),
+        (labelled(1, 2, 3), [OTHER_IMAGES.format("3, 1 are new (/a/3.png)", 0), OTHER_MAP.format(2)]),
+        (labelled(1, label_map=FIRST_MAP), [OTHER_IMAGES.format("1, 0 are new", 1)]),
+        (labelled(1, label_map=FIRST_MAP) + labelled(2), [OTHER_MAP.format(1)]),
+        (labelled(1, 2, label_map=replace(FIRST_MAP, targets=(1, 0))), [OTHER_MAP.format(2)]),
+        ([{**x, "bands": BandRule((3, 2, 1))} for x in labelled(1, 2, label_map=FIRST_MAP)], [OTHER_MAP.format(2)]),
     ],
 )
-def test_a_resumed_run_names_what_differs_in_its_labelled_images(tmp_path, logged, entries, expected):
+def test_a_resumed_run_warns_of_what_differs_in_its_labelled_images(tmp_path, logged, entries, expected):
     first, again = LearnedImages(), LearnedImages()
     first.add(labelled(1, 2, label_map=FIRST_MAP))
     RegionCheckpointer(nn.Linear(2, 2), str(tmp_path), learned=first).save("first")
@@ -63,3 +80,24 @@ def test_a_resumed_run_names_what_differs_in_its_labelled_images(tmp_path, logge
     new_run.load_state_dict({"hashes": first.state_dict()["hashes"]})  # of a file of an earlier version
     new_run.add(entries, resumed=True)
     assert len([message for level, message in logged if level == "WARNING"]) == len(expected)
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "expected"),
+    [
+        (labelled(1, 2) + labelled(1, folder="b"), labelled(1, 2), [OTHER_IMAGES.format("2, 0 are new", 1)]),
+        (drawn((1, 2), 0, 1), drawn((3, 4), 0, 1), []),  # An annotation was moved.
+        (drawn((1, 2), 0, 1), drawn((1, 2), 1, 0), [OTHER_MAP.format(2)]),
+        (drawn((1, 2), 0, 1), labelled(1, 2), [OTHER_MAP.format(2)]),
+        (labelled(1, label_map=LabelMap.of_threshold(128)), labelled(1, label_map=LabelMap.of_threshold(128.0)), []),
+        (labelled(1, label_map=LabelMap.of_threshold(128)), labelled(1, label_map=LabelMap.of_threshold(1)),
+         [OTHER_MAP.format(1)]),
+        (labelled("\udcff"), labelled("\udcff"), []),  # a name that is not UTF-8
+    ],
+)  # fmt: skip
+def test_images_of_several_data_sets_and_annotations_are_told_apart(logged, before, after, expected):
+    learned = LearnedImages()
+    learned.add(before)
+    learned.add(after, resumed=True)
+    found = [message for level, message in logged if level == "WARNING"]
+    assert len(found) == len(expected) and all(map(str.startswith, found, expected))

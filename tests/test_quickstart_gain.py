@@ -58,6 +58,14 @@ def test_finished_runs_on_drawn_images_are_measured_on_the_others(tiny_options, 
         assert line == f"{run}: mIoU {100 * np.mean(ious):.1f}"
 
 
+@pytest.mark.parametrize("name", ["rc2l", "photos"])
+def test_a_further_run_has_a_folder_of_its_own(tmp_path, monkeypatch, name):
+    arguments = ("shapes", tmp_path / "gain", "--labeled", 2, "--unlabeled", 1, "--also", name)
+    result = call_command(monkeypatch, "quickstart_gain.py", tool.main, *arguments)
+    assert result.returncode == 2 and f"--also {name} is the name of a folder" in result.stderr
+    assert not (tmp_path / "gain").exists()
+
+
 def test_photographs_are_sampled_until_every_class_is_labelled(tmp_path):
     root, folder = tmp_path / "voc", tmp_path / "gain"
     for index in range(9):

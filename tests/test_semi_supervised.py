@@ -124,6 +124,15 @@ def test_all_have_the_same_weights(make_model):
         assert all(torch.equal(state[name], states[0][name]) for name in state)
 
 
+@pytest.mark.parametrize("method, off, reads", [
+    ("RC2L", "MODEL.RC2L.RFC_WEIGHT", True), ("PixelContrast", "MODEL.PIXEL.CONTRAST_WEIGHT", True),
+    ("PixelConsistency", "MODEL.PIXEL.CONSISTENCY_WEIGHT", False), ("UniMatch", "MODEL.RC2L.RFC_WEIGHT", False),
+])  # fmt: skip
+def test_the_methods_that_read_the_teachers_features(make_model, method, off, reads):
+    assert make_model(method).reads_teacher_features == reads
+    assert not make_model(method, off, "0.0").reads_teacher_features
+
+
 @pytest.mark.parametrize("name, value", [("EMA_DECAY", "0.9"), ("MIX", "none"), ("BURN_IN_ITERS", "3")])
 def test_an_old_key_is_refused_with_its_new_name(name, value, tmp_path):
     old, new = f"MODEL.RC2L.{name}", f"MODEL.SEMI_SUPERVISED.{name}"

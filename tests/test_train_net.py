@@ -270,7 +270,7 @@ def test_a_run_is_resumed_as_what_it_is(command_line, trained_run, tmp_path):
     changes = ("MODEL.RC2L.RMC_WEIGHT", "0.5", "VIS_PERIOD", "9", "DATASETS.LABELED_LIST", str(fewer))
     result = command_line(*resume, "SOLVER.MAX_ITER", "7", *changes)
     assert result.returncode == 0, result.stderr
-    assert "other labelled images than before: 0 of 5 are new, and 1 are no longer used." in result.stdout
+    assert "other labelled images than before: of 5, 0 are new; and 1 are no longer used." in result.stdout
     assert "resumes with other settings than before: MODEL.RC2L.RMC_WEIGHT was 0.2, is now 0.5, DATA" in result.stdout
     cfg = load_config(str(trained_run / "config.yaml"))
     (trained_run / "config.yaml").write_text("MODEL: [")  # as a killed start may leave it

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import logging
 import os
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from functools import lru_cache
 from hashlib import blake2b
@@ -14,11 +15,12 @@ from hashlib import blake2b
 import torch
 from torch import Tensor
 
+from ..data.labels.drawn import DrawnLabel
+from ..data.labels.label_map import LabelMap
+from ..data.loading.bands import BandRule
 from ..errors import first_few
 
 logger = logging.getLogger(__name__)
-
-_OF_LAST_RUN = ("names", "readings")
 
 
 class LearnedImages:
@@ -30,37 +32,46 @@ class LearnedImages:
 
     def __init__(self) -> None:
         self._hashes: set[int] = set()
-        # Of the last run, by names below the image folder, since a resumed run may find its images elsewhere.
-        self._names: set[int] = set()
-        self._readings: set[int] = set()
+        # The last run's images, by names below the image folder, since a resumed run may find them elsewhere; for each
+        # a hash of how it is read. (Data sets registered in Python may have no such names, but paths alone.)
+        self._run: dict[int, int] = {}
 
     def add(self, entries: Iterable[Mapping], resumed: bool = False) -> None:
         """Add the images of dataset dicts.
 
-        With ``resumed``, log a warning if they are not those of the run so far, or have another label map or bands.
+        With ``resumed``, log a warning if they are not those of the run so far, or if its images now have another label
+        map, other bands or another range. Label files themselves are not compared.
         """
-        names, readings, new, previous = set[int](), set[int](), dict[int, str](), None
+        run, files, previous, reading = dict[int, int](), dict[int, str](), None, 0
+        times = Counter[str]()  # Several data sets may have an image of one name.
         for entry in entries:
             self._hashes.add(_hash(entry["file_name"]))
-            names.add(name := _digest(str(entry["image_id"])))
-            if resumed and name not in self._names:
-                new[name] = entry["file_name"]
-            if (reading := _reading(entry)) != previous:  # A long label map takes time.
-                readings.add(_digest(repr(reading)))
-                previous = reading
-        gone = self._names - names
-        if resumed and self._names and (new or gone):
+            name = str(entry["image_id"])
+            times[name] += 1
+            if (rules := (entry.get("label_map"), entry.get("bands"))) != previous:  # To hash a long map takes time.
+                previous, reading = rules, _digest(repr(_meaning(*rules)))
+            key = _digest(f"{name} {times[name]}")
+            run[key] = reading
+            if resumed and key not in self._run:
+                files[key] = entry["file_name"]
+        if resumed and self._run:
+            self._warn_of_changes(run, [*files.values()])
+        self._run = run
+
+    def _warn_of_changes(self, run: dict[int, int], new: list[str]) -> None:
+        gone = len(self._run.keys() - run.keys())
+        if new or gone:
             logger.warning(
-                "The run resumes with other labelled images than before: %d of %d are new%s, and %d are no longer "
+                "The run resumes with other labelled images than before: of %d, %d are new%s; and %d are no longer "
                 "used.",
-                len(new), len(names), f" ({first_few([*new.values()], 3)})" if new else "", len(gone),
+                len(run), len(new), f" ({first_few(new, 3)})" if new else "", gone,
             )  # fmt: skip
-        if resumed and self._readings and readings != self._readings:
+        changed = sum(run[key] != self._run[key] for key in run.keys() & self._run.keys())
+        if changed:
             logger.warning(
-                "The run resumes with another label map, other bands or another range of DATASETS.TRAIN than before, "
-                "and keeps what it has learned with these; start a new run if they were wrong."
-            )
-        self._names, self._readings = names, readings
+                "The run resumes with another label map, other bands or another range for %d of its labelled images, "
+                "and keeps what it has learned with the former; start a new run if they were wrong.", changed,
+            )  # fmt: skip
 
     def warn_of_test(self, name: str, entries: Sequence[Mapping]) -> None:
         """Log a warning if some of the ``entries`` of the test data set ``name`` are among the images."""
@@ -73,19 +84,19 @@ class LearnedImages:
             )  # fmt: skip
 
     def state_dict(self) -> dict[str, Tensor]:
-        parts = {"hashes": self._hashes, "names": self._names, "readings": self._readings}
-        return {key: torch.tensor(sorted(part), dtype=torch.int64) for key, part in parts.items()}
+        parts = {"hashes": sorted(self._hashes), "names": [*self._run], "readings": [*self._run.values()]}
+        return {key: torch.tensor(part, dtype=torch.int64) for key, part in parts.items()}
 
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
         self._hashes |= set(state["hashes"].tolist())
-        # An earlier version of the project stored the hashes alone.
-        self._names, self._readings = (set(state[key].tolist()) if key in state else set() for key in _OF_LAST_RUN)
+        names, readings = (state.get(key, torch.empty(0)).tolist() for key in ("names", "readings"))
+        self._run = dict(zip(names, readings, strict=True))  # Empty in files of an earlier version of the project.
 
 
-def _reading(entry: Mapping) -> object:
-    """What tells how the files of an entry are read; annotations of images differ, their classes should not."""
-    label_map = entry.get("label_map")
-    return getattr(label_map, "classes", label_map), entry.get("bands")
+def _meaning(label_map: LabelMap | DrawnLabel | None, bands: BandRule | None) -> tuple:
+    """What tells how the files of an image are read; the annotations themselves do not count."""
+    rule = label_map.classes if isinstance(label_map, DrawnLabel) else label_map
+    return rule and rule.meaning, bands and (bands.bands, bands.ranges)
 
 
 def _hash(path: str) -> int:
@@ -94,7 +105,7 @@ def _hash(path: str) -> int:
 
 
 def _digest(text: str) -> int:
-    return int.from_bytes(blake2b(text.encode(errors="surrogateescape"), digest_size=8).digest(), "big", signed=True)
+    return int.from_bytes(blake2b(text.encode(errors="surrogatepass"), digest_size=8).digest(), "big", signed=True)
 
 
 @lru_cache(maxsize=4096)

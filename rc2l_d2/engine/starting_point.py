@@ -174,7 +174,7 @@ def starting_config(
         model["MASK_FORMER"] = {"CLASS_PRIOR": 0.0, "CLASS_MEANS": 10.0}
         head = model["SEM_SEG_HEAD"]
         width = max(head["CONVS_DIM"], _PRETRAINED_WIDTH)
-        # The default, ASPP, would leave out the maps of strides 8 and 16.
+        # The default, ASPP, would leave out the maps of strides 8 and 16 (docs/results.md, for EfficientNet-Lite0).
         head |= {"PIXEL_DECODER_NAME": "FPN", "CONVS_DIM": width, "MASK_DIM": width}
         head["IN_FEATURES"] = ["res2", "res3", "res4", "res5"]
     if not backbone:

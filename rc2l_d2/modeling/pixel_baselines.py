@@ -14,6 +14,8 @@ from .semi_supervised import SemiSupervisedSegmentor
 class PixelConsistency(SemiSupervisedSegmentor):
     """Pixel-level consistency (the scheme of FixMatch and mean teacher): cross-entropy against pseudo labels."""
 
+    feature_losses: tuple[str, ...] = ()
+
     @classmethod
     def from_config(cls, cfg: CfgNode) -> dict:
         settings = cfg.MODEL.PIXEL

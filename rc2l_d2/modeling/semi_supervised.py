@@ -18,12 +18,12 @@ class SemiSupervisedSegmentor(RegionSegmentor, ABC):
 
     Attributes:
         recipe: published values of keys of MODEL.SEMI_SUPERVISED; training warns of others.
-        feature_losses: names of the unlabelled losses that read the teacher's features F'.
+        feature_losses: names of the unlabelled losses that read the teacher's features F'; None: any of them may.
     """
 
     uses_unlabeled = True
     recipe: dict[str, object] = {}
-    feature_losses: tuple[str, ...] = ()
+    feature_losses: tuple[str, ...] | None = None
 
     @configurable
     def __init__(self, *, loss_weights: dict[str, float], selection: Selection, loss_weight: float = 1.0, **segmentor):
@@ -42,7 +42,8 @@ class SemiSupervisedSegmentor(RegionSegmentor, ABC):
     @property
     def reads_teacher_features(self) -> bool:
         """Whether a loss that is on reads the teacher's features F'."""
-        return any(self.loss_weights[name] > 0 for name in self.feature_losses)
+        names = self.loss_weights if self.feature_losses is None else self.feature_losses
+        return any(self.loss_weights[name] > 0 for name in names)
 
     @staticmethod
     def selection_from(settings: CfgNode, min_area: int = 1) -> Selection:

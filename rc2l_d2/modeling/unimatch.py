@@ -20,6 +20,7 @@ class UniMatch(PerPixelSegmentor, SemiSupervisedSegmentor):
     of the EMA teacher, as in UniMatch V2; burn-in, ramp and mixing are those of the other methods.
     """
 
+    feature_losses = ()
     recipe = {"STRONG_VIEWS": 2, "FEATURE_DROPOUT": 0.5, "MIX": "cutmix"}
 
     @configurable

@@ -30,6 +30,7 @@ from rc2l_d2.evaluation import confusion_matrix, semantic_metrics
 
 DRAWN: dict[str, Draw] = {"landscapes": draw_landscape, "shapes": draw_scene}
 TEST_IMAGES, NO_CLASS = 128, 255
+_FOLDERS = ("photos", "masks", "more", "test", "quickstart")
 SAMPLES = 100_000  # tries to find one with every class
 
 
@@ -120,12 +121,15 @@ def compare(args: argparse.Namespace) -> None:
         if status := subprocess.run(words, cwd=args.folder, stdout=subprocess.DEVNULL).returncode:
             raise InputError(f"{name} ended with status {status}; its message is above.")
 
+    runs = [["rc2l"], ["labels_alone", "MODEL.META_ARCHITECTURE", "RegionSegmentor"], *args.also]
+    names = [*_FOLDERS, *(name for name, *_ in runs)]
+    if taken := [name for name in names if names.count(name) > 1]:
+        raise InputError(f"--also {taken[0]} is the name of a folder that is used already; give another.")
     make_images(args)
     if not (args.folder / "quickstart").exists():
         backbone = ["--backbone", args.backbone] if args.backbone else []
         command("rc2l-quickstart", "photos", "masks", "more", "--seed", args.seed, "--ignore", NO_CLASS, *backbone)
-    labels_alone = ["labels_alone", "MODEL.META_ARCHITECTURE", "RegionSegmentor"]
-    for run, *options in (["rc2l"], labels_alone, *args.also):
+    for run, *options in runs:
         if not (args.folder / run / "teacher_final.pth").exists():
             command("rc2l-train", "--config-file", "quickstart/train.yaml", "--resume", *options, "OUTPUT_DIR", run)
         print(f"{run}: mIoU {measure(args.folder, args.folder / run / 'teacher_final.pth'):.1f}", flush=True)

@@ -25,6 +25,11 @@ class NamedClasses:
     other: int | None  # the target of other names; None refuses them
     outside: int  # class index or ignore value of pixels in no annotation
 
+    @property
+    def meaning(self) -> tuple:
+        """Equal for rules that read alike, in whatever order their names are listed."""
+        return tuple(sorted(zip(self.names, self.targets, strict=True))), self.other, self.outside
+
     @classmethod
     def from_yaml(cls, outside: Any, listed: Any, classes: Sequence[str], ignore_value: int) -> NamedClasses:
         """Validate the keys ``outside`` (a class or "ignore") and ``map`` {name: class or "ignore"} of a label rule.

@@ -81,6 +81,15 @@ class LabelMap:
         other = _target(OTHER, raw[OTHER], classes, ignore_value) if OTHER in raw else None
         return cls(tuple(keys), tuple(targets), other, all(colors), tolerance)
 
+    @property
+    def meaning(self) -> tuple:
+        """Equal for maps that read alike, in whatever order their values are listed."""
+        pairs = tuple(zip(self.keys, self.targets, strict=False))  # of a threshold none
+        # With a tolerance the order may decide between two keys that are equally near.
+        pairs = pairs if self.tolerance else tuple(sorted(pairs))
+        threshold = None if self.threshold is None else float(self.threshold)
+        return pairs, self.other, self.colors, self.tolerance, threshold
+
     def apply(self, raw: np.ndarray) -> np.ndarray:
         """Numbers (H, W), for a map of colours uint8 (H, W, 3) in RGB order -> classes and ignore value, uint8 (H, W).
 
