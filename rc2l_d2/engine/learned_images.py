@@ -96,7 +96,9 @@ class LearnedImages:
 def _meaning(label_map: LabelMap | DrawnLabel | None, bands: BandRule | None) -> tuple:
     """What tells how the files of an image are read; the annotations themselves do not count."""
     rule = label_map.classes if isinstance(label_map, DrawnLabel) else label_map
-    return rule and rule.meaning, bands and (bands.bands, bands.ranges)
+    # A data set registered in Python may have a label map of its own kind.
+    meaning = getattr(rule, "meaning", type(rule).__qualname__)
+    return meaning, bands and (bands.bands, [[*map(float, pair)] for pair in bands.ranges])
 
 
 def _hash(path: str) -> int:
