@@ -1,12 +1,13 @@
 """The labelled images that checkpoints remember: of a starting point, and of a resumed run."""
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import pytest
 from torch import nn
 
-from rc2l_d2.data.labels.drawn import DrawnLabel, NamedClasses
+from rc2l_d2.data.labels.drawn import NamedClasses
 from rc2l_d2.data.labels.label_map import LabelMap
+from rc2l_d2.data.labels.labelme import LabelmeLabel
 from rc2l_d2.data.loading.bands import BandRule
 from rc2l_d2.engine import RegionCheckpointer
 from rc2l_d2.engine.learned_images import LearnedImages
@@ -40,16 +41,8 @@ OTHER_IMAGES = "The run resumes with other labelled images than before: of {}; a
 OTHER_MAP = "The run resumes with another label map, other bands or another range for {} of its labelled images, "
 
 
-@dataclass(frozen=True)
-class Drawn(DrawnLabel):
-    points: tuple[int, ...] = ()
-
-    def draw(self, file):
-        raise NotImplementedError
-
-
-def drawn(points, *targets) -> list[dict]:
-    return labelled(1, 2, label_map=Drawn(NamedClasses(("a", "b"), targets, None, 255), points))
+def drawn(image, *targets) -> list[dict]:
+    return labelled(1, 2, label_map=LabelmeLabel(NamedClasses(("a", "b"), targets, None, 255), image))
 
 
 @pytest.mark.parametrize(
@@ -86,9 +79,9 @@ def test_a_resumed_run_warns_of_what_differs_in_its_labelled_images(tmp_path, lo
     ("before", "after", "expected"),
     [
         (labelled(1, 2) + labelled(1, folder="b"), labelled(1, 2), [OTHER_IMAGES.format("2, 0 are new", 1)]),
-        (drawn((1, 2), 0, 1), drawn((3, 4), 0, 1), []),  # An annotation was moved.
-        (drawn((1, 2), 0, 1), drawn((1, 2), 1, 0), [OTHER_MAP.format(2)]),
-        (drawn((1, 2), 0, 1), labelled(1, 2), [OTHER_MAP.format(2)]),
+        (drawn("a/1.png", 0, 1), drawn("b/1.png", 0, 1), []),  # The images were moved.
+        (drawn("a/1.png", 0, 1), drawn("a/1.png", 1, 0), [OTHER_MAP.format(2)]),
+        (drawn("a/1.png", 0, 1), labelled(1, 2), [OTHER_MAP.format(2)]),
         (labelled(1, label_map=LabelMap.of_threshold(128)), labelled(1, label_map=LabelMap.of_threshold(128.0)), []),
         (labelled(1, label_map=LabelMap.of_threshold(128)), labelled(1, label_map=LabelMap.of_threshold(1)),
          [OTHER_MAP.format(1)]),

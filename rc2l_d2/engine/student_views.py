@@ -106,10 +106,11 @@ class StudentViews:
 
     def _labeled(self, images: Tensor, labels: Tensor, like: TeacherPrediction) -> TeacherPrediction:
         """Return the labels of the labelled batch as a prediction; its features are zero where no loss reads them."""
-        features = torch.zeros_like(like.features[: len(images)])
         if self.student.reads_teacher_features:
             with torch.no_grad():
                 features = self.teacher.model.regions(images).features
+        else:
+            features = torch.zeros_like(like.features[: len(images)])
         return labeled_prediction(on_mask_grid(labels, features), features, like)
 
 

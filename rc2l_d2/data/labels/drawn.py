@@ -27,7 +27,7 @@ class NamedClasses:
 
     @property
     def meaning(self) -> tuple:
-        """Equal for rules that read alike, in whatever order their names are listed."""
+        """What the rule says. The order of the names does not count."""
         return tuple(sorted(zip(self.names, self.targets, strict=True))), self.other, self.outside
 
     @classmethod

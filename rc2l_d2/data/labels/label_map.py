@@ -83,9 +83,9 @@ class LabelMap:
 
     @property
     def meaning(self) -> tuple:
-        """Equal for maps that read alike, in whatever order their values are listed."""
+        """What the map says. The order of the values counts only with a tolerance."""
         pairs = tuple(zip(self.keys, self.targets, strict=False))  # of a threshold none
-        # With a tolerance the order may decide between two keys that are equally near.
+        # There it decides between two keys that are equally near.
         pairs = pairs if self.tolerance else tuple(sorted(pairs))
         threshold = None if self.threshold is None else float(self.threshold)
         return pairs, self.other, self.colors, self.tolerance, threshold
